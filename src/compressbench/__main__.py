@@ -1,0 +1,3 @@
+from compressbench.cli.main import main
+
+main()

@@ -1,0 +1,77 @@
+"""Bench: all that a stage or a probe may use beside the states it works on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from compressbench.data.dataset import Dataset
+    from compressbench.data.feed import Feed
+    from compressbench.state import State
+    from compressbench.tasks.classification import Classification
+
+
+class Progress(Protocol):
+    """Where a stage or a probe says how far it is."""
+
+    def step(self, done: int, total: int, **figures: float) -> None:
+        """``done`` of ``total`` units; figures such as ``loss`` are shown as they are."""
+
+
+class Silent:
+    """Progress for tests and for output that is no terminal."""
+
+    def step(self, done: int, total: int, **figures: float) -> None:
+        return None
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed from any printable parts; equal parts give equal seeds on every machine."""
+    text = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+@dataclass
+class Bench:
+    """The surroundings of one stage or probe.
+
+    Attributes:
+        name: the stage's (or the probed state's) name in the recipe; with ``seed`` the source of all randomness.
+        device: ``cpu`` or ``cuda``; results are content-addressed by its type.
+        references: the states that the settings refer to, by their name in the plan.
+        checkpoints: a folder for this stage's own checkpoints, or None where there is no store.
+        feeds: split name -> Feed on the device, filled on first use.
+        target: the hardware target that probes of cost ask, or None.
+    """
+
+    dataset: Dataset
+    task: Classification
+    seed: int
+    name: str = ""
+    device: str = "cpu"
+    references: Mapping[str, State] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Silent)
+    checkpoints: Path | None = None
+    checkpoint_seconds: float = 20.0
+    feeds: dict[str, Feed] = field(default_factory=dict)
+    target: Any = None
+
+    def generator(self, *parts: Any) -> torch.Generator:
+        """A CPU generator seeded by (seed, name, parts)."""
+        import torch
+
+        return torch.Generator().manual_seed(derive_seed(self.seed, self.name, *parts))
+
+    def feed(self, split: str) -> Feed:
+        """The split as tensors on the device."""
+        from compressbench.data.feed import Feed
+
+        if split not in self.feeds:
+            self.feeds[split] = Feed.of(self.dataset, split, self.device)
+        return self.feeds[split]

@@ -1,0 +1,49 @@
+"""``compressbench list``: everything that a config may name, a line each, read from the YAML files' first lines."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from compressbench.conf import conf_dir, headline
+from compressbench.errors import UserError, nearest
+
+SECTIONS = {
+    "recipes": "recipe",
+    "models": "model",
+    "datasets": "dataset",
+    "criteria": "stage/prune",
+    "stages": "stage",
+    "probes": "probe",
+    "evaluations": "evaluation",
+    "hardware": "hardware",
+    "scales": "scale",
+    "sweeps": "sweep",
+}
+
+
+def main(argv: list[str]) -> int:
+    """The verb; returns an exit code."""
+    parser = argparse.ArgumentParser(prog="compressbench list", description=__doc__)
+    parser.add_argument("what", nargs="*", help=f"any of: {', '.join(SECTIONS)}; everything by default")
+    parser.add_argument("--config-dir", type=Path, help="a folder with your own configs, listed too")
+    args = parser.parse_args(argv)
+    folders = [conf_dir(), *([args.config_dir] if args.config_dir else [])]
+    for section in args.what or SECTIONS:
+        if section not in SECTIONS:
+            raise UserError(f"list: unknown {section!r}; {nearest(section, SECTIONS)}")
+        lines = [line for folder in folders for line in entries(folder, section)]
+        if lines:
+            print(f"{section}")
+            print("".join(f"  {name:<22} {text}\n" for name, text in lines))
+    return 0
+
+
+def entries(folder: Path, section: str) -> list[tuple[str, str]]:
+    """(name, one line) of a section's YAML files in one conf folder; for stages those of all their kinds."""
+    base = folder / SECTIONS[section]
+    paths = sorted(base.glob("*/*.yaml") if section == "stages" else base.glob("*.yaml"))
+    found = [(p, headline(p)) for p in paths if not p.stem.startswith("_")]
+    if section == "stages":
+        return [(f"{p.parent.name}/{name}", text) for p, (name, text) in found if p.parent.name != "prune"]
+    return [line for _, line in found]

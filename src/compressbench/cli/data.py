@@ -1,0 +1,192 @@
+"""``compressbench data NAME``: where a data set is looked for, whether it is complete; fetches on demand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressbench.conf import conf_dir
+from compressbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from compressbench.data.published import Published
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command.
+
+    Returns:
+        0 when the data are there and complete, 1 when they are not, 2 on bad input or a failed download.
+    """
+    parser = argparse.ArgumentParser(
+        prog="compressbench data",
+        description="Show where a data set is looked for and whether it is complete; fetch it when told to.",
+    )
+    parser.add_argument("name", metavar="NAME", help="a data set, as in dataset=NAME")
+    parser.add_argument("--download", action="store_true", help="fetch what is missing from the publisher")
+    parser.add_argument(
+        "--data-dir",
+        default=os.environ.get("COMPRESSBENCH_DATA", "data"),
+        metavar="DIR",
+        help="folder of the data sets (default: $COMPRESSBENCH_DATA, else ./data)",
+    )
+    parser.add_argument(
+        "--config-dir", action="append", default=[], metavar="DIR", help="folder with configs of your own"
+    )
+    given = parser.parse_args(argv)
+    try:
+        folders = [Path(folder) / "dataset" for folder in given.config_dir] + [conf_dir() / "dataset"]
+        config = read_config(given.name, folders, given.data_dir)
+        return _show(config, given.data_dir, given.download)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def read_config(name: str, folders: Sequence[Path], data_dir: str) -> dict[str, Any]:
+    """A dataset's config with what it inherits from others of its group, composed without Hydra.
+
+    Raises:
+        UserError: there is no such config in the folders, or it can't be read.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        merged = OmegaConf.merge(
+            *({"dataset": layer} for layer in _layers(name, folders)), {"data_dir": data_dir}
+        )
+        return OmegaConf.to_container(merged, resolve=True)["dataset"]  # type: ignore[index,call-overload,return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(f"dataset {name}: {str(error).splitlines()[0]}") from error
+
+
+def _layers(name: str, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    import yaml
+
+    path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
+    if path is None:
+        known = [path.stem for folder in folders for path in folder.glob("*.yaml")]
+        raise UserError(f"unknown dataset {name!r}; {nearest(name, known)}")
+    try:
+        own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"can't read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(own, dict):
+        raise UserError(f"{path} holds no settings")
+    defaults = own.pop("defaults", [])
+    layers = []
+    for parent in defaults if "_self_" in defaults else [*defaults, "_self_"]:
+        if parent == "_self_":
+            layers.append(own)
+        elif isinstance(parent, str):
+            layers += _layers(parent.removeprefix("/dataset/").partition("@")[0], folders)
+    return layers
+
+
+def _show(config: Mapping[str, Any], data_dir: str, download: bool) -> int:
+    from compressbench import specs
+
+    read = config.get("read") or {}
+    target = str(read.get(specs.TARGET, ""))
+    module, _, function = target.rpartition(".")
+    known = _published(module) if target.startswith("compressbench.") else {}
+    if function not in known:
+        return _show_own(config, download)
+    published = known[function]
+    state, lines = _status(published, data_dir)
+    if download and state:
+        from compressbench.data.download import fetch
+
+        with _Bar() as bar:
+            fetch(published, data_dir, bar)
+        state, lines = _status(published, data_dir)
+    elif download:
+        lines.append("Nothing to fetch.")
+    print("\n".join(lines))
+    return state
+
+
+def _published(module: str) -> Mapping[str, Published]:
+    import importlib
+
+    try:
+        return getattr(importlib.import_module(module), "PUBLISHED", {})
+    except ImportError as error:
+        raise UserError(f"can't import {module}: {error}") from error
+
+
+def _status(published: Published, data_dir: str) -> tuple[int, list[str]]:
+    """0 or 1, and what to tell."""
+    from compressbench.data.published import find, read
+
+    folder = published.folder(data_dir)
+    lines = [f"{published.name} (licence: {published.licence})", "Looked for in:"]
+    for place in published.places(data_dir):
+        mark = "  <- here" if place == folder else ""
+        lines.append(f"  {place.absolute()}{mark}")
+    good = 0
+    for content in published.files:
+        path = find(folder, content) if folder is not None else None
+        if path is None:
+            lines.append(f"  {content.name}: missing")
+            continue
+        try:
+            read(path, content)
+        except UserError as error:
+            lines.append(f"  {path.name}: {error}")
+            continue
+        good += 1
+        lines.append(f"  {path.name}: {path.stat().st_size:,} bytes, checksum as published")
+    if good == len(published.files):
+        return 0, [*lines, "Complete."]
+    return 1, [
+        *lines,
+        f"Incomplete: {good} of {len(published.files)} files; {published.remedy(data_dir)}",
+    ]
+
+
+def _show_own(config: Mapping[str, Any], download: bool) -> int:
+    from compressbench.data.load import load
+
+    name = config.get("name")
+    if download:
+        raise UserError(f"dataset {name} has no publisher to download from; its files are your own")
+    dataset = load(config)
+    print(f"{name} (licence: {dataset.licence})")
+    root = (config.get("read") or {}).get("root")
+    if root is not None:
+        print(f"Read from {Path(root).expanduser().absolute()}")
+    sizes = ", ".join(f"{part} {len(split):,}" for part, split in dataset.splits.items())
+    shape = " x ".join(map(str, dataset.shape))
+    print(f"Complete: {sizes}; {len(dataset.classes)} classes; {shape}.")
+    return 0
+
+
+class _Bar:
+    """Progress on standard error; silent when that is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=total)
+        self.progress.update(self.tasks[name], completed=done, total=total)

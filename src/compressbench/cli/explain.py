@@ -1,0 +1,58 @@
+"""``compressbench explain recipe=NAME``: claim, source, measured result, and the stages in words."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from compressbench.conf import conf_dir
+from compressbench.errors import UserError, nearest
+
+
+def main(argv: list[str]) -> int:
+    """The verb; returns an exit code."""
+    parser = argparse.ArgumentParser(prog="compressbench explain", description=__doc__)
+    parser.add_argument("overrides", nargs="+", help="recipe=NAME, and whatever else a run would be given")
+    parser.add_argument("--config-dir", type=Path, help="a folder with your own configs")
+    args = parser.parse_args(argv)
+    overrides = [w if "=" in w else f"recipe={w}" for w in args.overrides]
+    name = next((w.partition("=")[2] for w in overrides if w.startswith("recipe=")), "")
+    folders = [*([args.config_dir] if args.config_dir else []), conf_dir()]
+    known = {p.stem: p for folder in reversed(folders) for p in (folder / "recipe").glob("*.yaml")}
+    if name not in known:
+        raise UserError(f"unknown recipe {name!r}; {nearest(name, known)}")
+    print(_header(known[name]))
+    print(_stages(overrides, args.config_dir))
+    return 0
+
+
+def _header(path: Path) -> str:
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line[1:].removeprefix(" "))
+    return "\n".join(lines)
+
+
+def _stages(overrides: list[str], config_dir: Path | None) -> str:
+    from compressbench.cli.run import composed
+    from compressbench.cli.terminal import grouped, words
+    from compressbench.plan import Context, make
+
+    config = composed(overrides, str(config_dir) if config_dir else None)
+    hardware = config["hardware"]
+    trusted = tuple(config.get("trust") or ())
+    plan = make(config["recipe"], config["seed"], Context("", hardware["device"], hardware["threads"], trusted))
+    out = [
+        "",
+        f"Stages at scale={config['scale']['name']}: {config['model'].get('name')} on {config['dataset']['name']}, "
+        f"{len(plan.nodes)} states",
+    ]
+    for pattern, nodes in grouped(list(plan.nodes)).items():
+        parent = nodes[0].parent
+        came = f"   (continues {parent})" if parent else ""
+        times = f"  x{len(nodes)}" if len(nodes) > 1 else ""
+        out.append(f"  {pattern:<24} {words(nodes)}{times}{came}")
+    out.append("Measured: " + ", ".join(f"{m.series} ({m.moment}) {m.state}" for m in plan.measures))
+    return "\n".join(out)

@@ -1,0 +1,78 @@
+"""The command: dispatches to its verbs and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "run": ("compressbench.cli.run", "run a recipe: compressbench run recipe=NAME [model=… dataset=… scale=… seed=…]"),
+    "report": ("compressbench.cli.report", "draw one report of one or many runs: compressbench report PATH…"),
+    "list": ("compressbench.cli.catalog", "models, datasets, recipes, criteria, hardware targets, probes"),
+    "explain": ("compressbench.cli.explain", "a recipe's claim, source and stages in words: explain recipe=NAME"),
+    "data": ("compressbench.cli.data", "where a data set is looked for, whether it is complete; --download fetches it"),
+    "store": ("compressbench.cli.store", "what the store holds; --prune drops what is not needed"),
+    "completion": ("compressbench.cli.completion", "shell completion: eval \"$(compressbench completion bash)\""),
+}
+
+HELP = """compressbench: what was lost in compressing a model, and is it faster at all
+
+usage: compressbench VERB …
+
+{verbs}
+
+options: --help, --version, --debug (behind any verb: full traceback)
+Begin with:  compressbench run recipe=lth_resnet      or:  compressbench list
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; always ends by ``SystemExit``."""
+    raise SystemExit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command line; returns its exit code (0 fine, 1 failed, 2 bad input, 130 interrupted)."""
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP.format(verbs="\n".join(f"  {name:<11} {text}" for name, (_, text) in VERBS.items())), end="")
+        return 0
+    if argv[0] == "--version":
+        from compressbench import __version__
+
+        print(f"compressbench {__version__}")
+        return 0
+    from compressbench.errors import UserError, nearest
+
+    try:
+        if argv[0] not in VERBS:
+            raise UserError(f"unknown verb {argv[0]!r}; {nearest(argv[0], VERBS)}")
+        return importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail("interrupted; what was finished is in the store, the same command goes on from there", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}; what was finished before is kept", 2)
+    except Exception as error:  # the last resort: a fault of ours, said as one
+        if debug:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else ""
+        return _fail(f"{type(error).__name__}: {reason} (a fault in compressbench or in your code; --debug shows where)", 1)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"compressbench: {text}", file=sys.stderr)
+    return code

@@ -1,0 +1,167 @@
+"""``compressbench run``: Hydra's command line around ``compressbench.experiment``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressbench.conf import conf_dir
+from compressbench.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from compressbench.records import Record, Records
+
+FAILED = "error.txt"
+
+
+class JointReport:
+    """Hydra callback: after the last job of a multirun, one report of all of them in the sweep's folder."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Called by Hydra; ends in a UserError if a job failed, after the report of the others is written."""
+        from rich.console import Console
+
+        from compressbench.report.joint import joint_report
+
+        folder = Path(config.hydra.sweep.dir)
+        failed = sorted(folder.rglob(FAILED))
+        if any(folder.rglob("records.jsonl")):
+            path = joint_report([folder], folder)
+            Console(highlight=False, soft_wrap=True).print(f"joint report of the sweep: {path}")
+        if failed:
+            raise UserError(f"{len(failed)} of the sweep's jobs failed: {', '.join(p.parent.name for p in failed)}")
+
+
+def main(argv: list[str]) -> int:
+    """The verb; returns an exit code."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from compressbench.compose import explain, register, remember_keys
+
+    register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    folders = _config_dirs(argv)
+    _let_import(folders)
+    before = sys.argv
+    sys.argv = ["compressbench run", *argv]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        overrides = [a for a in argv if "=" in a and not a.startswith("-")]
+        if "Could not override" in str(error) or "is not in struct" in str(error):
+            remember_keys(overrides, folders)
+        raise UserError(explain(error, folders)) from error
+    except PermissionError as error:
+        raise UserError(f"outputs: can't write to {error.filename}; set outputs=FOLDER to one you can write") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"outputs: {error.filename} is no folder; set outputs=FOLDER to one you can write") from error
+    finally:
+        sys.argv = before
+    return 0
+
+
+def job(config: DictConfig) -> None:
+    """One job: Hydra has composed the config and made the run's folder."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from compressbench.compose import plain, register
+
+    register()
+    own = HydraConfig.get()
+    sources = [Path(s.path) for s in own.runtime.config_sources if s.schema == "file"]
+    _let_import([Path(own.runtime.cwd), *sources])
+    folder = Path(own.runtime.output_dir)
+    if own.mode != RunMode.MULTIRUN:
+        _run(plain(config), folder)
+        return
+    print(f"\n#{own.job.num}: {' '.join(own.overrides.task)}", flush=True)
+    try:
+        _run(plain(config), folder)
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
+        print(f"compressbench: job {own.job.num}: {error}", file=sys.stderr, flush=True)
+
+
+def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, Any]:
+    """A resolved config from overrides, by Hydra's compose API.
+
+    Raises:
+        UserError: one clear line for whatever can't be composed.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from compressbench.compose import explain, plain, register, remember_keys
+
+    register()
+    folders = [Path(config_dir).resolve()] if config_dir else []
+    _let_import(folders)
+    extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders)}]"] if folders else []
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return plain(compose("config", overrides=[*overrides, *extra]))
+    except (HydraException, OmegaConfBaseException) as error:
+        remember_keys(overrides, tuple(folders))
+        raise UserError(explain(error, tuple(folders))) from error
+
+
+def run_once(overrides: list[str], config_dir: str | None = None) -> Records:
+    """The Python side of the verb: composes, runs, writes the run's folder, returns the records."""
+    import time
+
+    config = composed(overrides, config_dir)
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9 // 1000:06d}"
+    folder = Path(config["outputs"]) / "runs" / f"{config['recipe']['name']}_seed{config['seed']}_{stamp}"
+    return _run(config, folder)
+
+
+def _run(config: dict[str, Any], folder: Path) -> Records:
+    from compressbench import experiment as experiments
+    from compressbench.cli.terminal import Terminal
+    from compressbench.records import Records
+
+    terminal = Terminal()
+    ready = experiments.prepare(config)
+    terminal.plan(ready)
+    done: list[Record] = []
+    try:
+        records = experiments.execute(ready, terminal, done)
+    except BaseException:
+        if done:
+            path = experiments.write(ready, Records(done), folder)
+            terminal.say(f"stopped early; what was measured until then: {path}")
+        raise
+    path = experiments.write(ready, records, folder)
+    terminal.finish(records, path)
+    return records
+
+
+def _config_dirs(argv: list[str]) -> tuple[Path, ...]:
+    found = []
+    for place, word in enumerate(argv):
+        if word in ("--config-dir", "-cd") and place + 1 < len(argv):
+            found.append(Path(argv[place + 1]).resolve())
+        elif word.startswith("--config-dir="):
+            found.append(Path(word.partition("=")[2]).resolve())
+    for folder in found:
+        if not folder.is_dir():
+            raise UserError(f"--config-dir: {folder} is no folder")
+    return tuple(found)
+
+
+def _let_import(folders: Any) -> None:
+    from compressbench.specs import let_import_from
+
+    let_import_from(Path.cwd(), *folders)

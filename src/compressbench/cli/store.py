@@ -1,0 +1,44 @@
+"""``compressbench store``: what the store holds, and how to make it smaller."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from compressbench.errors import UserError
+from compressbench.store import Store, Usage
+
+
+def main(argv: list[str]) -> int:
+    """The verb; returns an exit code."""
+    parser = argparse.ArgumentParser(prog="compressbench store", description=__doc__)
+    parser.add_argument("--outputs", default=os.environ.get("COMPRESSBENCH_OUTPUTS", "outputs"), help="as in a run")
+    parser.add_argument("--prune", action="store_true", help="drop what killed runs left behind")
+    parser.add_argument("--older-than", type=float, metavar="DAYS", help="with --prune: states and results as well")
+    args = parser.parse_args(argv)
+    root = Path(args.outputs) / "store"
+    if not root.is_dir():
+        raise UserError(f"no store in {args.outputs}; a run makes one, --outputs FOLDER names another")
+    if args.older_than is not None and (not args.prune or args.older_than < 0):
+        raise UserError("--older-than DAYS goes with --prune and is 0 or more")
+    store = Store(root)
+    if args.prune:
+        print(f"dropped  {_words(store.prune(args.older_than))}")
+    print(f"{root}  {_words(store.usage())}")
+    return 0
+
+
+def _words(usage: Usage) -> str:
+    return (
+        f"{usage.states} states {_size(usage.state_bytes)}, {usage.results} results {_size(usage.result_bytes)}, "
+        f"{usage.leftovers} checkpoints and leftovers {_size(usage.leftover_bytes)}"
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,36 @@
+"""What a pruning criterion is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressbench.bench import Bench
+from compressbench.state import State
+
+
+@dataclass(frozen=True)
+class Given:
+    """A criterion's input. It returns one score tensor per weight, of the same shape; the lowest go first.
+
+    Attributes:
+        weights: prunable weights by name, float32 on the CPU; what was pruned is zero.
+        masks: bool, True where kept, for every entry of ``weights``.
+        state: the whole state, for criteria that need the module (``models.build.module_of``).
+        bench: data, task, seed, and the states that the criterion's own ``Ref`` parameters name.
+    """
+
+    weights: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    state: State
+    bench: Bench
+
+    def generator(self, name: str) -> torch.Generator:
+        """Randomness for one tensor, from (seed, stage, tensor)."""
+        return self.bench.generator("criterion", name)
+
+
+Scores = Mapping[str, Tensor]

@@ -1,0 +1,152 @@
+"""A user's own pictures: one folder per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from compressbench.data.dataset import Raw, Split
+from compressbench.data.splits import allocate, pick
+from compressbench.errors import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+
+
+def image_folder(
+    root: str | None = None,
+    size: int | Sequence[int] | None = None,
+    channels: int = 3,
+    test_fraction: float | None = None,
+    split_seed: int = 0,
+    licence: str = "the user's own",
+) -> Raw:
+    """Pictures from ``root/train/CLASS/*`` and ``root/test/CLASS/*``, or from ``root/CLASS/*``.
+
+    Classes are the folder names, sorted; examples are numbered in the order of ``files``. Files that are no
+    pictures by their suffix (png, jpg, jpeg, bmp, webp), and hidden ones, are passed over.
+
+    Args:
+        root: the folder; must be given.
+        size: height and width, or one number for both; larger pictures are scaled to cover it and cut in the
+            middle. None: all have the same size already.
+        channels: 1 (grey) or 3 (RGB); transparency is dropped.
+        test_fraction: only for ``root/CLASS/*``: the share of every class that becomes the test split.
+        split_seed: which examples these are.
+
+    Raises:
+        UserError: a setting is out of range, the folders don't fit, a picture can't be read or lies outside.
+    """
+    shape = _shape(size)
+    if channels not in (1, 3):
+        raise UserError(f"image_folder: channels={channels!r}; known: 1 (grey), 3 (RGB)")
+    if not root:
+        raise UserError("image_folder: set dataset.read.root to the folder with your pictures")
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"image_folder: there is no folder {base}")
+    folders = {name: base / name for name in ("train", "test") if (base / name).is_dir()}
+    if len(folders) == 2:
+        if test_fraction is not None:
+            raise UserError(f"image_folder: {base} has train and test already; drop test_fraction")
+        listings = {name: files(folder) for name, folder in folders.items()}
+        train_classes, test_classes = (list(listings[name]) for name in ("train", "test"))
+        if train_classes != test_classes:
+            odd = sorted(set(train_classes) ^ set(test_classes))
+            raise UserError(f"image_folder: {base}: class folder {odd[0]} is in only one of train and test")
+        train, test = (_read(base, listings[name], shape, channels) for name in ("train", "test"))
+        if train.images.shape[1:] != test.images.shape[1:]:
+            raise UserError(f"image_folder: {base}: train and test differ in size; set size: [height, width]")
+        return Raw(train, test, tuple(train_classes), licence)
+    if folders:
+        raise UserError(f"image_folder: {base} has {next(iter(folders))} but not both of train and test")
+    if test_fraction is None:
+        raise UserError(f"image_folder: {base} has no train and test; set test_fraction, e.g. 0.2")
+    if not 0 < test_fraction < 1:
+        raise UserError(f"image_folder: test_fraction={test_fraction!r} is outside (0, 1)")
+    listing = files(base)
+    counts = np.array([len(pictures) for pictures in listing.values()])
+    small = next((name for name, count in zip(listing, counts, strict=True) if count < 2), None)
+    if small is not None:
+        raise UserError(f"image_folder: class {small} has one picture, too few for a train and a test split")
+    whole = _read(base, listing, shape, channels)
+    held = min(max(round(test_fraction * len(whole)), len(counts)), len(whole) - len(counts))
+    shares = allocate(counts, held, np.ones_like(counts), counts - 1)
+    test_rows = pick(whole.labels, shares, np.random.RandomState(split_seed))
+    return Raw(
+        whole.take(np.setdiff1d(whole.index, test_rows)), whole.take(test_rows), tuple(listing), licence
+    )
+
+
+def files(folder: Path) -> dict[str, list[Path]]:
+    """Picture files by class, both sorted by name; an example's ``index`` counts through them in this order.
+
+    Raises:
+        UserError: there are fewer than two classes, one is empty, or one holds folders.
+    """
+    listing = {}
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        entries = sorted(path for path in inner.iterdir() if not path.name.startswith("."))
+        nested = next((path for path in entries if path.is_dir()), None)
+        if nested is not None:
+            raise UserError(
+                f"image_folder: {nested} is a folder inside a class; pictures lie in the class folder itself"
+            )
+        listing[inner.name] = [path for path in entries if path.suffix.lower() in SUFFIXES]
+        if not listing[inner.name]:
+            raise UserError(
+                f"image_folder: class folder {inner} holds no pictures ({', '.join(sorted(SUFFIXES))})"
+            )
+    if len(listing) < 2:
+        raise UserError(f"image_folder: {folder} has {len(listing)} class folders; two are the least")
+    return listing
+
+
+def _shape(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    values = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
+    if len(values) != 2 or any(type(v) is not int or v < 1 for v in values):
+        raise UserError(f"image_folder: size={size!r} is neither a number of pixels nor [height, width]")
+    return values[0], values[1]
+
+
+def _read(base: Path, listing: dict[str, list[Path]], shape: tuple[int, int] | None, channels: int) -> Split:
+    inside = base.resolve()
+    pictures: list[np.ndarray] = []
+    labels: list[int] = []
+    for label, paths in enumerate(listing.values()):
+        for path in paths:
+            if not path.resolve().is_relative_to(inside):
+                raise UserError(f"image_folder: {path} leads outside {base}")
+            picture = _picture(path, shape, channels)
+            if pictures and picture.shape != pictures[0].shape:
+                found, first = (" x ".join(map(str, p.shape[1:])) for p in (picture, pictures[0]))
+                raise UserError(
+                    f"image_folder: {path} is {found}, the first is {first}; set size: [height, width]"
+                )
+            pictures.append(picture)
+            labels.append(label)
+    return Split.of(np.stack(pictures), np.array(labels))
+
+
+def _picture(path: Path, shape: tuple[int, int] | None, channels: int) -> np.ndarray:
+    """(channels, height, width), uint8."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise UserError(
+                    f"image_folder: {path} has more than 8 bits per value; convert it to 8 bits first"
+                )
+            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+    except UnidentifiedImageError as error:
+        raise UserError(f"image_folder: {path} is no picture that can be read") from error
+    except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"image_folder: can't read {path}: {error}") from error
+    if shape is not None and (image.height, image.width) != shape:
+        image = ImageOps.fit(image, (shape[1], shape[0]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

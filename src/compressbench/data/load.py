@@ -1,0 +1,227 @@
+"""From a dataset's config to a Dataset: read, subset, hold out, thin to a long tail, describe. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from compressbench import specs
+from compressbench.bench import derive_seed
+from compressbench.data.dataset import Dataset, Raw, Split, fingerprint
+from compressbench.data.splits import allocate, long_tail, pick
+from compressbench.errors import UserError, nearest
+
+KEYS = (
+    "name",
+    "read",
+    "train_size",
+    "test_size",
+    "subset_seed",
+    "imbalance",
+    "validation",
+    "augment",
+)
+AUGMENT = ("pad", "flip")
+
+
+def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
+    """Reads what ``config["read"]`` names and makes train, validation and test of it.
+
+    In this order: ``train_size`` and ``test_size`` draw a stratified subset; ``validation`` (a count, or a
+    share below 1) is held out of train, stratified; ``imbalance`` thins what is left of train, and only that,
+    to an exponential long tail. All draws come from ``subset_seed``. Mean and std are those of the resulting
+    train split. A split that its source sorts by class is mixed, always in the same way, so that its first n
+    examples are no single class; ``Split.index`` says where each example came from.
+
+    Args:
+        config: see ``conf/dataset/*.yaml``.
+        trusted: modules of the user's that ``read`` may name.
+
+    Raises:
+        UserError: a key is unknown or out of range, or the data are missing, truncated, altered or malformed.
+    """
+    for key in config:
+        if key not in KEYS:
+            raise UserError(f"dataset: unknown key {key!r}; {nearest(str(key), KEYS)}")
+    read = config.get("read")
+    if not isinstance(read, Mapping) or specs.TARGET not in read:
+        raise UserError(
+            "dataset.read names no reader: it needs _target_, e.g. compressbench.data.folder.image_folder"
+        )
+    specs.check(read, "dataset.read", trusted)
+    settings = _settings(config)
+    raw = specs.build(read, "dataset.read")
+    name = str(config.get("name") or str(read[specs.TARGET]).rpartition(".")[2])
+    _check(raw, name)
+    return _prepare(raw, name, **settings)
+
+
+def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixels in [0, 1], from uint8 (n, c, h, w).
+
+    Counted in integers, so that every machine gets the same floats.
+    """
+    values = np.arange(256)
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = np.zeros(256, np.int64)
+        for start in range(0, len(images), 4096):
+            counts += np.bincount(images[start : start + 4096, channel].reshape(-1), minlength=256)
+        n, total, squares = int(counts.sum()), int(counts @ values), int(counts @ values**2)
+        means.append(total / n / 255)
+        deviations.append(math.sqrt(n * squares - total * total) / n / 255)
+    return tuple(means), tuple(deviations)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings beside the reader, checked as far as can be without the data."""
+    sizes = {key: config.get(key) for key in ("train_size", "test_size")}
+    for key, size in sizes.items():
+        if size is not None and (type(size) is not int or size < 1):
+            raise UserError(f"dataset.{key}={size!r} is no positive number of examples")
+    imbalance = config.get("imbalance")
+    if imbalance is not None and not (_is_number(imbalance) and 1 <= imbalance < math.inf):
+        raise UserError(f"dataset.imbalance={imbalance!r}; it is largest class over smallest, 1 or more")
+    validation = config.get("validation", 0)
+    if not (_is_number(validation) and 0 <= validation < math.inf) or (
+        validation >= 1 and validation != int(validation)
+    ):
+        raise UserError(
+            f"dataset.validation={validation!r} is neither a share in [0, 1) nor a number of examples"
+        )
+    seed = config.get("subset_seed", 0)
+    if type(seed) is not int:
+        raise UserError(f"dataset.subset_seed={seed!r} is no whole number")
+    augment = config.get("augment") or {}
+    if not isinstance(augment, Mapping):
+        raise UserError(f"dataset.augment={augment!r} is no mapping such as {{pad: 4, flip: true}}")
+    for key in augment:
+        if key not in AUGMENT:
+            raise UserError(f"dataset.augment: unknown key {key!r}; {nearest(str(key), AUGMENT)}")
+    pad, flip = augment.get("pad", 0), augment.get("flip", False)
+    if type(pad) is not int or pad < 0 or type(flip) is not bool:
+        raise UserError(
+            f"dataset.augment: pad={pad!r}, flip={flip!r}; pad is pixels, 0 or more, flip is true or false"
+        )
+    return {
+        **sizes,
+        "imbalance": imbalance,
+        "validation": validation,
+        "seed": seed,
+        "augment": {"pad": pad, "flip": flip} if pad or flip else {},
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check(raw: Any, name: str) -> None:
+    if not isinstance(raw, Raw):
+        raise UserError(
+            f"dataset {name}: the reader returned {type(raw).__name__}; it must return a compressbench Raw"
+        )
+    for part, split in (("train", raw.train), ("test", raw.test)):
+        place = f"dataset {name}, {part}"
+        images, labels = split.images, split.labels
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise UserError(
+                f"{place}: images are {images.dtype} {images.shape}, not uint8 (n, channels, height, width)"
+            )
+        if not len(images) == len(labels) == len(split.index) > 0:
+            raise UserError(
+                f"{place}: {len(images)} images, {len(labels)} labels, {len(split.index)} positions"
+            )
+        if labels.min() < 0 or labels.max() >= len(raw.classes):
+            raise UserError(
+                f"{place}: labels {labels.min()}..{labels.max()}, but there are {len(raw.classes)} classes"
+            )
+    if raw.train.images.shape[1:] != raw.test.images.shape[1:]:
+        raise UserError(
+            f"dataset {name}: train is {raw.train.images.shape[1:]}, test {raw.test.images.shape[1:]}"
+        )
+
+
+def _prepare(
+    raw: Raw,
+    name: str,
+    train_size: int | None,
+    test_size: int | None,
+    imbalance: float | None,
+    validation: float,
+    seed: int,
+    augment: Mapping[str, Any],
+) -> Dataset:
+    classes = len(raw.classes)
+
+    def random(purpose: str) -> np.random.RandomState:
+        # RandomState, because its streams are frozen for good; those of default_rng may change with numpy.
+        return np.random.RandomState(derive_seed("dataset", seed, purpose) % 2**32)
+
+    rows = {"train": np.arange(len(raw.train)), "test": np.arange(len(raw.test))}
+    labels = {"train": raw.train.labels, "test": raw.test.labels}
+    for part, size in (("train", train_size), ("test", test_size)):
+        if size is not None:
+            counts = np.bincount(labels[part], minlength=classes)
+            _check_size(f"dataset.{part}_size={size}", name, part, size, counts)
+            shares = allocate(counts, size, np.minimum(counts, 1), counts)
+            rows[part] = pick(labels[part], shares, random(part))
+    if validation:
+        here = labels["train"][rows["train"]]
+        counts = np.bincount(here, minlength=classes)
+        most = np.maximum(counts - 1, 0)
+        size = int(validation) if validation >= 1 else max(1, round(validation * len(here)))
+        if size > most.sum():
+            raise UserError(
+                f"dataset.validation={validation}: {name} can spare {most.sum()} of its {len(here)} training"
+                " examples at most, since every class keeps one"
+            )
+        held = pick(here, allocate(counts, size, counts * 0, most), random("validation"))
+        rows["validation"] = rows["train"][held]
+        rows["train"] = np.delete(rows["train"], held)
+    if imbalance is not None:
+        here = labels["train"][rows["train"]]
+        sizes = long_tail(np.bincount(here, minlength=classes), imbalance)
+        if sizes.min() < 1:
+            raise UserError(
+                f"dataset.imbalance={imbalance}: a largest class of {sizes.max()} leaves the smallest empty"
+            )
+        rows["train"] = rows["train"][pick(here, sizes, random("imbalance"))]
+
+    source = {"train": raw.train, "validation": raw.train, "test": raw.test}
+    attributes = {**raw.attributes, "validation": raw.attributes.get("train", {})}
+    splits: dict[str, Split] = {}
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    for part, chosen in rows.items():
+        here = source[part].labels[chosen]
+        if (np.diff(here) >= 0).all():
+            chosen = random(f"mix {part}").permutation(chosen)
+        splits[part] = source[part].take(chosen)
+        kept[part] = {key: array[chosen] for key, array in attributes.get(part, {}).items()}
+    mean, std = moments(splits["train"].images)
+    if min(std) == 0:
+        raise UserError(f"dataset {name}: all pixels of a channel are equal; are these pictures?")
+    dataset = Dataset(
+        name=name,
+        splits=splits,
+        classes=raw.classes,
+        mean=mean,
+        std=std,
+        augment=augment,
+        attributes={part: arrays for part, arrays in kept.items() if arrays},
+        licence=raw.licence,
+    )
+    return replace(dataset, fingerprint=fingerprint(dataset))
+
+
+def _check_size(setting: str, name: str, part: str, size: int, counts: np.ndarray) -> None:
+    if size > counts.sum():
+        raise UserError(f"{setting}, but {name} has {counts.sum():,} {part} examples")
+    if size < (counts > 0).sum():
+        raise UserError(
+            f"{setting} is less than one example for each of the {(counts > 0).sum()} classes of {name}"
+        )

@@ -1,0 +1,83 @@
+"""How long a plan will take: from what like work took before, else from a few timed iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from compressbench.errors import UserError
+from compressbench.execute import Executor, history_key
+from compressbench.plan import Measure, Node
+from compressbench.stages.train import Train
+from compressbench.store import digest
+from compressbench.training.length import steps
+
+if TYPE_CHECKING:
+    from compressbench.experiment import Experiment
+
+TRIAL = 8
+
+
+def estimate(
+    ready: Experiment, executor: Executor, missing: Collection[str], results: Collection[tuple[Measure, str]]
+) -> str:
+    """A sentence: the number of things to do and the time for them."""
+    history, context = executor.history.read(), ready.setting.context
+    total, tried = 0.0, {}
+    per_step: dict[str, float] = {}
+    for node in [n for n in ready.plan.nodes if n.name in missing]:
+        known = history.get(history_key(ready.plan, node, context))
+        if known is not None:
+            total += known
+        elif isinstance(node.stage, Train) and not node.stage.checkpoint:
+            model = digest([_top(ready, node).spec, node.stage.batch_size, node.stage.precision])
+            if model not in per_step:
+                per_step[model] = _trial(ready, executor, node)
+            tried[node.name] = per_step[model] * _iterations(node.stage, ready)
+            total += tried[node.name]
+    unknown = 0
+    for _, probe in results:
+        known = history.get(f"probe {probe} {digest(context.digest())}")
+        total += known or 0.0
+        unknown += known is None
+    more = f", and {unknown} measurements whose time is not known yet" if unknown else ""
+    paper = "; this is the paper's own protocol" if ready.setting.labels.scale == "paper" else ""
+    return f"to do: {len(missing)} states, {len(results)} measurements; about {in_words(total)}{more}{paper}"
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people."""
+    for size, word in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {word}"
+    return f"{max(1, round(seconds))} seconds"
+
+
+def _top(ready: Experiment, node: Node) -> Node:
+    while node.parent:
+        node = ready.plan.node(node.parent)
+    return node
+
+
+def _iterations(stage: Train, ready: Experiment) -> int:
+    per_epoch = len(ready.dataset.split("train")) // stage.batch_size
+    begin = steps(stage.start, per_epoch) if stage.start else 0
+    return max(0, steps(stage.stop or stage.length, per_epoch) - begin)
+
+
+def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
+    """Seconds an iteration of this training, measured over a few iterations on a throw-away draw of the model."""
+    import time
+
+    top = _top(ready, node)
+    bench = replace(executor.bench(), seed=node.seed, name="estimate")
+    state = top.stage.apply(None, bench)
+    trial = replace(node.stage, start=None, stop="2it", length="1000000it", validate=None, warmup=None)
+    try:
+        trial.apply(state, bench)
+        began = time.monotonic()
+        replace(trial, stop=f"{TRIAL}it").apply(state, bench)
+        return (time.monotonic() - began) / TRIAL
+    except UserError as error:
+        raise type(error)(f"stage {node.name}: {error}") from error

@@ -1,0 +1,141 @@
+"""One run: from a composed config to records and a report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressbench import specs
+from compressbench.data.load import load as load_data
+from compressbench.errors import UserError, nearest
+from compressbench.execute import Executor, Labels, Setting, Watcher
+from compressbench.plan import Context, Plan, make
+from compressbench.records import Record, Records, write_csv, write_jsonl
+from compressbench.store import Store
+
+if TYPE_CHECKING:
+    from compressbench.data.dataset import Dataset
+
+KEYS = (
+    "recipe",
+    "model",
+    "dataset",
+    "hardware",
+    "evaluation",
+    "scale",
+    "seed",
+    "outputs",
+    "data_dir",
+    "trust",
+    "checkpoint_seconds",
+    "sweep",
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run made ready: nothing has been computed yet."""
+
+    config: Mapping[str, Any]
+    dataset: Dataset
+    plan: Plan
+    setting: Setting
+    store: Store
+
+
+def prepare(config: Mapping[str, Any]) -> Experiment:
+    """Checks a resolved config as a whole and makes the plan; torch is not imported.
+
+    Raises:
+        UserError: the first fault found.
+    """
+    for key in config:
+        if key not in KEYS:
+            raise UserError(f"unknown key {key!r}; {nearest(str(key), KEYS)}")
+    seed = config["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UserError(f"seed: {seed!r} is not a whole number, 0 or more")
+    trusted = tuple(str(t) for t in config.get("trust") or ())
+    hardware = config["hardware"]
+    threads = hardware["threads"]
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UserError(f"hardware.threads: {threads!r} is not a whole number, 1 or more")
+    build = config["model"].get("build")
+    if not specs.is_spec(build):
+        raise UserError("model.build: a spec with _target_ is wanted")
+    specs.check(build, "model.build", trusted)
+    probes = _probes(config["evaluation"], trusted)
+    target = hardware.get("target")
+    if target is not None:
+        specs.check(target, "hardware.target", trusted)
+    store = Store(Path(config["outputs"]).expanduser() / "store")
+    dataset = load_data(config["dataset"])
+    context = Context(dataset.fingerprint, str(hardware["device"]), threads, trusted)
+    recipe = config["recipe"]
+    plan = make(recipe, seed, context)
+    _check_moments(plan, probes)
+    labels = Labels(
+        recipe=str(recipe["name"]),
+        model=str(config["model"].get("name") or build[specs.TARGET]),
+        dataset=str(dataset.name),
+        scale=str(config["scale"]["name"]),
+        hardware=str(hardware["name"]),
+        seed=seed,
+    )
+    setting = Setting(dataset, context, labels, probes, target, float(config["checkpoint_seconds"]))
+    return Experiment(config, dataset, plan, setting, store)
+
+
+def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
+    probes = {name: spec for name, spec in (evaluation.get("probes") or {}).items() if spec is not None}
+    for name, spec in probes.items():
+        where = f"evaluation.probes.{name}"
+        if not specs.is_spec(spec):
+            raise UserError(f"{where}: not a probe; add it with +probe@evaluation.probes.{name}={name}")
+        specs.check(spec, where, trusted)
+    return probes
+
+
+def _check_moments(plan: Plan, probes: Mapping[str, Any]) -> None:
+    for measure in plan.measures:
+        for name in measure.probes or ():
+            if name not in probes and not (set(measure.probes or ()) & set(probes)):
+                raise UserError(f"recipe.compare.moments.{measure.moment}.probes: {name!r}; {nearest(name, probes)}")
+
+
+def execute(experiment: Experiment, watcher: Watcher, into: list[Record]) -> Records:
+    """Runs what is missing; ``into`` holds at all times the records of what is done, also after an error."""
+    executor = Executor(experiment.plan, experiment.store, experiment.setting, watcher)
+    try:
+        records = Records(executor.run())
+    except BaseException:
+        with contextlib.suppress(Exception):
+            into[:] = list(executor.records())
+        raise
+    into[:] = list(records)
+    return records
+
+
+def write(experiment: Experiment, records: Records, folder: Path) -> Path:
+    """Writes ``records.jsonl``, ``records.csv``, ``config.yaml``, SVGs and ``report.html``; returns the report's path.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    from omegaconf import OmegaConf
+
+    from compressbench.report.page import write_report
+
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        write_jsonl(records, folder / "records.jsonl")
+        write_csv(records, folder / "records.csv")
+        labels = experiment.setting.labels
+        return write_report(records, folder, f"{labels.recipe}: {labels.model} on {labels.dataset}", text)
+    except OSError as error:
+        raise UserError(f"outputs: can't write to {folder}: {error.strerror}") from error

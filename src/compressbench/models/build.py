@@ -1,0 +1,84 @@
+"""From a state to a module, and back: specs filled with what a dataset knows, weights loaded, masks applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench import specs
+from compressbench.errors import UserError
+
+if TYPE_CHECKING:
+    from compressbench.data.dataset import Dataset
+    from compressbench.state import State
+
+
+def fill(spec: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Replaces ``@classes``, ``@shape``, ``@channels``, ``@height``, ``@width`` by the dataset's own numbers."""
+    channels, height, width = dataset.shape
+    facts: dict[str, Any] = {
+        "@classes": len(dataset.classes),
+        "@shape": [channels, height, width],
+        "@channels": channels,
+        "@height": height,
+        "@width": width,
+    }
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: filled(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [filled(v) for v in value]
+        if isinstance(value, str) and value.startswith("@"):
+            if value not in facts:
+                raise UserError(f"model: {value!r} is not known; known: {', '.join(facts)}")
+            return facts[value]
+        return value
+
+    return filled(spec)
+
+
+def module_of(state: State, device: str = "cpu") -> nn.Module:
+    """The state's module, weights loaded, on the device, in evaluation mode.
+
+    Raises:
+        UserError: the stored tensors don't fit the module that the spec builds.
+    """
+    with torch.random.fork_rng(devices=[]):
+        module = specs.build(state.model, "model")
+    load(module, state.weights, "the state's weights")
+    return module.to(device).eval()
+
+
+def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Copies named tensors into a module; names and shapes must match exactly.
+
+    Raises:
+        UserError: the first name or shape that doesn't.
+    """
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or extra:
+        raise UserError(
+            f"{what} don't fit {type(module).__name__}: "
+            + "; ".join(f"{word} {', '.join(names[:3])}" for word, names in (("missing", missing), ("unknown", extra)) if names)
+        )
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise UserError(f"{what} don't fit: {name} is {tuple(weights[name].shape)}, the model has {tuple(tensor.shape)}")
+    module.load_state_dict(dict(weights))
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers as detached, contiguous CPU copies."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in module.state_dict().items()}
+
+
+def prunable(module: nn.Module) -> dict[str, Tensor]:
+    """Weights that pruning may touch: of convolutions and linear layers, in module order; never biases or norms."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    names = {id(m.weight): f"{n}.weight" if n else "weight" for n, m in module.named_modules() if isinstance(m, kinds)}
+    return {n: p for n, p in module.named_parameters() if id(p) in names}

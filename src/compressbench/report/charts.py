@@ -1,0 +1,508 @@
+"""Charts: small SVGs that read the same on a phone, on paper and in a browser; matplotlib is imported late.
+
+The same records give the same bytes: fixed hash salt, no date, text kept as text.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compressbench.report.numbers import Spread, between, percentage
+from compressbench.report.panels import FINAL, Panel, Point, Series, paired, relative_compute
+from compressbench.report.styles import INK, MUTED, Style, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 5.0, 3.7
+ROWS_SHOWN = 24
+CLOSE = 5.0
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "compressbench",
+    "text.parse_math": False,
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": "#9aa0a6",
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": "#e4e6e8",
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.2,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.handlelength": 2.2,
+    "legend.columnspacing": 1.4,
+}
+
+
+def drawing() -> AbstractContextManager[None]:
+    """The settings that every chart of this module is to be made under."""
+    from matplotlib import rc_context
+
+    return rc_context(SETTINGS)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One drawing: file stem, title, a sentence of what it shows, the SVG document."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+    @property
+    def inline(self) -> str:
+        """The SVG element alone, sized by the page."""
+        body = self.svg[self.svg.index("<svg") :]
+        head, rest = body.split(">", 1)
+        return re.sub(r'\s(?:width|height)="[^"]*"', "", head) + ">" + rest
+
+
+def accuracy_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy against density (log, sparser to the right), dense line, bands over seeds."""
+    lines = []
+    for series in panel.series:
+        points = [(100 * p.density, r) for p in series.at(moment) if (r := _main(panel, p)) and p.density > 0]
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    label, unit = _accuracy(panel)
+    figure, axes = _canvas(f"{label} against density{_at(moment)}")
+    counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment)
+    _density_axis(axes, [x for _, points in lines for x, _ in points])
+    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    caption = f"Sparser to the right. {_bands(counts)} The black line is the dense model."
+    return _finish(figure, axes, panel, name, caption)
+
+
+def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Difference from the dense model of the same seed, a close-up of the range that matters."""
+    lines = []
+    for series in panel.series:
+        dense = panel.main_reading(panel.dense_of(series, moment))
+        points = [
+            (100 * p.density, d)
+            for p in series.at(moment)
+            if (d := paired(panel.main_reading(p), dense)) and p.density > 0
+        ]
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    label, unit = _accuracy(panel)
+    figure, axes = _canvas(f"{label}: change from dense, close-up{_at(moment)}")
+    lowest = min(d.mean for _, points in lines for _, d in points)
+    highest = max(d.mean + (d.sd or 0) for _, points in lines for _, d in points)
+    clipped = unit == "%" and lowest < -CLOSE
+    inside = [
+        (
+            series,
+            [(x, d if not clipped or d.mean >= -CLOSE else Spread(d.mean, None, d.n)) for x, d in points],
+        )
+        for series, points in lines
+    ]
+    counts = _draw(panel, axes, inside)
+    axes.axhline(0, color=INK, linewidth=1.2, label="dense")
+    if clipped:
+        axes.set_ylim(-CLOSE, max(1.0, highest + 0.3))
+        looks = styles(panel)
+        for series, points in lines:
+            below = [x for x, d in points if d.mean < -CLOSE]
+            colour = looks[series.label].colour
+            axes.plot(below, [-CLOSE + 0.12] * len(below), "v", color=colour, markersize=4, clip_on=False)
+    _density_axis(axes, [x for _, points in lines for x, _ in points])
+    axes.set_ylabel("points" if unit == "%" else f"difference, {unit}".rstrip(", "))
+    tail = f" A triangle at the edge stands for a state more than {CLOSE:g} points below." if clipped else ""
+    caption = f"State minus dense model of the same seed, so seeds' own luck cancels. {_bands(counts)}{tail}"
+    return _finish(figure, axes, panel, name, caption)
+
+
+def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy against the training compute of the whole lineage, in dense trainings."""
+    lines, densities = [], {}
+    for series in panel.series:
+        dense = panel.dense_of(series, FINAL) or panel.dense_of(series, moment)
+        points = []
+        for p in series.at(moment):
+            spent, reading = relative_compute(p, dense), _main(panel, p)
+            if spent and reading:
+                points.append((spent.mean, reading))
+                densities[series.label, spent.mean] = p.density
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    label, unit = _accuracy(panel)
+    figure, axes = _canvas(f"{label} against training compute{_at(moment)}")
+    counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment)
+    _label_ends(axes, lines, densities)
+    spans = [x for _, points in lines for x, _ in points if x > 0]
+    if spans and max(spans) / min(spans) > 20:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=min(0.9, *spans) if spans else None)
+    axes.set_xlabel("training MACs of the whole lineage, in dense trainings")
+    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    caption = (
+        "What a state cost to train, all earlier levels included; the dense model costs 1. "
+        f"Small figures: density, %. {_bands(counts)}"
+    )
+    return _finish(figure, axes, panel, name, caption)
+
+
+def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Recall change per class at each series' lowest density, the worst class on top."""
+    lines = _by_group(panel, moment, "forgetting", "recall_change")
+    if not lines:
+        return None
+    lead = lines[0][2]
+    classes = sorted(
+        {c for _, _, found in lines for c in found}, key=lambda c: (lead[c].mean if c in lead else 0.0, c)
+    )
+    shown = classes[:ROWS_SHOWN]
+    title = "Recall change per class" + (
+        "" if len(shown) == len(classes) else f", the {len(shown)} worst of {len(classes)}"
+    )
+    figure, axes = _canvas(title + _at(moment), rows=len(shown))
+    counts = _dots(panel, axes, lines, shown)
+    axes.axvline(0, color=INK, linewidth=1.2)
+    axes.set_xlabel("points, against the dense model of the same seed")
+    caption = f"Each series at its lowest density, worst class of the first series on top. {_bars(counts)}"
+    return _finish(figure, axes, panel, name, caption, lines)
+
+
+def layer_density(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Density per layer at each series' lowest density; an emptied layer is marked."""
+    lines = _by_group(panel, moment, "structure", "layer_density")
+    if not lines:
+        return None
+    layers = list(dict.fromkeys(layer for _, _, found in lines for layer in found))
+    named = len(layers) <= ROWS_SHOWN
+    figure, axes = _canvas("Density per layer" + _at(moment), rows=len(layers) if named else 0)
+    scaled = [
+        (
+            series,
+            point,
+            {k: Spread(100 * s.mean, None if s.sd is None else 100 * s.sd, s.n) for k, s in found.items()},
+        )
+        for series, point, found in lines
+    ]
+    positive = [s.mean for _, _, found in scaled for s in found.values() if s.mean > 0]
+    floor = min(positive, default=1.0) / 2
+    empty = any(s.mean <= 0 for _, _, found in scaled for s in found.values())
+    if named:
+        counts = _dots(panel, axes, scaled, layers, floor)
+        axes.set_xscale("log")
+        _percent_ticks(axes.xaxis, [*positive, 100])
+        axes.set_xlabel("weights kept, % (log scale)")
+    else:
+        looks, counts = styles(panel), set()
+        for series, _, found in scaled:
+            places = [k for k, layer in enumerate(layers, 1) if layer in found]
+            values = [max(found[layers[k - 1]].mean, floor) for k in places]
+            look = looks[series.label]
+            axes.plot(places, values, color=look.colour, linestyle=look.dash, linewidth=1.1)
+            counts |= {s.n for s in found.values()}
+        axes.set_yscale("log")
+        _percent_ticks(axes.yaxis, [*positive, 100])
+        axes.set_xlabel(f"layer, 1 to {len(layers)} in network order")
+        axes.set_ylabel("weights kept, % (log scale)")
+    caption = f"Each series at its lowest density, input layer {'on top' if named else 'at the left'}. {_bars(counts)}"
+    if empty:
+        caption += " A hollow mark at the edge is an emptied layer."
+    return _finish(figure, axes, panel, name, caption, lines)
+
+
+def training_curves(
+    curves: Mapping[str, Sequence[Mapping[str, float]]], quantity: str, name: str
+) -> Chart | None:
+    """One logged quantity against the training step, one line a state."""
+    from compressbench.report.styles import COLOURS, DASHES
+
+    known = {
+        label: [
+            (row.get("step", k), row[quantity]) for k, row in enumerate(rows) if _finite(row.get(quantity))
+        ]
+        for label, rows in curves.items()
+    }
+    drawn = {label: points for label, points in known.items() if points}
+    if not drawn:
+        return None
+    title = f"{quantity.replace('_', ' ')} while training"
+    figure, axes = _canvas(title)
+    handles = []
+    for place, (label, points) in enumerate(drawn.items()):
+        look = Style(COLOURS[place % len(COLOURS)], "", DASHES[place // len(COLOURS) % len(DASHES)])
+        (line,) = axes.plot(*zip(*points, strict=True), color=look.colour, linestyle=look.dash)
+        handles.append((label, line))
+    axes.set_xlabel("training step")
+    axes.set_ylabel(quantity.replace("_", " "))
+    return _saved(figure, name, title, "As logged in training, on data that no test figure uses.", handles)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _at(moment: str) -> str:
+    return "" if moment == FINAL else f", “{moment}”"
+
+
+def _main(panel: Panel, point: Point) -> Spread | None:
+    reading = panel.main_reading(point)
+    return reading.spread if reading else None
+
+
+def _accuracy(panel: Panel) -> tuple[str, str]:
+    metric = panel.main[1] if panel.main else "accuracy"
+    unit = next((r.unit for r in panel.rows if (r.probe, r.metric) == panel.main), "")
+    return ("Top-1 accuracy" if metric == "top1" else metric.replace("_", " ")), "" if unit == "1" else unit
+
+
+def _bands(counts: Iterable[int]) -> str:
+    return _over("Bands", counts)
+
+
+def _bars(counts: Iterable[int]) -> str:
+    return _over("Bars", counts)
+
+
+def _over(what: str, counts: Iterable[int]) -> str:
+    known = set(counts)
+    if known <= {1}:
+        return "One seed: no spread."
+    return f"{what}: mean ± sample sd over {between(known)} seeds."
+
+
+def _canvas(title: str, rows: int = 0) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, max(HEIGHT, 1.5 + 0.19 * rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(clean(title))
+    return figure, axes
+
+
+def _draw(
+    panel: Panel, axes: Axes, lines: Sequence[tuple[Series, Sequence[tuple[float, Spread]]]]
+) -> set[int]:
+    """Means as lines, ± sd as bands; returns the numbers of seeds met."""
+    looks, counts = styles(panel), set()
+    for series, points in lines:
+        look = looks[series.label]
+        xs, means = [x for x, _ in points], [s.mean for _, s in points]
+        axes.plot(xs, means, color=look.colour, marker=look.marker, linestyle=look.dash, zorder=3)
+        if any(s.sd for _, s in points):
+            low = [s.mean - (s.sd or 0) for _, s in points]
+            high = [s.mean + (s.sd or 0) for _, s in points]
+            axes.fill_between(xs, low, high, color=look.colour, alpha=0.16, linewidth=0, zorder=2)
+        counts |= {s.n for _, s in points}
+    return counts
+
+
+def _dense_lines(panel: Panel, axes: Axes, moment: str) -> set[int]:
+    looks, counts = styles(panel), set()
+    for label, series in panel.dense.items():
+        points = series.at(moment)
+        figure = _main(panel, points[0]) if points else None
+        if figure is None:
+            continue
+        look = looks[label]
+        axes.axhline(figure.mean, color=look.colour, linestyle=look.dash, linewidth=1.2, zorder=2.5)
+        if figure.sd:
+            axes.axhspan(
+                figure.mean - figure.sd, figure.mean + figure.sd, color=look.colour, alpha=0.1, linewidth=0
+            )
+        counts.add(figure.n)
+    return counts
+
+
+def _density_axis(axes: Axes, values: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    low, high = min(values), max([*values, 100.0])
+    axes.set_xlim(high * 1.12, low / 1.12)
+    _percent_ticks(axes.xaxis, [low, high])
+    axes.set_xlabel("density: prunable weights kept, % (log scale, sparser →)")
+
+
+def _percent_ticks(axis: Any, values: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = min(values), max(values)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
+    ticks = [s * 10.0**d for d in decades for s in steps]
+    axis.set_major_locator(FixedLocator([t for t in ticks if low / 1.15 <= t <= high * 1.01]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _label_ends(
+    axes: Axes,
+    lines: Sequence[tuple[Series, Sequence[tuple[float, Spread]]]],
+    densities: Mapping[tuple[str, float], float],
+) -> None:
+    """The density beside the first and the last point of the first series, whose levels the others share."""
+    series, points = lines[0]
+    for x, figure in {points[0], points[-1]}:
+        axes.annotate(
+            percentage(densities[series.label, x]),
+            (x, figure.mean),
+            textcoords="offset points",
+            xytext=(0, 6),
+            ha="center",
+            fontsize=7,
+            color=MUTED,
+        )
+
+
+Grouped = list[tuple[Series, Point, dict[str, Spread]]]
+
+
+def _by_group(panel: Panel, moment: str, probe: str, metric: str) -> Grouped:
+    found: Grouped = []
+    for series in panel.series:
+        point = series.lowest(moment)
+        if point is None:
+            continue
+        values = {
+            group: reading.spread
+            for (p, m, group), reading in point.readings.items()
+            if (p, m) == (probe, metric) and group and reading.spread
+        }
+        if values:
+            found.append((series, point, {g: s for g, s in values.items() if s}))
+    return found
+
+
+def _dots(
+    panel: Panel, axes: Axes, lines: Grouped, names: Sequence[str], floor: float | None = None
+) -> set[int]:
+    """One row a name, one dot a series, bars for the spread; a value at or below 0 on a log axis is hollow at the edge."""
+    looks, counts = styles(panel), set()
+    share = 0.62 / max(1, len(lines))
+    for place, (series, _, found) in enumerate(lines):
+        look = looks[series.label]
+        for row, name in enumerate(names):
+            figure = found.get(name)
+            if figure is None:
+                continue
+            y = row + (place - (len(lines) - 1) / 2) * share
+            gone = floor is not None and figure.mean <= 0
+            x = floor if gone and floor is not None else figure.mean
+            if figure.sd and not gone:
+                low = max(figure.mean - figure.sd, floor) if floor is not None else figure.mean - figure.sd
+                axes.plot([low, figure.mean + figure.sd], [y, y], color=look.colour, linewidth=1, alpha=0.6)
+            axes.plot(
+                [x],
+                [y],
+                look.marker or "o",
+                color=look.colour,
+                markersize=4,
+                markerfacecolor="white" if gone else look.colour,
+            )
+            counts.add(figure.n)
+    axes.set_yticks(range(len(names)), [_short(clean(name), 22) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    for edge in range(1, len(names)):
+        axes.axhline(edge - 0.5, color="#eef0f1", linewidth=0.6, zorder=0)
+    return counts
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _finish(
+    figure: Figure, axes: Axes, panel: Panel, name: str, caption: str, lines: Grouped | None = None
+) -> Chart:
+    from matplotlib.lines import Line2D
+
+    looks = styles(panel)
+    if lines is None:
+        labels = {s.label: s.label for s in (*panel.dense.values(), *panel.series)}
+    else:
+        labels = {s.label: f"{s.label}, {percentage(p.density)} %" for s, p, _ in lines}
+    handles = [
+        (
+            text,
+            Line2D(
+                [],
+                [],
+                color=looks[label].colour,
+                marker=looks[label].marker,
+                linestyle=looks[label].dash,
+                markersize=4.2,
+            ),
+        )
+        for label, text in labels.items()
+    ]
+    return _saved(figure, name, axes.get_title(loc="left"), caption, handles)
+
+
+def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequence[tuple[str, Any]]) -> Chart:
+    import io
+
+    longest = max((len(_short(label, 40)) for label, _ in handles), default=1)
+    columns = max(1, min(len(handles), 62 // (longest + 6)))
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.legend(
+            [handle for _, handle in handles],
+            ["\u200b" + _short(clean(label), 40) for label, _ in handles],
+            loc="outside lower left",
+            ncols=columns,
+        )
+        figure.savefig(
+            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    return Chart(name, title, caption, described(buffer.getvalue(), name, title, caption))
+
+
+def clean(text: str) -> str:
+    """Text without characters that XML can't hold."""
+    return UNPRINTABLE.sub("\ufffd", str(text))
+
+
+def described(svg: str, name: str, title: str, caption: str) -> str:
+    """The document with an accessible title, ids of its own (several share a page) and no reference to a DTD."""
+    prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r'(?<=\sid=")', f"{prefix}-", body)
+    body = re.sub(r'((?:xlink:)?href=")#', rf"\1#{prefix}-", body)
+    body = body.replace("url(#", f"url(#{prefix}-").replace("*{stroke", f"#{prefix} *{{stroke")
+    words = f"<title>{html.escape(title)}</title><desc>{html.escape(caption)}</desc>"
+    head, rest = body.split(">", 1)
+    return f'{head} id="{prefix}" role="img" aria-label="{html.escape(title)}">{words}{rest}'

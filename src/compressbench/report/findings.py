@@ -1,0 +1,187 @@
+"""Sentences computed from records: the summary, the warnings, where everything came from. No verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compressbench.records import Record
+from compressbench.report.accuracy import pairs
+from compressbench.report.heat import emptied_layers, worst_classes
+from compressbench.report.numbers import MISSING, Spread, between, counted, grouped, percent, plain, seeds
+from compressbench.report.panels import Panel, Series, counterpart, paired
+from compressbench.report.wording import difference_unit, title_of
+
+
+def provenance(panels: Sequence[Panel]) -> list[tuple[str, list[str]]]:
+    """What was run, with what and on what: (heading, lines); a heading with several lines is a mixture."""
+    rows = [r for p in panels for r in p.rows]
+    facts = []
+    for heading, column in (
+        ("Recipe", "recipe"),
+        ("Dataset", "dataset"),
+        ("Model", "model"),
+        ("Scale", "scale"),
+        ("Precision", "dtype"),
+        ("Hardware target", "hardware"),
+    ):
+        facts.append((heading, list(dict.fromkeys(str(getattr(r, column)) or MISSING for r in rows))))
+    known = sorted({r.seed for r in rows})
+    facts.insert(4, ("Seeds", [f"{', '.join(map(str, known))} ({seeds(len(known))})"]))
+    machines = list(dict.fromkeys(r.machine for r in rows))
+    facts.append(("Machine", machines))
+    facts.append(("Versions", list(dict.fromkeys(r.versions for r in rows))))
+    facts.append(("Examples", _example_counts(rows)))
+    states = len({r.key for r in rows})
+    facts.append(("Records", [f"{grouped(len(rows))} of {counted(states, 'state')}"]))
+    return [(heading, [x for x in found if x] or [MISSING]) for heading, found in facts]
+
+
+def _example_counts(rows: Sequence[Record]) -> list[str]:
+    counts: dict[str, set[int]] = {}
+    for row in rows:
+        if row.n and not row.is_timing and not row.group:
+            counts.setdefault(row.probe, set()).add(row.n)
+    return [f"{probe}: {between(found)}" for probe, found in counts.items()]
+
+
+def warnings(panel_list: Sequence[Panel]) -> list[str]:
+    """What a reader must know before trusting the figures: mixtures, gaps, emptied layers, missing spread."""
+    rows = [r for p in panel_list for r in p.rows]
+    told = []
+    for column, what in (("versions", "Versions"), ("machine", "Machines"), ("dtype", "Precisions")):
+        found = list(dict.fromkeys(getattr(r, column) for r in rows))
+        if len(found) > 1:
+            listed = "; ".join(f"{name or 'unknown'}" for name in found[:4])
+            tail = "Timings are kept apart by machine." if column == "machine" else ""
+            told.append(f"{what} are mixed ({len(found)}): {listed}. {tail}".rstrip())
+    for panel in panel_list:
+        where = f"{panel.name}: " if len(panel_list) > 1 else ""
+        told += [where + sentence for sentence in panel.split]
+        told += [where + sentence for sentence in _gaps(panel)]
+        told += [where + sentence for sentence in emptied_layers(panel)]
+        if len(panel.seeds) == 1:
+            told.append(f"{where}One seed: no spread, and no difference here can be told from chance.")
+    return told
+
+
+def _gaps(panel: Panel) -> list[str]:
+    """Series whose points rest on different numbers of seeds, and series without a dense model."""
+    told = []
+    for series in panel.series:
+        moment = panel.moments[0]
+        counts = {p.order: len(r.by_seed) for p in series.at(moment) if (r := panel.main_reading(p))}
+        if len(set(counts.values())) > 1:
+            told.append(
+                f"{series.label}: {between(counts.values())} seeds, depending on the level; a partial sweep?"
+            )
+        if panel.main and panel.main_reading(panel.dense_of(series, moment)) is None:
+            told.append(f"{series.label}: no dense model in these records to compare it with.")
+    return told
+
+
+def summary(panel: Panel) -> list[str]:
+    """The panel in a few sentences, each computed from its records; no verdicts."""
+    moment = panel.moments[0]
+    told = [f"{panel.name}: {counted(len(panel.series), 'series', 'series')}, {seeds(len(panel.seeds))}."]
+    if panel.main is None:
+        return [*told, "There are no accuracy records."]
+    name = title_of(panel.main[1])
+    for label, series in panel.dense.items():
+        points = series.at(moment)
+        reading = panel.main_reading(points[0]) if points else None
+        if reading and reading.spread:
+            told.append(f"{label[:1].upper()}{label[1:]} {name}: {_figure(reading.spread, reading.unit)}.")
+    leads = list({s.recipe: s for s in reversed(panel.series)}.values())[::-1]
+    for lead in leads[:4]:
+        told += _within(panel, lead, moment)
+    told += _random(panel, moment)
+    told += _speed(panel, moment)
+    worst = worst_classes(panel, moment)
+    if worst and worst[0][1].mean < 0:
+        lowest = panel.series[0].lowest(moment)
+        at = percent(lowest.density) if lowest else ""
+        told.append(
+            f"The class that {panel.series[0].label} loses most at {at} density is {worst[0][0]}: "
+            f"recall {_figure(worst[0][1], 'points', True)}."
+        )
+    return told
+
+
+def _figure(figure: Spread, unit: str, signed: bool = False) -> str:
+    text = f"{plain(figure, unit, signed)} {unit}".rstrip()
+    return f"{text} ({'one seed' if figure.n == 1 else f'n = {figure.n}'})"
+
+
+def _within(panel: Panel, series: Series, moment: str) -> list[str]:
+    """The lowest density at which a series is within a point of dense, and what its lowest density costs."""
+    changes = [
+        (point, change)
+        for point in series.at(moment)
+        if (change := paired(panel.main_reading(point), panel.main_reading(panel.dense_of(series, moment))))
+    ]
+    if not changes or panel.main is None:
+        return []
+    reading = panel.main_reading(changes[0][0])
+    unit = difference_unit(reading.unit if reading else "")
+    if unit != "points":
+        return []
+    lowest, change = min(changes, key=lambda x: x[0].density)
+    near = [(p, c) for p, c in changes if abs(c.mean) <= 1 or c.mean > 1]
+    told = []
+    if near:
+        best, gap = min(near, key=lambda x: x[0].density)
+        above = [p for p, c in changes if p.density > best.density and c.mean < -1]
+        told.append(
+            f"The lowest density at which the mean of {series.label} is no more than one point below dense is "
+            f"{percent(best.density)}: {_figure(gap, unit, True)}"
+            + (
+                f"; it is further below at {counted(len(above), 'higher density', 'higher densities')}."
+                if above
+                else "."
+            )
+        )
+    else:
+        told.append(f"At no density is the mean of {series.label} within one point of dense.")
+    if not near or best is not lowest:
+        told.append(
+            f"At its lowest density, {percent(lowest.density)}, it differs by {_figure(change, unit, True)}."
+        )
+    return told
+
+
+def _random(panel: Panel, moment: str) -> list[str]:
+    """The first series against the random one, paired by seed, at the lowest density they share."""
+    for one, other in pairs(panel):
+        if not other.is_random or one.is_random:
+            continue
+        shared = [
+            (p, figure)
+            for p in one.at(moment)
+            if (q := counterpart(p, other, one.recipe == other.recipe))
+            and (figure := paired(panel.main_reading(p), panel.main_reading(q)))
+        ]
+        if shared:
+            point, figure = min(shared, key=lambda x: x[0].density)
+            reading = panel.main_reading(point)
+            unit = difference_unit(reading.unit if reading else "")
+            return [
+                f"{one.label} − {other.label} at {percent(point.density)}, paired by seed: {_figure(figure, unit, True)}."
+            ]
+    return []
+
+
+def _speed(panel: Panel, moment: str) -> list[str]:
+    """Measured speed of the sparsest state, with the probe's own note."""
+    if not panel.series:
+        return []
+    point = panel.series[0].lowest(moment)
+    for environment in panel.environments:
+        reading = point.reading("cost", "speedup_b1", "", environment) if point else None
+        if point and reading and reading.spread:
+            told = f" ({'; '.join(reading.notes)})" if reading.notes else ""
+            where = f" on {environment}" if environment else ""
+            return [
+                f"Measured speed of {panel.series[0].label} at {percent(point.density)}, batch 1{where}: "
+                f"{_figure(reading.spread, 'x').replace(' x (', '× (')}{told}."
+            ]
+    return []

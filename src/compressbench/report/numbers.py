@@ -1,0 +1,121 @@
+"""Numbers as a reader wants them: few digits, a spread in the same digits, units once in the heading."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MISSING = "–"
+MINUS = "\N{MINUS SIGN}"
+THIN = "\N{NARROW NO-BREAK SPACE}"
+DECIMALS = {"%": 1, "points": 1, "nats": 3, "bits": 3, "x": 2, "load": 2}
+SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds, sample standard deviation (``None`` for one seed) and the number of seeds."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Mean, sample standard deviation and count; ``None`` for no values."""
+    known = list(values)
+    if not known:
+        return None
+    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+def number(value: float, unit: str = "", signed: bool = False) -> str:
+    """One number without its unit, except that bytes, MACs and counts carry an SI prefix where they are large."""
+    return _pair(value, None, unit, signed)[0]
+
+
+def with_spread(figure: Spread, unit: str = "", signed: bool = False) -> tuple[str, str]:
+    """Mean and ``±sd`` in the same scale and number of decimals; the second is empty where nothing spreads."""
+    return _pair(figure.mean, figure.sd, unit, signed)
+
+
+def plain(figure: Spread | None, unit: str = "", signed: bool = False) -> str:
+    """Mean and spread in one string for a sentence or a terminal."""
+    if figure is None:
+        return MISSING
+    mean, sd = with_spread(figure, unit, signed)
+    return mean + sd
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as a percentage with its sign: ``51.3 %``, ``3.6 %``, ``0.072 %``."""
+    return f"{percentage(share)}{THIN}%"
+
+
+def percentage(share: float) -> str:
+    """A share in [0, 1] as a percentage, three digits where it is small: ``100``, ``51.3``, ``3.6``, ``0.72``."""
+    value = 100 * share
+    if value >= 99.95:
+        return "100" if value >= 99.995 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2g}"
+
+
+def seeds(count: int) -> str:
+    """How a count of seeds is said everywhere: one seed has no spread."""
+    return "one seed: no spread" if count == 1 else f"{count} seeds"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """``1 state``, ``12 states``."""
+    return f"{grouped(count)} {noun if count == 1 else plural or noun + 's'}"
+
+
+def grouped(count: int) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{count:,}".replace(",", THIN)
+
+
+def between(values: Iterable[int]) -> str:
+    """``500`` or ``100–500``; empty for nothing known."""
+    known = sorted({v for v in values if v})
+    if not known:
+        return ""
+    return grouped(known[0]) if len(known) == 1 else f"{grouped(known[0])}–{grouped(known[-1])}"
+
+
+def _pair(mean: float, sd: float | None, unit: str, signed: bool) -> tuple[str, str]:
+    if not math.isfinite(mean):
+        return str(mean), ""
+    prefix, scale = "", 1.0
+    whole = unit in ("1", "bytes", "MACs", "") and float(mean).is_integer()
+    if unit in ("bytes", "MACs") or (whole and abs(mean) >= 1e5) or abs(mean) >= 1e6:
+        scale, prefix = next(((s, p) for s, p in SCALES if abs(mean) >= s), (1.0, ""))
+    scaled = mean / scale
+    if unit in DECIMALS and scale == 1.0:
+        decimals = DECIMALS[unit]
+    elif whole and scale == 1.0 and (sd is None or sd == 0):
+        decimals = 0
+    else:
+        decimals = _three_digits(scaled)
+    text = _signed(scaled, decimals, signed) + (THIN + prefix if prefix else "")
+    if sd is None or sd == 0:
+        return text, ""
+    finer = decimals if round(sd / scale, decimals) else _three_digits(sd / scale) - 1
+    return text, f"±{sd / scale:.{max(0, min(finer, 6))}f}"
+
+
+def _three_digits(value: float) -> int:
+    """Decimals that leave three significant digits, at most five."""
+    if value == 0:
+        return 0
+    return max(0, min(5, 2 - math.floor(math.log10(abs(value)))))
+
+
+def _signed(value: float, decimals: int, always: bool) -> str:
+    text = f"{abs(value):,.{decimals}f}".replace(",", THIN)
+    zero = not any(c in "123456789" for c in text)
+    if value < 0 and not zero:
+        return MINUS + text
+    return ("+" if always and not zero else "") + text

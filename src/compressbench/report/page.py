@@ -1,0 +1,265 @@
+"""The HTML report: one self-contained file, its SVGs beside it; reads nothing but records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from compressbench.errors import UserError
+from compressbench.records import Records
+from compressbench.report import charts
+from compressbench.report.accuracy import accuracy_table, difference_table
+from compressbench.report.charts import Chart
+from compressbench.report.findings import provenance, summary, warnings
+from compressbench.report.heat import forgetting_table, layer_table
+from compressbench.report.numbers import counted, grouped, seeds
+from compressbench.report.panels import Panel, panels
+from compressbench.report.states import (
+    QUALITY,
+    ROBUSTNESS,
+    STRUCTURE,
+    Pick,
+    compute_table,
+    cost_table,
+    every,
+    leftover_tables,
+    lecture_table,
+    metric_table,
+    some,
+    thinned,
+)
+from compressbench.report.tables import Table
+
+T = TypeVar("T")
+Curves = Mapping[str, Sequence[Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading with its charts and tables; ``more`` is folded away."""
+
+    title: str
+    anchor: str
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    more: tuple[Table, ...] = ()
+    lead: str = ""
+
+    @property
+    def empty(self) -> bool:
+        return not (self.charts or self.tables or self.more)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One panel of the report."""
+
+    title: str
+    anchor: str
+    sentences: tuple[str, ...]
+    sections: tuple[Section, ...] = field(default_factory=tuple)
+
+
+def write_report(
+    records: Records, folder: Path, title: str, config_yaml: str = "", curves: Curves | None = None
+) -> Path:
+    """Writes ``folder/report.html`` and its SVGs.
+
+    Args:
+        records: any mixture of recipes, models, datasets, scales and seeds; may be empty.
+        folder: made if it is not there.
+        title: heading of the page.
+        config_yaml: shown as it is; empty for none.
+        curves: state name -> rows logged in training, each with ``step`` and one figure or more.
+
+    Returns:
+        The path of the page. The same arguments give the same bytes.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    found = panels(records)
+    chapters = tuple(_chapter(panel, place, len(found)) for place, panel in enumerate(found))
+    training = _training(curves or {})
+    drawn = [c for chapter in chapters for s in chapter.sections for c in s.charts] + list(training.charts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = [name for name in ("records.jsonl", "records.csv") if (folder / name).is_file()]
+        for chart in drawn:
+            _replace(folder / f"{chart.name}.svg", chart.svg)
+        page = _render(
+            title=title,
+            chapters=chapters,
+            training=training,
+            warnings=warnings(found),
+            provenance=provenance(found),
+            config=config_yaml.strip(),
+            beside=beside,
+            drawn=[f"{c.name}.svg" for c in drawn],
+            facts=_facts(records, found),
+        )
+        _replace(folder / "report.html", page)
+    except OSError as error:
+        raise UserError(f"can't write the report into {folder}: {error.strerror or error}") from error
+    return folder / "report.html"
+
+
+def _facts(records: Records, found: Sequence[Panel]) -> list[tuple[str, str]]:
+    """The line under the title."""
+    if not found:
+        return [("Records", "none")]
+    one = found[0] if len(found) == 1 else None
+    known = {r.seed for r in records}
+    facts = [("Recipe", ", ".join(dict.fromkeys(r.recipe for r in records)))]
+    facts.append(("Model", one.model if one else counted(len({p.model for p in found}), "model")))
+    facts.append(("Dataset", one.dataset if one else counted(len({p.dataset for p in found}), "dataset")))
+    facts.append(("Scale", ", ".join(dict.fromkeys(p.scale for p in found))))
+    facts.append(("Seeds", seeds(len(known))))
+    facts.append(("Records", grouped(len(records))))
+    return facts
+
+
+def _chapter(panel: Panel, place: int, many: int) -> Chapter:
+    anchor = f"p{place + 1}-" if many > 1 else ""
+    suffix = f"_{_slug(panel.model)}_{_slug(panel.dataset)}_{place + 1}" if many > 1 else ""
+    builders = (_accuracy, _side_by_side, _paired, _forgotten, _quality, _attacked, _layers, _cost, _others)
+    with charts.drawing():
+        built = [build(panel, suffix) for build in builders]
+    sections = tuple(
+        Section(s.title, anchor + s.anchor, s.charts, s.tables, s.more, s.lead) for s in built if not s.empty
+    )
+    return Chapter(panel.name, f"p{place + 1}", tuple(summary(panel)), sections)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:40] or "unnamed"
+
+
+def _moment_suffix(panel: Panel, moment: str) -> str:
+    """Empty for the first moment; its place keeps names apart that differ in nothing a file name can hold."""
+    place = panel.moments.index(moment)
+    if place == 0:
+        return ""
+    name = _slug(moment)
+    return f"_{name}" if [_slug(m) for m in panel.moments].count(name) == 1 else f"_{name}-{place}"
+
+
+def _accuracy(panel: Panel, suffix: str) -> Section:
+    drawn, tables = [], []
+    for moment in panel.moments:
+        tail = _moment_suffix(panel, moment) + suffix
+        drawn += [
+            charts.accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
+            charts.change_vs_density(panel, moment, f"change_vs_density{tail}"),
+            charts.accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
+        ]
+        tables.append(accuracy_table(panel, moment))
+    return Section("Accuracy against size and training cost", "accuracy", _kept(drawn), (), _kept(tables))
+
+
+def _side_by_side(panel: Panel, suffix: str) -> Section:
+    return _both(panel, "Methods side by side", "methods", lambda m, pick: lecture_table(panel, m, pick))
+
+
+def _paired(panel: Panel, suffix: str) -> Section:
+    lead = (
+        "Each seed's difference is taken first, then mean and spread over seeds: what seeds share cancels. "
+        "Whether a difference matters is for the reader, or a study with a rule fixed before it ran, to decide."
+    )
+    tables = _kept(difference_table(panel, m) for m in panel.moments)
+    return Section("Differences paired by seed", "differences", (), tables, (), lead)
+
+
+def _forgotten(panel: Panel, suffix: str) -> Section:
+    drawn, tables, more = [], [], []
+    for moment in panel.moments:
+        first, rest = forgetting_table(panel, moment)
+        if moment == panel.moments[0]:
+            drawn.append(charts.forgetting(panel, moment, f"forgetting{suffix}"))
+            tables.append(first)
+        else:
+            more.append(first)
+        more.append(rest)
+    return Section("What was forgotten, class by class", "forgetting", _kept(drawn), _kept(tables), _kept(more))
+
+
+def _quality(panel: Panel, suffix: str) -> Section:
+    def build(moment: str, pick: Pick) -> Table | None:
+        return metric_table(panel, moment, "Calibration and forgotten examples", QUALITY, "quality", pick)
+
+    return _both(panel, "Calibration and other losses", "quality", build)
+
+
+def _attacked(panel: Panel, suffix: str) -> Section:
+    def build(moment: str, pick: Pick) -> Table | None:
+        return metric_table(panel, moment, "Accuracy and loyalty under attack", ROBUSTNESS, "robustness", pick)
+
+    return _both(panel, "Under attack", "robustness", build)
+
+
+def _layers(panel: Panel, suffix: str) -> Section:
+    moment = panel.moments[0]
+    chart = charts.layer_density(panel, moment, f"layer_density{suffix}")
+    first, rest = layer_table(panel, moment)
+    counts = metric_table(panel, moment, "Counts", STRUCTURE, "structure")
+    return Section("Where the weights went", "layers", _kept([chart]), _kept([first]), _kept([rest, counts]))
+
+
+def _cost(panel: Panel, suffix: str) -> Section:
+    moment = panel.moments[0]
+    pick = some if thinned(panel, moment) else every
+    tables = [cost_table(panel, moment, e, pick) for e in panel.environments]
+    more = [compute_table(panel, moment)]
+    if pick is some:
+        more += [cost_table(panel, moment, e) for e in panel.environments]
+    lead = "Three kinds of cost, never mixed: what the arithmetic needs in theory, what the file takes, what a clock said."
+    return Section("Cost", "cost", (), _kept(tables), _kept(more), lead if _kept(tables) else "")
+
+
+def _others(panel: Panel, suffix: str) -> Section:
+    first, *rest = panel.moments
+    more = [t for m in rest for t in leftover_tables(panel, m)]
+    return Section("Other measurements", "other", (), tuple(leftover_tables(panel, first)), tuple(more))
+
+
+def _both(panel: Panel, title: str, anchor: str, build: Callable[[str, Pick], Table | None]) -> Section:
+    """A table at the first moment, all its levels and the other moments folded away below."""
+    moment, *rest = panel.moments
+    short = thinned(panel, moment)
+    more = [build(moment, every)] if short else []
+    more += [build(m, every) for m in rest]
+    return Section(title, anchor, (), _kept([build(moment, some if short else every)]), _kept(more))
+
+
+def _kept(items: Iterable[T | None]) -> tuple[T, ...]:
+    return tuple(x for x in items if x is not None)
+
+
+def _training(curves: Curves) -> Section:
+    names = dict.fromkeys(k for rows in curves.values() for row in rows for k in row if k != "step")
+    if not names:
+        return Section("Training", "training")
+    with charts.drawing():
+        drawn = [charts.training_curves(curves, n, f"training_{_slug(n)}_{k}") for k, n in enumerate(names, 1)]
+    return Section("Training", "training", _kept(drawn))
+
+
+def _render(**values: object) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    here = Path(__file__).parent
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
+    # The style sheet is ours and matplotlib has escaped the charts' texts; all else passes autoescape.
+    style = Markup((here / "page.css").read_text(encoding="utf-8"))
+    return charts.clean(template.render(style=style, inline=lambda chart: Markup(chart.inline), **values))
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,436 @@
+"""Panels: records grouped into what may share axes, and averaged over seeds but over nothing else.
+
+One panel per (dataset, model, scale). Inside it a *series* is drawn as one line; a *point* is one state of a
+series at one moment, over all its seeds; a *reading* is one metric of a point, one value a seed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compressbench.records import Record, Records
+from compressbench.report.numbers import Spread, spread
+
+DENSE = "dense"
+FLOOR = "floor"
+FINAL = "final"
+SAME_DENSITY = 1.1
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One metric of one point.
+
+    Attributes:
+        by_seed: seed -> value; repeats of one state (timings) are averaged first.
+        examples: the examples or repetitions each value rests on.
+        notes: what the probe had to say, each once.
+    """
+
+    unit: str
+    basis: str
+    by_seed: Mapping[int, float]
+    examples: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spread(self) -> Spread | None:
+        return spread(self.by_seed[s] for s in sorted(self.by_seed))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One state of a series at one moment, over seeds. Timings are kept apart by environment."""
+
+    order: int
+    moment: str
+    density: float
+    compute: Mapping[int, float]
+    states: tuple[str, ...]
+    readings: Mapping[Key, Reading]
+    timings: Mapping[str, Mapping[Key, Reading]] = field(default_factory=dict)
+
+    def reading(self, probe: str, metric: str, group: str = "", environment: str = "") -> Reading | None:
+        """A metric of this point, or ``None``; ``environment`` picks among timings of several machines."""
+        key = (probe, metric, group)
+        if key in self.readings:
+            return self.readings[key]
+        return self.timings.get(environment, {}).get(key)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted(self.compute))
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart. ``reference`` is the label of the dense series that it is compared with."""
+
+    label: str
+    name: str
+    recipe: str
+    points: Mapping[str, tuple[Point, ...]]
+    reference: str = ""
+
+    def at(self, moment: str) -> tuple[Point, ...]:
+        return self.points.get(moment, ())
+
+    def lowest(self, moment: str) -> Point | None:
+        """The point of the lowest density."""
+        return min(self.at(moment), key=lambda p: p.density, default=None)
+
+    @property
+    def is_random(self) -> bool:
+        return self.name.startswith("random")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All that may share axes: one dataset, model and scale.
+
+    Attributes:
+        series: the compressed ones, in the order of the records.
+        dense: reference series by label; one where all recipes share their dense models.
+        floors: dense models of other seeds, for reading loyalty.
+        main: (probe, metric) of the accuracy that charts show, or ``None``.
+        environments: hardware target and machine of the timings; never averaged over.
+        split: sentences on rows that could not share a series as they were.
+    """
+
+    dataset: str
+    model: str
+    scale: str
+    rows: Records
+    series: tuple[Series, ...]
+    dense: Mapping[str, Series]
+    floors: tuple[Series, ...]
+    moments: tuple[str, ...]
+    environments: tuple[str, ...]
+    main: tuple[str, str] | None
+    split: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} on {self.dataset}, scale {self.scale}"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({r.seed for r in self.rows}))
+
+    def dense_of(self, series: Series, moment: str) -> Point | None:
+        """The dense point that a series is compared with at a moment, or ``None``."""
+        found = self.dense.get(series.reference)
+        points = found.at(moment) if found else ()
+        return points[0] if points else None
+
+    def everything(self) -> tuple[Series, ...]:
+        """Dense, compressed and floor series, in the order in which tables list them."""
+        return (*self.dense.values(), *self.series, *self.floors)
+
+    def main_reading(self, point: Point | None) -> Reading | None:
+        if point is None or self.main is None:
+            return None
+        return point.reading(*self.main)
+
+
+def paired(one: Reading | None, other: Reading | None) -> Spread | None:
+    """``one - other`` seed by seed, over the seeds that both have."""
+    if one is None or other is None:
+        return None
+    common = sorted(set(one.by_seed) & set(other.by_seed))
+    return spread(one.by_seed[s] - other.by_seed[s] for s in common)
+
+
+def restricted(reading: Reading | None, seeds: Iterable[int]) -> Spread | None:
+    """A reading's spread over the given seeds only."""
+    if reading is None:
+        return None
+    return spread(reading.by_seed[s] for s in sorted(set(seeds) & set(reading.by_seed)))
+
+
+def relative_compute(point: Point, dense: Point | None) -> Spread | None:
+    """Training compute of the lineage in units of the dense model's, seed by seed; ``None`` if that is unknown."""
+    if dense is None:
+        return None
+    common = [s for s in point.seeds if dense.compute.get(s)]
+    return spread(point.compute[s] / dense.compute[s] for s in common)
+
+
+def counterpart(point: Point, series: Series, same_recipe: bool) -> Point | None:
+    """The point of another series to set beside this one: the same order within a recipe, else the same density."""
+    near = [p for p in series.at(point.moment) if _close(p.density, point.density)]
+    if same_recipe:
+        near = [p for p in near if p.order == point.order]
+    return min(near, key=lambda p: abs(p.density - point.density), default=None)
+
+
+def panels(records: Records) -> tuple[Panel, ...]:
+    """Panels in the order in which their first record appears."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for row in records:
+        groups.setdefault((row.dataset, row.model, row.scale), []).append(row)
+    return tuple(_panel(rows) for rows in groups.values())
+
+
+def conflicts(rows: Iterable[Record]) -> bool:
+    """True if one seed of one series has two different values for a metric that a second run would repeat."""
+    seen: dict[Hashable, tuple[str, float]] = {}
+    for row in rows:
+        if row.value is None or row.is_timing:
+            continue
+        spot = (row.dataset, row.model, row.scale, row.hardware, row.recipe, row.dtype, *_place(row))
+        if seen.setdefault(spot, (row.key, row.value)) != (row.key, row.value):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class _Arm:
+    recipe: str
+    dtype: str
+    hardware: str
+    variant: int
+
+
+def _panel(rows: Sequence[Record]) -> Panel:
+    arms, split = _arms(rows)
+    names = _arm_names(arms)
+    environments = _environments(rows)
+    lines: dict[tuple[_Arm, str], list[Record]] = {}
+    for row, arm in zip(rows, arms, strict=True):
+        lines.setdefault((arm, row.series), []).append(row)
+    environment_of = environments if len(set(environments.values())) > 1 else {}
+    dense = _pooled(lines, DENSE, names, environment_of)
+    floors = _pooled(lines, FLOOR, names, environment_of)
+    references = {arm: label for label, (_, members) in dense.items() for arm in members}
+    series = []
+    for (arm, name), own in lines.items():
+        if name in (DENSE, FLOOR):
+            continue
+        reference = references.get(arm) or references.get(_Arm(arm.recipe, arm.dtype, arm.hardware, 0), "")
+        label = names[arm].format(name)
+        series.append(Series(label, name, arm.recipe, _points(own, environment_of), reference))
+    seen = dict.fromkeys(r.moment for r in rows)
+    return Panel(
+        dataset=rows[0].dataset,
+        model=rows[0].model,
+        scale=rows[0].scale,
+        rows=Records(rows),
+        series=tuple(series),
+        dense={label: one for label, (one, _) in dense.items()},
+        floors=tuple(one for one, _ in floors.values()),
+        moments=tuple(sorted(seen, key=lambda m: m != FINAL)),
+        environments=tuple(dict.fromkeys(environment_of.values())) or ("",),
+        main=_main(rows),
+        split=split,
+    )
+
+
+def _place(row: Record) -> tuple[Hashable, ...]:
+    return (row.series, row.moment, row.order, row.seed, row.probe, row.metric, row.group)
+
+
+def _arms(rows: Sequence[Record]) -> tuple[list[_Arm], tuple[str, ...]]:
+    """Gives each row its arm, so that no series holds two states of one seed."""
+    by_hardware = _hardware_matters(rows)
+    seen: dict[Hashable, list[Hashable]] = {}
+    arms, doubled = [], {}
+    for row in rows:
+        hardware = row.hardware if by_hardware else ""
+        variant = 0
+        if row.value is not None:
+            value = None if row.is_timing else row.value
+            known = seen.setdefault((row.recipe, row.dtype, hardware, *_place(row)), [])
+            if (row.key, value) not in known:
+                known.append((row.key, value))
+            variant = known.index((row.key, value))
+        if variant:
+            doubled[row.recipe] = max(doubled.get(row.recipe, 0), variant)
+        arms.append(_Arm(row.recipe, row.dtype, hardware, variant))
+    told = tuple(
+        f"{recipe} holds up to {most + 1} different states or settings for one seed of one series; "
+        "they are drawn apart as “run 2” and so on, in the order read, and never averaged."
+        for recipe, most in doubled.items()
+    )
+    return arms, told
+
+
+def _hardware_matters(rows: Sequence[Record]) -> bool:
+    """True if targets disagree about figures that are no timings: then they are arms of their own."""
+    if len({r.hardware for r in rows}) < 2:
+        return False
+    apart: dict[Hashable, set[Hashable]] = {}
+    together: dict[Hashable, set[Hashable]] = {}
+    for row in rows:
+        if row.value is None or row.is_timing:
+            continue
+        spot = (row.recipe, row.dtype, *_place(row))
+        apart.setdefault((row.hardware, *spot), set()).add((row.key, row.value))
+        together.setdefault(spot, set()).add((row.key, row.value))
+    return any(len(v) > 1 for v in together.values()) and all(len(v) == 1 for v in apart.values())
+
+
+def _arm_names(arms: Sequence[_Arm]) -> dict[_Arm, _Label]:
+    known = list(dict.fromkeys(arms))
+    recipes, dtypes = {a.recipe for a in known}, {a.dtype for a in known}
+    hardware = {a.hardware for a in known}
+    return {
+        a: _Label(
+            before=f"{a.recipe}: " if len(recipes) > 1 else "",
+            after=(f" [{a.dtype}]" if len(dtypes) > 1 else "")
+            + (f" [{a.hardware}]" if len(hardware) > 1 else "")
+            + (f" (run {a.variant + 1})" if a.variant else ""),
+        )
+        for a in known
+    }
+
+
+@dataclass(frozen=True)
+class _Label:
+    before: str
+    after: str
+
+    def format(self, name: str) -> str:
+        return f"{self.before}{name}{self.after}"
+
+
+def _environments(rows: Sequence[Record]) -> dict[tuple[str, str], str]:
+    """(hardware, machine) of timings -> a short label, machines lettered where a target has several."""
+    pairs = list(dict.fromkeys((r.hardware, r.machine) for r in rows if r.is_timing))
+    machines = list(dict.fromkeys(machine for _, machine in pairs))
+    several = len({h for h, _ in pairs}) > 1
+    labels = {}
+    for hardware, machine in pairs:
+        letter = f"machine {letters(machines.index(machine))}" if len(machines) > 1 else ""
+        labels[hardware, machine] = " on ".join(
+            x for x in (hardware if several or not letter else "", letter) if x
+        )
+    return labels
+
+
+def letters(place: int) -> str:
+    """A, B, … Z, AA, AB …"""
+    text = ""
+    place += 1
+    while place:
+        place, rest = divmod(place - 1, 26)
+        text = chr(65 + rest) + text
+    return text
+
+
+def _pooled(
+    lines: Mapping[tuple[_Arm, str], list[Record]],
+    name: str,
+    names: Mapping[_Arm, _Label],
+    environment_of: Mapping[tuple[str, str], str],
+) -> dict[str, tuple[Series, list[_Arm]]]:
+    """Series of one name over all arms; arms that share these very states become one series."""
+    clusters: list[tuple[list[_Arm], dict[Hashable, Hashable], list[Record]]] = []
+    for (arm, own), rows in lines.items():
+        if own != name:
+            continue
+        facts = {_place(r): (r.key, r.value) for r in rows if r.value is not None and not r.is_timing}
+        for members, known, pool in clusters:
+            common = facts.keys() & known.keys()
+            if common and all(facts[k] == known[k] for k in common):
+                members.append(arm)
+                known.update(facts)
+                pool.extend(rows)
+                break
+        else:
+            clusters.append(([arm], facts, list(rows)))
+    result = {}
+    for members, _, pool in clusters:
+        if len(clusters) == 1:
+            label = name
+        else:
+            recipes = dict.fromkeys(a.recipe for a in members)
+            before = " + ".join(recipes) + ": " if names[members[0]].before else ""
+            label = f"{before}{name}{names[members[0]].after}"
+        series = Series(label, name, members[0].recipe, _points(pool, environment_of), label)
+        result[label] = (series, members)
+    return result
+
+
+def _points(
+    rows: Sequence[Record], environment_of: Mapping[tuple[str, str], str]
+) -> dict[str, tuple[Point, ...]]:
+    """Moment -> points in execution order. States of one order but of other densities stay apart."""
+    places: dict[tuple[str, int], list[Record]] = {}
+    for row in rows:
+        places.setdefault((row.moment, row.order), []).append(row)
+    result: dict[str, list[Point]] = {}
+    for (moment, order), own in places.items():
+        for group in _by_density(own):
+            result.setdefault(moment, []).append(_point(moment, order, group, environment_of))
+    return {m: tuple(sorted(points, key=lambda p: (p.order, -p.density))) for m, points in result.items()}
+
+
+def _by_density(rows: Sequence[Record]) -> list[list[Record]]:
+    steps: list[list[float]] = []
+    for density in sorted({r.density for r in rows}):
+        if steps and _close(steps[-1][-1], density):
+            steps[-1].append(density)
+        else:
+            steps.append([density])
+    place = {density: number for number, step in enumerate(steps) for density in step}
+    groups: list[list[Record]] = [[] for _ in steps]
+    for row in rows:
+        groups[place[row.density]].append(row)
+    return groups
+
+
+def _close(one: float, other: float) -> bool:
+    low, high = sorted((one, other))
+    return high <= low * SAME_DENSITY
+
+
+def _point(
+    moment: str, order: int, rows: Sequence[Record], environment_of: Mapping[tuple[str, str], str]
+) -> Point:
+    density = {r.seed: r.density for r in rows}
+    compute = {r.seed: r.compute for r in rows if r.compute is not None and math.isfinite(r.compute)}
+    stable: dict[Key, list[Record]] = {}
+    timed: dict[str, dict[Key, list[Record]]] = {}
+    for row in rows:
+        key = (row.probe, row.metric, row.group)
+        if row.is_timing:
+            environment = environment_of.get((row.hardware, row.machine), "")
+            timed.setdefault(environment, {}).setdefault(key, []).append(row)
+        else:
+            stable.setdefault(key, []).append(row)
+    return Point(
+        order=order,
+        moment=moment,
+        density=statistics.fmean(density.values()),
+        compute={s: compute.get(s, 0.0) for s in density},
+        states=tuple(dict.fromkeys(r.state for r in rows)),
+        readings={key: _reading(own) for key, own in stable.items()},
+        timings={e: {key: _reading(own) for key, own in inner.items()} for e, inner in timed.items()},
+    )
+
+
+def _reading(rows: Sequence[Record]) -> Reading:
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        if row.value is not None and math.isfinite(row.value):
+            values.setdefault(row.seed, []).append(row.value)
+    return Reading(
+        unit=rows[0].unit,
+        basis=rows[0].basis,
+        by_seed={seed: v[0] if len(set(v)) == 1 else statistics.fmean(v) for seed, v in values.items()},
+        examples=tuple(sorted({r.n for r in rows if r.n})),
+        notes=tuple(dict.fromkeys(r.note for r in rows if r.note)),
+    )
+
+
+def _main(rows: Sequence[Record]) -> tuple[str, str] | None:
+    """Top-1 where there is one, else the first figure of an accuracy probe for the whole."""
+    known = dict.fromkeys((r.probe, r.metric) for r in rows if not r.group and r.probe == "accuracy")
+    if ("accuracy", "top1") in known:
+        return "accuracy", "top1"
+    return next(iter(known), None)

@@ -1,0 +1,149 @@
+"""Tables as data: the page and the terminal draw the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compressbench.report.numbers import MISSING, Spread, seeds, with_spread
+from compressbench.report.panels import Reading, letters
+
+LOSS = (0xD5, 0x5E, 0x00)
+GAIN = (0x00, 0x72, 0xB2)
+DENSITY = (0x00, 0x9E, 0x73)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: text, its spread, the seeds behind it (0: not a mean), footnote texts, a heat-map shade."""
+
+    text: str
+    sd: str = ""
+    n: int = 0
+    notes: tuple[str, ...] = ()
+    shade: str = ""
+    flag: bool = False
+
+    @property
+    def plain(self) -> str:
+        return self.text + self.sd
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table; ``colour`` is its series' swatch, ``first`` opens a new group of rows."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    colour: str = ""
+    first: bool = False
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with one column of row labels (the stub).
+
+    Attributes:
+        heads: one per cell column: name and, under it, unit or basis.
+        groups: spanning headings over ``heads``: (label, columns).
+        notes: sentences under the table.
+        colours: swatches of the heads, where columns are series.
+    """
+
+    title: str
+    stub: str
+    heads: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+    groups: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+    heat: bool = False
+    name: str = ""
+    colours: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The distinct numbers of seeds in the cells."""
+        return tuple(sorted({c.n for row in self.rows for c in row.cells if c.n}))
+
+    @property
+    def basis(self) -> str:
+        """What the ± and the n of this table are, in a sentence; empty for a table without means."""
+        counts = self.counts
+        if not counts:
+            return ""
+        if counts == (1,):
+            return "One seed: no spread."
+        if len(counts) == 1:
+            return f"Mean ± sample standard deviation over {seeds(counts[0])}."
+        return (
+            "Mean ± sample standard deviation over seeds; the small number is n, the seeds behind the figure."
+        )
+
+    @property
+    def footnotes(self) -> Mapping[str, str]:
+        """Note text -> its mark, in order of appearance."""
+        texts = dict.fromkeys(n for row in self.rows for c in row.cells for n in c.notes)
+        return {text: letters(place).lower() for place, text in enumerate(texts)}
+
+
+@dataclass
+class Columns:
+    """Collects the columns that at least one row can fill; the others are left out."""
+
+    heads: list[tuple[str, str]] = field(default_factory=list)
+    groups: list[tuple[str, int]] = field(default_factory=list)
+    cells: list[list[Cell]] = field(default_factory=list)
+
+    def add(self, name: str, unit: str, cells: Sequence[Cell], group: str = "", always: bool = False) -> None:
+        """Adds a column, one cell a row, unless all of them are empty."""
+        if not always and all(c.text == MISSING and not c.notes for c in cells):
+            return
+        self.heads.append((name, unit))
+        self.cells.append(list(cells))
+        if self.groups and self.groups[-1][0] == group:
+            self.groups[-1] = (group, self.groups[-1][1] + 1)
+        else:
+            self.groups.append((group, 1))
+
+    def row(self, place: int) -> tuple[Cell, ...]:
+        return tuple(column[place] for column in self.cells)
+
+    @property
+    def spanning(self) -> tuple[tuple[str, int], ...]:
+        return tuple(self.groups) if any(label for label, _ in self.groups) else ()
+
+
+EMPTY = Cell(MISSING)
+
+
+def cell(reading: Reading | None, signed: bool = False, notes: bool = True) -> Cell:
+    """A reading's mean and spread; what a probe could not measure keeps its note."""
+    if reading is None:
+        return EMPTY
+    told = reading.notes if notes else ()
+    figure = reading.spread
+    if figure is None:
+        return Cell(MISSING, notes=told)
+    text, sd = with_spread(figure, reading.unit, signed)
+    return Cell(text, sd, figure.n, told)
+
+
+def spread_cell(figure: Spread | None, unit: str, signed: bool = False, notes: Iterable[str] = ()) -> Cell:
+    """A mean and spread that was computed here (a difference)."""
+    if figure is None:
+        return EMPTY
+    text, sd = with_spread(figure, unit, signed)
+    return Cell(text, sd, figure.n, tuple(notes))
+
+
+def shade(share: float, colour: tuple[int, int, int]) -> str:
+    """A background between white (0) and the colour (1), light enough for dark text."""
+    strength = 0.72 * max(0.0, min(1.0, share))
+    return "#" + "".join(f"{round(255 + (c - 255) * strength):02x}" for c in colour)
+
+
+def diverging(value: float, limit: float) -> str:
+    """Orange for a loss, blue for a gain; the square root of the share, so that small changes stay visible."""
+    share = (abs(value) / limit) ** 0.5 if limit else 0.0
+    return shade(share, LOSS if value < 0 else GAIN)

@@ -1,0 +1,305 @@
+"""Specs: ``{"_target_": "package.module.name", ...}`` read statically, checked, and built late.
+
+Planning never imports what a spec points at: its parameters are read from the source text, so that a misspelt
+key or a reference is found in milliseconds, and without running anybody's code.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressbench.errors import UserError, nearest
+
+TARGET = "_target_"
+PARTIAL = "_partial_"
+OWN = "compressbench"
+ALLOWED = (
+    *(f"{OWN}.{part}." for part in ("models", "stages", "criteria", "training", "probes", "hardware", "data", "tasks")),
+    "torch.nn.",
+    "torch.optim.",
+)
+
+
+class Ref(str):
+    """The name of another state of the recipe. A parameter annotated with it is a reference."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a target: its annotation as written, and whether it may be left out."""
+
+    annotation: str
+    required: bool
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Parameters of a target by name; ``open`` when it takes ``**kwargs``."""
+
+    parameters: Mapping[str, Parameter]
+    open: bool
+    doc: str
+    bases: tuple[str, ...] = ()
+
+
+def check_target(target: str, trusted: Iterable[str] = (), where: str = "") -> None:
+    """Refuses an import path that neither ships with compressbench nor was trusted by the user.
+
+    Raises:
+        UserError: the path is not a dotted name or no allowed prefix fits.
+    """
+    place = f"{where}: " if where else ""
+    if not all(part.isidentifier() for part in str(target).split(".")) or "." not in str(target):
+        raise UserError(f"{place}_target_ {target!r} is no import path like package.module.name")
+    prefixes = (*ALLOWED, *(f"{t.rstrip('.')}." for t in trusted))
+    if not target.startswith(prefixes):
+        module = target.split(".")[0]
+        raise UserError(
+            f"{place}target {target} is not allowed; if the code is yours and you trust it, add trust=[{module}]"
+        )
+
+
+def source_of(target: str, trusted: Iterable[str] = ()) -> tuple[Path, str] | None:
+    """The source file of a target and the name inside it, found without running the module itself.
+
+    Returns None for built-in or compiled modules. Importing ``a.b.c`` statically needs the package ``a.b`` to be
+    found; only folders are looked at.
+    """
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        path = _module_path(parts[:cut])
+        if path is not None:
+            return path, ".".join(parts[cut:])
+    return None
+
+
+def _module_path(parts: list[str]) -> Path | None:
+    if parts[0] == OWN:
+        root = Path(__file__).parent
+        folder = root.joinpath(*parts[1:])
+    else:
+        try:
+            spec = importlib.util.find_spec(parts[0])
+        except (ImportError, ValueError):
+            return None
+        if spec is None or spec.origin is None:
+            return None
+        origin = Path(spec.origin)
+        if origin.name != "__init__.py":
+            return origin if len(parts) == 1 and origin.suffix == ".py" else None
+        folder = origin.parent.joinpath(*parts[1:])
+    for candidate in (folder.with_suffix(".py"), folder / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@functools.cache
+def _tree(path: Path, stamp: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@functools.cache
+def signature(target: str) -> Signature | None:
+    """Parameters of a function, class or dataclass read from its source; None where that can't be seen."""
+    found = source_of(target)
+    if found is None or not found[1] or "." in found[1]:
+        return None
+    path, name = found
+    try:
+        tree = _tree(path, path.stat().st_mtime_ns)
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return _of_function(node, skip=0)
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _of_class(node)
+    return None
+
+
+def _of_function(node: ast.FunctionDef, skip: int) -> Signature:
+    positional = [*node.args.posonlyargs, *node.args.args]
+    optional = len(positional) - len(node.args.defaults)
+    parameters = {
+        arg.arg: Parameter(_text(arg.annotation), place < optional)
+        for place, arg in enumerate(positional)
+        if place >= skip
+    }
+    for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+        parameters[arg.arg] = Parameter(_text(arg.annotation), default is None)
+    return Signature(parameters, node.args.kwarg is not None, ast.get_docstring(node) or "")
+
+
+def _of_class(node: ast.ClassDef) -> Signature | None:
+    doc = ast.get_docstring(node) or ""
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            found = _of_function(item, skip=1)
+            return Signature(found.parameters, found.open, doc)
+    if any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+        parameters = {
+            item.target.id: Parameter(_text(item.annotation), item.value is None)
+            for item in node.body
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            if "ClassVar" not in _text(item.annotation)
+        }
+        return Signature(parameters, False, doc)
+    return None
+
+
+def _text(node: ast.expr | None) -> str:
+    return "" if node is None else ast.unparse(node)
+
+
+def is_spec(value: Any) -> bool:
+    """True for a mapping that names a target."""
+    return isinstance(value, Mapping) and TARGET in value
+
+
+def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec's settings without the keys that only say how it is built."""
+    return {k: v for k, v in spec.items() if k not in (TARGET, PARTIAL)}
+
+
+def walk(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All specs inside a value, outermost first, each with its place such as ``stages.prune.criterion``."""
+    if isinstance(value, Mapping):
+        if TARGET in value:
+            yield where, value
+        for name, inner in value.items():
+            yield from walk(inner, f"{where}.{name}" if where else str(name))
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from walk(inner, f"{where}[{place}]")
+
+
+def check(spec: Mapping[str, Any], where: str, trusted: Iterable[str] = (), given: Iterable[str] = ()) -> None:
+    """Checks a spec and all inside it: targets allowed, found, keys known, none missing.
+
+    Args:
+        given: parameters that the caller fills in itself.
+
+    Raises:
+        UserError: the first fault, with its place.
+    """
+    for place, inner in walk(spec, where):
+        target = str(inner[TARGET])
+        check_target(target, trusted, place)
+        if source_of(target) is None and importlib.util.find_spec(target.split(".")[0]) is None:
+            raise UserError(f"{place}: can't find {target.split('.')[0]!r} to import {target}; is it installed, or beside you?")
+        seen = signature(target)
+        if seen is None:
+            if target.startswith(f"{OWN}."):
+                raise UserError(f"{place}: there is no {target}")
+            continue
+        settings = settings_of(inner)
+        if not seen.open:
+            for key in settings:
+                if key not in seen.parameters:
+                    raise UserError(f"{place}: unknown key {key!r} for {target}; {nearest(key, seen.parameters)}")
+        if inner is spec and not inner.get(PARTIAL):
+            missing = [k for k, p in seen.parameters.items() if p.required and k not in settings and k not in given]
+            if missing:
+                raise UserError(f"{place}: {target} needs {', '.join(missing)}")
+
+
+def locate(target: str, where: str = "") -> Callable[..., Any]:
+    """Imports what a target names. Only call it on a target that ``check_target`` let pass.
+
+    Raises:
+        UserError: it can't be imported, or has no such attribute.
+    """
+    module_name, _, attribute = target.rpartition(".")
+    place = f"{where}: " if where else ""
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        extra = next((x for x in ("torchvision", "timm") if target.startswith(x)), None)
+        hint = f"; install it with: pip install 'compressbench[{extra}]'" if extra else ""
+        raise UserError(f"{place}can't import {target}: {error}{hint}") from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise UserError(f"{place}{module_name} has no {attribute!r}; {nearest(attribute, dir(module))}")
+    return found
+
+
+def build(spec: Mapping[str, Any], where: str = "", **given: Any) -> Any:
+    """Builds what a spec names: nested specs first, then the target itself with its settings and ``given``.
+
+    With ``_partial_: true`` the result is the target with its settings bound.
+    """
+    target = str(spec[TARGET])
+    settings = {name: _built(value, f"{where}.{name}") for name, value in settings_of(spec).items()}
+    found = locate(target, where)
+    if spec.get(PARTIAL):
+        return functools.partial(found, **settings, **given)
+    try:
+        return found(**settings, **given)
+    except TypeError as error:
+        raise UserError(f"{where or target}: can't build {target}: {error}") from error
+
+
+def _built(value: Any, where: str) -> Any:
+    if is_spec(value):
+        return build(value, where)
+    if isinstance(value, Mapping):
+        return {k: _built(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_built(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    return value
+
+
+def sources_digest(value: Any) -> str:
+    """Digest of the source files of every target outside the package, so that edited user code is another key."""
+    files = {}
+    for _, spec in walk(value):
+        target = str(spec[TARGET])
+        if target.startswith(f"{OWN}.") or target.split(".")[0] in ("torch", "torchvision", "timm"):
+            continue
+        found = source_of(target)
+        if found is not None:
+            files[target] = hashlib.sha256(found[0].read_bytes()).hexdigest()
+    return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest() if files else ""
+
+
+def let_import_from(*folders: Path) -> None:
+    """Makes modules in the user's own folders importable, behind everything installed."""
+    for folder in folders:
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def map_refs(value: Any, change: Callable[[Any, bool, str], Any], where: str = "") -> Any:
+    """A copy of a value in which every reference inside a spec is replaced by ``change(reference, many, where)``.
+
+    A parameter is a reference when its annotation names ``Ref``; ``many`` when it is a tuple of them.
+    """
+    if is_spec(value):
+        seen = signature(str(value[TARGET]))
+        out = {}
+        for name, inner in value.items():
+            annotation = seen.parameters[name].annotation if seen and name in seen.parameters else ""
+            place = f"{where}.{name}"
+            if inner is not None and re.search(r"\bRef\b", annotation):
+                out[name] = change(inner, "tuple" in annotation, place)
+            else:
+                out[name] = map_refs(inner, change, place)
+        return out
+    if isinstance(value, Mapping):
+        return {str(k): map_refs(v, change, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_refs(v, change, f"{where}[{i}]") for i, v in enumerate(value)]
+    return value

@@ -1,0 +1,52 @@
+"""Init: a model drawn anew, or from given weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+    from compressbench.state import State
+
+MODEL_KEYS = ("name", "build", "weights")
+
+
+@dataclass(frozen=True)
+class Init:
+    """Builds the model and draws its weights from (seed, stage name).
+
+    Attributes:
+        model: ``name``, ``build`` (a spec; ``@classes``, ``@shape`` … are filled from the data set) and ``weights``
+            (null, or a .safetensors / weights-only .pt file with the initial weights).
+    """
+
+    model: Mapping[str, Any]
+    BEGINS: ClassVar[bool] = True
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for key in self.model:
+            if key not in MODEL_KEYS:
+                raise UserError(f"model: unknown key {key!r}; {nearest(str(key), MODEL_KEYS)}")
+        if not isinstance(self.model.get("build"), Mapping):
+            raise UserError("model.build: a spec with _target_ is wanted")
+
+    def files(self) -> tuple[str, ...]:
+        """Files whose content is part of the key."""
+        weights = self.model.get("weights")
+        return (str(weights),) if weights else ()
+
+    def describe(self) -> str:
+        """The stage in words."""
+        source = f"weights of {self.model['weights']}" if self.model.get("weights") else "fresh weights"
+        return f"build {self.model.get('name', 'the model')} with {source}"
+
+    def apply(self, state: State | None, bench: Bench) -> State:
+        """The new state; what came before is left behind."""
+        from compressbench.models.draw import drawn
+
+        return drawn(self.model, bench)

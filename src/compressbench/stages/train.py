@@ -1,0 +1,100 @@
+"""Train: the thin stage around the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressbench import specs
+from compressbench.errors import UserError, nearest
+from compressbench.training import length as lengths
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+    from compressbench.state import State
+
+
+def _partial(target: str, **settings: Any) -> dict[str, Any]:
+    return {specs.TARGET: target, specs.PARTIAL: True, **settings}
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains a state; masks hold, batches come in an order that all trainings of a seed share.
+
+    Attributes:
+        length: of the whole training, ``4ep`` or ``500it``: what the schedule spans.
+        start: where in that training this stage begins (late rewinding starts at the rewind point).
+        stop: where it ends; a training that stops short keeps its optimiser state.
+        batch_size: examples a step; the last, smaller batch of an epoch is left out.
+        lr: the peak learning rate.
+        optimizer, schedule, stepper, objective: specs of functions, see ``compressbench.training``.
+        warmup: linear warm-up length, null for none.
+        weight_decay, decay: decay to ``weights`` (two or more dimensions) or to ``all``.
+        order: name that, with the seed, draws the order of the batches.
+        augment: whether the data set's augmentation is applied.
+        precision: ``fp32`` or ``bf16`` (autocast; reported in the records).
+        validate: how often the validation split is evaluated for the curve, null for never.
+        checkpoint: weights of a training done elsewhere (.safetensors or weights-only .pt); taken instead of training.
+    """
+
+    length: str
+    batch_size: int
+    lr: float
+    optimizer: Mapping[str, Any]
+    start: str | None = None
+    stop: str | None = None
+    schedule: Mapping[str, Any] = field(default_factory=lambda: _partial("compressbench.training.schedules.constant"))
+    stepper: Mapping[str, Any] = field(default_factory=lambda: _partial("compressbench.training.steppers.plain"))
+    objective: Mapping[str, Any] = field(
+        default_factory=lambda: _partial("compressbench.training.objectives.task_loss")
+    )
+    warmup: str | None = None
+    weight_decay: float = 0.0
+    decay: str = "weights"
+    order: str = "train"
+    augment: bool = True
+    precision: str = "fp32"
+    validate: str | None = "1ep"
+    checkpoint: str | None = None
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for name in ("length", "start", "stop", "warmup", "validate"):
+            value = getattr(self, name)
+            if value is not None or name == "length":
+                lengths.check(value, name)
+        for name, allowed in (("precision", ("fp32", "bf16")), ("decay", ("weights", "all"))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}: unknown {getattr(self, name)!r}; {nearest(getattr(self, name), allowed)}")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size: {self.batch_size} is less than 1")
+        if not self.lr > 0:
+            raise UserError(f"lr: {self.lr} is not above 0")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay: {self.weight_decay} is below 0")
+
+    def built(self, name: str) -> Any:
+        """One of the nested specs, built."""
+        return specs.build(getattr(self, name), name)
+
+    def files(self) -> tuple[str, ...]:
+        """Files whose content is part of the key."""
+        return (self.checkpoint,) if self.checkpoint else ()
+
+    def describe(self) -> str:
+        """The stage in words."""
+        if self.checkpoint:
+            return f"take the trained weights of {self.checkpoint}"
+        part = " ".join(f"{word} {v}" for word, v in (("from", self.start), ("to", self.stop)) if v)
+        optimizer = str(self.optimizer[specs.TARGET]).rpartition(".")[2]
+        return f"train {self.length}{', ' + part if part else ''} ({optimizer}, lr {self.lr:g}, batch {self.batch_size})"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The trained state."""
+        from compressbench.training import loop
+
+        if self.checkpoint:
+            return loop.adopt(state, self.checkpoint)
+        return loop.train(state, bench, self)

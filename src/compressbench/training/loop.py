@@ -1,0 +1,326 @@
+"""The one training loop. What differs between methods goes in as a value.
+
+All randomness is a function of (seed, order, epoch) or (seed, order, iteration), so that a training stopped after
+any iteration and continued, by a checkpoint or by another stage, is the same training bit by bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.bench import Bench, derive_seed
+from compressbench.data.augment import pad_crop_flip
+from compressbench.data.feed import order as draw_order
+from compressbench.errors import Diverged, UserError
+from compressbench.models.build import load, module_of, snapshot
+from compressbench.outputs import forward
+from compressbench.state import State
+from compressbench.training import schedules
+from compressbench.training.length import steps
+from compressbench.training.objectives import Batch, Objective
+
+CHECK_EVERY = 25
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training in iterations, everything built; see ``stages.train.Train`` for the settings."""
+
+    start: int
+    stop: int
+    total: int
+    per_epoch: int
+    batch_size: int
+    lr: float
+    schedule: Callable[[float], float]
+    warmup: int
+    order: str
+    augment: Mapping[str, Any]
+    autocast: bool
+    validate: int
+
+
+@dataclass
+class Live:
+    """What changes while a training runs."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def train(state: State, bench: Bench, settings: Any) -> State:
+    """Trains a state by a ``stages.train.Train``'s settings; masks hold throughout.
+
+    Raises:
+        Diverged: the loss is not finite; names iteration and learning rate.
+        UserError: lengths that don't fit each other, or a batch larger than the training set.
+    """
+    run = _run(settings, bench)
+    module = module_of(state, bench.device).to(memory_format=torch.channels_last)
+    optimizer = _optimizer(settings, module, run.lr)
+    live = Live(module, optimizer, run.start)
+    if run.start and state.group("optimizer"):
+        _restore_optimizer(optimizer, module, state.group("optimizer"))
+    _resume(live, bench)
+    objective = settings.built("objective")(bench)
+    stepper = settings.built("stepper")(module, optimizer)
+    masks = _masks(module, state.masks)
+    devices = [torch.device(bench.device)] if bench.device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        _loop(live, run, bench, objective, stepper, masks)
+    module.eval()
+    weights = snapshot(module)
+    examples = (run.stop - run.start) * run.batch_size
+    result = state.with_groups(
+        weights=weights, optimizer=_optimizer_tensors(optimizer, module) if run.stop < run.total else {}
+    )
+    facts = state.facts
+    return result.with_facts(
+        examples=facts.get("examples", 0) + examples,
+        macs=facts.get("macs", 0) + 3 * facts.get("forward_macs", 0) * examples,
+        seconds=facts.get("seconds", 0.0) + live.seconds,
+        curve=live.curve,
+        dtype="bf16" if run.autocast else "fp32",
+    )
+
+
+def _run(settings: Any, bench: Bench) -> Run:
+    count = len(bench.feed("train"))
+    if settings.batch_size > count:
+        raise UserError(f"batch_size: {settings.batch_size} is more than the {count} training examples")
+    per_epoch = count // settings.batch_size
+    total = steps(settings.length, per_epoch)
+    start = steps(settings.start, per_epoch) if settings.start else 0
+    stop = steps(settings.stop, per_epoch) if settings.stop else total
+    if not start <= stop <= total:
+        raise UserError(
+            f"start {start}, stop {stop}, length {total} iterations: must not decrease "
+            f"({per_epoch} iterations an epoch of {count} examples)"
+        )
+    return Run(
+        start=start,
+        stop=stop,
+        total=total,
+        per_epoch=per_epoch,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        schedule=settings.built("schedule"),
+        warmup=steps(settings.warmup, per_epoch) if settings.warmup else 0,
+        order=settings.order,
+        augment=bench.dataset.augment if settings.augment else {},
+        autocast=settings.precision == "bf16",
+        validate=steps(settings.validate, per_epoch) if settings.validate else 0,
+    )
+
+
+def rate(run: Run, step: int) -> float:
+    """The learning rate of one iteration."""
+    return run.lr * run.schedule(step / max(1, run.total)) * schedules.warmup(step, run.warmup)
+
+
+def _loop(
+    live: Live,
+    run: Run,
+    bench: Bench,
+    objective: Objective,
+    stepper: Callable[[Callable[[], Tensor]], Tensor],
+    masks: tuple[list[Tensor], list[Tensor]],
+) -> None:
+    feed, task, module, optimizer = bench.feed("train"), bench.task, live.module, live.optimizer
+    cuda = bench.device.startswith("cuda")
+    context: Any = (
+        torch.autocast(bench.device.partition(":")[0], torch.bfloat16) if run.autocast else contextlib.nullcontext()
+    )
+    pad, flip = int(run.augment.get("pad", 0)), bool(run.augment.get("flip", False))
+    module.train()
+    began = saved = time.monotonic()
+    before = live.seconds
+    losses: list[Tensor] = []
+    rows: Tensor | None = None
+    epoch = -1
+    while live.step < run.stop:
+        step = live.step
+        if step // run.per_epoch != epoch:
+            epoch = step // run.per_epoch
+            rows = draw_order(len(feed), derive_seed(bench.seed, run.order, epoch)).to(bench.device)
+        assert rows is not None
+        at = (step % run.per_epoch) * run.batch_size
+        picked = rows[at : at + run.batch_size]
+        images, labels = feed.images[picked], feed.labels[picked]
+        seed = derive_seed(bench.seed, run.order, "step", step)
+        if pad or flip:
+            images = pad_crop_flip(images, torch.Generator().manual_seed(seed), pad, flip)
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        inputs = task.encode(images).contiguous(memory_format=torch.channels_last)
+        now = rate(run, step)
+        for group in optimizer.param_groups:
+            group["lr"] = now
+
+        def gradient(inputs: Tensor = inputs, labels: Tensor = labels, picked: Tensor = picked) -> Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            with context:
+                loss = objective(Batch(forward(module, inputs), inputs, labels, picked))
+            loss.backward()
+            return loss.detach()
+
+        losses.append(stepper(gradient))
+        if masks[0]:
+            with torch.no_grad():
+                torch._foreach_mul_(masks[0], masks[1])
+        live.step = step + 1
+        last = live.step == run.stop
+        if len(losses) == CHECK_EVERY or last:
+            mean = _checked(losses, step, run)
+            losses.clear()
+            bench.progress.step(live.step - run.start, run.stop - run.start, loss=mean, lr=now)
+        if run.validate and (live.step % run.validate == 0 or last):
+            live.curve.append({"step": live.step, "lr": now, **_validate(module, bench)})
+        if bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds:
+            _checked(losses, step, run)
+            losses.clear()
+            live.seconds = before + time.monotonic() - began
+            _checkpoint(live, bench.checkpoints)
+            saved = time.monotonic()
+    live.seconds = before + time.monotonic() - began
+
+
+def _checked(losses: list[Tensor], last: int, run: Run) -> float:
+    """The mean of the recent losses; stops at the first that is not finite."""
+    if not losses:
+        return math.nan
+    values = torch.stack(losses).float().tolist()
+    for place, value in enumerate(values):
+        if not math.isfinite(value):
+            step = last - len(values) + 1 + place
+            raise Diverged(
+                f"loss is {value} at iteration {step} of {run.total} with learning rate {rate(run, step):g}; "
+                "a lower lr or a longer warmup may help"
+            )
+    return sum(values) / len(values)
+
+
+def _validate(module: nn.Module, bench: Bench) -> dict[str, float]:
+    """Mean loss and top-1 (%) on the validation split; empty where none was held out."""
+    if "validation" not in bench.dataset.splits:
+        return {}
+    module.eval()
+    feed, task = bench.feed("validation"), bench.task
+    loss = right = 0.0
+    with torch.no_grad():
+        for images, labels in feed.batches(256):
+            outputs = forward(module, task.encode(images).contiguous(memory_format=torch.channels_last))
+            loss += float(task.loss(outputs, labels)) * len(labels)
+            right += float((task.predict(outputs) == labels).sum())
+    module.train()
+    mean = loss / len(feed)
+    return {"validation_loss": mean if math.isfinite(mean) else 1e30, "validation_top1": 100 * right / len(feed)}
+
+
+def _masks(module: nn.Module, masks: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters with a mask and their masks as multipliers, memory laid out alike."""
+    named = dict(module.named_parameters())
+    unknown = set(masks) - set(named)
+    if unknown:
+        raise UserError(f"masks for {', '.join(sorted(unknown))}, which the model does not have")
+    params = [named[n] for n in masks]
+    return params, [torch.empty_like(p).copy_(m) for p, m in zip(params, masks.values(), strict=True)]
+
+
+def _optimizer(settings: Any, module: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Weight decay goes to weights of two or more dimensions only, unless ``decay`` says ``all``."""
+    params = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in params if p.ndim > 1 or settings.decay == "all"]
+    plain = [p for p in params if p.ndim <= 1 and settings.decay != "all"]
+    groups = [
+        {"params": group, "weight_decay": decay}
+        for group, decay in ((decayed, settings.weight_decay), (plain, 0.0))
+        if group
+    ]
+    factory = settings.built("optimizer")
+    takes = inspect.signature(factory).parameters
+    fused = {"fused": True} if "fused" in takes and all(p.is_floating_point() for p in params) else {}
+    try:
+        return factory(groups, lr=lr, **fused)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer {settings.optimizer['_target_']}: {error}") from error
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """Optimiser state by ``parameter|entry``."""
+    out = {}
+    for name, param in module.named_parameters():
+        for entry, value in optimizer.state.get(param, {}).items():
+            if value is not None:
+                out[f"{name}|{entry}"] = torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+    return out
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    named = dict(module.named_parameters())
+    for full, value in saved.items():
+        name, _, entry = full.rpartition("|")
+        param = named[name]
+        like = torch.empty_like(param).copy_(value) if value.shape == param.shape else value.clone()
+        optimizer.state[param][entry] = like
+
+
+def _checkpoint(live: Live, folder: Path) -> None:
+    """One file, written aside and renamed: weights, optimiser state, position, curve."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"weights/{k}": v for k, v in snapshot(live.module).items()}
+    tensors |= {f"optimizer/{k}": v for k, v in _optimizer_tensors(live.optimizer, live.module).items()}
+    note = {"step": live.step, "curve": live.curve, "seconds": live.seconds}
+    aside = folder / "checkpoint.part"
+    save_file({k: v.clone() for k, v in tensors.items()}, aside, metadata={"note": json.dumps(note)})
+    aside.replace(folder / "checkpoint.safetensors")
+
+
+def _resume(live: Live, bench: Bench) -> None:
+    """Continues from this stage's own checkpoint, if there is a whole one."""
+    path = bench.checkpoints / "checkpoint.safetensors" if bench.checkpoints is not None else None
+    if path is None or not path.is_file():
+        return
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = json.loads(file.metadata()["note"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, KeyError, ValueError):
+        path.unlink(missing_ok=True)
+        return
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
+    for full, tensor in tensors.items():
+        group, _, name = full.partition("/")
+        groups[group][name] = tensor
+    load(live.module, groups["weights"], "the checkpoint")
+    _restore_optimizer(live.optimizer, live.module, groups["optimizer"])
+    live.step, live.curve, live.seconds = int(note["step"]), note["curve"], float(note["seconds"])
+
+
+def adopt(state: State, path: str) -> State:
+    """The state with weights trained elsewhere; its training cost here is nothing, and a flag says so."""
+    from compressbench.models.checkpoint import read_weights
+
+    module = module_of(state)
+    load(module, read_weights(path), f"checkpoint {path}")
+    flags = [*state.facts.get("flags", []), "trained elsewhere: its training cost is not known"]
+    return state.with_groups(weights=snapshot(module), optimizer={}).with_facts(flags=flags, curve=[])

@@ -1,0 +1,30 @@
+"""Learning-rate schedules: pure functions of the share of training done, times a linear warm-up."""
+
+from __future__ import annotations
+
+import math
+
+
+def constant(done: float) -> float:
+    """Always 1."""
+    return 1.0
+
+
+def cosine(done: float, floor: float = 0.0) -> float:
+    """Half a cosine from 1 down to ``floor`` (Loshchilov & Hutter 2017, without restarts)."""
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def linear(done: float, floor: float = 0.0) -> float:
+    """A straight line from 1 down to ``floor``."""
+    return 1 - (1 - floor) * done
+
+
+def step(done: float, at: list[float], gamma: float = 0.1) -> float:
+    """``gamma`` to the number of marks passed; marks are shares of the whole length (80 of 160 epochs: 0.5)."""
+    return gamma ** sum(done >= mark for mark in at)
+
+
+def warmup(step_number: int, steps: int) -> float:
+    """Rises linearly over the first ``steps`` iterations, then stays 1."""
+    return min(1.0, (step_number + 1) / steps) if steps else 1.0

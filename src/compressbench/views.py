@@ -1,0 +1,63 @@
+"""View: a state as a probe sees it; module and predictions are made once, however many probes ask."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.bench import Bench
+from compressbench.models.build import module_of
+from compressbench.outputs import forward
+
+if TYPE_CHECKING:
+    from compressbench.state import State
+
+BATCH = 64
+
+
+class View:
+    """One state on one bench.
+
+    Attributes:
+        state: the state itself.
+        label: what the user calls it.
+    """
+
+    def __init__(self, state: State, bench: Bench, label: str = "") -> None:
+        self.state = state
+        self.bench = bench
+        self.label = label
+
+    @functools.cached_property
+    def module(self) -> nn.Module:
+        """The module as trained, evaluation mode, on the device."""
+        return module_of(self.state, self.bench.device)
+
+    @functools.cached_property
+    def fast(self) -> nn.Module:
+        """The same function prepared for many forwards (see ``compressbench.inference``)."""
+        from compressbench.inference import prepared
+
+        sample = self.bench.task.encode(self.bench.feed("test").images[:8])
+        return prepared(self.module, sample)
+
+    @functools.cached_property
+    def log_probs(self) -> Tensor:
+        """(n, classes) log-probabilities of the whole test split, on the CPU, in the split's order."""
+        return self.log_probs_of("test")
+
+    def log_probs_of(self, split: str, limit: int | None = None) -> Tensor:
+        """Log-probabilities of a split's first ``limit`` examples."""
+        task, parts = self.bench.task, []
+        with torch.inference_mode():
+            for images, _ in self.bench.feed(split).batches(BATCH, limit):
+                parts.append(task.log_probs(forward(self.fast, task.encode(images))).cpu())
+        return torch.cat(parts)
+
+    @functools.cached_property
+    def labels(self) -> Tensor:
+        """(n,) true labels of the test split, on the CPU."""
+        return self.bench.feed("test").labels.cpu()
