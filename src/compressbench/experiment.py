@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressbench import specs
+from compressbench.conf import conf_dir
 from compressbench.data.load import load as load_data
 from compressbench.errors import UserError, nearest
 from compressbench.execute import Executor, Labels, Setting, Watcher
@@ -72,7 +73,7 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     if target is not None:
         specs.check(target, "hardware.target", trusted)
     store = Store(Path(config["outputs"]).expanduser() / "store")
-    dataset = load_data(config["dataset"])
+    dataset = load_data(config["dataset"], trusted)
     context = Context(dataset.fingerprint, str(hardware["device"]), threads, trusted)
     recipe = config["recipe"]
     plan = make(recipe, seed, context)
@@ -100,10 +101,14 @@ def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str
 
 
 def _check_moments(plan: Plan, probes: Mapping[str, Any]) -> None:
+    shipped = {path.stem for path in (conf_dir() / "probe").glob("*.yaml")}
     for measure in plan.measures:
         for name in measure.probes or ():
-            if name not in probes and not (set(measure.probes or ()) & set(probes)):
-                raise UserError(f"recipe.compare.moments.{measure.moment}.probes: {name!r}; {nearest(name, probes)}")
+            if name not in probes and name not in shipped:
+                raise UserError(
+                    f"recipe.compare.moments.{measure.moment}.probes: there is no probe {name!r}; "
+                    f"{nearest(name, {*probes, *shipped})}"
+                )
 
 
 def execute(experiment: Experiment, watcher: Watcher, into: list[Record]) -> Records:

@@ -110,7 +110,7 @@ def unpack(data: bytes, what: str) -> dict[str, Any]:
         entry = _Reader(io.BytesIO(data), encoding="latin1").load()
     # What a damaged pickle raises is documented as open-ended.
     except Exception as error:
-        raise UserError(f"{what} is no CIFAR batch: {error}") from error
+        raise UserError(f"{what} is no CIFAR batch: {' '.join(str(error).split())}") from error
     if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
         raise UserError(f"{what} is no CIFAR batch: it holds no dictionary of names")
     return {key: value.value if isinstance(value, _Array) else value for key, value in entry.items()}

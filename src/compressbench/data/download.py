@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import os
@@ -123,7 +124,7 @@ def _unpack(archive: Path, folder: str, wanted: list[Content], into: Path) -> No
     """Copies the wanted members out under names of our own; nothing else in the tar is touched."""
     missing = {f"{folder}/{content.name}": content for content in wanted}
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 content = missing.get(member.name)
                 if content is None or not member.isreg():
@@ -134,7 +135,7 @@ def _unpack(archive: Path, folder: str, wanted: list[Content], into: Path) -> No
                     shutil.copyfileobj(stream, file, CHUNK)
                 read(into / content.name, content)
                 del missing[member.name]
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{archive.name} is truncated or damaged ({error})") from error
     if missing:
         raise UserError(f"{archive.name} holds no {next(iter(missing))}")

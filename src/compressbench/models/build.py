@@ -64,11 +64,12 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     if missing or extra:
         raise UserError(
             f"{what} don't fit {type(module).__name__}: "
-            + "; ".join(f"{word} {', '.join(names[:3])}" for word, names in (("missing", missing), ("unknown", extra)) if names)
+            + "; ".join(f"{word} {', '.join(n[:3])}" for word, n in (("missing", missing), ("unknown", extra)) if n)
         )
     for name, tensor in own.items():
         if tensor.shape != weights[name].shape:
-            raise UserError(f"{what} don't fit: {name} is {tuple(weights[name].shape)}, the model has {tuple(tensor.shape)}")
+            shape = tuple(weights[name].shape)
+            raise UserError(f"{what} don't fit: {name} is {shape}, the model has {tuple(tensor.shape)}")
     module.load_state_dict(dict(weights))
 
 

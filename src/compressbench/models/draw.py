@@ -62,8 +62,8 @@ def _check(module: torch.nn.Module, model: Mapping[str, Any], bench: Bench) -> N
     with torch.no_grad():
         try:
             logits = forward(module, torch.zeros(2, *shape)).logits
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = str(error).splitlines()[0]
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"model {name} can't take {bench.dataset.name}'s images {shape}: {reason}") from error
     if tuple(logits.shape) != (2, classes):
         raise UserError(

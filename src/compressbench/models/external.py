@@ -99,7 +99,8 @@ def with_channels(module: nn.Module, channels: int) -> nn.Module:
                 bias=part.bias is not None,
                 padding_mode=part.padding_mode,
             )
-            nn.init.normal_(new.weight, std=float(part.weight.detach().std()))
+            nn.init.normal_(new.weight)
+            new.weight.data.mul_(part.weight.detach().std())
             if part.bias is not None and new.bias is not None:
                 new.bias.data.copy_(part.bias.data)
             module.set_submodule(name, new)

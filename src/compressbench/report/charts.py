@@ -139,11 +139,13 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
         for series, points in lines:
             below = [x for x, d in points if d.mean < -CLOSE]
             colour = looks[series.label].colour
-            axes.plot(below, [-CLOSE + 0.12] * len(below), "v", color=colour, markersize=4, clip_on=False)
+            axes.plot(below, [-CLOSE + 0.12] * len(below), "v", color=colour, markersize=4)
+        for artist in (*axes.lines, *axes.collections):
+            artist.set_in_layout(False)
     _density_axis(axes, [x for _, points in lines for x, _ in points])
     axes.set_ylabel("points" if unit == "%" else f"difference, {unit}".rstrip(", "))
     tail = f" A triangle at the edge stands for a state more than {CLOSE:g} points below." if clipped else ""
-    caption = f"State minus dense model of the same seed, so seeds' own luck cancels. {_bands(counts)}{tail}"
+    caption = f"State minus dense model of the same seed, so what seeds share cancels. {_bands(counts)}{tail}"
     return _finish(figure, axes, panel, name, caption)
 
 
@@ -175,7 +177,7 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     caption = (
         "What a state cost to train, all earlier levels included; the dense model costs 1. "
-        f"Small figures: density, %. {_bands(counts)}"
+        f"Small figures: the first series’ density, %. {_bands(counts)}"
     )
     return _finish(figure, axes, panel, name, caption)
 
@@ -476,12 +478,15 @@ def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequenc
 
     longest = max((len(_short(label, 40)) for label, _ in handles), default=1)
     columns = max(1, min(len(handles), 62 // (longest + 6)))
+    rows = -(-len(handles) // columns)
+    # matplotlib fills a legend column by column; a reader goes row by row.
+    across = [handles[k] for c in range(columns) for r in range(rows) if (k := r * columns + c) < len(handles)]
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         figure.legend(
-            [handle for _, handle in handles],
-            ["\u200b" + _short(clean(label), 40) for label, _ in handles],
+            [handle for _, handle in across],
+            ["\u200b" + _short(clean(label), 40) for label, _ in across],
             loc="outside lower left",
             ncols=columns,
         )

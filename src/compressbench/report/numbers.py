@@ -46,7 +46,7 @@ def plain(figure: Spread | None, unit: str = "", signed: bool = False) -> str:
     if figure is None:
         return MISSING
     mean, sd = with_spread(figure, unit, signed)
-    return mean + sd
+    return mean + sd.replace("±", " ± ")
 
 
 def percent(share: float) -> str:
@@ -102,7 +102,7 @@ def _pair(mean: float, sd: float | None, unit: str, signed: bool) -> tuple[str, 
     text = _signed(scaled, decimals, signed) + (THIN + prefix if prefix else "")
     if sd is None or sd == 0:
         return text, ""
-    finer = decimals if round(sd / scale, decimals) else _three_digits(sd / scale) - 1
+    finer = decimals if round(sd / scale, decimals) else _three_digits(sd / scale) - 2
     return text, f"±{sd / scale:.{max(0, min(finer, 6))}f}"
 
 

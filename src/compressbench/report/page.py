@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -166,7 +166,7 @@ def _side_by_side(panel: Panel, suffix: str) -> Section:
 
 def _paired(panel: Panel, suffix: str) -> Section:
     lead = (
-        "Each seed's difference is taken first, then mean and spread over seeds: what seeds share cancels. "
+        "Each seed’s difference is taken first, then mean and spread over seeds: what seeds share cancels. "
         "Whether a difference matters is for the reader, or a study with a rule fixed before it ran, to decide."
     )
     tables = _kept(difference_table(panel, m) for m in panel.moments)
@@ -214,7 +214,7 @@ def _cost(panel: Panel, suffix: str) -> Section:
     tables = [cost_table(panel, moment, e, pick) for e in panel.environments]
     more = [compute_table(panel, moment)]
     if pick is some:
-        more += [cost_table(panel, moment, e) for e in panel.environments]
+        more += [_all_levels(cost_table(panel, moment, e)) for e in panel.environments]
     lead = "Three kinds of cost, never mixed: what the arithmetic needs in theory, what the file takes, what a clock said."
     return Section("Cost", "cost", (), _kept(tables), _kept(more), lead if _kept(tables) else "")
 
@@ -229,9 +229,13 @@ def _both(panel: Panel, title: str, anchor: str, build: Callable[[str, Pick], Ta
     """A table at the first moment, all its levels and the other moments folded away below."""
     moment, *rest = panel.moments
     short = thinned(panel, moment)
-    more = [build(moment, every)] if short else []
+    more = [_all_levels(build(moment, every))] if short else []
     more += [build(m, every) for m in rest]
     return Section(title, anchor, (), _kept([build(moment, some if short else every)]), _kept(more))
+
+
+def _all_levels(table: Table | None) -> Table | None:
+    return table and replace(table, title=f"{table.title}, all levels")
 
 
 def _kept(items: Iterable[T | None]) -> tuple[T, ...]:

@@ -149,7 +149,7 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
             "the dense row is its reference."
         )
     return Table(
-        title=f"Methods side by side, {moment_name(moment)}",
+        title=f"Speed, accuracy, loyalty and after-attack accuracy, {moment_name(moment)}",
         stub="Method",
         heads=tuple(columns.heads),
         rows=_rows(panel, found, columns),

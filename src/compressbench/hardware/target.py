@@ -1,0 +1,121 @@
+"""What a hardware target is: it lowers a state to what the device really executes, and prices that."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compressbench.views import View
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A target can't execute a state; ``why`` is a sentence for the reader."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What a device really executes for a state.
+
+    Attributes:
+        run: takes a batch on the device; its result is ready, or queued, when it returns.
+        inputs: encoded examples on the device, at least as many as the largest batch.
+        runtime: in words, e.g. ``torch eager, fp32``.
+        skips_zeros: whether a zero weight costs less than another one here.
+    """
+
+    run: Callable[[Tensor], object]
+    inputs: Tensor
+    runtime: str
+    skips_zeros: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latencies of one lowered state at one batch size.
+
+    Attributes:
+        batch: examples a forward.
+        seconds: one entry a forward, in the order they ran.
+        load: of the machine (one-minute average), None where the system doesn't say.
+        busy: why the figures may be inflated; empty if nothing suggests it.
+    """
+
+    batch: int
+    seconds: tuple[float, ...]
+    load: float | None = None
+    busy: str = ""
+
+    @property
+    def minimum(self) -> float:
+        """Seconds of the fastest forward."""
+        return min(self.seconds)
+
+    @property
+    def median(self) -> float:
+        """Seconds of the middle forward."""
+        return statistics.median(self.seconds)
+
+    @property
+    def p90(self) -> float:
+        """Seconds that nine forwards in ten stay within."""
+        if len(self.seconds) == 1:
+            return self.seconds[0]
+        return statistics.quantiles(self.seconds, n=10, method="inclusive")[-1]
+
+
+class HardwareTarget(Protocol):
+    """A device and the runtime on it. Settings only; found by its import path."""
+
+    @property
+    def batches(self) -> Sequence[int]:
+        """Batch sizes to time."""
+
+    def lower(self, view: View) -> Lowered | Unsupported:
+        """What the device executes for this state, or why it can't."""
+
+    def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
+        """Times several lowered states in turns, so that whatever slows the machine slows all alike."""
+
+
+def machine_load() -> float | None:
+    """The one-minute load average, or None where the system has none."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def busy(load: float | None, threads: int, cores: int) -> str:
+    """Why a timing may be inflated, in words; empty if the machine looks quiet.
+
+    A load of ``threads`` is the timed program's own; on a machine of several cores three quarters of them is
+    still calm.
+    """
+    if load is None or load <= max(threads + 0.5, 0.75 * cores):
+        return ""
+    return f"busy machine: load {load:.1f} on {cores} cores"
+
+
+def in_turns(
+    timers: Sequence[Callable[[], float]], seconds: float, fewest: int, clock: Callable[[], float]
+) -> list[tuple[float, ...]]:
+    """Calls timers by turns until ``seconds`` have passed, each at least ``fewest`` times and equally often.
+
+    Every other round goes backwards, so that none always follows the same neighbour.
+    """
+    taken: list[list[float]] = [[] for _ in timers]
+    begin, rounds = clock(), 0
+    while rounds < fewest or clock() - begin < seconds:
+        for place in range(len(timers)) if rounds % 2 == 0 else reversed(range(len(timers))):
+            taken[place].append(timers[place]())
+        rounds += 1
+    return [tuple(t) for t in taken]

@@ -1,0 +1,114 @@
+"""This machine's processor, torch eager: the module folded and laid out as it is executed everywhere here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from compressbench.errors import UserError
+from compressbench.hardware.target import Lowered, Timing, Unsupported, busy, in_turns, machine_load
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compressbench.views import View
+
+FEWEST = 10
+FEWEST_OF_MANY = 3
+
+
+@dataclass(frozen=True)
+class TorchCPU:
+    """torch eager on the CPU, fp32, dense kernels: zeros cost what other weights cost.
+
+    Attributes:
+        threads: of torch while timing.
+        batches: sizes to time.
+        seconds: of timing for each batch size, for all states in turns; at batch 1 at least 10 forwards of
+            each, at larger ones 3.
+    """
+
+    VERSION: ClassVar[int] = 1
+    threads: int = 1
+    batches: tuple[int, ...] = (1, 64)
+    seconds: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_batches(self.batches)
+        if self.threads < 1:
+            raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
+
+    def lower(self, view: View) -> Lowered | Unsupported:
+        """The state's module, prepared for inference (see ``compressbench.inference``)."""
+        import torch
+
+        from compressbench.inference import prepared
+        from compressbench.models.build import module_of
+        from compressbench.outputs import forward
+
+        inputs = examples(view, max(self.batches)).cpu()
+        if view.bench.device == "cpu":
+            module = view.fast
+        else:
+            module = prepared(module_of(view.state, "cpu"), inputs[:8])
+
+        def run(batch: Tensor) -> object:
+            with torch.inference_mode():
+                return forward(module, batch).logits
+
+        return Lowered(run, inputs, "torch eager, fp32")
+
+    def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
+        """Wall-clock seconds of forwards at one batch size, the states in turns."""
+        with threads(self.threads):
+            timers = [_timer(x.run, x.inputs[:batch]) for x in lowered]
+            for timer in timers:
+                timer()
+            fewest = FEWEST if batch == 1 else FEWEST_OF_MANY
+            taken = in_turns(timers, self.seconds, fewest, time.perf_counter)
+        load = machine_load()
+        note = busy(load, self.threads, os.cpu_count() or 1)
+        return [Timing(batch, t, load, note) for t in taken]
+
+
+def _timer(run: Callable[[Tensor], object], inputs: Tensor) -> Callable[[], float]:
+    def once() -> float:
+        begin = time.perf_counter()
+        run(inputs)
+        return time.perf_counter() - begin
+
+    return once
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch with another number of threads, set back on leaving."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_batches(batches: Sequence[int]) -> None:
+    """Refuses batch sizes that can't be timed.
+
+    Raises:
+        UserError: there are none, or one is below 1.
+    """
+    if not batches or any(b < 1 for b in batches):
+        raise UserError(f"hardware: batches is {list(batches)}, must name sizes of at least 1, e.g. [1, 64]")
+
+
+def examples(view: View, count: int) -> Tensor:
+    """(count, c, h, w) encoded test images, repeated if the split has fewer."""
+    images = view.bench.feed("test").images
+    repeats = -(-count // len(images))
+    return view.bench.task.encode(images[:count].repeat(repeats, 1, 1, 1)[:count])

@@ -1,0 +1,112 @@
+"""Metrics: tensors in, numbers out. Shares are in percent unless a name says otherwise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def percent(hits: Tensor) -> float:
+    """Share of True in a bool tensor, in percent; not-a-number for an empty one."""
+    return 100 * int(hits.sum()) / hits.numel() if hits.numel() else math.nan
+
+
+def hits(scores: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+    """(n,) bool: is the label among the ``k`` highest scores?
+
+    Ties go to the lower class, as ``argmax`` does, so that a constant model is right about one class only; a
+    score that is not a number is never right.
+
+    Args:
+        scores: (n, classes), logits or (log-)probabilities.
+        labels: (n,) int64.
+    """
+    own = scores.gather(1, labels[:, None])
+    earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
+    rank = ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
+    return (rank < k) & ~scores.isnan().any(dim=1)
+
+
+def negative_log_likelihood(log_probs: Tensor, labels: Tensor) -> float:
+    """Mean of -log p(label) in nats; (n, classes) log-probabilities, (n,) labels."""
+    return float(-log_probs.double().gather(1, labels[:, None]).mean())
+
+
+def calibration_error(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error in percent (Guo et al., ICML 2017).
+
+    The mean gap between confidence and accuracy over equal-width bins (a, b] of confidence, each weighted by
+    its share of the examples.
+    """
+    confidence = log_probs.double().exp().amax(dim=1)
+    right = hits(log_probs, labels).double()
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gap = torch.zeros(bins, dtype=torch.float64).index_add(0, place, confidence - right)
+    return 100 * float(gap.abs().sum()) / len(labels)
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What one model gets wrong that another gets right, in percent of ``n`` examples.
+
+    Attributes:
+        recall: share that the subject gets right.
+        reference: share that the reference gets right.
+        forgotten: share that the reference gets right and the subject wrong.
+        learned: the other way round.
+    """
+
+    n: int
+    recall: float
+    reference: float
+    forgotten: float
+    learned: float
+
+
+def flips(subject: Tensor, reference: Tensor) -> Flips:
+    """Counts over two (n,) bool tensors that say which examples each model gets right."""
+    return Flips(
+        n=len(subject),
+        recall=percent(subject),
+        reference=percent(reference),
+        forgotten=percent(reference & ~subject),
+        learned=percent(subject & ~reference),
+    )
+
+
+def js_distance(p: Tensor, q: Tensor, base: float = math.e) -> Tensor:
+    """(n,) square roots of the Jensen-Shannon divergence, as ``scipy.spatial.distance.jensenshannon``.
+
+    Args:
+        p, q: (n, classes) probabilities, zeros allowed; each row is divided by its sum.
+        base: of the logarithm; with 2 the distance of disjoint distributions is 1, with e it is sqrt(ln 2).
+    """
+    p, q = p.double(), q.double()
+    p, q = p / p.sum(dim=1, keepdim=True), q / q.sum(dim=1, keepdim=True)
+    middle = (p + q) / 2
+    divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
+    return (divergence.clamp(0, math.log(2)) / math.log(base)).sqrt()
+
+
+def _relative_entropy(p: Tensor, q: Tensor) -> Tensor:
+    return torch.where(p > 0, p * (p / q).log(), torch.zeros_like(p)).sum(dim=1)
+
+
+def label_loyalty(one: Tensor, other: Tensor) -> float:
+    """Share of examples on which two models name the same class (Xu et al., EMNLP 2021); (n,) classes."""
+    return percent(one == other)
+
+
+def probability_loyalty(log_p: Tensor, log_q: Tensor, base: float = math.e) -> float:
+    """100 x the mean over examples of 1 - sqrt(D_JS(P || Q)) (Xu et al., EMNLP 2021).
+
+    The authors' code takes the natural logarithm, with which disjoint distributions score 16.74 %; with base
+    2 they score 0 %. Identical ones score exactly 100 %. The root is taken per example, once.
+
+    Args:
+        log_p, log_q: (n, classes) log-probabilities.
+    """
+    return 100 * float((1 - js_distance(log_p.double().exp(), log_q.double().exp(), base)).mean())

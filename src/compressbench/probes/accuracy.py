@@ -1,0 +1,55 @@
+"""Accuracy: how often right, how sure, and whether it is as sure as it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from compressbench.records import Metric
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+    from compressbench.views import View
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1, top-5 (with more than five classes), negative log-likelihood, expected calibration error.
+
+    Attributes:
+        bins: of confidence, equally wide, for the calibration error (Guo et al. 2017 take 15).
+    """
+
+    VERSION: ClassVar[int] = 1
+    bins: int = 15
+
+    def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
+        """Of the subject on the whole test split."""
+        from compressbench import metrics
+
+        log_probs, labels = subject.log_probs, subject.labels
+        n = len(labels)
+        right = metrics.hits(log_probs, labels)
+        yield Metric("top1", metrics.percent(right), "%", n=n)
+        if log_probs.shape[1] > 5:
+            yield Metric("top5", metrics.percent(metrics.hits(log_probs, labels, k=5)), "%", n=n)
+        yield finite(Metric("nll", metrics.negative_log_likelihood(log_probs, labels), "nats", n=n))
+        yield finite(Metric("ece", metrics.calibration_error(log_probs, labels, self.bins), "%", n=n))
+        yield Metric("n", n, "examples", n=n)
+
+
+def finite(metric: Metric) -> Metric:
+    """The metric, or one without a value that says so if the figure isn't finite."""
+    if metric.value is not None and not math.isfinite(metric.value):
+        return Metric(
+            metric.name,
+            None,
+            metric.unit,
+            metric.basis,
+            metric.n,
+            metric.group,
+            f"not finite: {metric.value}",
+        )
+    return metric

@@ -1,0 +1,102 @@
+"""Cost in three columns that are never mixed: in theory, on disk, measured on the hardware target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported
+from compressbench.probes.structure import parameters
+from compressbench.records import Metric
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+    from compressbench.views import View
+
+DENSE = "no speed-up: runs dense"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters and MACs; bytes dense and with zeros left out; latency, throughput and speed-up."""
+
+    VERSION: ClassVar[int] = 1
+
+    def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
+        """Of the subject; speed-up is the reference's median latency over the subject's, timed in turns."""
+        yield from _theoretical(subject, bench)
+        yield from _on_disk(subject)
+        if bench.target is not None:
+            yield from _measured(subject, reference, bench.target)
+
+
+def _theoretical(subject: View, bench: Bench) -> Iterable[Metric]:
+    from compressbench.models.build import prunable
+    from compressbench.models.counting import count
+
+    total, left = parameters(subject)
+    counts = count(subject.module, bench.dataset.shape)
+    density = {
+        name: int(w.count_nonzero()) / w.numel() for name, w in prunable(subject.module).items() if w.numel()
+    }
+    yield Metric("parameters", total, "1", "theoretical")
+    yield Metric("nonzero_parameters", left, "1", "theoretical")
+    yield Metric("macs", counts.macs, "MACs", "theoretical")
+    free = counts.if_zeros_were_free(density)
+    yield Metric("macs_nonzero", free, "MACs", "theoretical", note="if zeros were free")
+
+
+def _on_disk(subject: View) -> Iterable[Metric]:
+    from compressbench.hardware.packing import dense_bytes, pack
+
+    weights = subject.state.weights
+    yield Metric("dense_bytes", len(dense_bytes(weights)), "bytes", "on disk")
+    yield Metric(
+        "sparse_bytes", len(pack(weights)), "bytes", "on disk", note="zeros left out, not compressed"
+    )
+
+
+def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterable[Metric]:
+    same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
+    lowered = [target.lower(view) for view in ([subject] if same else [subject, reference])]
+    ready = [x for x in lowered if isinstance(x, Lowered)]
+    refused = [x.why for x in lowered if isinstance(x, Unsupported)]
+    for batch in target.batches:
+        if not isinstance(lowered[0], Lowered):
+            yield Metric(f"latency_median_b{batch}", None, "ms", note=refused[0])
+            continue
+        timings = target.time(ready, batch)
+        yield from _latencies(timings[0], lowered[0].runtime)
+        yield _speedup(timings, same, _pretends(subject, lowered[0]), refused)
+        if timings[0].load is not None and batch == target.batches[0]:
+            yield Metric("machine_load", timings[0].load, "load", note=timings[0].busy)
+
+
+def _latencies(timing: Timing, runtime: str) -> Iterable[Metric]:
+    n, b = len(timing.seconds), timing.batch
+    note = "; ".join(x for x in (runtime, timing.busy) if x)
+    for name, seconds in (("min", timing.minimum), ("median", timing.median), ("p90", timing.p90)):
+        yield Metric(f"latency_{name}_b{b}", 1000 * seconds, "ms", n=n, note=note)
+    if b > 1:
+        yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", n=n, note=note)
+
+
+def _speedup(timings: Sequence[Timing], same: bool, pretends: bool, refused: Sequence[str]) -> Metric:
+    name, n = f"speedup_b{timings[0].batch}", len(timings[0].seconds)
+    if same:
+        return Metric(name, 1.0, "x", "computed", note="the reference itself")
+    if refused:
+        return Metric(name, None, "x", note=f"reference: {refused[0]}")
+    notes = [DENSE] if pretends else []
+    notes += [timings[0].busy] if timings[0].busy else []
+    return Metric(name, timings[1].median / timings[0].median, "x", n=n, note="; ".join(notes))
+
+
+def _pretends(subject: View, lowered: Lowered) -> bool:
+    """Does it have zero weights that the target multiplies by all the same?"""
+    from compressbench.models.build import prunable
+
+    if lowered.skips_zeros:
+        return False
+    return any(int(w.count_nonzero()) < w.numel() for w in prunable(subject.module).values())

@@ -1,0 +1,56 @@
+"""Structure: how many weights are left, of which, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from compressbench.records import Metric
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+    from compressbench.views import View
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Parameters, density by both denominators in use, density per layer, emptied layers.
+
+    Prunable weights are those of convolutions and linear layers. ``density`` is the share of them that is not
+    zero, ``density_all`` the share of all parameters: papers quote either.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
+        """Of the subject's own module."""
+        from compressbench.models.build import prunable
+
+        weights = prunable(subject.module)
+        total, left = parameters(subject)
+        sizes = {name: w.numel() for name, w in weights.items()}
+        kept = {name: int(w.count_nonzero()) for name, w in weights.items()}
+        size, nonzero = sum(sizes.values()), sum(kept.values())
+        yield Metric("parameters", total, "1", "theoretical")
+        yield Metric("prunable", size, "1", "theoretical")
+        yield Metric("nonzero", nonzero, "1", "theoretical", note="of the prunable weights")
+        yield _share("density", nonzero, size, "of the prunable weights")
+        yield _share("density_all", left, total, "of all parameters")
+        for name, count in sizes.items():
+            yield _share("layer_density", kept[name], count, "", group=name)
+        empty = [name for name in sizes if not kept[name]]
+        note = f"flagged: {', '.join(empty)}" if empty else ""
+        yield Metric("empty_layers", len(empty), "1", "theoretical", note=note)
+
+
+def parameters(view: View) -> tuple[int, int]:
+    """All parameters of a state's module, and how many of them aren't zero."""
+    own = list(view.module.parameters())
+    return sum(p.numel() for p in own), sum(int(p.count_nonzero()) for p in own)
+
+
+def _share(name: str, part: int, whole: int, note: str, group: str = "") -> Metric:
+    if not whole:
+        return Metric(name, None, "%", "theoretical", group=group, note="there are none")
+    return Metric(name, 100 * part / whole, "%", "theoretical", group=group, note=note)
