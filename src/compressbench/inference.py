@@ -74,11 +74,12 @@ def prepared(module: nn.Module, sample: Tensor) -> Prepared:
         if sample.ndim == 4 and any(p.ndim == 4 for p in plain.parameters()):
             layouts.insert(0, torch.channels_last)
         for layout in layouts:
-            for make in (lambda: _overwriting(_folded(plain), sample), lambda: copy.deepcopy(plain)):
-                form = judge.accept(make, layout)
-                if form is not None:
-                    fused = judge.accept(lambda: _one_kernel(_folded(plain), sample), layout, gradients=False)
-                    return Prepared(form, fused or form, layout)
+            # The plain module first: a traced one that fails in a layout prints its code to the terminal.
+            laid_out = judge.accept(lambda: copy.deepcopy(plain), layout)
+            if laid_out is not None:
+                form = judge.accept(lambda: _overwriting(_folded(plain), sample), layout) or laid_out
+                fused = judge.accept(lambda: _one_kernel(_folded(plain), sample), layout, gradients=False)
+                return Prepared(form, fused or form, layout)
         return Prepared(plain, plain, torch.contiguous_format)
 
 

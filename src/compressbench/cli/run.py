@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.experimental.callback import Callback
+
 from compressbench.conf import conf_dir
 from compressbench.errors import UserError
 
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
     from compressbench.records import Record, Records
 
 FAILED = "error.txt"
+_caught: list[BaseException] = []
 
 
-class JointReport:
+class JointReport(Callback):
     """Hydra callback: after the last job of a multirun, one report of all of them in the sweep's folder."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -52,6 +55,8 @@ def main(argv: list[str]) -> int:
     sys.argv = ["compressbench run", *argv]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+        if _caught:
+            raise _caught.pop()
     except (HydraException, OmegaConfBaseException) as error:
         overrides = [a for a in argv if "=" in a and not a.startswith("-")]
         if "Could not override" in str(error) or "is not in struct" in str(error):
@@ -79,7 +84,10 @@ def job(config: DictConfig) -> None:
     _let_import([Path(own.runtime.cwd), *sources])
     folder = Path(own.runtime.output_dir)
     if own.mode != RunMode.MULTIRUN:
-        _run(plain(config), folder)
+        try:
+            _run(plain(config), folder)
+        except (Exception, KeyboardInterrupt) as error:  # raised again in ``main``, without Hydra's words around it
+            _caught.append(error)
         return
     print(f"\n#{own.job.num}: {' '.join(own.overrides.task)}", flush=True)
     try:

@@ -1,4 +1,4 @@
-"""Packing: named tensors as the bytes of a safetensors file, dense or without their zeros; exactly reversible.
+"""Packing: named tensors as the bytes of a safetensors file, dense or without their zeros; reversible.
 
 Each tensor takes the shortest of three forms: ``dense``; ``mask``, one bit an entry and the non-zero values;
 ``gaps``, the distances between non-zero entries (as small an integer as fits) and the values.

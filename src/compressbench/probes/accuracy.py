@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -35,21 +34,6 @@ class Accuracy:
         yield Metric("top1", metrics.percent(right), "%", n=n)
         if log_probs.shape[1] > 5:
             yield Metric("top5", metrics.percent(metrics.hits(log_probs, labels, k=5)), "%", n=n)
-        yield finite(Metric("nll", metrics.negative_log_likelihood(log_probs, labels), "nats", n=n))
-        yield finite(Metric("ece", metrics.calibration_error(log_probs, labels, self.bins), "%", n=n))
+        yield Metric("nll", metrics.negative_log_likelihood(log_probs, labels), "nats", n=n)
+        yield Metric("ece", metrics.calibration_error(log_probs, labels, self.bins), "%", n=n)
         yield Metric("n", n, "examples", n=n)
-
-
-def finite(metric: Metric) -> Metric:
-    """The metric, or one without a value that says so if the figure isn't finite."""
-    if metric.value is not None and not math.isfinite(metric.value):
-        return Metric(
-            metric.name,
-            None,
-            metric.unit,
-            metric.basis,
-            metric.n,
-            metric.group,
-            f"not finite: {metric.value}",
-        )
-    return metric

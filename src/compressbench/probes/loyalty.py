@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from compressbench.probes.accuracy import finite
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
@@ -28,6 +27,6 @@ class Loyalty:
         n = len(own)
         yield Metric("label_loyalty", metrics.label_loyalty(own.argmax(1), other.argmax(1)), "%", n=n)
         natural = metrics.probability_loyalty(own, other)
-        yield finite(Metric("probability_loyalty", natural, "%", n=n, note="natural logarithm"))
+        yield Metric("probability_loyalty", natural, "%", n=n, note="natural logarithm")
         binary = metrics.probability_loyalty(own, other, base=2)
-        yield finite(Metric("probability_loyalty_base2", binary, "%", n=n, note="base 2"))
+        yield Metric("probability_loyalty_base2", binary, "%", n=n, note="base 2")

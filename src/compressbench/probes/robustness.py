@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.bench import derive_seed
 from compressbench.errors import UserError
-from compressbench.probes.accuracy import finite
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Robustness:
             agreed = metrics.label_loyalty(answers.argmax(1), other.argmax(1))
             yield Metric(f"{name}_label_loyalty", agreed, "%", n=n)
             close = metrics.probability_loyalty(answers, other)
-            yield finite(Metric(f"{name}_probability_loyalty", close, "%", n=n, note="natural logarithm"))
+            yield Metric(f"{name}_probability_loyalty", close, "%", n=n, note="natural logarithm")
         if isinstance(theirs, NoGradient):
             yield Metric("pgd_transfer_accuracy", None, "%", note=f"reference: {theirs}")
         else:
@@ -108,7 +107,7 @@ def _number(name: str, value: float | str) -> float:
 
 @dataclass(frozen=True)
 class Attacked:
-    """Bad examples made against one state: encoded (n, c, h, w), true labels, and which it got right before."""
+    """Bad examples made against one state: encoded (n, c, h, w), their labels, which it got right before."""
 
     labels: Tensor
     clean: Tensor

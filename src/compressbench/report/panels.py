@@ -17,7 +17,8 @@ from compressbench.report.numbers import Spread, spread
 DENSE = "dense"
 FLOOR = "floor"
 FINAL = "final"
-SAME_DENSITY = 1.1
+SAME_DENSITY = 1.02
+SAME_STATE = 1.1
 Key = tuple[str, str, str]
 
 
@@ -160,11 +161,23 @@ def relative_compute(point: Point, dense: Point | None) -> Spread | None:
     return spread(point.compute[s] / dense.compute[s] for s in common)
 
 
+def close(one: float, other: float, ratio: float = SAME_DENSITY) -> bool:
+    """True if two densities differ by no more than the ratio."""
+    low, high = sorted((one, other))
+    return high <= low * ratio
+
+
 def counterpart(point: Point, series: Series, same_recipe: bool) -> Point | None:
-    """The point of another series to set beside this one: the same order within a recipe, else the same density."""
-    near = [p for p in series.at(point.moment) if _close(p.density, point.density)]
-    if same_recipe:
-        near = [p for p in near if p.order == point.order]
+    """The point of another series to set beside this one: that of the same density.
+
+    Within a recipe the same level counts too if its density is nearly the same.
+    """
+    near = [
+        p
+        for p in series.at(point.moment)
+        if close(p.density, point.density)
+        or (same_recipe and p.order == point.order and close(p.density, point.density, SAME_STATE))
+    ]
     return min(near, key=lambda p: abs(p.density - point.density), default=None)
 
 
@@ -182,7 +195,7 @@ def conflicts(rows: Iterable[Record]) -> bool:
     for row in rows:
         if row.value is None or row.is_timing:
             continue
-        spot = (row.dataset, row.model, row.scale, row.hardware, row.recipe, row.dtype, *_place(row))
+        spot = (row.dataset, row.model, row.scale, row.hardware, row.dtype, row.recipe, *_place(row))
         if seen.setdefault(spot, (row.key, row.value)) != (row.key, row.value):
             return True
     return False
@@ -206,12 +219,14 @@ def _panel(rows: Sequence[Record]) -> Panel:
     environment_of = environments if len(set(environments.values())) > 1 else {}
     dense = _pooled(lines, DENSE, names, environment_of)
     floors = _pooled(lines, FLOOR, names, environment_of)
-    references = {arm: label for label, (_, members) in dense.items() for arm in members}
+    reference_of = {row.key: label for label, (_, _, pool) in dense.items() for row in pool}
+    recipe_of = {arm.recipe: label for label, (_, members, _) in dense.items() for arm in reversed(members)}
     series = []
     for (arm, name), own in lines.items():
         if name in (DENSE, FLOOR):
             continue
-        reference = references.get(arm) or references.get(_Arm(arm.recipe, arm.dtype, arm.hardware, 0), "")
+        known = next((reference_of[r.reference] for r in own if r.reference in reference_of), "")
+        reference = known or recipe_of.get(arm.recipe, "")
         label = names[arm].format(name)
         series.append(Series(label, name, arm.recipe, _points(own, environment_of), reference))
     seen = dict.fromkeys(r.moment for r in rows)
@@ -221,8 +236,8 @@ def _panel(rows: Sequence[Record]) -> Panel:
         scale=rows[0].scale,
         rows=Records(rows),
         series=tuple(series),
-        dense={label: one for label, (one, _) in dense.items()},
-        floors=tuple(one for one, _ in floors.values()),
+        dense={label: one for label, (one, _, _) in dense.items()},
+        floors=tuple(one for one, _, _ in floors.values()),
         moments=tuple(sorted(seen, key=lambda m: m != FINAL)),
         environments=tuple(dict.fromkeys(environment_of.values())) or ("",),
         main=_main(rows),
@@ -236,21 +251,22 @@ def _place(row: Record) -> tuple[Hashable, ...]:
 
 def _arms(rows: Sequence[Record]) -> tuple[list[_Arm], tuple[str, ...]]:
     """Gives each row its arm, so that no series holds two states of one seed."""
-    by_hardware = _hardware_matters(rows)
+    by_dtype, by_hardware = _tells_apart(rows, "dtype"), _tells_apart(rows, "hardware")
     seen: dict[Hashable, list[Hashable]] = {}
-    arms, doubled = [], {}
+    arms: list[_Arm] = []
+    doubled: dict[str, int] = {}
     for row in rows:
-        hardware = row.hardware if by_hardware else ""
+        dtype, hardware = row.dtype if by_dtype else "", row.hardware if by_hardware else ""
         variant = 0
         if row.value is not None:
             value = None if row.is_timing else row.value
-            known = seen.setdefault((row.recipe, row.dtype, hardware, *_place(row)), [])
+            known = seen.setdefault((row.recipe, dtype, hardware, *_place(row)), [])
             if (row.key, value) not in known:
                 known.append((row.key, value))
             variant = known.index((row.key, value))
         if variant:
             doubled[row.recipe] = max(doubled.get(row.recipe, 0), variant)
-        arms.append(_Arm(row.recipe, row.dtype, hardware, variant))
+        arms.append(_Arm(row.recipe, dtype, hardware, variant))
     told = tuple(
         f"{recipe} holds up to {most + 1} different states or settings for one seed of one series; "
         "they are drawn apart as “run 2” and so on, in the order read, and never averaged."
@@ -259,19 +275,20 @@ def _arms(rows: Sequence[Record]) -> tuple[list[_Arm], tuple[str, ...]]:
     return arms, told
 
 
-def _hardware_matters(rows: Sequence[Record]) -> bool:
-    """True if targets disagree about figures that are no timings: then they are arms of their own."""
-    if len({r.hardware for r in rows}) < 2:
+def _tells_apart(rows: Sequence[Record], column: str) -> bool:
+    """True if a column's values give different figures for the same seed and state: then they are arms."""
+    if len({getattr(r, column) for r in rows}) < 2:
         return False
     apart: dict[Hashable, set[Hashable]] = {}
     together: dict[Hashable, set[Hashable]] = {}
     for row in rows:
         if row.value is None or row.is_timing:
             continue
-        spot = (row.recipe, row.dtype, *_place(row))
-        apart.setdefault((row.hardware, *spot), set()).add((row.key, row.value))
+        spot = (row.recipe, *_place(row))
+        apart.setdefault((getattr(row, column), *spot), set()).add((row.key, row.value))
         together.setdefault(spot, set()).add((row.key, row.value))
-    return any(len(v) > 1 for v in together.values()) and all(len(v) == 1 for v in apart.values())
+    split = [spot for spot, found in together.items() if len(found) > 1]
+    return bool(split) and all(len(found) == 1 for found in apart.values())
 
 
 def _arm_names(arms: Sequence[_Arm]) -> dict[_Arm, _Label]:
@@ -327,13 +344,15 @@ def _pooled(
     name: str,
     names: Mapping[_Arm, _Label],
     environment_of: Mapping[tuple[str, str], str],
-) -> dict[str, tuple[Series, list[_Arm]]]:
+) -> dict[str, tuple[Series, list[_Arm], list[Record]]]:
     """Series of one name over all arms; arms that share these very states become one series."""
-    clusters: list[tuple[list[_Arm], dict[Hashable, Hashable], list[Record]]] = []
+    clusters: list[tuple[list[_Arm], dict[tuple[Hashable, ...], tuple[str, float]], list[Record]]] = []
     for (arm, own), rows in lines.items():
         if own != name:
             continue
-        facts = {_place(r): (r.key, r.value) for r in rows if r.value is not None and not r.is_timing}
+        facts: dict[tuple[Hashable, ...], tuple[str, float]] = {
+            _place(r): (r.key, r.value) for r in rows if r.value is not None and not r.is_timing
+        }
         for members, known, pool in clusters:
             common = facts.keys() & known.keys()
             if common and all(facts[k] == known[k] for k in common):
@@ -343,7 +362,7 @@ def _pooled(
                 break
         else:
             clusters.append(([arm], facts, list(rows)))
-    result = {}
+    result: dict[str, tuple[Series, list[_Arm], list[Record]]] = {}
     for members, _, pool in clusters:
         if len(clusters) == 1:
             label = name
@@ -351,8 +370,10 @@ def _pooled(
             recipes = dict.fromkeys(a.recipe for a in members)
             before = " + ".join(recipes) + ": " if names[members[0]].before else ""
             label = f"{before}{name}{names[members[0]].after}"
+        while label in result:
+            label += "′"
         series = Series(label, name, members[0].recipe, _points(pool, environment_of), label)
-        result[label] = (series, members)
+        result[label] = (series, members, pool)
     return result
 
 
@@ -373,7 +394,7 @@ def _points(
 def _by_density(rows: Sequence[Record]) -> list[list[Record]]:
     steps: list[list[float]] = []
     for density in sorted({r.density for r in rows}):
-        if steps and _close(steps[-1][-1], density):
+        if steps and close(steps[-1][-1], density, SAME_STATE):
             steps[-1].append(density)
         else:
             steps.append([density])
@@ -384,9 +405,6 @@ def _by_density(rows: Sequence[Record]) -> list[list[Record]]:
     return groups
 
 
-def _close(one: float, other: float) -> bool:
-    low, high = sorted((one, other))
-    return high <= low * SAME_DENSITY
 
 
 def _point(
@@ -430,7 +448,11 @@ def _reading(rows: Sequence[Record]) -> Reading:
 
 def _main(rows: Sequence[Record]) -> tuple[str, str] | None:
     """Top-1 where there is one, else the first figure of an accuracy probe for the whole."""
-    known = dict.fromkeys((r.probe, r.metric) for r in rows if not r.group and r.probe == "accuracy")
+    known = dict.fromkeys(
+        (r.probe, r.metric)
+        for r in rows
+        if r.probe == "accuracy" and not r.group and r.unit != "examples" and r.value is not None
+    )
     if ("accuracy", "top1") in known:
         return "accuracy", "top1"
     return next(iter(known), None)

@@ -24,19 +24,11 @@ from compressbench.report.wording import LOYALTY, difference_unit, examples, mom
 
 LEVELS_SHOWN = 6
 GROUPS_SHOWN = 24
-COST = {
-    "Theoretical": ("parameters", "nonzero_parameters", "macs", "macs_nonzero"),
-    "On disk": ("dense_bytes", "sparse_bytes"),
-    "Measured, batch 1": ("latency_min_b1", "latency_median_b1", "latency_p90_b1", "speedup_b1"),
-    "Measured, batch 64": (
-        "latency_min_b64",
-        "latency_median_b64",
-        "latency_p90_b64",
-        "speedup_b64",
-        "throughput_b64",
-    ),
-    "Machine": ("load",),
-}
+THEORETICAL = ("parameters", "nonzero_parameters", "macs", "macs_nonzero")
+ON_DISK = ("dense_bytes", "sparse_bytes")
+MEASURED = ("latency_min", "latency_median", "latency_p90", "speedup", "throughput")
+COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
+LOAD = "machine_load"
 LECTURE = {
     ("loyalty", "label_loyalty"),
     ("loyalty", "probability_loyalty"),
@@ -111,9 +103,9 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
     _density_column(columns, found)
     for environment in panel.environments:
         where = f" {environment}" if environment else ""
-        for batch in ("b1", "b64"):
-            speed = [_reading(x, "cost", f"speedup_{batch}", environment) for x in found]
-            columns.add(f"Speed{where}", f"×, batch {batch[1:]}", [cell(r) for r in speed])
+        for batch in batches(panel):
+            speed = [_reading(x, "cost", f"speedup_b{batch}", environment) for x in found]
+            columns.add(f"Speed{where}", f"×, batch {batch}", [cell(r) for r in speed])
     notes = []
     if panel.main:
         name, main = title_of(panel.main[1]), [panel.main_reading(x.point) for x in found]
@@ -135,7 +127,7 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
     for readings, (name, unit) in zip(
         loyal, (("L-L", "%"), ("P-L", "nat. log"), ("P-L", "base 2")), strict=True
     ):
-        columns.add(name, unit, [cell(r) for r in readings])
+        columns.add(name, unit, [cell(r, notes=False) for r in readings])
     if any(r for readings in loyal for r in readings):
         notes.append(LOYALTY)
         if panel.floors:
@@ -152,6 +144,7 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
         title=f"Speed, accuracy, loyalty and after-attack accuracy, {moment_name(moment)}",
         stub="Method",
         heads=tuple(columns.heads),
+        remarks=tuple(columns.remarks),
         rows=_rows(panel, found, columns),
         notes=tuple(n for n in notes if n),
         name="lecture",
@@ -175,13 +168,14 @@ def metric_table(
         columns.add(title_of(metric), "" if unit == "1" else unit, [cell(r) for r in readings])
     if len(columns.heads) < 2:
         return None
-    kept = [k for k in range(len(found)) if any(c.text != MISSING or c.notes for c in columns.row(k)[1:])]
+    kept = [k for k in range(len(found)) if columns.filled(k)]
     rows = _rows(panel, found, columns)
     basis = between(n for k in kept for p, m in wanted if (r := _reading(found[k], p, m)) for n in r.examples)
     return Table(
         title=f"{title}, {moment_name(moment)}",
         stub="Method",
         heads=tuple(columns.heads),
+        remarks=tuple(columns.remarks),
         rows=tuple(rows[k] for k in kept),
         notes=(f"{basis} examples.",) if basis else (),
         name=name,
@@ -203,7 +197,7 @@ def cost_table(panel: Panel, moment: str, environment: str, pick: Pick = every) 
             columns.add(_cost_name(metric), _cost_unit(unit), [cell(r) for r in readings], group)
     if len(columns.heads) < 2:
         return None
-    kept = [k for k in range(len(found)) if any(c.text != MISSING or c.notes for c in columns.row(k)[1:])]
+    kept = [k for k in range(len(found)) if columns.filled(k)]
     rows = _rows(panel, found, columns)
     notes = ["Figures without ± are the same for every seed."]
     counts = examples(repeats)
@@ -217,6 +211,7 @@ def cost_table(panel: Panel, moment: str, environment: str, pick: Pick = every) 
         title=f"Cost, {moment_name(moment)}{f', {environment}' if environment else ''}",
         stub="Method",
         heads=tuple(columns.heads),
+        remarks=tuple(columns.remarks),
         rows=tuple(rows[k] for k in kept),
         groups=columns.spanning,
         notes=tuple(notes),
@@ -262,6 +257,7 @@ def compute_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
         title=f"Training compute of the lineage, {moment_name(moment)}",
         stub="Method",
         heads=tuple(columns.heads),
+        remarks=tuple(columns.remarks),
         rows=_rows(panel, found, columns),
         name="compute",
     )
@@ -304,12 +300,13 @@ def _generic(panel: Panel, moment: str, probe: str, metrics: Sequence[str], envi
         columns.add(title_of(metric), unit, [cell(r) for r in readings])
     if len(columns.heads) < 2:
         return None
-    kept = [k for k in range(len(found)) if any(c.text != MISSING or c.notes for c in columns.row(k)[1:])]
+    kept = [k for k in range(len(found)) if columns.filled(k)]
     rows = _rows(panel, found, columns)
     return Table(
         title=f"{probe}, {moment_name(moment)}",
         stub="Method",
         heads=tuple(columns.heads),
+        remarks=tuple(columns.remarks),
         rows=tuple(rows[k] for k in kept),
         name="other",
     )
@@ -337,6 +334,7 @@ def _generic_groups(panel: Panel, moment: str, probe: str, metric: str, names: l
         title=f"{probe}: {metric.replace('_', ' ')}{f' ({unit})' if unit not in ('', '1') else ''}, {moment_name(moment)}",
         stub="Method",
         heads=tuple(columns.heads),
+        remarks=tuple(columns.remarks),
         rows=_rows(panel, found, columns),
         notes=(f"{counted(left, 'more group')} in the records.",) if left else (),
         name="other",

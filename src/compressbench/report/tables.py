@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from compressbench.report.numbers import MISSING, Spread, seeds, with_spread
 from compressbench.report.panels import Reading, letters
+from compressbench.report.wording import merged
 
 LOSS = (0xD5, 0x5E, 0x00)
 GAIN = (0x00, 0x72, 0xB2)
@@ -49,6 +50,7 @@ class Table:
         groups: spanning headings over ``heads``: (label, columns).
         notes: sentences under the table.
         colours: swatches of the heads, where columns are series.
+        remarks: notes of the heads, those that hold for a whole column.
     """
 
     title: str
@@ -60,6 +62,7 @@ class Table:
     heat: bool = False
     name: str = ""
     colours: tuple[str, ...] = ()
+    remarks: tuple[tuple[str, ...], ...] = ()
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -81,10 +84,13 @@ class Table:
         )
 
     @property
-    def footnotes(self) -> Mapping[str, str]:
-        """Note text -> its mark, in order of appearance."""
-        texts = dict.fromkeys(n for row in self.rows for c in row.cells for n in c.notes)
-        return {text: letters(place).lower() for place, text in enumerate(texts)}
+    def footnotes(self) -> Mapping[str, tuple[str, str]]:
+        """Note -> (mark, text to print), in order of appearance; notes alike but for numbers share both."""
+        order = [n for column in self.remarks for n in column]
+        order += [n for row in self.rows for c in row.cells for n in c.notes]
+        texts = merged(order)
+        marks = {text: letters(place).lower() for place, text in enumerate(dict.fromkeys(texts.values()))}
+        return {note: (marks[text], text) for note, text in texts.items()}
 
 
 @dataclass
@@ -94,13 +100,17 @@ class Columns:
     heads: list[tuple[str, str]] = field(default_factory=list)
     groups: list[tuple[str, int]] = field(default_factory=list)
     cells: list[list[Cell]] = field(default_factory=list)
+    remarks: list[tuple[str, ...]] = field(default_factory=list)
 
     def add(self, name: str, unit: str, cells: Sequence[Cell], group: str = "", always: bool = False) -> None:
         """Adds a column, one cell a row, unless all of them are empty."""
         if not always and all(c.text == MISSING and not c.notes for c in cells):
             return
         self.heads.append((name, unit))
-        self.cells.append(list(cells))
+        told = [c.notes for c in cells if c.text != MISSING]
+        common = tuple(n for n in told[0] if all(n in notes for notes in told)) if len(told) > 1 else ()
+        self.remarks.append(common)
+        self.cells.append([replace(c, notes=tuple(n for n in c.notes if n not in common)) for c in cells])
         if self.groups and self.groups[-1][0] == group:
             self.groups[-1] = (group, self.groups[-1][1] + 1)
         else:
@@ -108,6 +118,10 @@ class Columns:
 
     def row(self, place: int) -> tuple[Cell, ...]:
         return tuple(column[place] for column in self.cells)
+
+    def filled(self, place: int) -> bool:
+        """True if a row has anything beside its density."""
+        return any(c.text != MISSING or c.notes for c in self.row(place)[1:])
 
     @property
     def spanning(self) -> tuple[tuple[str, int], ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from compressbench.report.numbers import between
 from compressbench.report.panels import FINAL, Reading
@@ -35,7 +36,9 @@ NAMES = {
     "train_macs": "Training MACs",
     "train_examples": "Examples",
     "train_seconds": "Training time",
-    "train_cost_ratio": "Of dense",
+    "train_cost_ratio": "Of reference",
+    "machine_load": "Load",
+    "parameters": "Parameters",
 }
 LOYALTY = (
     "L-L: label loyalty, the share of examples on which a state predicts what its dense model predicts. "
@@ -60,3 +63,36 @@ def difference_unit(unit: str) -> str:
 
 def moment_name(moment: str) -> str:
     return "final" if moment == FINAL else f"at “{moment}”"
+
+
+def as_share(value: float, unit: str) -> float:
+    """A density as a share in [0, 1], whether a probe gave it as such or in percent."""
+    return value / 100 if unit == "%" else value
+
+
+def merged(notes: Iterable[str]) -> Mapping[str, str]:
+    """Note -> what to print for it: notes that differ in their numbers alone become one, with the range.
+
+    A number inside a name (``layer3.0.conv2``) is part of the name.
+    """
+    alike: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        alike.setdefault(NUMBER.sub("#", note), []).append(note)
+    return {note: _ranged(pattern, found) for pattern, found in alike.items() for note in found}
+
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w]|\.\w)")
+
+
+def _ranged(pattern: str, notes: list[str]) -> str:
+    if len(notes) == 1:
+        return notes[0]
+    slots = zip(*(NUMBER.findall(note) for note in notes), strict=True)
+    shown = []
+    for slot in slots:
+        low, high = min(slot, key=float), max(slot, key=float)
+        shown.append(low if float(low) == float(high) else f"{low} to {high}")
+    parts = pattern.split("#")
+    if len(parts) != len(shown) + 1:
+        return notes[0]
+    return "".join(a + b for a, b in zip(parts, [*shown, ""], strict=True))

@@ -185,15 +185,14 @@ def _loop(
                 torch._foreach_mul_(masks[0], masks[1])
         live.step = step + 1
         last = live.step == run.stop
-        if len(losses) == CHECK_EVERY or last:
+        due = bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
+        if len(losses) == CHECK_EVERY or last or due:
             mean = _checked(losses, step, run)
             losses.clear()
             bench.progress.step(live.step - run.start, run.stop - run.start, loss=mean, lr=now)
         if run.validate and (live.step % run.validate == 0 or last):
             live.curve.append({"step": live.step, "lr": now, **_validate(module, bench)})
-        if bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds:
-            _checked(losses, step, run)
-            losses.clear()
+        if due and bench.checkpoints is not None:
             live.seconds = before + time.monotonic() - began
             _checkpoint(live, bench.checkpoints)
             saved = time.monotonic()
@@ -202,8 +201,6 @@ def _loop(
 
 def _checked(losses: list[Tensor], last: int, run: Run) -> float:
     """The mean of the recent losses; stops at the first that is not finite."""
-    if not losses:
-        return math.nan
     values = torch.stack(losses).float().tolist()
     for place, value in enumerate(values):
         if not math.isfinite(value):
@@ -253,9 +250,9 @@ def _optimizer(settings: Any, module: nn.Module, lr: float) -> torch.optim.Optim
         if group
     ]
     factory = settings.built("optimizer")
-    takes = inspect.signature(factory).parameters
-    fused = {"fused": True} if "fused" in takes and all(p.is_floating_point() for p in params) else {}
     try:
+        takes = inspect.signature(factory).parameters
+        fused = {"fused": True} if "fused" in takes and all(p.is_floating_point() for p in params) else {}
         return factory(groups, lr=lr, **fused)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer {settings.optimizer['_target_']}: {error}") from error

@@ -1,0 +1,176 @@
+"""The one loop: exact continuation, masks that hold, lengths, schedules, divergence, decay."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import MLP
+
+from compressbench.errors import Diverged, UserError
+from compressbench.models.build import module_of
+from compressbench.models.draw import drawn, redrawn
+from compressbench.pruning import masked, whole_masks
+from compressbench.stages.prune import Prune
+from compressbench.stages.rewind import LearningRate, RandomMask, Reinit, Weights
+from compressbench.stages.train import Train
+from compressbench.training import schedules
+from compressbench.training.length import steps
+from compressbench.training.loop import Run, rate
+
+SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
+ADAM = {"_target_": "torch.optim.Adam", "_partial_": True}
+RESNET = {
+    "name": "resnet8",
+    "build": {"_target_": "compressbench.models.resnet.CifarResNet", "depth": 8, "shape": "@shape", "classes": "@classes"},
+}
+
+
+def train(**changes) -> Train:
+    return Train(**{"length": "40it", "batch_size": 50, "lr": 0.05, "optimizer": SGD, "weight_decay": 1e-2, **changes})
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize("model", [MLP, RESNET], ids=["mlp", "resnet"])
+def test_two_halves_are_one_training(bench, model, optimizer) -> None:
+    start = drawn(model, bench)
+    bench.name = "whole"
+    whole = train(optimizer=optimizer, lr=0.01).apply(start, bench)
+    bench.name = "first"
+    first = train(optimizer=optimizer, lr=0.01, stop="23it").apply(start, bench)
+    bench.name = "second"
+    second = train(optimizer=optimizer, lr=0.01, start="23it").apply(first, bench)
+    assert same(whole.weights, second.weights)
+    assert not same(first.weights, second.weights)
+    assert first.group("optimizer")
+    assert not second.group("optimizer")
+    assert whole.facts["examples"] == second.facts["examples"] == 40 * 50
+    assert whole.facts["macs"] == second.facts["macs"] == 3 * 40 * 50 * start.facts["forward_macs"]
+
+
+def test_a_checkpoint_continues_bit_by_bit(bench, tmp_path) -> None:
+    start = drawn(RESNET, bench)
+    whole = train().apply(start, bench)
+    class Killed(Exception):
+        pass
+
+    class Bomb:
+        def step(self, done, total, **figures):
+            if done == 25:
+                raise Killed
+
+    broken = dataclasses.replace(bench, checkpoints=tmp_path, checkpoint_seconds=0.0, progress=Bomb())
+    with pytest.raises(Killed):
+        train().apply(start, broken)
+    assert (tmp_path / "checkpoint.safetensors").is_file()
+    seen = []
+
+    class Count:
+        def step(self, done, total, **figures):
+            seen.append(done)
+
+    resumed = train().apply(start, dataclasses.replace(bench, checkpoints=tmp_path, progress=Count()))
+    assert same(whole.weights, resumed.weights)
+    assert seen == [40] or seen[0] > 25
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half a file")
+    again = train().apply(start, dataclasses.replace(bench, checkpoints=tmp_path))
+    assert same(whole.weights, again.weights)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
+def test_masks_hold_through_momentum_and_decay(bench, optimizer) -> None:
+    start = train(optimizer=optimizer).apply(drawn(MLP, bench), bench)
+    pruned = Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.7).apply(start, bench)
+    trained = train(optimizer=optimizer, decay="all").apply(pruned, bench)
+    for name, mask in pruned.masks.items():
+        assert not trained.weights[name][~mask].any()
+        assert (trained.weights[name][mask] != pruned.weights[name][mask]).any()
+    assert same(pruned.masks, trained.masks)
+
+
+def test_whole_masks_change_nothing(bench) -> None:
+    start = drawn(RESNET, bench)
+    plain = train().apply(start, bench)
+    under = train().apply(masked(start, whole_masks(start)), bench)
+    assert same(plain.weights, under.weights)
+
+
+def test_decay_spares_norms_and_biases(bench) -> None:
+    start = drawn(RESNET, bench)
+    frozen = {"_target_": "torch.optim.SGD", "_partial_": True}
+    strong = train(optimizer=frozen, lr=1e-6, weight_decay=1e5, length="1it").apply(start, bench)
+    for name, parameter in module_of(start).named_parameters():
+        shrunk = strong.weights[name].norm() < 0.95 * parameter.norm()
+        assert bool(shrunk) == (parameter.ndim > 1), name
+
+
+def test_divergence_names_iteration_and_rate(bench) -> None:
+    with pytest.raises(Diverged, match=r"iteration \d+ of 40 with learning rate 1e\+20"):
+        train(lr=1e20).apply(drawn(MLP, bench), bench)
+
+
+def test_rewinding_arms(bench) -> None:
+    init = drawn(MLP, bench)
+    dense = train().apply(init, bench)
+    pruned = Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.5).apply(dense, bench)
+    back = Weights("init").apply(pruned, dataclasses.replace(bench, references={"init": init}))
+    for name, weight in init.weights.items():
+        mask = pruned.masks.get(name)
+        assert torch.equal(back.weights[name], weight if mask is None else weight * mask)
+    assert same(LearningRate().apply(pruned, bench).weights, pruned.weights)
+    bench.name = "level1.reinit"
+    fresh = Reinit().apply(pruned, bench)
+    assert same(fresh.masks, pruned.masks)
+    assert not torch.equal(fresh.weights["fc1.weight" if "fc1.weight" in fresh.weights else next(iter(fresh.masks))],
+                           back.weights["fc1.weight" if "fc1.weight" in fresh.weights else next(iter(fresh.masks))])  # fmt: skip
+    assert not same(redrawn(init, bench), init.weights)
+    placed = RandomMask("p").apply(init, dataclasses.replace(bench, references={"p": pruned}))
+    assert {n: int(m.sum()) for n, m in placed.masks.items()} == {n: int(m.sum()) for n, m in pruned.masks.items()}
+    assert placed.facts["density"] == pruned.facts["density"] == pytest.approx(0.5, abs=1e-4)
+    assert placed.facts["macs"] == 0 < pruned.facts["macs"]
+
+
+def test_lengths() -> None:
+    assert steps("160ep", 351) == 56160
+    assert steps("500it", 351) == 500
+    assert steps("0.5ep", 351) == 175
+    for wrong in ("500", "5 ep", "-1ep", 500):
+        with pytest.raises(UserError, match="is no length"):
+            steps(wrong, 10)
+
+
+def test_schedules() -> None:
+    marks = [0.5, 0.75]
+    assert [round(schedules.step(d, marks), 6) for d in (0, 0.49, 0.5, 0.74, 0.75)] == [1, 1, 0.1, 0.1, 0.01]
+    assert schedules.cosine(0.5) == pytest.approx(0.5)
+    assert (schedules.cosine(0), schedules.linear(0.25)) == (1, 0.75)
+    assert schedules.cosine(1) == pytest.approx(0)
+    run = Run(0, 100, 100, 10, 1, 0.4, schedules.constant, 4, "train", {}, False, 0)
+    assert [rate(run, s) for s in (0, 1, 3, 4, 99)] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"start": "30it", "stop": "20it"}, "must not decrease"),
+        ({"stop": "41it"}, "must not decrease"),
+        ({"batch_size": 5000}, "more than the 900 training examples"),
+        ({"optimizer": {**SGD, "momentun": 0.9}}, "momentun"),
+    ],
+)
+def test_bad_settings(bench, changes, words) -> None:
+    with pytest.raises(UserError, match=words):
+        train(**changes).apply(drawn(MLP, bench), bench)
+
+
+def test_bf16_is_reported(bench) -> None:
+    start = drawn(RESNET, bench)
+    low, full = train(precision="bf16").apply(start, bench), train().apply(start, bench)
+    assert (low.facts["dtype"], full.facts["dtype"]) == ("bf16", "fp32")
+    assert not same(low.weights, full.weights)
+    assert all(t.dtype == full.weights[n].dtype for n, t in low.weights.items())
