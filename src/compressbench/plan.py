@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from compressbench import specs
@@ -276,7 +277,7 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
     content = []
     for path in files:
         try:
-            content.append(file_digest(path))
+            content.append(file_digest(Path(path)))
         except OSError as error:
             raise UserError(f"recipe.stages.{node.name}: can't read {path}: {error.strerror}") from error
     key = digest(

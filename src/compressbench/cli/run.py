@@ -52,22 +52,23 @@ def main(argv: list[str]) -> int:
     folders = _config_dirs(argv)
     _let_import(folders)
     before = sys.argv
-    sys.argv = ["compressbench run", *argv]
+    overrides = [a for a in argv if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    # Hydra's parser takes overrides in one piece only; a user may mix them with options
+    sys.argv = ["compressbench run", *(a for a in argv if a not in overrides), *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
-        if _caught:
-            raise _caught.pop()
     except (HydraException, OmegaConfBaseException) as error:
-        overrides = [a for a in argv if "=" in a and not a.startswith("-")]
         if "Could not override" in str(error) or "is not in struct" in str(error):
             remember_keys(overrides, folders)
         raise UserError(explain(error, folders)) from error
-    except PermissionError as error:
-        raise UserError(f"outputs: can't write to {error.filename}; set outputs=FOLDER to one you can write") from error
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"outputs: {error.filename} is no folder; set outputs=FOLDER to one you can write") from error
+    except OSError as error:  # of the run's folder, which Hydra makes; the job's own errors are in ``_caught``
+        raise UserError(
+            f"outputs: can't make {error.filename} ({error.strerror}); set outputs=FOLDER to one you can write"
+        ) from error
     finally:
         sys.argv = before
+    if _caught:
+        raise _caught.pop()
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,8 +33,10 @@ class Robustness:
         step: length of a step of PGD; a quarter of ``eps`` by default.
         examples: test images to attack, drawn once for all; null for all of them.
         random_start: starts PGD somewhere in the ball instead of at the image.
-        drop_fallen: stops attacking an image once it has fallen, as the paper's own attack on text does. With
-            false every image takes all steps, at several times the cost.
+        drop_fallen: stops attacking an image once it has fallen, as the loyalty paper's attack on text does:
+            loyalty is then that at the moment of falling. With false every image takes all steps, at several
+            times the cost. Examples made against the reference always take all steps, since what has only
+            just fallen hardly transfers.
     """
 
     VERSION: ClassVar[int] = 1
@@ -71,8 +73,8 @@ class Robustness:
         from compressbench.attacks import NoGradient
 
         same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
-        theirs = _made_against(reference, self)
-        own = theirs if same else _try(subject, self)
+        own = _made_against(reference, self) if same else _try(subject, self)
+        theirs = _made_against(reference, replace(self, drop_fallen=False))
         if isinstance(own, NoGradient):
             for name in ("clean", "fgsm", "pgd"):
                 yield Metric(f"{name}_accuracy", None, "%", note=str(own))
@@ -84,9 +86,12 @@ class Robustness:
             yield Metric(f"{name}_accuracy", metrics.percent(metrics.hits(answers, labels)), "%", n=n)
             other = answers if same else _log_probs(reference, images)
             agreed = metrics.label_loyalty(answers.argmax(1), other.argmax(1))
-            yield Metric(f"{name}_label_loyalty", agreed, "%", n=n)
+            when = "as it fell" if self.drop_fallen and name == "pgd" else "after all steps"
+            yield Metric(f"{name}_label_loyalty", agreed, "%", n=n, note=f"each image {when}")
             close = metrics.probability_loyalty(answers, other)
-            yield Metric(f"{name}_probability_loyalty", close, "%", n=n, note="natural logarithm")
+            yield Metric(
+                f"{name}_probability_loyalty", close, "%", n=n, note=f"natural logarithm; each image {when}"
+            )
         if isinstance(theirs, NoGradient):
             yield Metric("pgd_transfer_accuracy", None, "%", note=f"reference: {theirs}")
         else:

@@ -44,22 +44,20 @@ def accuracy_table(panel: Panel, moment: str) -> Table | None:
             Row(percent(sum(step) / len(step)), columns.row(place)) for place, step in enumerate(steps)
         ),
         notes=(),
-        name="accuracy",
         colours=tuple(looks[s.label].colour for s in drawn if any(h[0] == s.label for h in columns.heads)),
     )
 
 
 def pairs(panel: Panel) -> list[tuple[Series, Series]]:
-    """What is set against what: the first series of each recipe against its others, then against other recipes' first."""
+    """What is set against what: each recipe's first series against its others, then recipe against recipe."""
     leads: dict[str, Series] = {}
     found = []
     for series in panel.series:
         lead = leads.setdefault(series.recipe, series)
         if lead is not series:
             found.append((lead, series))
-    first, *others = leads.values() or [None]
-    found += [(first, other) for other in others if first]
-    return found
+    ordered = list(leads.values())
+    return found + [(ordered[0], other) for other in ordered[1:]]
 
 
 def difference_table(panel: Panel, moment: str) -> Table | None:
@@ -98,5 +96,4 @@ def difference_table(panel: Panel, moment: str) -> Table | None:
         rows=tuple(
             Row((f"{rows[k][0]}, " if many else "") + percent(rows[k][2]), columns.row(k)) for k in kept
         ),
-        name="differences",
     )

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compressbench.report.numbers import Spread, between, percentage
+from compressbench.report.numbers import Spread, between, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, paired, relative_compute
 from compressbench.report.styles import INK, MUTED, Style, styles
 
@@ -67,7 +67,7 @@ def drawing() -> AbstractContextManager[None]:
     """The settings that every chart of this module is to be made under."""
     from matplotlib import rc_context
 
-    return rc_context(SETTINGS)
+    return rc_context(SETTINGS)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def accuracy_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment)
     _density_axis(axes, [x for _, points in lines for x, _ in points])
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
-    caption = f"Sparser to the right. {_bands(counts)} The black line is the dense model."
+    caption = f"Sparser to the right. {_bands(counts)} Black: the dense model."
     return _finish(figure, axes, panel, name, caption)
 
 
@@ -199,26 +199,18 @@ def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
     counts = _dots(panel, axes, lines, shown)
     axes.axvline(0, color=INK, linewidth=1.2)
     axes.set_xlabel("points, against the dense model of the same seed")
-    caption = f"Each series at its lowest density, worst class of the first series on top. {_bars(counts)}"
+    caption = f"{_lowest(lines)}, worst class of the first series on top. {_bars(counts)}"
     return _finish(figure, axes, panel, name, caption, lines)
 
 
 def layer_density(panel: Panel, moment: str, name: str) -> Chart | None:
     """Density per layer at each series' lowest density; an emptied layer is marked."""
-    lines = _by_group(panel, moment, "structure", "layer_density")
-    if not lines:
+    scaled = _by_group(panel, moment, "structure", "layer_density")
+    if not scaled:
         return None
-    layers = list(dict.fromkeys(layer for _, _, found in lines for layer in found))
+    layers = list(dict.fromkeys(layer for _, _, found in scaled for layer in found))
     named = len(layers) <= ROWS_SHOWN
     figure, axes = _canvas("Density per layer" + _at(moment), rows=len(layers) if named else 0)
-    scaled = [
-        (
-            series,
-            point,
-            {k: Spread(100 * s.mean, None if s.sd is None else 100 * s.sd, s.n) for k, s in found.items()},
-        )
-        for series, point, found in lines
-    ]
     positive = [s.mean for _, _, found in scaled for s in found.values() if s.mean > 0]
     floor = min(positive, default=1.0) / 2
     empty = any(s.mean <= 0 for _, _, found in scaled for s in found.values())
@@ -239,10 +231,11 @@ def layer_density(panel: Panel, moment: str, name: str) -> Chart | None:
         _percent_ticks(axes.yaxis, [*positive, 100])
         axes.set_xlabel(f"layer, 1 to {len(layers)} in network order")
         axes.set_ylabel("weights kept, % (log scale)")
-    caption = f"Each series at its lowest density, input layer {'on top' if named else 'at the left'}. {_bars(counts)}"
+    where = "on top" if named else "at the left"
+    caption = f"{_lowest(scaled)}, first layer {where}. {_bars(counts)}"
     if empty:
         caption += " A hollow mark at the edge is an emptied layer."
-    return _finish(figure, axes, panel, name, caption, lines)
+    return _finish(figure, axes, panel, name, caption, scaled)
 
 
 def training_curves(
@@ -397,20 +390,29 @@ def _by_group(panel: Panel, moment: str, probe: str, metric: str) -> Grouped:
         point = series.lowest(moment)
         if point is None:
             continue
-        values = {
-            group: reading.spread
-            for (p, m, group), reading in point.readings.items()
-            if (p, m) == (probe, metric) and group and reading.spread
-        }
+        values = {}
+        for (p, m, group), reading in point.readings.items():
+            if (p, m) != (probe, metric) or not group:
+                continue
+            # charts have percent on their axes, whether a probe gives densities as shares or in percent
+            factor = 100.0 if reading.unit == "1" else 1.0
+            figure = spread(factor * v for v in reading.by_seed.values())
+            if figure:
+                values[group] = figure
         if values:
-            found.append((series, point, {g: s for g, s in values.items() if s}))
+            found.append((series, point, values))
     return found
+
+
+def _lowest(lines: Grouped) -> str:
+    known = {percentage(point.density) for _, point, _ in lines}
+    return "Each series at its lowest density" + (f", {known.pop()} %" if len(known) == 1 else "")
 
 
 def _dots(
     panel: Panel, axes: Axes, lines: Grouped, names: Sequence[str], floor: float | None = None
 ) -> set[int]:
-    """One row a name, one dot a series, bars for the spread; a value at or below 0 on a log axis is hollow at the edge."""
+    """One row a name, one dot a series, bars for the spread; 0 on a log axis is hollow, at the edge."""
     looks, counts = styles(panel), set()
     share = 0.62 / max(1, len(lines))
     for place, (series, _, found) in enumerate(lines):
@@ -455,7 +457,8 @@ def _finish(
     if lines is None:
         labels = {s.label: s.label for s in (*panel.dense.values(), *panel.series)}
     else:
-        labels = {s.label: f"{s.label}, {percentage(p.density)} %" for s, p, _ in lines}
+        alike = len({percentage(p.density) for _, p, _ in lines}) == 1
+        labels = {s.label: s.label if alike else f"{s.label}, {percentage(p.density)} %" for s, p, _ in lines}
     handles = [
         (
             text,
@@ -476,11 +479,12 @@ def _finish(
 def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequence[tuple[str, Any]]) -> Chart:
     import io
 
-    longest = max((len(_short(label, 40)) for label, _ in handles), default=1)
-    columns = max(1, min(len(handles), 62 // (longest + 6)))
+    columns = _legend_columns([len(_short(label, 40)) for label, _ in handles])
     rows = -(-len(handles) // columns)
     # matplotlib fills a legend column by column; a reader goes row by row.
-    across = [handles[k] for c in range(columns) for r in range(rows) if (k := r * columns + c) < len(handles)]
+    across = [
+        handles[k] for c in range(columns) for r in range(rows) if (k := r * columns + c) < len(handles)
+    ]
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
@@ -496,13 +500,21 @@ def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequenc
     return Chart(name, title, caption, described(buffer.getvalue(), name, title, caption))
 
 
+def _legend_columns(lengths: Sequence[int]) -> int:
+    """As many columns as fit the width, read row by row (points: 35 for a handle, 5 for a letter)."""
+    for columns in range(len(lengths), 1, -1):
+        if sum(35 + 5 * max(lengths[c::columns]) for c in range(columns)) <= 72 * WIDTH - 10:
+            return columns
+    return 1
+
+
 def clean(text: str) -> str:
     """Text without characters that XML can't hold."""
     return UNPRINTABLE.sub("\ufffd", str(text))
 
 
 def described(svg: str, name: str, title: str, caption: str) -> str:
-    """The document with an accessible title, ids of its own (several share a page) and no reference to a DTD."""
+    """The document with an accessible title, ids of its own (several share a page) and no DTD."""
     prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     body = svg[svg.index("<svg") :]
     body = re.sub(r'(?<=\sid=")', f"{prefix}-", body)

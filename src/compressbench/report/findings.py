@@ -54,6 +54,10 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
             listed = "; ".join(f"{name or 'unknown'}" for name in found[:4])
             tail = "Timings are kept apart by machine." if column == "machine" else ""
             told.append(f"{what} are mixed ({len(found)}): {listed}. {tail}".rstrip())
+    timed = [r for r in rows if r.is_timing and r.value is not None]
+    busy = sum("busy machine" in r.note for r in timed)
+    if busy:
+        told.append(f"{grouped(busy)} of {grouped(len(timed))} timings were taken on a busy machine.")
     for panel in panel_list:
         where = f"{panel.name}: " if len(panel_list) > 1 else ""
         told += [where + sentence for sentence in panel.split]
@@ -126,14 +130,14 @@ def _within(panel: Panel, series: Series, moment: str) -> list[str]:
     if unit != "points":
         return []
     lowest, change = min(changes, key=lambda x: x[0].density)
-    near = [(p, c) for p, c in changes if abs(c.mean) <= 1 or c.mean > 1]
+    near = [(p, c) for p, c in changes if c.mean >= -1]
     told = []
     if near:
         best, gap = min(near, key=lambda x: x[0].density)
         above = [p for p, c in changes if p.density > best.density and c.mean < -1]
         told.append(
-            f"The lowest density at which the mean of {series.label} is no more than one point below dense is "
-            f"{percent(best.density)}: {_figure(gap, unit, True)}"
+            f"The lowest density at which {series.label} is on average no more than one point below dense "
+            f"is {percent(best.density)}: {_figure(gap, unit, True)}"
             + (
                 f"; it is further below at {counted(len(above), 'higher density', 'higher densities')}."
                 if above
@@ -141,10 +145,11 @@ def _within(panel: Panel, series: Series, moment: str) -> list[str]:
             )
         )
     else:
-        told.append(f"At no density is the mean of {series.label} within one point of dense.")
+        told.append(f"At every density {series.label} is on average more than one point below dense.")
     if not near or best is not lowest:
         told.append(
-            f"At its lowest density, {percent(lowest.density)}, it differs by {_figure(change, unit, True)}."
+            f"At its lowest density, {percent(lowest.density)}, it is {_figure(change, unit, True)} "
+            "from dense."
         )
     return told
 
@@ -165,7 +170,8 @@ def _random(panel: Panel, moment: str) -> list[str]:
             reading = panel.main_reading(point)
             unit = difference_unit(reading.unit if reading else "")
             return [
-                f"{one.label} − {other.label} at {percent(point.density)}, paired by seed: {_figure(figure, unit, True)}."
+                f"{one.label} − {other.label} at {percent(point.density)}, paired by seed: "
+                f"{_figure(figure, unit, True)}."
             ]
     return []
 

@@ -2,70 +2,59 @@
 
 from __future__ import annotations
 
-from compressbench.report.numbers import Spread, counted, percent, percentage
+from dataclasses import replace
+
+from compressbench.report.numbers import Spread, counted, percent, percentage, spread
 from compressbench.report.panels import Panel, Point
 from compressbench.report.states import some
 from compressbench.report.tables import DENSITY, EMPTY, LOSS, Cell, Row, Table, cell, diverging, shade
-from compressbench.report.wording import moment_name
+from compressbench.report.wording import as_share, moment_name
 
 CLASSES_SHOWN = 20
 LAYERS_SHOWN = 30
+CHANGE = ("forgetting", "recall_change")
 
 
 def forgetting_table(panel: Panel, moment: str) -> tuple[Table | None, Table | None]:
-    """Recall change per class and state, the worst class first; the second table holds the classes left out of the first."""
-    heat = _group_heat(panel, moment, "forgetting", "recall_change")
+    """Recall change per class and state, the worst class first; then the rest of it."""
+    heat = _group_heat(panel, moment, *CHANGE)
     if heat is None:
         return None, None
     columns, groups, names, states = heat
-    order = sorted(names, key=lambda c: _worst(panel, moment, c))
-    limit = max(
-        (
-            abs(r.spread.mean)
-            for s in states
-            for c in names
-            if (r := s.reading("forgetting", "recall_change", c)) and r.spread
-        ),
-        default=0.0,
-    )
-    rows = []
-    for name in order:
-        dense = panel.dense_of(panel.series[0], moment) if panel.series else None
-        raw = cell(dense.reading("forgetting", "recall", name) if dense else None, notes=False)
-        cells = [raw]
-        for point in states:
-            reading = point.reading("forgetting", "recall_change", name)
-            figure = reading.spread if reading else None
-            shown = cell(reading, signed=True, notes=False)
-            if figure:
-                shown = Cell(shown.text, shown.sd, shown.n, shade=diverging(figure.mean, limit))
-            cells.append(shown)
-        rows.append(Row(name, tuple(cells)))
-    heads = (("Dense", "recall, %"), *columns)
-    table = Table(
+    dense = next((d for s in panel.series if (d := panel.dense_of(s, moment))), None)
+    known = [r.spread for p in states for n in names if (r := p.reading(*CHANGE, n))]
+    limit = max((abs(s.mean) for s in known if s), default=0.0)
+    rows = [
+        Row(
+            name,
+            (
+                cell(dense.reading("forgetting", "recall", name) if dense else None, notes=False),
+                *(_change_cell(point, name, limit) for point in states),
+            ),
+        )
+        for name in sorted(names, key=lambda n: _worst(panel, moment, n))
+    ]
+    first = Table(
         title=f"Recall change per class, points, {moment_name(moment)}",
         stub="Class, worst first",
-        heads=heads,
+        heads=(("Dense", "recall, %"), *columns),
         rows=tuple(rows[:CLASSES_SHOWN]),
         groups=(("", 1), *groups),
         notes=(
-            "Change of recall against the dense model of the same seed. Orange: forgotten; blue: learned; "
-            f"full colour at {limit:.1f} points, shaded by its square root.",
+            "Change of recall against the dense model of the same seed, by density in %. Orange: forgotten; "
+            f"blue: learned; shaded by the square root, full at {limit:.1f} points.",
         ),
         heat=True,
-        name="forgetting",
     )
-    rest = None
-    if len(rows) > CLASSES_SHOWN:
-        rest = Table(
-            f"The other {len(rows) - CLASSES_SHOWN} classes",
-            table.stub,
-            heads,
-            tuple(rows[CLASSES_SHOWN:]),
-            table.groups,
-            heat=True,
-        )
-    return table, rest
+    left = rows[CLASSES_SHOWN:]
+    return first, replace(first, title=f"The other {len(left)} classes", rows=tuple(left)) if left else None
+
+
+def _change_cell(point: Point, name: str, limit: float) -> Cell:
+    reading = point.reading(*CHANGE, name)
+    figure = reading.spread if reading else None
+    shown = cell(reading, signed=True, notes=False)
+    return replace(shown, shade=diverging(figure.mean, limit)) if figure else shown
 
 
 def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Spread]]:
@@ -76,7 +65,7 @@ def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Spread]]:
     found = [
         (group, reading.spread)
         for (probe, metric, group), reading in lead.readings.items()
-        if (probe, metric) == ("forgetting", "recall_change") and group and reading.spread
+        if (probe, metric) == CHANGE and group and reading.spread
     ]
     return sorted(((g, s) for g, s in found if s), key=lambda x: (x[1].mean, x[0]))
 
@@ -84,45 +73,22 @@ def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Spread]]:
 def _worst(panel: Panel, moment: str, name: str) -> tuple[float, str]:
     for series in panel.series:
         point = series.lowest(moment)
-        reading = point.reading("forgetting", "recall_change", name) if point else None
+        reading = point.reading(*CHANGE, name) if point else None
         if reading and reading.spread:
             return reading.spread.mean, name
     return 0.0, name
 
 
 def layer_table(panel: Panel, moment: str) -> tuple[Table | None, Table | None]:
-    """Density per layer and state in network order; emptied layers are flagged. The second table holds the layers left out."""
+    """Density per layer and state in network order, emptied layers flagged; then the rest of it."""
     heat = _group_heat(panel, moment, "structure", "layer_density")
     if heat is None:
         return None, None
     columns, groups, names, states = heat
-    rows, emptied = [], False
-    for name in names:
-        cells = []
-        for point in states:
-            reading = point.reading("structure", "layer_density", name)
-            figure = reading.spread if reading else None
-            if reading is None or figure is None:
-                cells.append(EMPTY)
-                continue
-            none_left = [s for s, v in reading.by_seed.items() if v <= 0]
-            emptied = emptied or bool(none_left)
-            text, sd = _density_pair(figure)
-            cells.append(
-                Cell(text, sd, figure.n, flag=bool(none_left), shade=shade(1 - figure.mean, DENSITY))
-                if not none_left
-                else Cell(
-                    "empty" if len(none_left) == figure.n else text,
-                    sd,
-                    figure.n,
-                    flag=True,
-                    shade=shade(0.5, LOSS),
-                )
-            )
-        rows.append(Row(name, tuple(cells)))
-    notes = ["Share of a layer's weights that is kept, %. Darker: sparser."]
-    if emptied:
-        notes.append("Flagged: no weight is left in that layer, for at least one seed.")
+    rows = [Row(name, tuple(_layer_cell(point, name) for point in states)) for name in names]
+    notes = ["Share of a layer’s weights that is kept, %, by density of the whole, %. Darker: sparser."]
+    if any(c.flag for row in rows for c in row.cells):
+        notes.append("Orange: no weight is left in that layer, for at least one seed.")
     first = Table(
         title=f"Density per layer, %, {moment_name(moment)}",
         stub="Layer",
@@ -131,19 +97,21 @@ def layer_table(panel: Panel, moment: str) -> tuple[Table | None, Table | None]:
         groups=groups,
         notes=tuple(notes),
         heat=True,
-        name="layers",
     )
-    rest = None
-    if len(rows) > LAYERS_SHOWN:
-        rest = Table(
-            f"The other {len(rows) - LAYERS_SHOWN} layers",
-            "Layer",
-            columns,
-            tuple(rows[LAYERS_SHOWN:]),
-            groups,
-            heat=True,
-        )
-    return first, rest
+    left = rows[LAYERS_SHOWN:]
+    return first, replace(first, title=f"The other {len(left)} layers", rows=tuple(left)) if left else None
+
+
+def _layer_cell(point: Point, name: str) -> Cell:
+    reading = point.reading("structure", "layer_density", name)
+    figure = reading and spread(as_share(v, reading.unit) for v in reading.by_seed.values())
+    if not reading or not figure:
+        return EMPTY
+    text, sd = _density_pair(figure)
+    emptied = sum(v <= 0 for v in reading.by_seed.values())
+    if emptied:
+        return Cell("empty" if emptied == figure.n else text, sd, figure.n, flag=True, shade=shade(0.5, LOSS))
+    return Cell(text, sd, figure.n, shade=shade(1 - figure.mean, DENSITY))
 
 
 def _density_pair(figure: Spread) -> tuple[str, str]:
@@ -162,7 +130,7 @@ def _group_heat(
         points = [p for p in some(series, moment) if any(k[:2] == (probe, metric) for k in p.readings)]
         for point in points:
             names.update(dict.fromkeys(g for p, m, g in point.readings if (p, m) == (probe, metric) and g))
-        columns += [(percentage(p.density), "%") for p in points]
+        columns += [(percentage(p.density).removesuffix(".0"), "") for p in points]
         states += points
         if points:
             groups.append((series.label, len(points)))
@@ -172,32 +140,35 @@ def _group_heat(
 
 
 def emptied_layers(panel: Panel) -> list[str]:
-    """One sentence a series that has lost a whole layer: where, at which density, for how many seeds."""
+    """One sentence a series that has lost a whole layer: which, from which density on, in how many seeds."""
     told = []
     for series in panel.series:
         for moment in panel.moments:
-            worst: dict[str, list[int]] = {}
-            at = 0.0
-            for point in series.at(moment):
-                for (probe, metric, group), reading in point.readings.items():
-                    if (probe, metric) == ("structure", "layer_density"):
-                        lost = [s for s, v in reading.by_seed.items() if v <= 0]
-                        if lost:
-                            worst.setdefault(group, []).extend(lost)
-                            at = max(at, point.density)
-                if not worst:
-                    reading = point.reading("structure", "empty_layers")
-                    lost = [s for s, v in reading.by_seed.items() if v > 0] if reading else []
-                    if lost:
-                        worst[""] = lost
-                        at = max(at, point.density)
-            if worst:
-                names = [n for n in worst if n]
-                listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-                hit = len({s for lost in worst.values() for s in lost})
-                told.append(
-                    f"{series.label} ({moment_name(moment)}) has emptied layers{f' ({listed})' if listed else ''}, "
-                    f"first at density {percent(at)}, in {counted(hit, 'seed')}."
-                )
-                break
+            lost = [(point, layer, seed) for point in series.at(moment) for layer, seed in _lost(point)]
+            if not lost:
+                continue
+            names = list(dict.fromkeys(layer for _, layer, _ in lost if layer))
+            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            told.append(
+                f"{series.label} ({moment_name(moment)}) has emptied layers"
+                f"{f' ({listed})' if listed else ''}, "
+                f"first at density {percent(max(p.density for p, _, _ in lost))}, "
+                f"in {counted(len({seed for _, _, seed in lost}), 'seed')}."
+            )
+            break
     return told
+
+
+def _lost(point: Point) -> list[tuple[str, int]]:
+    """(layer, seed) of emptied layers; the layer is empty where only their number is known."""
+    found = [
+        (group, seed)
+        for (probe, metric, group), reading in point.readings.items()
+        if (probe, metric) == ("structure", "layer_density")
+        for seed, value in reading.by_seed.items()
+        if value <= 0
+    ]
+    counts = point.reading("structure", "empty_layers")
+    if not found and counts:
+        found = [("", seed) for seed, value in counts.by_seed.items() if value > 0]
+    return found

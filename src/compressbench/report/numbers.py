@@ -10,6 +10,7 @@ from dataclasses import dataclass
 MISSING = "–"
 MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
+FIXED = "\N{NO-BREAK SPACE}"
 DECIMALS = {"%": 1, "points": 1, "nats": 3, "bits": 3, "x": 2, "load": 2}
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -32,12 +33,12 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 
 def number(value: float, unit: str = "", signed: bool = False) -> str:
-    """One number without its unit, except that bytes, MACs and counts carry an SI prefix where they are large."""
+    """One number without its unit, but with an SI prefix where bytes, MACs and counts are large."""
     return _pair(value, None, unit, signed)[0]
 
 
 def with_spread(figure: Spread, unit: str = "", signed: bool = False) -> tuple[str, str]:
-    """Mean and ``±sd`` in the same scale and number of decimals; the second is empty where nothing spreads."""
+    """Mean and ``±sd`` in the same scale and decimals; the second is empty where nothing spreads."""
     return _pair(figure.mean, figure.sd, unit, signed)
 
 
@@ -46,7 +47,7 @@ def plain(figure: Spread | None, unit: str = "", signed: bool = False) -> str:
     if figure is None:
         return MISSING
     mean, sd = with_spread(figure, unit, signed)
-    return mean + sd.replace("±", " ± ")
+    return mean + sd.replace("±", f"{FIXED}±{FIXED}")
 
 
 def percent(share: float) -> str:
@@ -55,7 +56,7 @@ def percent(share: float) -> str:
 
 
 def percentage(share: float) -> str:
-    """A share in [0, 1] as a percentage, three digits where it is small: ``100``, ``51.3``, ``3.6``, ``0.72``."""
+    """A share in [0, 1] as a percentage without its sign: ``100``, ``51.3``, ``3.6``, ``0.72``."""
     value = 100 * share
     if value >= 99.95:
         return "100" if value >= 99.995 else f"{value:.2f}"

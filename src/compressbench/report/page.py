@@ -23,13 +23,14 @@ from compressbench.report.states import (
     STRUCTURE,
     Pick,
     compute_table,
-    cost_table,
     every,
-    leftover_tables,
     lecture_table,
+    leftover_tables,
     metric_table,
+    size_table,
     some,
     thinned,
+    timing_table,
 )
 from compressbench.report.tables import Table
 
@@ -167,7 +168,7 @@ def _side_by_side(panel: Panel, suffix: str) -> Section:
 def _paired(panel: Panel, suffix: str) -> Section:
     lead = (
         "Each seed’s difference is taken first, then mean and spread over seeds: what seeds share cancels. "
-        "Whether a difference matters is for the reader, or a study with a rule fixed before it ran, to decide."
+        "Whether a difference matters is for a study to say, by a rule that was fixed before it ran."
     )
     tables = _kept(difference_table(panel, m) for m in panel.moments)
     return Section("Differences paired by seed", "differences", (), tables, (), lead)
@@ -183,19 +184,21 @@ def _forgotten(panel: Panel, suffix: str) -> Section:
         else:
             more.append(first)
         more.append(rest)
-    return Section("What was forgotten, class by class", "forgetting", _kept(drawn), _kept(tables), _kept(more))
+    return Section(
+        "What was forgotten, class by class", "forgetting", _kept(drawn), _kept(tables), _kept(more)
+    )
 
 
 def _quality(panel: Panel, suffix: str) -> Section:
     def build(moment: str, pick: Pick) -> Table | None:
-        return metric_table(panel, moment, "Calibration and forgotten examples", QUALITY, "quality", pick)
+        return metric_table(panel, moment, "Calibration and forgotten examples", QUALITY, pick)
 
     return _both(panel, "Calibration and other losses", "quality", build)
 
 
 def _attacked(panel: Panel, suffix: str) -> Section:
     def build(moment: str, pick: Pick) -> Table | None:
-        return metric_table(panel, moment, "Accuracy and loyalty under attack", ROBUSTNESS, "robustness", pick)
+        return metric_table(panel, moment, "Accuracy and loyalty under attack", ROBUSTNESS, pick)
 
     return _both(panel, "Under attack", "robustness", build)
 
@@ -204,19 +207,27 @@ def _layers(panel: Panel, suffix: str) -> Section:
     moment = panel.moments[0]
     chart = charts.layer_density(panel, moment, f"layer_density{suffix}")
     first, rest = layer_table(panel, moment)
-    counts = metric_table(panel, moment, "Counts", STRUCTURE, "structure")
+    counts = metric_table(panel, moment, "Counts", STRUCTURE)
     return Section("Where the weights went", "layers", _kept([chart]), _kept([first]), _kept([rest, counts]))
 
 
 def _cost(panel: Panel, suffix: str) -> Section:
     moment = panel.moments[0]
-    pick = some if thinned(panel, moment) else every
-    tables = [cost_table(panel, moment, e, pick) for e in panel.environments]
+    short = thinned(panel, moment)
+    tables = _costs(panel, moment, some if short else every)
     more = [compute_table(panel, moment)]
-    if pick is some:
-        more += [_all_levels(cost_table(panel, moment, e)) for e in panel.environments]
-    lead = "Three kinds of cost, never mixed: what the arithmetic needs in theory, what the file takes, what a clock said."
+    if short:
+        more += [_all_levels(t) for t in _costs(panel, moment, every)]
+    lead = (
+        "Three kinds of cost, never mixed: what the arithmetic needs in theory, what a file takes, "
+        "what a clock said."
+    )
     return Section("Cost", "cost", (), _kept(tables), _kept(more), lead if _kept(tables) else "")
+
+
+def _costs(panel: Panel, moment: str, pick: Pick) -> list[Table | None]:
+    timings = [timing_table(panel, moment, environment, pick) for environment in panel.environments]
+    return [size_table(panel, moment, pick), *timings]
 
 
 def _others(panel: Panel, suffix: str) -> Section:
@@ -247,7 +258,9 @@ def _training(curves: Curves) -> Section:
     if not names:
         return Section("Training", "training")
     with charts.drawing():
-        drawn = [charts.training_curves(curves, n, f"training_{_slug(n)}_{k}") for k, n in enumerate(names, 1)]
+        drawn = [
+            charts.training_curves(curves, n, f"training_{_slug(n)}_{k}") for k, n in enumerate(names, 1)
+        ]
     return Section("Training", "training", _kept(drawn))
 
 
@@ -256,7 +269,9 @@ def _render(**values: object) -> str:
     from markupsafe import Markup
 
     here = Path(__file__).parent
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     # The style sheet is ours and matplotlib has escaped the charts' texts; all else passes autoescape.
     style = Markup((here / "page.css").read_text(encoding="utf-8"))

@@ -86,7 +86,9 @@ class Series:
 
     @property
     def is_random(self) -> bool:
-        return self.name.startswith("random")
+        """A series of random masks (a random re-initialisation keeps a chosen mask)."""
+        words = self.name.lower().replace("-", " ").replace("_", " ").split()
+        return "random" in words and not {"reinit", "init", "initialisation"} & set(words)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def restricted(reading: Reading | None, seeds: Iterable[int]) -> Spread | None:
 
 
 def relative_compute(point: Point, dense: Point | None) -> Spread | None:
-    """Training compute of the lineage in units of the dense model's, seed by seed; ``None`` if that is unknown."""
+    """Training compute of the lineage in dense trainings, seed by seed; ``None`` if that is unknown."""
     if dense is None:
         return None
     common = [s for s in point.seeds if dense.compute.get(s)]
@@ -403,8 +405,6 @@ def _by_density(rows: Sequence[Record]) -> list[list[Record]]:
     for row in rows:
         groups[place[row.density]].append(row)
     return groups
-
-
 
 
 def _point(

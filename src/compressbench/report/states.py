@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from compressbench.report.numbers import MISSING, between, counted, percentage
+from compressbench.report.numbers import counted, percentage
 from compressbench.report.panels import (
     DENSE,
     FINAL,
@@ -19,334 +20,22 @@ from compressbench.report.panels import (
     restricted,
 )
 from compressbench.report.styles import styles
-from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, cell, spread_cell
+from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.wording import LOYALTY, difference_unit, examples, moment_name, title_of
 
 LEVELS_SHOWN = 6
 GROUPS_SHOWN = 24
-THEORETICAL = ("parameters", "nonzero_parameters", "macs", "macs_nonzero")
-ON_DISK = ("dense_bytes", "sparse_bytes")
-MEASURED = ("latency_min", "latency_median", "latency_p90", "speedup", "throughput")
-COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
-LOAD = "machine_load"
-LECTURE = {
-    ("loyalty", "label_loyalty"),
-    ("loyalty", "probability_loyalty"),
-    ("loyalty", "probability_loyalty_base2"),
-}
-Pick = Callable[[Series, str], Sequence[Point]]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row to be: a point with the series it belongs to."""
-
-    series: Series
-    point: Point
-    first: bool
-    kind: str
-
-
-def every(series: Series, moment: str) -> Sequence[Point]:
-    """All points of a series."""
-    return series.at(moment)
-
-
-def some(series: Series, moment: str) -> Sequence[Point]:
-    """At most six points of a series, evenly over its order, the last always among them."""
-    points = series.at(moment)
-    if len(points) <= LEVELS_SHOWN:
-        return points
-    last = len(points) - 1
-    places = sorted({round(k * last / (LEVELS_SHOWN - 1)) for k in range(LEVELS_SHOWN)})
-    return [points[p] for p in places]
-
-
-def lines(panel: Panel, moment: str, pick: Pick = every) -> list[Line]:
-    """Rows of a table over states: dense, then each series, then the floor."""
-    found = []
-    for series in panel.everything():
-        points = pick(series, moment)
-        found += [Line(series, point, place == 0, series.name) for place, point in enumerate(points)]
-    return found
-
-
-def thinned(panel: Panel, moment: str) -> bool:
-    """True if the short tables leave levels out."""
-    return any(len(s.at(moment)) > LEVELS_SHOWN for s in panel.everything())
-
-
-def _rows(panel: Panel, found: Sequence[Line], columns: Columns) -> tuple[Row, ...]:
-    looks = styles(panel)
-    return tuple(
-        Row(
-            label=line.series.label,
-            cells=columns.row(place),
-            colour=looks[line.series.label].colour,
-            first=line.first,
-            reference=line.kind in (DENSE, FLOOR),
-        )
-        for place, line in enumerate(found)
-    )
-
-
-def _density_column(columns: Columns, found: Sequence[Line]) -> None:
-    columns.add("Density", "%", [Cell(percentage(line.point.density)) for line in found], always=True)
-
-
-def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
-    """Method, speed, accuracy, L-L, P-L, after-attack accuracy; dense of the same seeds beside each state."""
-    found = lines(panel, moment, pick)
-    if not found:
-        return None
-    columns = Columns()
-    _density_column(columns, found)
-    for environment in panel.environments:
-        where = f" {environment}" if environment else ""
-        for batch in batches(panel):
-            speed = [_reading(x, "cost", f"speedup_b{batch}", environment) for x in found]
-            columns.add(f"Speed{where}", f"×, batch {batch}", [cell(r) for r in speed])
-    notes = []
-    if panel.main:
-        name, main = title_of(panel.main[1]), [panel.main_reading(x.point) for x in found]
-        dense = [panel.main_reading(panel.dense_of(x.series, moment)) for x in found]
-        unit = next((r.unit for r in main if r), "")
-        columns.add(name, unit, [cell(r) for r in main])
-        beside = [
-            EMPTY if x.kind == DENSE else spread_cell(restricted(d, r.by_seed if r else ()), unit)
-            for x, r, d in zip(found, main, dense, strict=True)
-        ]
-        columns.add("Dense", "same seeds", beside)
-        change = [
-            EMPTY if x.kind == DENSE else spread_cell(paired(r, d), difference_unit(unit), signed=True)
-            for x, r, d in zip(found, main, dense, strict=True)
-        ]
-        columns.add("Change", difference_unit(unit), change)
-        notes.append(f"{name}: {examples(main)} test examples." if examples(main) else "")
-    loyal = [[_reading(x, *key) for x in found] for key in sorted(LECTURE)]
-    for readings, (name, unit) in zip(
-        loyal, (("L-L", "%"), ("P-L", "nat. log"), ("P-L", "base 2")), strict=True
-    ):
-        columns.add(name, unit, [cell(r, notes=False) for r in readings])
-    if any(r for readings in loyal for r in readings):
-        notes.append(LOYALTY)
-        if panel.floors:
-            notes.append("floor: a dense model of another seed, the loyalty that retraining alone leaves.")
-    attack = [_reading(x, "robustness", "pgd_accuracy") for x in found]
-    columns.add("After attack", "PGD, %", [cell(r) for r in attack])
-    if any(attack):
-        images = examples(attack)
-        notes.append(
-            f"After attack: accuracy under PGD{f' on {images} test images' if images else ''}; "
-            "the dense row is its reference."
-        )
-    return Table(
-        title=f"Speed, accuracy, loyalty and after-attack accuracy, {moment_name(moment)}",
-        stub="Method",
-        heads=tuple(columns.heads),
-        remarks=tuple(columns.remarks),
-        rows=_rows(panel, found, columns),
-        notes=tuple(n for n in notes if n),
-        name="lecture",
-    )
-
-
-def _reading(line: Line, probe: str, metric: str, environment: str = "") -> Reading | None:
-    return line.point.reading(probe, metric, "", environment)
-
-
-def metric_table(
-    panel: Panel, moment: str, title: str, wanted: Sequence[tuple[str, str]], name: str, pick: Pick = every
-) -> Table | None:
-    """States against the given (probe, metric) pairs of the whole, for all that were measured."""
-    found = lines(panel, moment, pick)
-    columns = Columns()
-    _density_column(columns, found)
-    for probe, metric in wanted:
-        readings = [_reading(x, probe, metric) for x in found]
-        unit = next((r.unit for r in readings if r), "")
-        columns.add(title_of(metric), "" if unit == "1" else unit, [cell(r) for r in readings])
-    if len(columns.heads) < 2:
-        return None
-    kept = [k for k in range(len(found)) if columns.filled(k)]
-    rows = _rows(panel, found, columns)
-    basis = between(n for k in kept for p, m in wanted if (r := _reading(found[k], p, m)) for n in r.examples)
-    return Table(
-        title=f"{title}, {moment_name(moment)}",
-        stub="Method",
-        heads=tuple(columns.heads),
-        remarks=tuple(columns.remarks),
-        rows=tuple(rows[k] for k in kept),
-        notes=(f"{basis} examples.",) if basis else (),
-        name=name,
-    )
-
-
-def cost_table(panel: Panel, moment: str, environment: str, pick: Pick = every) -> Table | None:
-    """Theoretical, on disk and measured cost in columns that are never mixed."""
-    found = lines(panel, moment, pick)
-    columns = Columns()
-    _density_column(columns, found)
-    repeats = []
-    for group, metrics in COST.items():
-        for metric in metrics:
-            readings = [_reading(x, "cost", metric, environment) for x in found]
-            unit = next((r.unit for r in readings if r), "")
-            if group.startswith("Measured"):
-                repeats += readings
-            columns.add(_cost_name(metric), _cost_unit(unit), [cell(r) for r in readings], group)
-    if len(columns.heads) < 2:
-        return None
-    kept = [k for k in range(len(found)) if columns.filled(k)]
-    rows = _rows(panel, found, columns)
-    notes = ["Figures without ± are the same for every seed."]
-    counts = examples(repeats)
-    if counts:
-        notes.append(f"Timings: {counts} repetitions each; min, median and 90th percentile.")
-    if "load" in COST["Machine"] and any(h[0] == "Load" for h in columns.heads):
-        notes.append(
-            "Load: the machine's own while it measured; near or above its number of cores, timings are not to be trusted."
-        )
-    return Table(
-        title=f"Cost, {moment_name(moment)}{f', {environment}' if environment else ''}",
-        stub="Method",
-        heads=tuple(columns.heads),
-        remarks=tuple(columns.remarks),
-        rows=tuple(rows[k] for k in kept),
-        groups=columns.spanning,
-        notes=tuple(notes),
-        name="cost",
-    )
-
-
-def _cost_name(metric: str) -> str:
-    for short, name in (
-        ("latency_min", "min"),
-        ("latency_median", "median"),
-        ("latency_p90", "p90"),
-        ("speedup", "speed"),
-        ("throughput", "throughput"),
-    ):
-        if metric.startswith(short):
-            return name
-    return {"parameters": "Parameters", "load": "Load"}.get(metric, title_of(metric))
-
-
-def _cost_unit(unit: str) -> str:
-    return {"1": "", "x": "×", "load": "", "MACs": ""}.get(unit, unit)
-
-
-def compute_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
-    """Training compute of the whole lineage, absolute and in dense trainings."""
-    found = lines(panel, moment, pick)
-    columns = Columns()
-    _density_column(columns, found)
-    ratio = [relative_compute(x.point, panel.dense_of(x.series, FINAL)) for x in found]
-    columns.add("Lineage", "× dense", [spread_cell(r, "x") for r in ratio])
-    for metric in ("train_macs", "train_examples", "train_seconds", "train_cost_ratio"):
-        for environment in panel.environments if metric == "train_seconds" else ("",):
-            readings = [_reading(x, "compute", metric, environment) for x in found]
-            unit = next((r.unit for r in readings if r), "")
-            where = f", {environment}" if environment else ""
-            columns.add(
-                title_of(metric) + where, "" if unit in ("1", "MACs") else unit, [cell(r) for r in readings]
-            )
-    if len(columns.heads) < 2:
-        return None
-    return Table(
-        title=f"Training compute of the lineage, {moment_name(moment)}",
-        stub="Method",
-        heads=tuple(columns.heads),
-        remarks=tuple(columns.remarks),
-        rows=_rows(panel, found, columns),
-        name="compute",
-    )
-
-
-def leftover_tables(panel: Panel, moment: str) -> list[Table]:
-    """Whatever no other table shows: metrics of probes that this report does not know."""
-    known = _shown()
-    wanted: dict[str, dict[str, None]] = {}
-    grouped_: dict[tuple[str, str], dict[str, None]] = {}
-    for row in panel.rows:
-        if row.moment != moment or (row.probe, row.metric, bool(row.group)) in known:
-            continue
-        if panel.main == (row.probe, row.metric) and not row.group:
-            continue
-        if row.group:
-            grouped_.setdefault((row.probe, row.metric), {}).setdefault(row.group)
-        else:
-            wanted.setdefault(row.probe, {}).setdefault(row.metric)
-    found = []
-    for probe, metrics in wanted.items():
-        for environment in panel.environments:
-            table = _generic(panel, moment, probe, tuple(metrics), environment)
-            if table is not None and table not in found:
-                found.append(table)
-    for (probe, metric), names in grouped_.items():
-        table = _generic_groups(panel, moment, probe, metric, list(names))
-        if table is not None:
-            found.append(table)
-    return found
-
-
-def _generic(panel: Panel, moment: str, probe: str, metrics: Sequence[str], environment: str) -> Table | None:
-    found = lines(panel, moment)
-    columns = Columns()
-    _density_column(columns, found)
-    for metric in metrics:
-        readings = [_reading(x, probe, metric, environment) for x in found]
-        unit = next((r.unit for r in readings if r), "")
-        columns.add(title_of(metric), unit, [cell(r) for r in readings])
-    if len(columns.heads) < 2:
-        return None
-    kept = [k for k in range(len(found)) if columns.filled(k)]
-    rows = _rows(panel, found, columns)
-    return Table(
-        title=f"{probe}, {moment_name(moment)}",
-        stub="Method",
-        heads=tuple(columns.heads),
-        remarks=tuple(columns.remarks),
-        rows=tuple(rows[k] for k in kept),
-        name="other",
-    )
-
-
-def _generic_groups(panel: Panel, moment: str, probe: str, metric: str, names: list[str]) -> Table | None:
-    found = [
-        x
-        for x in lines(panel, moment, some)
-        if any(x.point.reading(probe, metric, n, e) for n in names for e in panel.environments)
-    ]
-    if not found:
-        return None
-    shown = names[:GROUPS_SHOWN]
-    columns = Columns()
-    _density_column(columns, found)
-    unit = ""
-    for name in shown:
-        for environment in panel.environments:
-            readings = [x.point.reading(probe, metric, name, environment) for x in found]
-            unit = next((r.unit for r in readings if r), unit)
-            columns.add(name, environment, [cell(r) for r in readings])
-    left = len(names) - len(shown)
-    return Table(
-        title=f"{probe}: {metric.replace('_', ' ')}{f' ({unit})' if unit not in ('', '1') else ''}, {moment_name(moment)}",
-        stub="Method",
-        heads=tuple(columns.heads),
-        remarks=tuple(columns.remarks),
-        rows=_rows(panel, found, columns),
-        notes=(f"{counted(left, 'more group')} in the records.",) if left else (),
-        name="other",
-    )
-
-
 QUALITY = (
     ("accuracy", "top5"),
     ("accuracy", "nll"),
     ("accuracy", "ece"),
     ("forgetting", "forgotten"),
     ("forgetting", "learned"),
+)
+LOYAL = (
+    ("label_loyalty", "L-L", "%"),
+    ("probability_loyalty", "P-L", "nat. log"),
+    ("probability_loyalty_base2", "P-L", "base 2"),
 )
 ROBUSTNESS = tuple(
     ("robustness", metric)
@@ -365,15 +54,306 @@ STRUCTURE = tuple(
     ("structure", metric)
     for metric in ("parameters", "prunable", "nonzero", "density", "density_all", "empty_layers")
 )
+THEORETICAL = ("parameters", "nonzero_parameters", "macs", "macs_nonzero")
+ON_DISK = ("dense_bytes", "sparse_bytes")
+MEASURED = {
+    "latency_min": "min",
+    "latency_median": "median",
+    "latency_p90": "p90",
+    "speedup": "speed",
+    "throughput": "throughput",
+}
+LOAD = "machine_load"
+COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
+Pick = Callable[[Series, str], Sequence[Point]]
 
 
-def _shown() -> set[tuple[str, str, bool]]:
-    """(probe, metric, has a group) of all that the named tables show."""
-    known = {(p, m, False) for p, m in (*QUALITY, *ROBUSTNESS, *STRUCTURE, *LECTURE)}
-    known |= {("cost", m, False) for metrics in COST.values() for m in metrics}
-    known |= {
-        ("compute", m, False) for m in ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
+@dataclass(frozen=True)
+class Line:
+    """One row to be: a point with the series it belongs to."""
+
+    series: Series
+    point: Point
+    first: bool
+
+    @property
+    def kind(self) -> str:
+        return self.series.name
+
+
+def every(series: Series, moment: str) -> Sequence[Point]:
+    """All points of a series."""
+    return series.at(moment)
+
+
+def some(series: Series, moment: str) -> Sequence[Point]:
+    """At most six points of a series, evenly over its order, first and last among them."""
+    points = series.at(moment)
+    if len(points) <= LEVELS_SHOWN:
+        return points
+    last = len(points) - 1
+    places = sorted({round(k * last / (LEVELS_SHOWN - 1)) for k in range(LEVELS_SHOWN)})
+    return [points[p] for p in places]
+
+
+def lines(panel: Panel, moment: str, pick: Pick = every) -> list[Line]:
+    """Rows of a table over states: dense, then each series, then the floor."""
+    found = []
+    for series in panel.everything():
+        points = pick(series, moment)
+        found += [Line(series, point, place == 0) for place, point in enumerate(points)]
+    return found
+
+
+def thinned(panel: Panel, moment: str) -> bool:
+    """True if the short tables leave levels out."""
+    return any(len(s.at(moment)) > LEVELS_SHOWN for s in panel.everything())
+
+
+def batches(panel: Panel) -> list[int]:
+    """Batch sizes that anything was timed at."""
+    found = {
+        int(hit[1])
+        for r in panel.rows
+        if r.probe == "cost" and (hit := re.fullmatch(rf"(?:{'|'.join(MEASURED)})_b(\d+)", r.metric))
     }
+    return sorted(found)
+
+
+def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
+    """Method, speed, accuracy, L-L, P-L, after-attack accuracy; dense of the same seeds beside each state."""
+    found = lines(panel, moment, pick)
+    columns = _columns(found)
+    for environment in panel.environments:
+        where = f" {environment}" if environment else ""
+        for batch in batches(panel):
+            speed = _readings(found, "cost", f"speedup_b{batch}", environment)
+            columns.add(f"Speed{where}", f"×, batch {batch}", [cell(r) for r in speed])
+    notes = []
+    if panel.main:
+        name, main = title_of(panel.main[1]), [panel.main_reading(x.point) for x in found]
+        unit = _unit(main)
+        columns.add(name, unit, [cell(r) for r in main])
+        beside, change = [], []
+        for line, reading in zip(found, main, strict=True):
+            dense = None if line.kind == DENSE else panel.main_reading(panel.dense_of(line.series, moment))
+            beside.append(spread_cell(restricted(dense, reading.by_seed if reading else ()), unit))
+            change.append(spread_cell(paired(reading, dense), difference_unit(unit), signed=True))
+        columns.add("Dense", "same seeds", beside)
+        columns.add("Change", difference_unit(unit), change)
+        if count := examples(main):
+            notes.append(f"{name}: {count} test examples.")
+    for metric, name, unit in LOYAL:
+        columns.add(name, unit, [cell(r, notes=False) for r in _readings(found, "loyalty", metric)])
+    if any(name == "P-L" for name, _ in columns.heads):
+        notes.append(LOYALTY)
+        if panel.floors:
+            notes.append("floor: a dense model of another seed, the loyalty that retraining alone leaves.")
+    attack = _readings(found, "robustness", "pgd_accuracy")
+    columns.add("After attack", "PGD, %", [cell(r) for r in attack])
+    if any(attack):
+        images = examples(attack)
+        notes.append(
+            f"After attack: accuracy under PGD{f' on {images} test images' if images else ''}; "
+            "the dense row is what it is to be read against."
+        )
+    return _table(
+        panel,
+        f"Speed, accuracy, loyalty and after-attack accuracy, {moment_name(moment)}",
+        found,
+        columns,
+        notes,
+    )
+
+
+def metric_table(
+    panel: Panel, moment: str, title: str, wanted: Sequence[tuple[str, str]], pick: Pick = every
+) -> Table | None:
+    """States against the given (probe, metric) pairs of the whole, for all that were measured."""
+    found = lines(panel, moment, pick)
+    columns = _columns(found)
+    used: list[Reading | None] = []
+    for probe, metric in wanted:
+        readings = _readings(found, probe, metric)
+        used += readings
+        columns.add(title_of(metric), _shown_unit(_unit(readings)), [cell(r) for r in readings])
+    count = examples(used)
+    notes = [f"{count} examples."] if count else []
+    return _table(panel, f"{title}, {moment_name(moment)}", found, columns, notes)
+
+
+def size_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
+    """Theoretical cost and bytes on disk, in columns that are never mixed."""
+    found = lines(panel, moment, pick)
+    columns = _columns(found)
+    for group, metrics in (("Theoretical", THEORETICAL), ("On disk", ON_DISK)):
+        for metric in metrics:
+            readings = _readings(found, "cost", metric)
+            columns.add(title_of(metric), _shown_unit(_unit(readings)), [cell(r) for r in readings], group)
+    notes = ["Figures without ± are the same for every seed."] if len(panel.seeds) > 1 else []
+    title = f"Cost in theory and on disk, {moment_name(moment)}"
+    return _table(panel, title, found, columns, notes, spanning=True)
+
+
+def timing_table(panel: Panel, moment: str, environment: str, pick: Pick = every) -> Table | None:
+    """Measured cost: latency, speed-up and throughput by batch size, and the machine's load."""
+    found = lines(panel, moment, pick)
+    columns = _columns(found)
+    repeats: list[Reading | None] = []
+    for batch in batches(panel):
+        for metric, name in MEASURED.items():
+            readings = _readings(found, "cost", f"{metric}_b{batch}", environment)
+            repeats += readings
+            unit = _shown_unit(_unit(readings))
+            columns.add(name, unit, [cell(r) for r in readings], f"Measured, batch {batch}")
+    load = _readings(found, "cost", LOAD, environment)
+    columns.add("load", "", [cell(r) for r in load], "Machine")
+    notes = []
+    if count := examples(repeats):
+        notes.append(f"Timings: {count} repetitions each; fastest, median and 90th percentile.")
+    if any(load):
+        notes.append(
+            "Load: of the machine while it measured; near its number of cores, distrust the timings."
+        )
+    title = f"Cost measured, {moment_name(moment)}{f', {environment}' if environment else ''}"
+    return _table(panel, title, found, columns, notes, spanning=True)
+
+
+def compute_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
+    """Training compute of the whole lineage, absolute and in dense trainings."""
+    found = lines(panel, moment, pick)
+    columns = _columns(found)
+    ratio = [relative_compute(x.point, panel.dense_of(x.series, FINAL)) for x in found]
+    columns.add("Lineage", "× dense", [spread_cell(r, "x") for r in ratio])
+    for metric in COMPUTE:
+        for environment in panel.environments if metric == "train_seconds" else ("",):
+            readings = _readings(found, "compute", metric, environment)
+            where = f", {environment}" if environment else ""
+            unit = _shown_unit(_unit(readings))
+            columns.add(title_of(metric) + where, unit, [cell(r) for r in readings])
+    return _table(panel, f"Training compute of the lineage, {moment_name(moment)}", found, columns, ())
+
+
+def leftover_tables(panel: Panel, moment: str) -> list[Table]:
+    """Whatever no other table shows: metrics of probes that this report does not know."""
+    known = _known(panel)
+    wanted: dict[str, dict[str, None]] = {}
+    by_group: dict[tuple[str, str], dict[str, None]] = {}
+    for row in panel.rows:
+        if row.moment != moment or (row.probe, row.metric, bool(row.group)) in known:
+            continue
+        if row.group:
+            by_group.setdefault((row.probe, row.metric), {}).setdefault(row.group)
+        else:
+            wanted.setdefault(row.probe, {}).setdefault(row.metric)
+    found = [
+        _generic(panel, moment, probe, tuple(metrics), environment)
+        for probe, metrics in wanted.items()
+        for environment in panel.environments
+    ]
+    found += [
+        _generic_groups(panel, moment, probe, metric, list(names))
+        for (probe, metric), names in by_group.items()
+    ]
+    tables: list[Table] = []
+    for table in found:
+        if table is not None and table not in tables:
+            tables.append(table)
+    return tables
+
+
+def _generic(panel: Panel, moment: str, probe: str, metrics: Sequence[str], environment: str) -> Table | None:
+    found = lines(panel, moment)
+    columns = _columns(found)
+    for metric in metrics:
+        readings = _readings(found, probe, metric, environment)
+        basis = next((r.basis for r in readings if r and r.basis != "measured"), "")
+        words = ", ".join(x for x in (_shown_unit(_unit(readings)), basis) if x)
+        columns.add(title_of(metric), words, [cell(r) for r in readings])
+    return _table(panel, f"{probe}, {moment_name(moment)}", found, columns, ())
+
+
+def _generic_groups(panel: Panel, moment: str, probe: str, metric: str, names: list[str]) -> Table | None:
+    found = lines(panel, moment, some)
+    columns = _columns(found)
+    unit = ""
+    for name in names[:GROUPS_SHOWN]:
+        for environment in panel.environments:
+            readings = [x.point.reading(probe, metric, name, environment) for x in found]
+            unit = unit or _shown_unit(_unit(readings))
+            columns.add(name, environment, [cell(r) for r in readings])
+    left = len(names) - GROUPS_SHOWN
+    notes = [f"{counted(left, 'more group')} in the records."] if left > 0 else []
+    title = f"{probe}: {metric.replace('_', ' ')}{f' ({unit})' if unit else ''}, {moment_name(moment)}"
+    return _table(panel, title, found, columns, notes)
+
+
+def _known(panel: Panel) -> set[tuple[str, str, bool]]:
+    """(probe, metric, has a group) of all that the named tables show."""
+    known = {(p, m, False) for p, m in (*QUALITY, *ROBUSTNESS, *STRUCTURE)}
+    known |= {("loyalty", m, False) for m, _, _ in LOYAL}
+    known |= {("cost", m, False) for m in (*THEORETICAL, *ON_DISK, LOAD)}
+    known |= {("cost", f"{m}_b{b}", False) for m in MEASURED for b in batches(panel)}
+    known |= {("compute", m, False) for m in COMPUTE}
     known |= {("forgetting", m, True) for m in ("recall", "recall_change", "forgotten", "learned")}
-    known |= {("structure", "layer_density", True)}
+    known |= {("structure", "layer_density", True), ("accuracy", "n", False)}
+    if panel.main:
+        known.add((*panel.main, False))
     return known
+
+
+def _columns(found: Sequence[Line]) -> Columns:
+    columns = Columns()
+    columns.add("Density", "%", [Cell(percentage(line.point.density)) for line in found], always=True)
+    return columns
+
+
+def _readings(found: Iterable[Line], probe: str, metric: str, environment: str = "") -> list[Reading | None]:
+    return [line.point.reading(probe, metric, "", environment) for line in found]
+
+
+def _unit(readings: Iterable[Reading | None]) -> str:
+    return next((r.unit for r in readings if r), "")
+
+
+def _shown_unit(unit: str) -> str:
+    return {"1": "", "x": "×", "MACs": "", "load": "", "examples": ""}.get(unit, unit)
+
+
+def _table(
+    panel: Panel,
+    title: str,
+    found: Sequence[Line],
+    columns: Columns,
+    notes: Sequence[str],
+    spanning: bool = False,
+) -> Table | None:
+    """Rows that have anything beside their density; ``None`` if no row has."""
+    if len(columns.heads) < 2:
+        return None
+    looks = styles(panel)
+    rows = []
+    seen: set[str] = set()
+    for place, line in enumerate(found):
+        if not columns.filled(place):
+            continue
+        label = line.series.label
+        rows.append(
+            Row(
+                label=label,
+                cells=columns.row(place),
+                colour=looks[label].colour,
+                first=label not in seen,
+                reference=line.kind in (DENSE, FLOOR),
+            )
+        )
+        seen.add(label)
+    return Table(
+        title=title,
+        stub="Method",
+        heads=tuple(columns.heads),
+        rows=tuple(rows),
+        groups=columns.spanning if spanning else (),
+        notes=tuple(notes),
+        remarks=tuple(columns.remarks),
+    )

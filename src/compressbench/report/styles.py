@@ -1,8 +1,9 @@
-"""How each series looks, the same in every chart and table (Okabe and Ito's palette, safe for colour-blind eyes)."""
+"""How each series looks in all charts and tables: Okabe and Ito's palette, safe for colour-blind eyes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from compressbench.report.panels import Panel
 
@@ -20,11 +21,11 @@ class Style:
 
     colour: str
     marker: str
-    dash: str | tuple[int, tuple[float, ...]]
+    dash: Any
 
 
 def styles(panel: Panel) -> dict[str, Style]:
-    """Label -> style: dense ink, random grey and dashed, the others in order; dashes tell a second round of colours."""
+    """Label -> style: dense in ink, random in dashed grey, then colours in order, then other dashes."""
     found = {}
     for place, label in enumerate(panel.dense):
         found[label] = Style(

@@ -60,7 +60,6 @@ class Table:
     groups: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
     heat: bool = False
-    name: str = ""
     colours: tuple[str, ...] = ()
     remarks: tuple[tuple[str, ...], ...] = ()
 
@@ -158,6 +157,6 @@ def shade(share: float, colour: tuple[int, int, int]) -> str:
 
 
 def diverging(value: float, limit: float) -> str:
-    """Orange for a loss, blue for a gain; the square root of the share, so that small changes stay visible."""
+    """Orange for a loss, blue for a gain; the root of the share, so that small changes stay visible."""
     share = (abs(value) / limit) ** 0.5 if limit else 0.0
     return shade(share, LOSS if value < 0 else GAIN)

@@ -1,1 +1,190 @@
-def print_tables(r,c): pass
+"""The same tables in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from compressbench.records import Records
+from compressbench.report.accuracy import accuracy_table
+from compressbench.report.findings import warnings
+from compressbench.report.heat import worst_classes
+from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds, with_spread
+from compressbench.report.panels import Panel, Point, Reading, Series, panels
+from compressbench.report.states import batches, lines, some, thinned
+from compressbench.report.tables import Cell, Table, cell
+from compressbench.report.wording import moment_name, title_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+CLASSES = 5
+SERIES_ABREAST = 5
+
+
+def print_tables(records: Records, console: Console) -> None:
+    """Prints, for each panel, the lecture's table, accuracy by density, the worst classes and cost."""
+    found = panels(records)
+    if not found:
+        console.print("no records", markup=False)
+        return
+    for panel in found:
+        moment = panel.moments[0]
+        console.print(f"\n{panel.name}: {_over(len(panel.seeds))}", style="bold", markup=False)
+        console.print(_lecture(panel, moment))
+        if thinned(panel, moment):
+            console.print("some levels are left out; the report has all", style="dim", markup=False)
+        for each in panel.moments:
+            table = accuracy_table(panel, each)
+            for part in _abreast(table) if table else ():
+                console.print(f"\n{part.title}", style="bold", markup=False)
+                console.print(_of(part))
+        _print_worst(panel, moment, console)
+        for sentence in _cost(panel, moment):
+            console.print(sentence, markup=False, soft_wrap=False)
+    for sentence in warnings(found):
+        console.print(f"note: {sentence}", style="yellow", markup=False)
+
+
+def _over(count: int) -> str:
+    return f"mean ± sd over {seeds(count)}" if count > 1 else seeds(count)
+
+
+def _lecture(panel: Panel, moment: str) -> Grid:
+    found = lines(panel, moment, some)
+    columns: list[tuple[str, list[Cell]]] = []
+    for environment in panel.environments:
+        for batch in batches(panel)[:1]:
+            speed = [x.point.reading("cost", f"speedup_b{batch}", "", environment) for x in found]
+            columns.append((f"Speed x{f' {environment}' if environment else ''}", [_cell(r) for r in speed]))
+    if panel.main:
+        name = title_of(panel.main[1])
+        columns.append((name, [_cell(panel.main_reading(x.point)) for x in found]))
+    for probe, metric, name in (
+        ("loyalty", "label_loyalty", "L-L"),
+        ("loyalty", "probability_loyalty", "P-L"),
+        ("robustness", "pgd_accuracy", "Attacked"),
+    ):
+        columns.append((name, [_cell(x.point.reading(probe, metric)) for x in found]))
+    shown = [(name, cells) for name, cells in columns if any(c.text != MISSING for c in cells)]
+    if len({c.n for _, cells in shown for c in cells if c.n}) > 1:
+        shown.append(("n", [Cell(str(max(c[k].n for _, c in shown) or MISSING)) for k in range(len(found))]))
+    rows = [
+        (
+            line.series.label if line.first else "",
+            [percent(line.point.density), *(c[k].plain for _, c in shown)],
+        )
+        for k, line in enumerate(found)
+    ]
+    return _grid("Method", ["Density", *(name for name, _ in shown)], rows)
+
+
+def _cell(reading: Reading | None) -> Cell:
+    return cell(reading, notes=False)
+
+
+def _abreast(table: Table) -> list[Table]:
+    """A wide table as several, so that each fits a narrow terminal."""
+    from dataclasses import replace
+
+    parts = []
+    for start in range(0, len(table.heads), SERIES_ABREAST):
+        here = slice(start, start + SERIES_ABREAST)
+        rows = tuple(replace(row, cells=row.cells[here]) for row in table.rows)
+        parts.append(replace(table, heads=table.heads[here], rows=rows))
+    return parts
+
+
+def _of(table: Table) -> Grid:
+    several = len(table.counts) > 1
+    rows = [
+        (row.label, [f"{c.plain} ({c.n})" if several and c.n else c.plain for c in row.cells])
+        for row in table.rows
+    ]
+    return _grid(table.stub, [name for name, _ in table.heads], rows)
+
+
+def _grid(stub: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Grid:
+    """Numbers keep their width, words wrap; a row with an empty label belongs to the one above."""
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column(Text(stub), overflow="fold", min_width=9)
+    for place, head in enumerate(heads):
+        widest = max((len(cells[place]) for _, cells in rows), default=0)
+        grid.add_column(Text(head), justify="right", overflow="fold", min_width=widest)
+    groups = any(not label for label, _ in rows)
+    for place, (label, cells) in enumerate(rows):
+        if groups and place and label:
+            grid.add_section()
+        grid.add_row(Text(label), *cells)
+    return grid
+
+
+def _print_worst(panel: Panel, moment: str, console: Console) -> None:
+    worst = worst_classes(panel, moment)[:CLASSES]
+    lead = panel.series[0] if panel.series else None
+    point = lead.lowest(moment) if lead else None
+    if not worst or lead is None or point is None:
+        return
+    title = f"Worst classes of {lead.label} at {percent(point.density)}, recall change in points"
+    console.print(f"\n{title}, {moment_name(moment)}", style="bold", markup=False)
+    shown = panel.series[:SERIES_ABREAST]
+    rows = [(name, [_lost(series, moment, name) for series in shown]) for name, _ in worst]
+    console.print(_grid("Class", [_at(s, moment) for s in shown], rows))
+
+
+def _lost(series: Series, moment: str, name: str) -> str:
+    point = series.lowest(moment)
+    reading = point.reading("forgetting", "recall_change", name) if point else None
+    return cell(reading, signed=True, notes=False).plain
+
+
+def _at(series: Series, moment: str) -> str:
+    point = series.lowest(moment)
+    return f"{series.label} {percent(point.density)}" if point else series.label
+
+
+def _cost(panel: Panel, moment: str) -> list[str]:
+    """One line each: theory, disk, clock, from dense to the first series' lowest density."""
+    lead = panel.series[0] if panel.series else None
+    point = lead.lowest(moment) if lead else None
+    if lead is None or point is None:
+        return []
+    dense = panel.dense_of(lead, moment)
+    told = []
+    for kind, metric, words in (
+        ("theoretical", "nonzero_parameters", "nonzero parameters"),
+        ("theoretical", "macs_nonzero", "MACs if zeros were free"),
+        ("on disk", "sparse_bytes", "bytes, sparse-encoded"),
+    ):
+        told += _change(kind, words, dense, point, metric, "")
+    for environment in panel.environments:
+        where = f" on {environment}" if environment else ""
+        for batch in batches(panel):
+            words = f"ms median, batch {batch}{where}"
+            told += _change("measured", words, dense, point, f"latency_median_b{batch}", environment)
+        for batch in batches(panel)[:1]:
+            speed = point.reading("cost", f"speedup_b{batch}", "", environment)
+            told += [f"  {note}" for note in (speed.notes if speed else ())[:3]]
+    if told:
+        told.insert(0, f"\nCost, dense → {lead.label} at {percent(point.density)}")
+    return told
+
+
+def _change(
+    kind: str, words: str, dense: Point | None, point: Point, metric: str, environment: str
+) -> list[str]:
+    after = point.reading("cost", metric, "", environment)
+    if after is None or after.spread is None:
+        return []
+    before = dense.reading("cost", metric, "", environment) if dense else None
+    start = _short(before.spread, before.unit) if before and before.spread else MISSING
+    return [f"  {kind:<11}  {start} → {_short(after.spread, after.unit)} {words}"]
+
+
+def _short(figure: Spread, unit: str) -> str:
+    return "".join(with_spread(figure, unit)) if unit == "ms" else plain(figure, unit)

@@ -42,8 +42,8 @@ NAMES = {
 }
 LOYALTY = (
     "L-L: label loyalty, the share of examples on which a state predicts what its dense model predicts. "
-    "P-L: probability loyalty, 100 × the mean over examples of 1 − √JS; with the natural logarithm its range is "
-    "16.7 to 100, with base 2 (beside it) 0 to 100."
+    "P-L: probability loyalty, 100 × the mean over examples of 1 − √JS; with the natural logarithm its range "
+    "is 16.7 to 100, with base 2 (beside it) 0 to 100."
 )
 
 

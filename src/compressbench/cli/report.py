@@ -1,0 +1,55 @@
+"""``compressbench report PATH…``: one report of one run, a sweep, or many of either."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from compressbench.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"report: {message}; try: compressbench report --help")
+
+
+def main(argv: list[str]) -> int:
+    """The verb; returns an exit code.
+
+    Raises:
+        UserError: nothing to report, something that is no record, or a folder that can't be written.
+    """
+    parser = _Parser(
+        prog="compressbench report",
+        description="Draws one report of many runs, recipes and seeds on the same axes.",
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a run's folder, a sweep's, or a records.jsonl"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="where to write it (the folder itself if one is given, else ./report)"
+    )
+    args = parser.parse_args(argv)
+    paths = [Path(p) for p in args.paths]
+    from compressbench.report.joint import gather, write_joint
+
+    gathered = gather(paths)
+    page = write_joint(gathered, _output(paths, args.output))
+
+    from rich.console import Console
+
+    from compressbench.report.terminal import print_tables
+
+    console = Console(highlight=False)
+    print_tables(gathered.drawn, console)
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _output(paths: list[Path], given: str | None) -> Path:
+    if given is not None:
+        return Path(given)
+    if len(paths) == 1:
+        return paths[0] if paths[0].is_dir() else paths[0].parent
+    return Path("report")

@@ -1,0 +1,174 @@
+"""Many runs in one report: finds their records, drops what was read twice, names what would collide."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from compressbench.errors import UserError
+from compressbench.records import Record, Records, read_jsonl, write_csv, write_jsonl
+from compressbench.report.panels import conflicts
+
+FILE = "records.jsonl"
+LABELS = ("recipe", "model", "dataset", "scale", "seed", "sweep", "outputs", "hydra", "trust")
+TEXTS = tuple(f.name for f in fields(Record) if f.type == "str")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Records of many runs.
+
+    Attributes:
+        files: the record files that contributed.
+        records: as they were measured, each once.
+        drawn: the same, the recipe's name extended by its overrides where one recipe was run with several
+            settings for the same seed: a label for the axes, never written.
+        config: the configuration of a single run, or the overrides of each of many; empty if unknown.
+    """
+
+    files: tuple[Path, ...]
+    records: Records
+    drawn: Records
+    config: str
+
+
+def joint_report(paths: Sequence[Path], output: Path) -> Path:
+    """Reads all records below the paths and writes one report, with the joint records beside it.
+
+    Raises:
+        UserError: there are no records, a file holds something else, or the folder can't be written.
+    """
+    return write_joint(gather(paths), output)
+
+
+def write_joint(gathered: Gathered, output: Path) -> Path:
+    """Writes the report and, unless the folder is the one run that it reports, the joint records."""
+    from compressbench.report.page import write_report
+
+    own = output / FILE
+    if not (len(gathered.files) == 1 and own.exists() and own.samefile(gathered.files[0])):
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            write_jsonl(gathered.records, own)
+            write_csv(gathered.records, output / "records.csv")
+        except OSError as error:
+            raise UserError(f"can't write to {output}: {error.strerror or error}") from error
+    return write_report(gathered.drawn, output, _title(gathered), gathered.config)
+
+
+def gather(paths: Sequence[Path]) -> Gathered:
+    """Records of run folders, sweep folders and record files; rows that are equal count once.
+
+    Raises:
+        UserError: a path is not there, nothing is found, or a line is no record.
+    """
+    files = _files(paths)
+    seen: set[Record] = set()
+    kept: dict[Path, Records] = {}
+    for file in files:
+        rows = read_jsonl(file)
+        for number, row in enumerate(rows, 1):
+            _check(row, file, number)
+        fresh = dict.fromkeys(r for r in rows if r not in seen)
+        seen.update(fresh)
+        if fresh:
+            kept[file] = Records(fresh)
+    if not kept:
+        raise UserError(f"{', '.join(map(str, paths))}: no records in {FILE}; did the run measure anything?")
+    records = Records(r for rows in kept.values() for r in rows)
+    return Gathered(tuple(kept), records, _drawn(kept), _config(tuple(kept)))
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Record files below the paths, in natural order; a joint report's after those it was made of."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            below = sorted(path.rglob(FILE), key=_natural)
+            if not below:
+                raise UserError(
+                    f"{path}: no {FILE} in this folder or below; give a run's or a sweep's folder"
+                )
+        elif path.is_file():
+            below = [path]
+        else:
+            raise UserError(f"{path}: there is no such file or folder")
+        for file in below:
+            found.setdefault(file.resolve(), file)
+    folders = [resolved.parent for resolved in found]
+    joint = {resolved for resolved in found if any(resolved.parent in folder.parents for folder in folders)}
+    return [f for r, f in found.items() if r not in joint] + [f for r, f in found.items() if r in joint]
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+
+
+def _check(row: Record, file: Path, number: int) -> None:
+    """The JSON types that everything later relies on."""
+    whole = (("seed", row.seed), ("order", row.order), ("n", row.n))
+    figures = (("density", row.density), ("compute", row.compute))
+    wrong = [name for name, value in whole if not isinstance(value, int) or isinstance(value, bool)]
+    wrong += [
+        name for name, value in figures if not isinstance(value, int | float) or isinstance(value, bool)
+    ]
+    if row.value is not None and (not isinstance(row.value, int | float) or isinstance(row.value, bool)):
+        wrong.append("value")
+    wrong += [name for name in TEXTS if not isinstance(getattr(row, name), str)]
+    if wrong:
+        raise UserError(f"{file}:{number}: not a record ({wrong[0]} is {getattr(row, wrong[0])!r})")
+
+
+def _drawn(kept: dict[Path, Records]) -> Records:
+    """Extends recipe names where the runs of one recipe would otherwise collide."""
+    recipes = dict.fromkeys(r.recipe for rows in kept.values() for r in rows)
+    labels: dict[tuple[Path, str], str] = {}
+    for recipe in recipes:
+        own = {file: [r for r in rows if r.recipe == recipe] for file, rows in kept.items()}
+        own = {file: rows for file, rows in own.items() if rows}
+        if len(own) < 2 or not conflicts(r for rows in own.values() for r in rows):
+            continue
+        settings = {file: _overrides(file) for file in own}
+        common = set.intersection(*(set(found or ()) for found in settings.values()))
+        for file, found in settings.items():
+            apart = [o for o in found or () if o not in common and o.partition("=")[0] not in LABELS]
+            words = " ".join(apart) if found is not None else file.parent.name
+            if words:
+                labels[file, recipe] = f"{recipe} ({words})"
+    return Records(
+        replace(r, recipe=labels.get((file, r.recipe), r.recipe)) for file, rows in kept.items() for r in rows
+    )
+
+
+def _overrides(file: Path) -> list[str] | None:
+    """What the command line of a run changed, as Hydra wrote it; ``None`` if it didn't."""
+    path = file.parent / ".hydra" / "overrides.yaml"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return [line[2:].strip().strip("'\"") for line in lines if line.startswith("- ")]
+
+
+def _config(files: Sequence[Path]) -> str:
+    if len(files) == 1:
+        try:
+            return (files[0].parent / "config.yaml").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+    told = [f"{file.parent}: {' '.join(found)}" for file in files if (found := _overrides(file))]
+    return "\n".join(told)
+
+
+def _title(gathered: Gathered) -> str:
+    rows = gathered.records
+    models, data = _listed(r.model for r in rows), _listed(r.dataset for r in rows)
+    return f"{_listed(r.recipe for r in rows)}: {models} on {data}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = list(dict.fromkeys(names))
+    return ", ".join(known[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")

@@ -1,0 +1,268 @@
+"""Contract tests: whatever is there is run, run twice, compared, and brought back from the store.
+
+A new recipe, criterion, stage, probe or YAML is tested by being there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import MLP
+
+from compressbench import specs
+from compressbench.cli.run import composed
+from compressbench.conf import conf_dir, headline
+from compressbench.criteria.given import Given
+from compressbench.data.dataset import Dataset, fingerprint
+from compressbench.errors import UserError
+from compressbench.execute import Executor, Watcher
+from compressbench.experiment import Experiment, execute, prepare
+from compressbench.models.build import module_of
+from compressbench.models.draw import drawn
+from compressbench.plan import Context, Plan
+from compressbench.pruning import prune, whole_masks
+from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
+from compressbench.stages.prune import Prune
+from compressbench.store import Store
+from compressbench.views import View
+
+CONF = conf_dir()
+NAMES = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem[0] != "_") for group in
+         ("recipe", "stage/prune", "probe", "evaluation", "hardware", "model", "dataset", "sweep", "scale")}  # fmt: skip
+QUIET = ["scale=smoke", "hardware=cpu1"]
+
+
+def plain(record: Record) -> dict:
+    """A record without what two runs can't share: the value of a timing, and notes on how busy the machine was."""
+    row = dataclasses.asdict(record)
+    return {**row, "value": None, "note": "", "n": 0} if record.is_timing or record.probe == "cost" else row
+
+
+def once(recipe: str, outputs: Path) -> tuple[Experiment, Records]:
+    experiment = prepare(composed([f"recipe={recipe}", *QUIET, f"outputs={outputs}"]))
+    return experiment, execute(experiment, Watcher(), [])
+
+
+@pytest.mark.parametrize("recipe", NAMES["recipe"])
+def test_every_recipe_twice_and_from_the_store(recipe: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first, records = once(recipe, tmp_path / "a")
+    torch.manual_seed(2)
+    second, again = once(recipe, tmp_path / "b")
+    assert [plain(r) for r in records] == [plain(r) for r in again]
+    keys = [n.key for n in first.plan.nodes]
+    assert keys == [n.key for n in second.plan.nodes]
+    for key in keys:
+        one, other = first.store.load(key), second.store.load(key)
+        assert one is not None
+        assert other is not None
+        for group, named in one.tensors.items():
+            assert all(torch.equal(t, other.tensors[group][n]) for n, t in named.items()), key
+        module = module_of(one)
+        assert all(torch.equal(t, one.weights[n]) for n, t in module.state_dict().items())
+
+    class Forbidden(Watcher):
+        def working(self, name: str, words: str):
+            raise AssertionError(f"{name} was made again: {words}")
+
+    warm = prepare(composed([f"recipe={recipe}", *QUIET, f"outputs={tmp_path / 'a'}"]))
+    assert list(execute(warm, Forbidden(), [])) == list(records)
+    write_jsonl(records, tmp_path / "records.jsonl")
+    assert list(read_jsonl(tmp_path / "records.jsonl")) == list(records)
+    check_series(first.plan, records)
+
+
+def check_series(plan: Plan, records: Records) -> None:
+    """Density falls along each series, masks and records agree, the dense net stands beside all."""
+    top = records.where(probe="accuracy", metric="top1", moment="final")
+    assert {r.series for r in top} == {m.series for m in plan.measures if m.moment == "final"}
+    assert {"dense", "floor"} <= {r.series for r in top}
+    for series in {r.series for r in top}:
+        points = sorted(top.where(series=series), key=lambda r: r.order)
+        assert all(a.density >= b.density for a, b in zip(points, points[1:], strict=False))
+        assert all(0 < r.density <= 1 for r in points)
+        assert all(r.value is not None and 0 <= r.value <= 100 for r in points)
+    assert top.where(series="dense")[0].density == 1
+    assert any("random" in r.series for r in top), "every pruning recipe has its random arm"
+    loyal = records.where(probe="loyalty", metric="label_loyalty", series="dense")
+    assert [r.value for r in loyal] == [100.0]
+
+
+@pytest.mark.parametrize("recipe", NAMES["recipe"])
+@pytest.mark.parametrize("scale", NAMES["scale"])
+def test_every_recipe_plans_at_every_scale(recipe: str, scale: str) -> None:
+    from compressbench.plan import make
+
+    config = composed([f"recipe={recipe}", f"scale={scale}"])
+    plan = make(config["recipe"], 0, Context("", "cpu", 1))
+    assert len(plan.nodes) > 3
+    assert all(hasattr(n.stage, "describe") for n in plan.nodes)
+    assert config["recipe"]["name"] == recipe
+
+
+@pytest.mark.parametrize("recipe", NAMES["recipe"])
+def test_a_recipe_opens_with_claim_source_command_and_result(recipe: str) -> None:
+    head = [x for x in (CONF / "recipe" / f"{recipe}.yaml").read_text().splitlines() if x.startswith("#")]
+    for word in ("Claim", "Source", "Run", "Measured"):
+        assert any(line.startswith(f"# {word} ") for line in head), word
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
+def test_every_yaml_has_a_line_for_the_list_and_known_targets(path: Path) -> None:
+    if path.stem[0] != "_" and path.parent.name != "scaled":
+        assert headline(path)[1], "the first line must be '# NAME: what it is'"
+    content = yaml.safe_load(path.read_text())
+    for place, spec in specs.walk(content):
+        target = spec["_target_"]
+        if "cli.run" not in target:
+            specs.check_target(target, (), place)
+        assert specs.source_of(target) is not None, target
+
+
+@pytest.fixture(scope="module")
+def small(digits):
+    from compressbench.bench import Bench
+    from compressbench.tasks.classification import Classification
+
+    bench = Bench(digits, Classification(digits.classes, digits.mean, digits.std), seed=0, name="init")
+    return bench, drawn(MLP, bench)
+
+
+@pytest.mark.parametrize("name", NAMES["stage/prune"])
+def test_every_criterion(name: str, small) -> None:
+    bench, state = small
+    text = (CONF / "stage/prune" / f"{name}.yaml").read_text()
+    criterion = yaml.safe_load(text)["criterion"]
+    weights = {n: state.weights[n] for n in state.facts["prunable"]}
+    given = Given(weights, whole_masks(state), state, dataclasses.replace(bench, name="prune"))
+    torch.manual_seed(3)
+    scores = specs.build(criterion)(given)
+    torch.manual_seed(4)
+    again = specs.build(criterion)(given)
+    assert scores.keys() == weights.keys()
+    for n, w in weights.items():
+        assert scores[n].shape == w.shape
+        assert torch.equal(scores[n], again[n])
+        assert torch.isfinite(scores[n]).all()
+    settings = Prune(criterion, fraction=0.75)
+    pruned = prune(state, bench, settings)
+    whole = sum(w.numel() for w in weights.values())
+    assert sum(int(m.sum()) for m in pruned.masks.values()) == whole - round(0.75 * whole)
+    for n, mask in pruned.masks.items():
+        assert torch.equal(pruned.weights[n], state.weights[n] * mask)
+
+
+@pytest.mark.parametrize("name", NAMES["probe"])
+def test_every_probe(name: str, small, tmp_path: Path) -> None:
+    bench, state = small
+    config = composed(QUIET + [f"+probe@evaluation.probes.{name}={name}"])
+    probe = specs.build(config["evaluation"]["probes"][name])
+    target = specs.build(config["hardware"]["target"])
+    bench = dataclasses.replace(bench, name=f"probe {name}", target=target)
+    other = prune(
+        state,
+        bench,
+        Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.9),
+    )
+    subject, reference = View(other, bench, "pruned"), View(state, bench, "dense")
+    before = {n: t.clone() for n, t in other.weights.items()}
+    torch.manual_seed(5)
+    found = list(probe.measure(subject, reference, bench))
+    torch.manual_seed(6)
+    again = list(probe.measure(View(other, bench, "pruned"), View(state, bench, "dense"), bench))
+    assert found
+    for one, two in zip(found, again, strict=True):
+        assert isinstance(one, Metric)
+        assert one.value is not None or one.note
+        assert one.basis in {"measured", "computed", "theoretical", "on disk", "modelled"}
+        if one.unit not in ("ms", "x", "s", "examples/s", "load"):
+            assert one == two
+    assert len({(m.name, m.group, m.basis) for m in found}) == len(found)
+    assert all(torch.equal(t, before[n]) for n, t in other.weights.items())
+    store = Store(tmp_path)
+    store.save_result("k", {"metrics": [dataclasses.asdict(m) for m in found]})
+    back = store.load_result("k")
+    assert back is not None
+    assert [Metric(**m) for m in back["metrics"]] == found
+
+
+@pytest.mark.parametrize("name", NAMES["evaluation"])
+def test_every_evaluation_names_probes_that_exist(name: str) -> None:
+    probes = composed(["scale=smoke", f"evaluation={name}"])["evaluation"]["probes"]
+    for place, spec in probes.items():
+        specs.check(spec, place)
+
+
+def test_the_fingerprint_sees_every_part(digits: Dataset) -> None:
+    base = fingerprint(digits)
+    assert base == digits.fingerprint
+    assert fingerprint(dataclasses.replace(digits, augment={"pad": 1})) != base
+    assert fingerprint(dataclasses.replace(digits, mean=(0.4,))) != base
+    split = digits.splits["test"]
+    images = split.images.copy()
+    images[0, 0, 0, 0] ^= 1
+    changed = {**digits.splits, "test": dataclasses.replace(split, images=images)}
+    assert fingerprint(dataclasses.replace(digits, splits=changed)) != base
+
+
+@pytest.mark.parametrize("harm", ["tensors", "json", "result"])
+def test_a_damaged_entry_is_said_and_made_again(harm: str, tmp_path: Path) -> None:
+    experiment, records = once("iterative_finetune", tmp_path)
+    node = experiment.plan.node("level1.prune")
+    folder = experiment.store.state_folder(node.key)
+    victim = {
+        "tensors": folder / "tensors.safetensors",
+        "json": folder / "state.json",
+        "result": min((tmp_path / "store" / "results").iterdir()),
+    }[harm]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    said: list[str] = []
+
+    class Listening(Watcher):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    fresh = prepare(composed(["recipe=iterative_finetune", *QUIET, f"outputs={tmp_path}"]))
+    again = execute(fresh, Listening(), [])
+    assert [plain(r) for r in again] == [plain(r) for r in records]
+    assert any("damaged and will be made again" in s for s in said)
+    assert bytes(content) != victim.read_bytes()
+
+
+def test_a_diverging_stage_keeps_all_before_it(tmp_path: Path) -> None:
+    config = composed(["recipe=iterative_finetune", *QUIET, f"outputs={tmp_path}",
+                       "recipe.stages.level.stages.finetune.lr=1e25", "recipe.compare.floor=false"])  # fmt: skip
+    experiment = prepare(config)
+    done: list[Record] = []
+    with pytest.raises(
+        UserError, match=r"stage level1.finetune: loss is (nan|inf) at iteration \d+ .*rate 1e\+25"
+    ):
+        execute(experiment, Watcher(), done)
+    assert {r.series for r in done} == {"dense"}
+    executor = Executor(experiment.plan, experiment.store, experiment.setting, Watcher())
+    missing = [n.name for n in executor.missing_states()]
+    assert missing[0] == "level1.finetune"
+    assert "dense" not in missing
+
+
+def test_an_emptied_layer_is_flagged(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listening(Watcher):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    config = composed(["recipe=one_shot", *QUIET, f"outputs={tmp_path}", "recipe.fractions=[0.9995]",
+                       "recipe.compare.floor=false"])  # fmt: skip
+    records = execute(prepare(config), Listening(), [])
+    empty = [r for r in records.where(metric="empty_layers") if r.value]
+    assert empty
+    assert any("is empty, nothing is left" in s for s in said)
+    assert json.loads(json.dumps(records.dicts()))
