@@ -5,12 +5,12 @@
 Each arm is a process of its own, taking turns, because ours changes the allocator for its process. A ratio is
 that of two neighbouring turns; its median, its range and its number are printed.
 
-forward  The bare arms run float NCHW tensors through the module in evaluation mode under ``no_grad``. Ours is what
-         probes do: uint8 images, encoded per batch, prepared module, log-probabilities. ResNet-20, 3x32x32.
+forward  The bare arms run float NCHW tensors through the module in evaluation mode under ``no_grad``. Ours is
+         what probes do: uint8 images, encoded per batch, prepared module, log-probabilities. ResNet-20.
 pgd      The naive arm is what a tutorial does: evaluation mode, NCHW, parameters that require gradients,
-         ``loss.backward()``, all steps for all images. Ours with all steps does the same work; ours as shipped
-         leaves an image alone once it has fallen, so how much that saves depends on the model: here it is
-         a ResNet-20 trained for two epochs on 4,000 Fashion-MNIST images, eps 8/255, ten steps.
+         ``loss.backward()``, all steps for all images. Ours with all steps does the same work; ours as
+         shipped leaves an image alone once it has fallen, so how much that saves depends on the model: here a
+         ResNet-20 trained for two epochs on 4,000 Fashion-MNIST images, eps 8/255, ten steps.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ def forward_of(arm: str) -> Callable[[], None]:
     bench = noise_bench()
     view = View(drawn({"name": "resnet20", "build": RESNET}, bench), bench)
     if arm == "ours":
-        return lambda: view.log_probs_of("test", SEEN) and None
+
+        def ours() -> None:
+            view.log_probs_of("test", SEEN)
+
+        return ours
     module, images = view.module, bench.task.encode(bench.feed("test").images)
     size = int(arm.rpartition(" ")[2])
 
@@ -155,6 +159,7 @@ def ratios(section: str, images: int, seconds: float, weights: Path) -> None:
     for arm in ARMS[section]:
         pipes[arm], there = context.Pipe()
         context.Process(target=serve, args=(there, section, arm, weights), daemon=True).start()
+        there.close()  # or a worker that dies would leave us waiting
     end = time.monotonic() + seconds
     while time.monotonic() < end or any(len(t) < 5 for t in times.values()):
         for arm, pipe in pipes.items():

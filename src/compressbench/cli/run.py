@@ -25,7 +25,7 @@ class JointReport(Callback):
     """Hydra callback: after the last job of a multirun, one report of all of them in the sweep's folder."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Called by Hydra; ends in a UserError if a job failed, after the report of the others is written."""
+        """Called by Hydra, which would turn an exception into a warning: ``main`` raises what is left in ``_caught``."""
         from rich.console import Console
 
         from compressbench.report.joint import joint_report
@@ -36,7 +36,8 @@ class JointReport(Callback):
             path = joint_report([folder], folder)
             Console(highlight=False, soft_wrap=True).print(f"joint report of the sweep: {path}")
         if failed:
-            raise UserError(f"{len(failed)} of the sweep's jobs failed: {', '.join(p.parent.name for p in failed)}")
+            names = ", ".join(path.parent.name for path in failed)
+            _caught.append(UserError(f"{len(failed)} of the sweep's jobs failed: {names}"))
 
 
 def main(argv: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compressbench.report.numbers import MISSING, percent
+from compressbench.report.numbers import FIXED, MISSING, percent
 from compressbench.report.panels import Panel, Series, counterpart, paired
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
@@ -49,51 +49,47 @@ def accuracy_table(panel: Panel, moment: str) -> Table | None:
 
 
 def pairs(panel: Panel) -> list[tuple[Series, Series]]:
-    """What is set against what: each recipe's first series against its others, then recipe against recipe."""
-    leads: dict[str, Series] = {}
-    found = []
-    for series in panel.series:
-        lead = leads.setdefault(series.recipe, series)
-        if lead is not series:
-            found.append((lead, series))
-    ordered = list(leads.values())
-    return found + [(ordered[0], other) for other in ordered[1:]]
+    """What is set against what: each recipe's lead against its other series, then recipe against recipe."""
+    lead_of = {lead.recipe: lead for lead in panel.leads}
+    found = [
+        (lead_of[series.recipe], series) for series in panel.series if lead_of[series.recipe] is not series
+    ]
+    return found + [(panel.leads[0], other) for other in panel.leads[1:]]
 
 
-def difference_table(panel: Panel, moment: str) -> Table | None:
-    """Differences paired by seed: the first series minus each other at the same level."""
+def difference_tables(panel: Panel, moment: str) -> list[Table]:
+    """Differences paired by seed: each first series minus the others at the same density, a table each."""
     if panel.main is None:
-        return None
-    columns = Columns()
-    rows: list[tuple[str, int, float]] = []
-    leads = dict.fromkeys(one.label for one, _ in pairs(panel))
-    by_label = {s.label: s for s in panel.series}
-    for label in leads:
-        rows += [(label, p.order, p.density) for p in by_label[label].at(moment)]
-    unit, several = "", False
+        return []
+    against: dict[str, list[tuple[Series, Series]]] = {}
     for one, other in pairs(panel):
+        against.setdefault(one.label, []).append((one, other))
+    found = [_differences(panel, moment, couples) for couples in against.values()]
+    return [table for table in found if table is not None]
+
+
+def _differences(panel: Panel, moment: str, couples: list[tuple[Series, Series]]) -> Table | None:
+    lead = couples[0][0]
+    points = lead.at(moment)
+    columns = Columns()
+    for _, other in couples:
         column = []
-        for label, order, density in rows:
-            point = next(
-                (p for p in one.at(moment) if (one.label, p.order, p.density) == (label, order, density)),
-                None,
-            )
-            facing = counterpart(point, other, one.recipe == other.recipe) if point else None
+        for point in points:
             reading = panel.main_reading(point)
+            facing = counterpart(point, other, lead.recipe == other.recipe)
             figure = paired(reading, panel.main_reading(facing))
-            several = several or (figure is not None and figure.n > 1)
-            unit = reading.unit if reading else unit
-            column.append(spread_cell(figure, difference_unit(unit), signed=True))
-        columns.add(f"{one.label} − {other.label}", difference_unit(unit), column)
-    if not several:
+            unit = difference_unit(reading.unit) if reading else ""
+            column.append(spread_cell(figure, unit, signed=True))
+        columns.add(f"−{FIXED}{other.label}", "", column)
+    kept = [k for k in range(len(points)) if any(c.n for c in columns.row(k))]
+    if not any(c.n > 1 for k in kept for c in columns.row(k)):
         return None
-    kept = [k for k in range(len(rows)) if any(c.n for c in columns.row(k))]
-    many = len({rows[k][0] for k in kept}) > 1
+    first = next((r for p in points if (r := panel.main_reading(p))), None)
+    unit = difference_unit(first.unit) if first else ""
+    name = title_of(panel.main[1]) if panel.main else ""
     return Table(
-        title=f"{title_of(panel.main[1])}: differences paired by seed, {moment_name(moment)}",
+        title=f"{name} of {lead.label} minus that of others, {unit}, {moment_name(moment)}",
         stub="Density",
         heads=tuple(columns.heads),
-        rows=tuple(
-            Row((f"{rows[k][0]}, " if many else "") + percent(rows[k][2]), columns.row(k)) for k in kept
-        ),
+        rows=tuple(Row(percent(points[k].density), columns.row(k)) for k in kept),
     )

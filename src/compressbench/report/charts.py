@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 5.0, 3.7
 ROWS_SHOWN = 24
+LABEL = 56
 CLOSE = 5.0
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 SETTINGS: dict[str, Any] = {
@@ -124,15 +125,8 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     lowest = min(d.mean for _, points in lines for _, d in points)
     highest = max(d.mean + (d.sd or 0) for _, points in lines for _, d in points)
     clipped = unit == "%" and lowest < -CLOSE
-    inside = [
-        (
-            series,
-            [(x, d if not clipped or d.mean >= -CLOSE else Spread(d.mean, None, d.n)) for x, d in points],
-        )
-        for series, points in lines
-    ]
-    counts = _draw(panel, axes, inside)
-    axes.axhline(0, color=INK, linewidth=1.2, label="dense")
+    counts = _draw(panel, axes, lines)
+    axes.axhline(0, color=INK, linewidth=1.2)
     if clipped:
         axes.set_ylim(-CLOSE, max(1.0, highest + 0.3))
         looks = styles(panel)
@@ -151,7 +145,8 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
 
 def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     """Accuracy against the training compute of the whole lineage, in dense trainings."""
-    lines, densities = [], {}
+    lines: list[tuple[Series, list[tuple[float, Spread]]]] = []
+    densities: list[float] = []
     for series in panel.series:
         dense = panel.dense_of(series, FINAL) or panel.dense_of(series, moment)
         points = []
@@ -159,7 +154,7 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
             spent, reading = relative_compute(p, dense), _main(panel, p)
             if spent and reading:
                 points.append((spent.mean, reading))
-                densities[series.label, spent.mean] = p.density
+                densities += [p.density] if not lines else []
         if points:
             lines.append((series, points))
     if not lines:
@@ -167,17 +162,19 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     label, unit = _accuracy(panel)
     figure, axes = _canvas(f"{label} against training compute{_at(moment)}")
     counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment)
-    _label_ends(axes, lines, densities)
+    _label_ends(axes, lines[0][1], densities)
     spans = [x for _, points in lines for x, _ in points if x > 0]
     if spans and max(spans) / min(spans) > 20:
         axes.set_xscale("log")
     else:
-        axes.set_xlim(left=min(0.9, *spans) if spans else None)
+        left = min([0.9, *spans])
+        right = max([1.0, *spans])
+        axes.set_xlim(left, right + 0.04 * (right - left))
     axes.set_xlabel("training MACs of the whole lineage, in dense trainings")
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     caption = (
         "What a state cost to train, all earlier levels included; the dense model costs 1. "
-        f"Small figures: the first series’ density, %. {_bands(counts)}"
+        f"Small figures: the first series’ density. {_bands(counts)}"
     )
     return _finish(figure, axes, panel, name, caption)
 
@@ -187,7 +184,7 @@ def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
     lines = _by_group(panel, moment, "forgetting", "recall_change")
     if not lines:
         return None
-    lead = lines[0][2]
+    lead = next((found for series, _, found in lines if series is panel.lead), lines[0][2])
     classes = sorted(
         {c for _, _, found in lines for c in found}, key=lambda c: (lead[c].mean if c in lead else 0.0, c)
     )
@@ -199,7 +196,7 @@ def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
     counts = _dots(panel, axes, lines, shown)
     axes.axvline(0, color=INK, linewidth=1.2)
     axes.set_xlabel("points, against the dense model of the same seed")
-    caption = f"{_lowest(lines)}, worst class of the first series on top. {_bars(counts)}"
+    caption = f"{_lowest(lines)}, worst class of {_lead(panel)} on top. {_bars(counts)}"
     return _finish(figure, axes, panel, name, caption, lines)
 
 
@@ -362,16 +359,14 @@ def _percent_ticks(axis: Any, values: Sequence[float]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _label_ends(
-    axes: Axes,
-    lines: Sequence[tuple[Series, Sequence[tuple[float, Spread]]]],
-    densities: Mapping[tuple[str, float], float],
-) -> None:
-    """The density beside the first and the last point of the first series, whose levels the others share."""
-    series, points = lines[0]
-    for x, figure in {points[0], points[-1]}:
+def _label_ends(axes: Axes, points: Sequence[tuple[float, Spread]], densities: Sequence[float]) -> None:
+    """The density beside the first and the last point of the first series, unless they cost the same."""
+    if math.isclose(points[0][0], points[-1][0], rel_tol=0.02):
+        return
+    for place in (0, -1):
+        x, figure = points[place]
         axes.annotate(
-            percentage(densities[series.label, x]),
+            f"{percentage(densities[place])} %",
             (x, figure.mean),
             textcoords="offset points",
             xytext=(0, 6),
@@ -402,6 +397,10 @@ def _by_group(panel: Panel, moment: str, probe: str, metric: str) -> Grouped:
         if values:
             found.append((series, point, values))
     return found
+
+
+def _lead(panel: Panel) -> str:
+    return panel.lead.label if panel.lead else "the first series"
 
 
 def _lowest(lines: Grouped) -> str:
@@ -479,7 +478,7 @@ def _finish(
 def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequence[tuple[str, Any]]) -> Chart:
     import io
 
-    columns = _legend_columns([len(_short(label, 40)) for label, _ in handles])
+    columns = _legend_columns([len(_short(label, LABEL)) for label, _ in handles])
     rows = -(-len(handles) // columns)
     # matplotlib fills a legend column by column; a reader goes row by row.
     across = [
@@ -490,7 +489,7 @@ def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequenc
         warnings.filterwarnings("ignore", message="Glyph")
         figure.legend(
             [handle for _, handle in across],
-            ["\u200b" + _short(clean(label), 40) for label, _ in across],
+            ["\u200b" + _short(clean(label), LABEL) for label, _ in across],
             loc="outside lower left",
             ncols=columns,
         )
@@ -515,7 +514,7 @@ def clean(text: str) -> str:
 
 def described(svg: str, name: str, title: str, caption: str) -> str:
     """The document with an accessible title, ids of its own (several share a page) and no DTD."""
-    prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    prefix = "chart-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)
     body = svg[svg.index("<svg") :]
     body = re.sub(r'(?<=\sid=")', f"{prefix}-", body)
     body = re.sub(r'((?:xlink:)?href=")#', rf"\1#{prefix}-", body)

@@ -84,31 +84,33 @@ def _gaps(panel: Panel) -> list[str]:
 
 
 def summary(panel: Panel) -> list[str]:
-    """The panel in a few sentences, each computed from its records; no verdicts."""
+    """The panel in a few paragraphs, each sentence computed from its records; no verdicts."""
     moment = panel.moments[0]
-    told = [f"{panel.name}: {counted(len(panel.series), 'series', 'series')}, {seeds(len(panel.seeds))}."]
+    opening = [f"{panel.name}: {counted(len(panel.series), 'series', 'series')}, {seeds(len(panel.seeds))}."]
     if panel.main is None:
-        return [*told, "There are no accuracy records."]
+        return [" ".join([*opening, "There are no accuracy records."])]
     name = title_of(panel.main[1])
     for label, series in panel.dense.items():
         points = series.at(moment)
         reading = panel.main_reading(points[0]) if points else None
         if reading and reading.spread:
-            told.append(f"{label[:1].upper()}{label[1:]} {name}: {_figure(reading.spread, reading.unit)}.")
-    leads = list({s.recipe: s for s in reversed(panel.series)}.values())[::-1]
-    for lead in leads[:4]:
-        told += _within(panel, lead, moment)
-    told += _random(panel, moment)
-    told += _speed(panel, moment)
+            opening.append(f"{label[:1].upper()}{label[1:]} {name}: {_figure(reading.spread, reading.unit)}.")
+    told = [opening, *(_within(panel, lead, moment) for lead in panel.leads[:4])]
+    told.append([*_random(panel, moment), *_speed(panel, moment), *_forgotten(panel, moment)])
+    return [" ".join(sentences) for sentences in told if sentences]
+
+
+def _forgotten(panel: Panel, moment: str) -> list[str]:
+    """The class that the lead loses most at its lowest density."""
     worst = worst_classes(panel, moment)
-    if worst and worst[0][1].mean < 0:
-        lowest = panel.series[0].lowest(moment)
-        at = percent(lowest.density) if lowest else ""
-        told.append(
-            f"The class that {panel.series[0].label} loses most at {at} density is {worst[0][0]}: "
-            f"recall {_figure(worst[0][1], 'points', True)}."
-        )
-    return told
+    lowest = panel.lead.lowest(moment) if panel.lead else None
+    if not worst or worst[0][1].mean >= 0 or panel.lead is None or lowest is None:
+        return []
+    name, change = worst[0]
+    return [
+        f"The class that {panel.lead.label} loses most at {percent(lowest.density)} density is “{name}”: "
+        f"recall {_figure(change, 'points', True)}."
+    ]
 
 
 def _figure(figure: Spread, unit: str, signed: bool = False) -> str:
@@ -178,16 +180,16 @@ def _random(panel: Panel, moment: str) -> list[str]:
 
 def _speed(panel: Panel, moment: str) -> list[str]:
     """Measured speed of the sparsest state, with the probe's own note."""
-    if not panel.series:
+    if panel.lead is None:
         return []
-    point = panel.series[0].lowest(moment)
+    point = panel.lead.lowest(moment)
     for environment in panel.environments:
         reading = point.reading("cost", "speedup_b1", "", environment) if point else None
         if point and reading and reading.spread:
             told = f" ({'; '.join(reading.notes)})" if reading.notes else ""
             where = f" on {environment}" if environment else ""
             return [
-                f"Measured speed of {panel.series[0].label} at {percent(point.density)}, batch 1{where}: "
+                f"Measured speed of {panel.lead.label} at {percent(point.density)}, batch 1{where}: "
                 f"{_figure(reading.spread, 'x').replace(' x (', '× (')}{told}."
             ]
     return []

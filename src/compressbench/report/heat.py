@@ -58,8 +58,8 @@ def _change_cell(point: Point, name: str, limit: float) -> Cell:
 
 
 def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Spread]]:
-    """Classes with the first series' recall change at its lowest density, the worst first."""
-    lead = panel.series[0].lowest(moment) if panel.series else None
+    """Classes with the lead's recall change at its lowest density, the worst first."""
+    lead = panel.lead.lowest(moment) if panel.lead else None
     if lead is None:
         return []
     found = [
@@ -71,7 +71,7 @@ def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Spread]]:
 
 
 def _worst(panel: Panel, moment: str, name: str) -> tuple[float, str]:
-    for series in panel.series:
+    for series in panel.leads:
         point = series.lowest(moment)
         reading = point.reading(*CHANGE, name) if point else None
         if reading and reading.spread:

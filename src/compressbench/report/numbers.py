@@ -100,11 +100,10 @@ def _pair(mean: float, sd: float | None, unit: str, signed: bool) -> tuple[str, 
         decimals = 0
     else:
         decimals = _three_digits(scaled)
-    text = _signed(scaled, decimals, signed) + (THIN + prefix if prefix else "")
+    text, unit_prefix = _signed(scaled, decimals, signed), (THIN + prefix if prefix else "")
     if sd is None or sd == 0:
-        return text, ""
-    finer = decimals if round(sd / scale, decimals) else _three_digits(sd / scale) - 2
-    return text, f"±{sd / scale:.{max(0, min(finer, 6))}f}"
+        return text + unit_prefix, ""
+    return text, f"±{sd / scale:,.{decimals}f}".replace(",", THIN) + unit_prefix
 
 
 def _three_digits(value: float) -> int:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from compressbench.errors import UserError
 from compressbench.records import Records
 from compressbench.report import charts
-from compressbench.report.accuracy import accuracy_table, difference_table
+from compressbench.report.accuracy import accuracy_table, difference_tables
 from compressbench.report.charts import Chart
 from compressbench.report.findings import provenance, summary, warnings
 from compressbench.report.heat import forgetting_table, layer_table
@@ -170,7 +170,7 @@ def _paired(panel: Panel, suffix: str) -> Section:
         "Each seed’s difference is taken first, then mean and spread over seeds: what seeds share cancels. "
         "Whether a difference matters is for a study to say, by a rule that was fixed before it ran."
     )
-    tables = _kept(difference_table(panel, m) for m in panel.moments)
+    tables = tuple(t for m in panel.moments for t in difference_tables(panel, m))
     return Section("Differences paired by seed", "differences", (), tables, (), lead)
 
 
@@ -266,12 +266,13 @@ def _training(curves: Curves) -> Section:
 
 def _render(**values: object) -> str:
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     here = Path(__file__).parent
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     # The style sheet is ours and matplotlib has escaped the charts' texts; all else passes autoescape.
     style = Markup((here / "page.css").read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ series at one moment, over all its seeds; a *reading* is one metric of a point, 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,8 +88,8 @@ class Series:
     @property
     def is_random(self) -> bool:
         """A series of random masks (a random re-initialisation keeps a chosen mask)."""
-        words = self.name.lower().replace("-", " ").replace("_", " ").split()
-        return "random" in words and not {"reinit", "init", "initialisation"} & set(words)
+        words = set(re.findall("[a-z]+", self.name.lower()))
+        return "random" in words and not {"reinit", "init", "initialisation"} & words
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,19 @@ class Panel:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({r.seed for r in self.rows}))
+
+    @property
+    def leads(self) -> tuple[Series, ...]:
+        """Each recipe's first series, one of random masks only where it has no other; those come last."""
+        found: dict[str, Series] = {}
+        for series in sorted(self.series, key=lambda s: s.is_random):
+            found.setdefault(series.recipe, series)
+        return tuple(found.values())
+
+    @property
+    def lead(self) -> Series | None:
+        """The series that sentences speak of."""
+        return self.leads[0] if self.leads else None
 
     def dense_of(self, series: Series, moment: str) -> Point | None:
         """The dense point that a series is compared with at a moment, or ``None``."""

@@ -34,7 +34,7 @@ def styles(panel: Panel) -> dict[str, Style]:
     coloured = grey = 0
     for series in panel.series:
         if series.is_random and grey < len(GREYS):
-            found[series.label] = Style(GREYS[grey], "x", DASHES[1])
+            found[series.label] = Style(GREYS[grey], "x+1"[grey], DASHES[grey + 1])
             grey += 1
             continue
         round_, place = divmod(coloured, len(COLOURS))

@@ -69,6 +69,15 @@ class Table:
         return tuple(sorted({c.n for row in self.rows for c in row.cells if c.n}))
 
     @property
+    def spans(self) -> tuple[int, ...]:
+        """How many rows the label of each row covers; 0 for a row under the label of one above."""
+        grouped = any(row.first for row in self.rows)
+        opens = [k for k, row in enumerate(self.rows) if row.first or not grouped]
+        ends = [*opens[1:], len(self.rows)]
+        covered = dict(zip(opens, (b - a for a, b in zip(opens, ends, strict=True)), strict=True))
+        return tuple(covered.get(k, 0) for k in range(len(self.rows)))
+
+    @property
     def basis(self) -> str:
         """What the ± and the n of this table are, in a sentence; empty for a table without means."""
         counts = self.counts

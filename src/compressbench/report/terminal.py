@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,14 @@ def print_tables(records: Records, console: Console) -> None:
     for panel in found:
         moment = panel.moments[0]
         console.print(f"\n{panel.name}: {_over(len(panel.seeds))}", style="bold", markup=False)
-        console.print(_lecture(panel, moment))
+        console.print(_lecture(panel, moment, console.width))
         if thinned(panel, moment):
             console.print("some levels are left out; the report has all", style="dim", markup=False)
         for each in panel.moments:
             table = accuracy_table(panel, each)
             for part in _abreast(table) if table else ():
                 console.print(f"\n{part.title}", style="bold", markup=False)
-                console.print(_of(part))
+                console.print(_of(part, console.width))
         _print_worst(panel, moment, console)
         for sentence in _cost(panel, moment):
             console.print(sentence, markup=False, soft_wrap=False)
@@ -51,7 +52,7 @@ def _over(count: int) -> str:
     return f"mean ± sd over {seeds(count)}" if count > 1 else seeds(count)
 
 
-def _lecture(panel: Panel, moment: str) -> Grid:
+def _lecture(panel: Panel, moment: str, width: int) -> Grid:
     found = lines(panel, moment, some)
     columns: list[tuple[str, list[Cell]]] = []
     for environment in panel.environments:
@@ -77,7 +78,7 @@ def _lecture(panel: Panel, moment: str) -> Grid:
         )
         for k, line in enumerate(found)
     ]
-    return _grid("Method", ["Density", *(name for name, _ in shown)], rows)
+    return _grid("Method", ["Density", *(name for name, _ in shown)], rows, width)
 
 
 def _cell(reading: Reading | None) -> Cell:
@@ -96,37 +97,58 @@ def _abreast(table: Table) -> list[Table]:
     return parts
 
 
-def _of(table: Table) -> Grid:
+def _of(table: Table, width: int) -> Grid:
     several = len(table.counts) > 1
     rows = [
         (row.label, [f"{c.plain} ({c.n})" if several and c.n else c.plain for c in row.cells])
         for row in table.rows
     ]
-    return _grid(table.stub, [name for name, _ in table.heads], rows)
+    return _grid(table.stub, [name for name, _ in table.heads], rows, width)
 
 
-def _grid(stub: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Grid:
-    """Numbers keep their width, words wrap; a row with an empty label belongs to the one above."""
+def _grid(stub: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], width: int) -> Grid:
+    """A table of the given width. Numbers keep theirs, words wrap; an empty label continues the one above."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    grid.add_column(Text(stub), overflow="fold", min_width=9)
-    for place, head in enumerate(heads):
-        widest = max((len(cells[place]) for _, cells in rows), default=0)
-        grid.add_column(Text(head), justify="right", overflow="fold", min_width=widest)
-    groups = any(not label for label, _ in rows)
+    widest = [max((len(cells[k]) for _, cells in rows), default=0) for k in range(len(heads))]
+    longest = max((len(label) for label, _ in rows), default=0)
+    share = max(8, (width - 10) // max(1, len(heads)) - 2)
+    wrapped = [wrap(head, max(share, least)) for head, least in zip(heads, widest, strict=True)]
+    used = [max(least, *map(len, parts)) for least, parts in zip(widest, wrapped, strict=True)]
+    gap = 2 if min(longest, 14) + sum(used) + 2 * len(used) <= width else 1
+    room = max(10, min(longest, width - sum(used) - gap * len(used)))
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
+    grid.add_column(Text(stub), overflow="fold", min_width=min(room, 10))
+    for parts, least in zip(wrapped, widest, strict=True):
+        grid.add_column(Text("\n".join(parts)), justify="right", overflow="fold", min_width=least)
+    continued = [not label for label, _ in rows]
+    waiting: list[str] = []
     for place, (label, cells) in enumerate(rows):
-        if groups and place and label:
-            grid.add_section()
-        grid.add_row(Text(label), *cells)
+        if label:
+            if place and any(continued):
+                grid.add_section()
+            waiting = wrap(label, room)
+        last = place + 1 == len(rows) or not continued[place + 1]
+        shown, waiting = (waiting, []) if last else (waiting[:1], waiting[1:])
+        grid.add_row(Text("\n".join(shown)), *cells)
     return grid
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most the given width where that can be, broken at spaces and behind underscores."""
+    found = [""]
+    for token in re.findall(r"[^ _]*_|[^ _]+ *| +", text):
+        if found[-1] and len(found[-1]) + len(token.rstrip()) > width:
+            found.append("")
+        found[-1] += token
+    return [line.rstrip() for line in found]
 
 
 def _print_worst(panel: Panel, moment: str, console: Console) -> None:
     worst = worst_classes(panel, moment)[:CLASSES]
-    lead = panel.series[0] if panel.series else None
+    lead = panel.lead
     point = lead.lowest(moment) if lead else None
     if not worst or lead is None or point is None:
         return
@@ -134,7 +156,7 @@ def _print_worst(panel: Panel, moment: str, console: Console) -> None:
     console.print(f"\n{title}, {moment_name(moment)}", style="bold", markup=False)
     shown = panel.series[:SERIES_ABREAST]
     rows = [(name, [_lost(series, moment, name) for series in shown]) for name, _ in worst]
-    console.print(_grid("Class", [_at(s, moment) for s in shown], rows))
+    console.print(_grid("Class", [_at(s, moment) for s in shown], rows, console.width))
 
 
 def _lost(series: Series, moment: str, name: str) -> str:
@@ -150,7 +172,7 @@ def _at(series: Series, moment: str) -> str:
 
 def _cost(panel: Panel, moment: str) -> list[str]:
     """One line each: theory, disk, clock, from dense to the first series' lowest density."""
-    lead = panel.series[0] if panel.series else None
+    lead = panel.lead
     point = lead.lowest(moment) if lead else None
     if lead is None or point is None:
         return []
