@@ -155,18 +155,20 @@ def serve(pipe: Connection, section: str, arm: str, weights: Path) -> None:
 
 def ratios(section: str, images: int, seconds: float, weights: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    pipes, times = {}, {arm: [] for arm in ARMS[section]}
+    pipes, workers, times = {}, [], {arm: [] for arm in ARMS[section]}
     for arm in ARMS[section]:
         pipes[arm], there = context.Pipe()
-        context.Process(target=serve, args=(there, section, arm, weights), daemon=True).start()
+        workers.append(context.Process(target=serve, args=(there, section, arm, weights), daemon=True))
+        workers[-1].start()
         there.close()  # or a worker that dies would leave us waiting
     end = time.monotonic() + seconds
     while time.monotonic() < end or any(len(t) < 5 for t in times.values()):
         for arm, pipe in pipes.items():
             pipe.send(True)
             times[arm].append(pipe.recv())
-    for pipe in pipes.values():
+    for pipe, worker in zip(pipes.values(), workers, strict=True):
         pipe.send(False)
+        worker.join()
     base = ARMS[section][0]
     for arm, found in times.items():
         pairs = [b / t for b, t in zip(times[base], found, strict=True)]

@@ -28,17 +28,21 @@ from compressbench.bench import Bench
 from compressbench.data.dataset import Dataset, Split
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.pruning import masked, whole_masks
 from compressbench.provenance import processor, versions
+from compressbench.pruning import masked, whole_masks
 from compressbench.stages.train import Train
 from compressbench.tasks.classification import Classification
 
 
 def bench_of(shape: tuple[int, int, int], count: int) -> Bench:
     rng = np.random.default_rng(0)
-    split = Split(rng.integers(0, 256, (count, *shape), dtype=np.uint8), rng.integers(0, 10, count), np.arange(count))
+    split = Split(
+        rng.integers(0, 256, (count, *shape), dtype=np.uint8), rng.integers(0, 10, count), np.arange(count)
+    )
     channels = shape[0]
-    dataset = Dataset("noise", {"train": split, "test": split}, tuple("abcdefghij"), (0.5,) * channels, (0.25,) * channels)
+    dataset = Dataset(
+        "noise", {"train": split, "test": split}, tuple("abcdefghij"), (0.5,) * channels, (0.25,) * channels
+    )
     return Bench(dataset, Classification(dataset.classes, dataset.mean, dataset.std), seed=0, name="init")
 
 
@@ -63,7 +67,9 @@ def bare(model: dict, bench: Bench, batch: int, adam: bool) -> Callable[[int], N
     return run
 
 
-def ours(model: dict, bench: Bench, batch: int, adam: bool, precision: str, masks: bool) -> Callable[[int], None]:
+def ours(
+    model: dict, bench: Bench, batch: int, adam: bool, precision: str, masks: bool
+) -> Callable[[int], None]:
     state = drawn(model, bench)
     if masks:
         state = masked(state, whole_masks(state))
@@ -104,6 +110,7 @@ def ratios(title: str, arms: tuple[str, ...], steps: int, seconds: float) -> Non
         pipes[arm], there = context.Pipe()
         workers.append(context.Process(target=serve, args=(there, arm, title, steps), daemon=True))
         workers[-1].start()
+        there.close()
     times: dict[str, list[float]] = {arm: [] for arm in arms}
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(times["bare"]) < 3:
@@ -115,10 +122,17 @@ def ratios(title: str, arms: tuple[str, ...], steps: int, seconds: float) -> Non
     for arm, found in times.items():
         pairs = [b / t for b, t in zip(times["bare"], found, strict=True)]
         middle, spread = statistics.median(pairs), f"{min(pairs):.2f}-{max(pairs):.2f}"
-        print(f"  {arm:<14}{1000 * statistics.median(found):9.2f} ms/step {middle:6.2f} x bare ({spread}, n={len(pairs)})")
+        print(
+            f"  {arm:<14}{1000 * statistics.median(found):9.2f} ms/step {middle:6.2f} x bare ({spread}, n={len(pairs)})"
+        )
 
 
-RESNET = {"_target_": "compressbench.models.resnet.CifarResNet", "depth": 20, "shape": "@shape", "classes": "@classes"}
+RESNET = {
+    "_target_": "compressbench.models.resnet.CifarResNet",
+    "depth": 20,
+    "shape": "@shape",
+    "classes": "@classes",
+}
 LENET = {"_target_": "compressbench.models.lenet.LeNet300100", "shape": "@shape", "classes": "@classes"}
 CASES: dict[str, tuple[dict, tuple[int, int, int], int, bool]] = {
     "ResNet-20, 3x32x32, batch 128, SGD": ({"name": "resnet20", "build": RESNET}, (3, 32, 32), 128, False),
@@ -127,7 +141,9 @@ CASES: dict[str, tuple[dict, tuple[int, int, int], int, bool]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60)
     args = parser.parse_args()
     print(f"{processor()}; {versions()}; CPU time, 1 thread")

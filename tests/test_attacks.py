@@ -115,8 +115,9 @@ def test_perturbation_stays_in_the_ball_and_pixels_valid(eps, step, steps, drop,
     )
     surface = NORMALISED.surface()
     assert (((found - inputs) / surface.scale).abs() <= eps + 1e-5).all()
-    assert (found >= surface.low).all()
-    assert (found <= surface.high).all()
+    rounding = 1e-6 * surface.scale  # ``encode`` itself may leave the bounds by one
+    assert (found >= surface.low - rounding).all()
+    assert (found <= surface.high + rounding).all()
 
 
 def test_random_start_fills_the_ball_and_repeats():

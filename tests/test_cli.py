@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import Command
 
 SMOKE = ("scale=smoke", "hardware=cpu1")
@@ -19,14 +20,17 @@ def cpu_seconds(*args: str) -> float:
     taken = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "compressbench", *args], capture_output=True, check=False, timeout=60)
+        subprocess.run(
+            [sys.executable, "-m", "compressbench", *args], capture_output=True, check=False, timeout=60
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(taken)
 
 
 @pytest.mark.parametrize(
-    "args", [("--help",), ("list",), ("list", "recipes"), ("store",), ("data", "digits"), ("report", "nowhere")]
+    "args",
+    [("--help",), ("list",), ("list", "recipes"), ("store",), ("data", "digits"), ("report", "nowhere")],
 )
 def test_light_verbs_import_nothing_heavy(args: tuple[str, ...], tmp_path: Path) -> None:
     code = (
@@ -38,7 +42,9 @@ def test_light_verbs_import_nothing_heavy(args: tuple[str, ...], tmp_path: Path)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, timeout=60)
 
 
-@pytest.mark.parametrize("args", [("run", "recipe=nope"), ("run", "recipe.stages.dense.lrr=1"), ("run", "seeed=1")])
+@pytest.mark.parametrize(
+    "args", [("run", "recipe=nope"), ("run", "recipe.stages.dense.lrr=1"), ("run", "seeed=1")]
+)
 def test_composition_errors_import_no_torch(args: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom compressbench.cli.main import run\n"
@@ -87,7 +93,11 @@ BAD = [
 def test_bad_input_is_one_clear_line(args: tuple[str, ...], words: tuple[str, ...], command: Command) -> None:
     if "hardware=cuda" in args and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    light = SMOKE if args[0] == "run" and not any(a.startswith(("scale=", "hardware=", "recipe=")) for a in args) else ()
+    light = (
+        SMOKE
+        if args[0] == "run" and not any(a.startswith(("scale=", "hardware=", "recipe=")) for a in args)
+        else ()
+    )
     done = command(args[0], *light, *args[1:])
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, done.stderr
@@ -154,8 +164,16 @@ def test_a_trained_checkpoint_takes_the_place_of_training(command: Command, tmp_
 
     module = LeNet300100(shape=[1, 8, 8], classes=10)
     save_file({k: v.contiguous() for k, v in module.state_dict().items()}, tmp_path / "mine.safetensors")
-    done = command("run", *SMOKE, "recipe=one_shot", "model=lenet_300_100", "recipe.fractions=[0.5]",
-                   "recipe.stages.dense.checkpoint=mine.safetensors", "recipe.compare.floor=false", "evaluation=quick")  # fmt: skip
+    done = command(
+        "run",
+        *SMOKE,
+        "recipe=one_shot",
+        "model=lenet_300_100",
+        "recipe.fractions=[0.5]",
+        "recipe.stages.dense.checkpoint=mine.safetensors",
+        "recipe.compare.floor=false",
+        "evaluation=quick",
+    )
     assert done.returncode == 0, done.stderr
     rows = (next((tmp_path / "outputs/runs").iterdir()) / "records.csv").read_text()
     assert "magnitude" in rows
@@ -176,7 +194,13 @@ def test_cfg_job_and_completion(command: Command) -> None:
 def test_explain_says_what_a_recipe_does(command: Command) -> None:
     done = command("explain", "lth_resnet", "scale=smoke")
     assert done.returncode == 0, done.stderr
-    for words in ("Claim", "Frankle", "level*.prune", "prune 0.5 of what is left by magnitude", "rewind the weights"):
+    for words in (
+        "Claim",
+        "Frankle",
+        "level*.prune",
+        "prune 0.5 of what is left by magnitude",
+        "rewind the weights",
+    ):
         assert words in done.stdout
 
 
@@ -190,7 +214,9 @@ def test_list_has_a_line_for_everything(command: Command) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("args", [("--help",), ("list",), ("run", "recipe=nope"), ("run", "recipe.stages.dense.lrr=1")])
+@pytest.mark.parametrize(
+    "args", [("--help",), ("list",), ("run", "recipe=nope"), ("run", "recipe.stages.dense.lrr=1")]
+)
 def test_light_verbs_answer_at_once(args: tuple[str, ...]) -> None:
     """Half a second is the goal on a quiet machine; the limit here leaves room for a noisy one."""
     assert cpu_seconds(*args) < 1.0

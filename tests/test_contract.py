@@ -6,13 +6,13 @@ A new recipe, criterion, stage, probe or YAML is tested by being there.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import MLP
 
 from compressbench import specs
 from compressbench.cli.run import composed
@@ -30,10 +30,23 @@ from compressbench.records import Metric, Record, Records, read_jsonl, write_jso
 from compressbench.stages.prune import Prune
 from compressbench.store import Store
 from compressbench.views import View
+from conftest import MLP
 
 CONF = conf_dir()
-NAMES = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem[0] != "_") for group in
-         ("recipe", "stage/prune", "probe", "evaluation", "hardware", "model", "dataset", "sweep", "scale")}  # fmt: skip
+NAMES = {
+    group: sorted(p.stem for p in (CONF / group).glob("*.yaml") if p.stem[0] != "_")
+    for group in (
+        "recipe",
+        "stage/prune",
+        "probe",
+        "evaluation",
+        "hardware",
+        "model",
+        "dataset",
+        "sweep",
+        "scale",
+    )
+}
 QUIET = ["scale=smoke", "hardware=cpu1"]
 
 
@@ -84,7 +97,7 @@ def check_series(plan: Plan, records: Records) -> None:
     assert {"dense", "floor"} <= {r.series for r in top}
     for series in {r.series for r in top}:
         points = sorted(top.where(series=series), key=lambda r: r.order)
-        assert all(a.density >= b.density for a, b in zip(points, points[1:], strict=False))
+        assert all(a.density >= b.density for a, b in itertools.pairwise(points))
         assert all(0 < r.density <= 1 for r in points)
         assert all(r.value is not None and 0 <= r.value <= 100 for r in points)
     assert top.where(series="dense")[0].density == 1
@@ -160,7 +173,7 @@ def test_every_criterion(name: str, small) -> None:
 @pytest.mark.parametrize("name", NAMES["probe"])
 def test_every_probe(name: str, small, tmp_path: Path) -> None:
     bench, state = small
-    config = composed(QUIET + [f"+probe@evaluation.probes.{name}={name}"])
+    config = composed([*QUIET, f"+probe@evaluation.probes.{name}={name}"])
     probe = specs.build(config["evaluation"]["probes"][name])
     target = specs.build(config["hardware"]["target"])
     bench = dataclasses.replace(bench, name=f"probe {name}", target=target)
@@ -237,8 +250,15 @@ def test_a_damaged_entry_is_said_and_made_again(harm: str, tmp_path: Path) -> No
 
 
 def test_a_diverging_stage_keeps_all_before_it(tmp_path: Path) -> None:
-    config = composed(["recipe=iterative_finetune", *QUIET, f"outputs={tmp_path}",
-                       "recipe.stages.level.stages.finetune.lr=1e25", "recipe.compare.floor=false"])  # fmt: skip
+    config = composed(
+        [
+            "recipe=iterative_finetune",
+            *QUIET,
+            f"outputs={tmp_path}",
+            "recipe.stages.level.stages.finetune.lr=1e25",
+            "recipe.compare.floor=false",
+        ]
+    )
     experiment = prepare(config)
     done: list[Record] = []
     with pytest.raises(
@@ -259,8 +279,15 @@ def test_an_emptied_layer_is_flagged(tmp_path: Path) -> None:
         def say(self, text: str) -> None:
             said.append(text)
 
-    config = composed(["recipe=one_shot", *QUIET, f"outputs={tmp_path}", "recipe.fractions=[0.9995]",
-                       "recipe.compare.floor=false"])  # fmt: skip
+    config = composed(
+        [
+            "recipe=one_shot",
+            *QUIET,
+            f"outputs={tmp_path}",
+            "recipe.fractions=[0.9995]",
+            "recipe.compare.floor=false",
+        ]
+    )
     records = execute(prepare(config), Listening(), [])
     empty = [r for r in records.where(metric="empty_layers") if r.value]
     assert empty

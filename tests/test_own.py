@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
 from PIL import Image
 
 from compressbench.records import read_jsonl
+from conftest import Command
 
 NET = """
 from torch import nn
@@ -84,8 +84,14 @@ def test_own_module_and_own_pictures(command: Command, tmp_path: Path) -> None:
                 pixels = rng.normal(level, 20, (20, 24, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     data = "# mypics: my pictures\ndefaults: [/dataset/image_folder@_here_, _self_]\nname: mypics\n"
-    lay(tmp_path, {"mynet.py": NET, "mine/model/mynet.yaml": MODEL,
-                   "mine/dataset/mypics.yaml": data + "read: {root: pictures, size: 16}\n"})  # fmt: skip
+    lay(
+        tmp_path,
+        {
+            "mynet.py": NET,
+            "mine/model/mynet.yaml": MODEL,
+            "mine/dataset/mypics.yaml": data + "read: {root: pictures, size: 16}\n",
+        },
+    )
     done = command(*RUN, "model=mynet", "dataset=mypics", "trust=[mynet]", "recipe.batch_size=16")
     assert done.returncode == 0, done.stderr
     records = records_of(tmp_path)
@@ -102,16 +108,26 @@ def test_own_criterion_is_one_file_and_one_yaml(command: Command, tmp_path: Path
     listed = command("list", "criteria", "--config-dir", "mine").stdout
     assert "largest" in listed
     assert "a bad idea" in listed
-    done = command(*RUN, "stage/prune@recipe.stages.level.stages.prune=largest", "trust=[mycriterion]",
-                   "evaluation=quick", "recipe.compare.floor=false")  # fmt: skip
+    done = command(
+        *RUN,
+        "stage/prune@recipe.stages.level.stages.prune=largest",
+        "trust=[mycriterion]",
+        "evaluation=quick",
+        "recipe.compare.floor=false",
+    )
     assert done.returncode == 0, done.stderr
     assert records_of(tmp_path).where(series="iterative magnitude", metric="top1")
 
 
 def test_own_probe_is_one_file_and_one_yaml(command: Command, tmp_path: Path) -> None:
     lay(tmp_path, {"myprobe.py": PROBE, "mine/probe/confidence.yaml": PROBE_YAML})
-    done = command(*RUN, "+probe@evaluation.probes.confidence=confidence", "trust=[myprobe]", "evaluation=quick",
-                   "recipe.compare.floor=false")  # fmt: skip
+    done = command(
+        *RUN,
+        "+probe@evaluation.probes.confidence=confidence",
+        "trust=[myprobe]",
+        "evaluation=quick",
+        "recipe.compare.floor=false",
+    )
     assert done.returncode == 0, done.stderr
     found = records_of(tmp_path).where(probe="confidence")
     assert len(found) == 5
@@ -124,8 +140,14 @@ def test_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import compressbench
 
     monkeypatch.chdir(tmp_path)
-    table = compressbench.run("recipe=one_shot", "scale=smoke", "hardware=cpu1", "recipe.fractions=[0.5]",
-                              "evaluation=quick", "recipe.compare.floor=false")  # fmt: skip
+    table = compressbench.run(
+        "recipe=one_shot",
+        "scale=smoke",
+        "hardware=cpu1",
+        "recipe.fractions=[0.5]",
+        "evaluation=quick",
+        "recipe.compare.floor=false",
+    )
     assert len(table.where(metric="top1")) == 4
     assert "<table>" in table._repr_html_()
     assert json.dumps(table.dicts())

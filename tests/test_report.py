@@ -21,7 +21,7 @@ from rich.console import Console
 from compressbench.cli import report as command
 from compressbench.cli.main import run as dispatch
 from compressbench.errors import UserError
-from compressbench.records import Record, Records, read_jsonl, write_jsonl
+from compressbench.records import COLUMNS, SCHEMA, Record, Records, read_jsonl, write_jsonl
 from compressbench.report.accuracy import accuracy_table, difference_tables
 from compressbench.report.findings import summary, warnings
 from compressbench.report.heat import forgetting_table, layer_table
@@ -242,6 +242,8 @@ def test_table_has_planted_means_and_spreads_beside_dense_of_the_same_seeds():
     assert row["Change points"] == "0.0±1.4"
     assert cells(table, "dense", "100")["Top-1 %"] == "94.0±5.3"
     assert table.counts == (2, 3)
+    assert table.n_place == "row"
+    assert table.row_counts == (3, 2)
 
 
 def test_one_seed_has_no_spread(tmp_path):
@@ -500,7 +502,7 @@ def test_no_records_and_no_values(tmp_path):
 
 
 def test_names_are_data_never_markup(tmp_path):
-    names = {"Shirt": SCRIPT, "Coat": "$x_1", "Bag": "_hidden \x00"}
+    names = {"Shirt": SCRIPT, "Coat": "$x_1$", "Bag": "_hidden \x00"}
     rows = Records(
         replace(
             r,
@@ -527,7 +529,7 @@ def test_names_are_data_never_markup(tmp_path):
         tree = ET.parse(svg)
         assert not [e for e in tree.iter() if e.tag.endswith("}script")]
     words = {e.text for e in ET.parse(tmp_path / "forgetting.svg").iter() if e.tag.endswith("}text")}
-    assert {"$x_1", SCRIPT[:21] + "…"} <= words
+    assert {"$x_1$", SCRIPT[:21] + "…"} <= words
 
 
 def test_page_is_self_contained_and_accessible(written):
@@ -594,6 +596,13 @@ def test_nothing_heavy_is_imported_for_the_tables():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_every_column_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "records.md").read_text(encoding="utf-8")
+    columns = text.partition("## Columns")[2].partition("## ")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", columns, re.M)) == COLUMNS
+    assert f"**Schema {SCHEMA}.**" in text
 
 
 # the terminal

@@ -12,15 +12,23 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from compressbench.records import Records, read_jsonl
 from conftest import Command
 from test_contract import plain
 
-from compressbench.records import Records, read_jsonl
-
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE = ("run", "recipe=lth_resnet", "scale=smoke", "hardware=cpu1", "recipe.length=12ep", "evaluation=quick",
-          "recipe.compare.floor=false", "checkpoint_seconds=0.1")  # fmt: skip
+RECIPE = (
+    "run",
+    "recipe=lth_resnet",
+    "scale=smoke",
+    "hardware=cpu1",
+    "recipe.length=12ep",
+    "evaluation=quick",
+    "recipe.compare.floor=false",
+    "checkpoint_seconds=0.1",
+)
 
 
 def start(folder: Path, *args: str) -> subprocess.Popen[bytes]:
@@ -67,7 +75,9 @@ def test_kill_9_at_ten_moments_changes_nothing(tmp_path: Path) -> None:
             if want == "write" and any((broken / "outputs/store/aside").glob("*-*/tensors.safetensors")):
                 writing += 1
                 break
-            if want == "training" and any(p.stat().st_mtime_ns != seen.get(p) for p in stages_underway(broken) if p.exists()):
+            if want == "training" and any(
+                p.stat().st_mtime_ns != seen.get(p) for p in stages_underway(broken) if p.exists()
+            ):
                 inside += 1
                 break
             if want == "any" and time.monotonic() - begun > patience:
@@ -91,9 +101,20 @@ def test_two_processes_make_each_state_once(tmp_path: Path) -> None:
     assert list(one) == list(other), "also the timings are the same: each was measured once"
 
 
-def test_a_sweep_trains_a_seeds_dense_net_once_and_ends_in_a_joint_report(command: Command, tmp_path: Path) -> None:
-    done = command("run", "-m", "recipe=one_shot,iterative_finetune,random_pruning", "seed=0,1", "scale=smoke",
-                   "hardware=cpu1", "evaluation=quick", "recipe.compare.floor=false", timeout=400)  # fmt: skip
+def test_a_sweep_trains_a_seeds_dense_net_once_and_ends_in_a_joint_report(
+    command: Command, tmp_path: Path
+) -> None:
+    done = command(
+        "run",
+        "-m",
+        "recipe=one_shot,iterative_finetune,random_pruning",
+        "seed=0,1",
+        "scale=smoke",
+        "hardware=cpu1",
+        "evaluation=quick",
+        "recipe.compare.floor=false",
+        timeout=400,
+    )
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert (sweep / "report.html").is_file()
@@ -109,8 +130,18 @@ def test_a_sweep_trains_a_seeds_dense_net_once_and_ends_in_a_joint_report(comman
 
 
 def test_one_failed_job_of_a_sweep_leaves_the_others(command: Command, tmp_path: Path) -> None:
-    done = command("run", "-m", "recipe=one_shot", "seed=0", "recipe.stages.dense.lr=0.1,-1", "scale=smoke",
-                   "hardware=cpu1", "evaluation=quick", "recipe.compare.floor=false", "recipe.fractions=[0.5]")  # fmt: skip
+    done = command(
+        "run",
+        "-m",
+        "recipe=one_shot",
+        "seed=0",
+        "recipe.stages.dense.lr=0.1,-1",
+        "scale=smoke",
+        "hardware=cpu1",
+        "evaluation=quick",
+        "recipe.compare.floor=false",
+        "recipe.fractions=[0.5]",
+    )
     assert done.returncode == 2
     assert "lr: -1 is not above 0" in done.stderr
     assert "1 of the sweep's jobs failed" in done.stderr
@@ -137,17 +168,30 @@ def test_warm_equals_cold_and_is_much_faster(tmp_path: Path) -> None:
 
 def test_the_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(tmp_path / "dist"),
+            str(ROOT),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert wheel.stat().st_size < 8_000_000
     venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
     site = next((tmp_path / "env").glob("lib/python*/site-packages"))
     subprocess.run(
         [tmp_path / "env/bin/python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     import torch
 
     # the dependencies are those of the tests' own environment, behind the wheel's own files; compressbench is not
@@ -157,15 +201,30 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
     empty.mkdir()
     where = subprocess.run(
         [tmp_path / "env/bin/python", "-c", "import compressbench; print(compressbench.__file__)"],
-        check=True, capture_output=True, text=True, cwd=empty,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=empty,
+    )
     assert str(site) in where.stdout
     done = subprocess.run(
-        [tmp_path / "env/bin/compressbench", "run", "recipe=one_shot", "model=lenet_300_100", "hardware=cpu1",
-         "recipe.fractions=[0.9]", "recipe.length=1ep", "recipe.finetune=1ep", "evaluation=quick",
-         "recipe.compare.floor=false"],
-        capture_output=True, text=True, cwd=empty, timeout=240,
-    )  # fmt: skip
+        [
+            tmp_path / "env/bin/compressbench",
+            "run",
+            "recipe=one_shot",
+            "model=lenet_300_100",
+            "hardware=cpu1",
+            "recipe.fractions=[0.9]",
+            "recipe.length=1ep",
+            "recipe.finetune=1ep",
+            "evaluation=quick",
+            "recipe.compare.floor=false",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=empty,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     (run,) = (empty / "outputs" / "runs").iterdir()
     records = read_jsonl(run / "records.jsonl")

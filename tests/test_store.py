@@ -36,7 +36,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (back.model, back.edits, back.policies, back.facts, back.key) == (
         STATE.model, STATE.edits, STATE.policies, STATE.facts, "k",
     )  # fmt: skip
-    assert {g: list(named) for g, named in back.tensors.items()} == {g: list(n) for g, n in STATE.tensors.items()}
+    assert {g: list(named) for g, named in back.tensors.items()} == {
+        g: list(n) for g, n in STATE.tensors.items()
+    }
     for group, named in STATE.tensors.items():
         for name, tensor in named.items():
             assert torch.equal(back.tensors[group][name], tensor)

@@ -19,7 +19,11 @@ def headline(path: Path) -> tuple[str, str]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("# ") and not line.startswith("# @package"):
             name, colon, text = line[2:].partition(": ")
-            return (path.stem, text.strip()) if colon and name.strip() == path.stem else (path.stem, line[2:].strip())
+            return (
+                (path.stem, text.strip())
+                if colon and name.strip() == path.stem
+                else (path.stem, line[2:].strip())
+            )
         if line and not line.startswith("#"):
             break
     return path.stem, ""

@@ -139,7 +139,9 @@ class Executor:
         node = self._nodes[name]
         state = self._load(node)
         if state is None:
-            with self.store.lock(node.key, lambda: self.watcher.say(f"{name}: waiting, another process is making it")):
+            with self.store.lock(
+                node.key, lambda: self.watcher.say(f"{name}: waiting, another process is making it")
+            ):
                 state = self._load(node)
                 if state is None:
                     state = self._make(node)
@@ -152,7 +154,9 @@ class Executor:
         if found is not None:
             return found
         key = self._result_key(measure, probe)
-        with self.store.lock(key, lambda: self.watcher.say(f"{measure.state}: another process measures {probe}")):
+        with self.store.lock(
+            key, lambda: self.watcher.say(f"{measure.state}: another process measures {probe}")
+        ):
             found = self._result(measure, probe)
             if found is None:
                 found = self._measure(measure, probe)
@@ -169,7 +173,9 @@ class Executor:
 
             context, dataset = self.setting.context, self.setting.dataset
             if context.device.startswith("cuda") and not torch.cuda.is_available():
-                raise UserError(f"hardware: device {context.device} asked for, but torch finds no GPU; try hardware=cpu")
+                raise UserError(
+                    f"hardware: device {context.device} asked for, but torch finds no GPU; try hardware=cpu"
+                )
             torch.set_num_threads(context.threads)
             keep_freed_memory()
             target = specs.build(self.setting.target, "hardware.target") if self.setting.target else None
@@ -276,7 +282,9 @@ class Executor:
         try:
             return self.store.load_result(key)
         except Damaged as error:
-            self.watcher.say(f"{measure.state}: the stored result of {probe} is damaged and will be made again ({error})")
+            self.watcher.say(
+                f"{measure.state}: the stored result of {probe} is damaged and will be made again ({error})"
+            )
             (self.store.root / "results" / f"{key}.json").unlink(missing_ok=True)
             return None
 
@@ -336,6 +344,3 @@ class History:
         old = self.read()
         old[key] = seconds if key not in old else 0.5 * (old[key] + seconds)
         self.store.write_json(self.path, old)
-
-
-

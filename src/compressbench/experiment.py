@@ -97,6 +97,7 @@ def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str
         if not specs.is_spec(spec):
             raise UserError(f"{where}: not a probe; add it with +probe@evaluation.probes.{name}={name}")
         specs.check(spec, where, trusted)
+        specs.build(spec, where)
     return probes
 
 

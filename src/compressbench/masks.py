@@ -83,7 +83,7 @@ def choose(
     shared = [n for n in scores if n not in rates]
     pools: list[tuple[list[str], float]] = [([n], r) for n, r in rates.items()]
     pools += [(shared, fraction)] if scope == "global" and shared else [([n], fraction) for n in shared]
-    new = {}
+    new: dict[str, Tensor] = {}
     for names, rate in pools:
         old = [masks[n] for n in names]
         count = keep_count(int(sum(int(m.sum()) for m in old)), sum(m.numel() for m in old), rate, of)

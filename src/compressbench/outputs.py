@@ -35,5 +35,7 @@ def forward(module: nn.Module, inputs: Tensor) -> Outputs:
     if logits is None and isinstance(result, tuple | list) and result:
         logits = result[0]
     if not isinstance(logits, Tensor):
-        raise UserError(f"{type(module).__name__}.forward returned {type(result).__name__} without logits; return a tensor")
+        raise UserError(
+            f"{type(module).__name__}.forward returned {type(result).__name__} without logits; return a tensor"
+        )
     return Outputs(logits)

@@ -1,4 +1,4 @@
-"""Plan: a recipe's stages unrolled, its references resolved, every state's key known. Nothing runs, nothing heavy is imported."""
+"""Plan: stages unrolled, references resolved, every state's key known. Nothing runs, nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -125,8 +125,15 @@ def _nodes(recipe: Mapping[str, Any], seed: int, context: Context) -> list[Node]
         parent = resolver.one(str(came_from), f"{where}.from") if came_from is not None else before
         bare = {k: v for k, v in spec.items() if k != "from"}
         specs.check(bare, where, context.trusted)
-        def resolve(ref: Any, many: bool, place: str, resolver: _Resolver = resolver, refs: list[str] = refs) -> Any:
-            found = [n for r in (ref if isinstance(ref, list | tuple) else [ref]) for n in resolver.many(str(r), place)]
+
+        def resolve(
+            ref: Any, many: bool, place: str, resolver: _Resolver = resolver, refs: list[str] = refs
+        ) -> Any:
+            found = [
+                n
+                for r in (ref if isinstance(ref, list | tuple) else [ref])
+                for n in resolver.many(str(r), place)
+            ]
             refs += found
             if not many and len(found) != 1:
                 raise UserError(f"{place}: one state is wanted, {ref!r} matches {len(found)}")
@@ -154,7 +161,9 @@ def _unroll(
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", str(name)):
             raise UserError(f"{where}: a stage's name is made of letters, digits, _ and -")
         if not specs.is_spec(spec):
-            raise UserError(f"{where}: not a stage; add it by the defaults list, e.g. - /stage/train@stages.{name}: sgd")
+            raise UserError(
+                f"{where}: not a stage; add it by the defaults list, e.g. - /stage/train@stages.{name}: sgd"
+            )
         specs.check_target(str(spec[specs.TARGET]), trusted, where)
         kind = _located(str(spec[specs.TARGET]), where)
         if not hasattr(kind, "unroll"):
@@ -181,7 +190,13 @@ class _Resolver:
     """Names as one stage sees them: same level first, then outwards."""
 
     def __init__(
-        self, every: list[str], earlier: list[str], ends: Mapping[str, str], name: str, scope: str, wanted: Mapping[str, set[str]]
+        self,
+        every: list[str],
+        earlier: list[str],
+        ends: Mapping[str, str],
+        name: str,
+        scope: str,
+        wanted: Mapping[str, set[str]],
     ) -> None:
         self.every, self.earlier, self.ends = every, set(earlier), ends
         self.name, self.scope, self.wanted = name, scope, wanted
@@ -223,9 +238,13 @@ def _wanted(items: Iterable[tuple[str, str, Mapping[str, Any], str | None]]) -> 
     direct = {}
     for name, scope, spec, before in items:
         texts = {v for v in spec.values() if isinstance(v, str)}
-        direct[name] = {scope + t for t in texts} | texts | ({before} if before and "from" not in spec else set())
+        direct[name] = (
+            {scope + t for t in texts} | texts | ({before} if before and "from" not in spec else set())
+        )
     for _ in direct:
-        grown = {name: texts | {w for t in texts for w in direct.get(t, ())} for name, texts in direct.items()}
+        grown = {
+            name: texts | {w for t in texts for w in direct.get(t, ())} for name, texts in direct.items()
+        }
         if grown == direct:
             break
         direct = grown
@@ -284,7 +303,9 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
         {
             "parent": known[node.parent].key if node.parent else "",
             "name": node.local,
-            "settings": specs.map_refs(node.spec, lambda ref, many, _: [keys[r] for r in ref] if many else keys[ref]),
+            "settings": specs.map_refs(
+                node.spec, lambda ref, many, _: [keys[r] for r in ref] if many else keys[ref]
+            ),
             "files": content,
             "context": context.digest(),
             "seed": node.seed,
@@ -333,7 +354,9 @@ def _moment(
 ) -> list[Measure]:
     reference = block.get("reference")
     if reference not in names:
-        raise UserError(f"{where}.reference: there is no state {reference!r}; {nearest(str(reference), names)}")
+        raise UserError(
+            f"{where}.reference: there is no state {reference!r}; {nearest(str(reference), names)}"
+        )
     out = [Measure(DENSE, moment, 0, str(reference), str(reference), probes)]
     for series, patterns in (block.get("series") or {}).items():
         if series in (DENSE, FLOOR):
@@ -341,7 +364,9 @@ def _moment(
         wanted = patterns if isinstance(patterns, list | tuple) else [patterns]
         found = [n for n in names if any(fnmatch.fnmatchcase(n, str(p)) for p in wanted)]
         if not found:
-            raise UserError(f"{where}.series.{series}: {patterns!r} matches no state; {nearest(str(patterns), names)}")
+            raise UserError(
+                f"{where}.series.{series}: {patterns!r} matches no state; {nearest(str(patterns), names)}"
+            )
         out += [Measure(str(series), moment, i, n, str(reference), probes) for i, n in enumerate(found, 1)]
     return out
 

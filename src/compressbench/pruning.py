@@ -19,7 +19,9 @@ from compressbench.state import State
 def whole_masks(state: State) -> dict[str, Tensor]:
     """A mask for every prunable tensor; all True where nothing was pruned yet."""
     return {
-        name: state.masks[name] if name in state.masks else torch.ones_like(state.weights[name], dtype=torch.bool)
+        name: state.masks[name]
+        if name in state.masks
+        else torch.ones_like(state.weights[name], dtype=torch.bool)
         for name in state.facts["prunable"]
     }
 
@@ -36,7 +38,9 @@ def prune(state: State, bench: Bench, settings: Any) -> State:
     scores = specs.build(settings.criterion, "criterion")(given)
     for name, weight in weights.items():
         if name not in scores or scores[name].shape != weight.shape:
-            raise UserError(f"criterion {settings.criterion[specs.TARGET]}: no score of shape {tuple(weight.shape)} for {name}")
+            raise UserError(
+                f"criterion {settings.criterion[specs.TARGET]}: no score of shape {tuple(weight.shape)} for {name}"
+            )
     rates = masking.rates_by_tensor(weights, settings.rates)
     scores = {name: scores[name].detach().cpu() for name in weights}
     new = masking.choose(scores, old, settings.fraction, settings.scope, settings.of, rates)

@@ -109,7 +109,9 @@ class Records(Sequence[Record]):
         """Rows whose named columns equal the given values (or one of them, for a list, set or tuple)."""
         unknown = set(columns) - set(COLUMNS)
         if unknown:
-            raise UserError(f"records have no column {', '.join(sorted(unknown))}; known: {', '.join(COLUMNS)}")
+            raise UserError(
+                f"records have no column {', '.join(sorted(unknown))}; known: {', '.join(COLUMNS)}"
+            )
         tests = [(k, set(v) if isinstance(v, list | tuple | set) else {v}) for k, v in columns.items()]
         return Records(r for r in self.rows if all(getattr(r, k) in allowed for k, allowed in tests))
 
@@ -175,7 +177,9 @@ def read_jsonl(path: Path) -> Records:
         try:
             row = json.loads(line)
             if row.get("schema") != SCHEMA:
-                raise UserError(f"{path}:{number}: record schema {row.get('schema')!r}, this version reads {SCHEMA}")
+                raise UserError(
+                    f"{path}:{number}: record schema {row.get('schema')!r}, this version reads {SCHEMA}"
+                )
             rows.append(Record(**row))
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}:{number}: not a record ({error})") from error

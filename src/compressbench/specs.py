@@ -24,7 +24,10 @@ TARGET = "_target_"
 PARTIAL = "_partial_"
 OWN = "compressbench"
 ALLOWED = (
-    *(f"{OWN}.{part}." for part in ("models", "stages", "criteria", "training", "probes", "hardware", "data", "tasks")),
+    *(
+        f"{OWN}.{part}."
+        for part in ("models", "stages", "criteria", "training", "probes", "hardware", "data", "tasks")
+    ),
     "torch.nn.",
     "torch.optim.",
 )
@@ -186,7 +189,9 @@ def walk(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]
             yield from walk(inner, f"{where}[{place}]")
 
 
-def check(spec: Mapping[str, Any], where: str, trusted: Iterable[str] = (), given: Iterable[str] = ()) -> None:
+def check(
+    spec: Mapping[str, Any], where: str, trusted: Iterable[str] = (), given: Iterable[str] = ()
+) -> None:
     """Checks a spec and all inside it: targets allowed, found, keys known, none missing.
 
     Args:
@@ -199,7 +204,9 @@ def check(spec: Mapping[str, Any], where: str, trusted: Iterable[str] = (), give
         target = str(inner[TARGET])
         check_target(target, trusted, place)
         if source_of(target) is None and importlib.util.find_spec(target.split(".")[0]) is None:
-            raise UserError(f"{place}: can't find {target.split('.')[0]!r} to import {target}; is it installed, or beside you?")
+            raise UserError(
+                f"{place}: can't find {target.split('.')[0]!r} to import {target}; is it installed, or beside you?"
+            )
         seen = signature(target)
         if seen is None:
             if target.startswith(f"{OWN}."):
@@ -209,9 +216,13 @@ def check(spec: Mapping[str, Any], where: str, trusted: Iterable[str] = (), give
         if not seen.open:
             for key in settings:
                 if key not in seen.parameters:
-                    raise UserError(f"{place}: unknown key {key!r} for {target}; {nearest(key, seen.parameters)}")
+                    raise UserError(
+                        f"{place}: unknown key {key!r} for {target}; {nearest(key, seen.parameters)}"
+                    )
         if inner is spec and not inner.get(PARTIAL):
-            missing = [k for k, p in seen.parameters.items() if p.required and k not in settings and k not in given]
+            missing = [
+                k for k, p in seen.parameters.items() if p.required and k not in settings and k not in given
+            ]
             if missing:
                 raise UserError(f"{place}: {target} needs {', '.join(missing)}")
 

@@ -77,7 +77,9 @@ class Store:
             trial.write_bytes(b"")
             trial.unlink()
         except OSError as error:
-            raise UserError(f"outputs: can't write to {root}: {error.strerror}; set outputs=FOLDER to one you can write") from error
+            raise UserError(
+                f"outputs: can't write to {root}: {error.strerror}; set outputs=FOLDER to one you can write"
+            ) from error
 
     def state_folder(self, key: str) -> Path:
         """Where a state of this key is or would be."""
@@ -193,7 +195,12 @@ class Store:
         results = list((self.root / "results").glob("*.json"))
         rest = [*(self.root / "aside").iterdir(), *(self.root / "checkpoints").iterdir()]
         return Usage(
-            len(states), sum(map(_bytes, states)), len(results), sum(map(_bytes, results)), len(rest), sum(map(_bytes, rest))
+            len(states),
+            sum(map(_bytes, states)),
+            len(results),
+            sum(map(_bytes, results)),
+            len(rest),
+            sum(map(_bytes, rest)),
         )
 
     def prune(self, older_than_days: float | None = None) -> Usage:
@@ -204,11 +211,24 @@ class Store:
         limit = None if older_than_days is None else time.time() - older_than_days * 86400
         rest = [p for p in (self.root / "aside").iterdir() if time.time() - p.stat().st_mtime > 3600]
         rest += [p for p in (self.root / "checkpoints").iterdir() if self._free(p.name)]
-        states = [] if limit is None else [d for d in (self.root / "states").iterdir() if d.stat().st_mtime < limit]
+        states = (
+            []
+            if limit is None
+            else [d for d in (self.root / "states").iterdir() if d.stat().st_mtime < limit]
+        )
         states = [d for d in states if self._free(d.name)]
-        results = [] if limit is None else [f for f in (self.root / "results").iterdir() if f.stat().st_mtime < limit]
+        results = (
+            []
+            if limit is None
+            else [f for f in (self.root / "results").iterdir() if f.stat().st_mtime < limit]
+        )
         dropped = Usage(
-            len(states), sum(map(_bytes, states)), len(results), sum(map(_bytes, results)), len(rest), sum(map(_bytes, rest))
+            len(states),
+            sum(map(_bytes, states)),
+            len(results),
+            sum(map(_bytes, results)),
+            len(rest),
+            sum(map(_bytes, rest)),
         )
         for path in (*rest, *states):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -250,7 +270,11 @@ def write_state(folder: Path, state: State, provenance: Mapping[str, Any]) -> No
     from safetensors.torch import save_file
 
     path = folder / "tensors.safetensors"
-    flat = {f"{group}/{name}": t.contiguous() for group, named in state.tensors.items() for name, t in named.items()}
+    flat = {
+        f"{group}/{name}": t.contiguous()
+        for group, named in state.tensors.items()
+        for name, t in named.items()
+    }
     save_file({name: t.clone() for name, t in flat.items()}, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -51,10 +51,10 @@ class View:
 
     def log_probs_of(self, split: str, limit: int | None = None) -> Tensor:
         """Log-probabilities of a split's first ``limit`` examples."""
-        task, parts = self.bench.task, []
+        task, fast, parts = self.bench.task, self.fast, []
         with torch.inference_mode():
             for images, _ in self.bench.feed(split).batches(BATCH, limit):
-                parts.append(task.log_probs(forward(self.fast, task.encode(images))).cpu())
+                parts.append(task.log_probs(forward(fast, task.encode(images))).cpu())
         return torch.cat(parts)
 
     @functools.cached_property

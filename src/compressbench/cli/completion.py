@@ -23,7 +23,9 @@ def main(argv: list[str]) -> int:
         return 0
     if argv == ["query"]:
         return query(os.environ.get("COMP_LINE", ""), os.environ.get("COMP_POINT", ""))
-    raise UserError(f"completion: {nearest(argv[0] if argv else '', ['bash'])}; use: eval \"$(compressbench completion bash)\"")
+    raise UserError(
+        f'completion: {nearest(argv[0] if argv else "", ["bash"])}; use: eval "$(compressbench completion bash)"'
+    )
 
 
 def query(line: str, point: str) -> int:

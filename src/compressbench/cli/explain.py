@@ -43,7 +43,9 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
     config = composed(overrides, str(config_dir) if config_dir else None)
     hardware = config["hardware"]
     trusted = tuple(config.get("trust") or ())
-    plan = make(config["recipe"], config["seed"], Context("", hardware["device"], hardware["threads"], trusted))
+    plan = make(
+        config["recipe"], config["seed"], Context("", hardware["device"], hardware["threads"], trusted)
+    )
     out = [
         "",
         f"Stages at scale={config['scale']['name']}: {config['model'].get('name')} on {config['dataset']['name']}, "

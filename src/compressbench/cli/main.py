@@ -7,13 +7,25 @@ import sys
 from collections.abc import Sequence
 
 VERBS = {
-    "run": ("compressbench.cli.run", "run a recipe: compressbench run recipe=NAME [model=… dataset=… scale=… seed=…]"),
+    "run": (
+        "compressbench.cli.run",
+        "run a recipe: compressbench run recipe=NAME [model=… dataset=… scale=… seed=…]",
+    ),
     "report": ("compressbench.cli.report", "draw one report of one or many runs: compressbench report PATH…"),
     "list": ("compressbench.cli.catalog", "models, datasets, recipes, criteria, hardware targets, probes"),
-    "explain": ("compressbench.cli.explain", "a recipe's claim, source and stages in words: explain recipe=NAME"),
-    "data": ("compressbench.cli.data", "where a data set is looked for, whether it is complete; --download fetches it"),
+    "explain": (
+        "compressbench.cli.explain",
+        "a recipe's claim, source and stages in words: explain recipe=NAME",
+    ),
+    "data": (
+        "compressbench.cli.data",
+        "where a data set is looked for, whether it is complete; --download fetches it",
+    ),
     "store": ("compressbench.cli.store", "what the store holds; --prune drops what is not needed"),
-    "completion": ("compressbench.cli.completion", "shell completion: eval \"$(compressbench completion bash)\""),
+    "completion": (
+        "compressbench.cli.completion",
+        'shell completion: eval "$(compressbench completion bash)"',
+    ),
 }
 
 HELP = """compressbench: what was lost in compressing a model, and is it faster at all
@@ -37,7 +49,9 @@ def run(argv: list[str]) -> int:
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP.format(verbs="\n".join(f"  {name:<11} {text}" for name, (_, text) in VERBS.items())), end="")
+        print(
+            HELP.format(verbs="\n".join(f"  {name:<11} {text}" for name, (_, text) in VERBS.items())), end=""
+        )
         return 0
     if argv[0] == "--version":
         from compressbench import __version__
@@ -57,7 +71,9 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        return _fail("interrupted; what was finished is in the store, the same command goes on from there", 130)
+        return _fail(
+            "interrupted; what was finished is in the store, the same command goes on from there", 130
+        )
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -70,7 +86,10 @@ def run(argv: list[str]) -> int:
         if debug:
             raise
         reason = str(error).splitlines()[0] if str(error) else ""
-        return _fail(f"{type(error).__name__}: {reason} (a fault in compressbench or in your code; --debug shows where)", 1)
+        return _fail(
+            f"{type(error).__name__}: {reason} (a fault in compressbench or in your code; --debug shows where)",
+            1,
+        )
 
 
 def _fail(text: str, code: int) -> int:

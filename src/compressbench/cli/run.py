@@ -62,7 +62,9 @@ def main(argv: list[str]) -> int:
         if "Could not override" in str(error) or "is not in struct" in str(error):
             remember_keys(overrides, folders)
         raise UserError(explain(error, folders)) from error
-    except OSError as error:  # of the run's folder, which Hydra makes; the job's own errors are in ``_caught``
+    except (
+        OSError
+    ) as error:  # of the run's folder, which Hydra makes; the job's own errors are in ``_caught``
         raise UserError(
             f"outputs: can't make {error.filename} ({error.strerror}); set outputs=FOLDER to one you can write"
         ) from error
@@ -88,7 +90,10 @@ def job(config: DictConfig) -> None:
     if own.mode != RunMode.MULTIRUN:
         try:
             _run(plain(config), folder)
-        except (Exception, KeyboardInterrupt) as error:  # raised again in ``main``, without Hydra's words around it
+        except (
+            Exception,
+            KeyboardInterrupt,
+        ) as error:  # raised again in ``main``, without Hydra's words around it
             _caught.append(error)
         return
     print(f"\n#{own.job.num}: {' '.join(own.overrides.task)}", flush=True)

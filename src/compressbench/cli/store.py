@@ -13,9 +13,13 @@ from compressbench.store import Store, Usage
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
     parser = argparse.ArgumentParser(prog="compressbench store", description=__doc__)
-    parser.add_argument("--outputs", default=os.environ.get("COMPRESSBENCH_OUTPUTS", "outputs"), help="as in a run")
+    parser.add_argument(
+        "--outputs", default=os.environ.get("COMPRESSBENCH_OUTPUTS", "outputs"), help="as in a run"
+    )
     parser.add_argument("--prune", action="store_true", help="drop what killed runs left behind")
-    parser.add_argument("--older-than", type=float, metavar="DAYS", help="with --prune: states and results as well")
+    parser.add_argument(
+        "--older-than", type=float, metavar="DAYS", help="with --prune: states and results as well"
+    )
     args = parser.parse_args(argv)
     root = Path(args.outputs) / "store"
     if not root.is_dir():

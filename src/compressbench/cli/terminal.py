@@ -72,7 +72,11 @@ class Terminal(Watcher):
         from rich.progress import Progress as Bars
 
         text = f"[{self.done}/{self.todo}] {name}: {words}".replace("[", "\\[")
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[figures]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[figures]}"),
+        )
         with Bars(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bars:
             task = bars.add_task(text, total=None, figures="")
 
@@ -95,11 +99,17 @@ def grouped(nodes: list[Node]) -> dict[str, list[Node]]:
     """Nodes under one line each: the same name but for numbers, e.g. ``level1-4.retrain``."""
     groups: dict[str, list[Node]] = {}
     for node in nodes:
-        groups.setdefault(re.sub(r"(?<=[A-Za-z])\d+(?=\.)|_[^.]*\d[^.]*(?=\.)", "*", node.name), []).append(node)
+        groups.setdefault(re.sub(r"(?<=[A-Za-z])\d+(?=\.)|_[^.]*\d[^.]*(?=\.)", "*", node.name), []).append(
+            node
+        )
     return {(pattern if len(found) > 1 else found[0].name): found for pattern, found in groups.items()}
 
 
 def words(nodes: list[Node]) -> str:
     """What a group of nodes does, as its first one says it."""
     kinds = [n.stage.describe() if hasattr(n.stage, "describe") else type(n.stage).__name__ for n in nodes]
-    return kinds[0] if len(set(kinds)) == 1 else re.sub(r"(?<=[A-Za-z])\d+(?=\.)", "*", kinds[0]) + (" …" if len(nodes) > 1 else "")
+    return (
+        kinds[0]
+        if len(set(kinds)) == 1
+        else re.sub(r"(?<=[A-Za-z])\d+(?=\.)", "*", kinds[0]) + (" …" if len(nodes) > 1 else "")
+    )

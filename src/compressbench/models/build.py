@@ -64,7 +64,9 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     if missing or extra:
         raise UserError(
             f"{what} don't fit {type(module).__name__}: "
-            + "; ".join(f"{word} {', '.join(n[:3])}" for word, n in (("missing", missing), ("unknown", extra)) if n)
+            + "; ".join(
+                f"{word} {', '.join(n[:3])}" for word, n in (("missing", missing), ("unknown", extra)) if n
+            )
         )
     for name, tensor in own.items():
         if tensor.shape != weights[name].shape:
@@ -81,5 +83,9 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 def prunable(module: nn.Module) -> dict[str, Tensor]:
     """Weights that pruning may touch: of convolutions and linear layers, in module order; never biases or norms."""
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    names = {id(m.weight): f"{n}.weight" if n else "weight" for n, m in module.named_modules() if isinstance(m, kinds)}
+    names = {
+        id(m.weight): f"{n}.weight" if n else "weight"
+        for n, m in module.named_modules()
+        if isinstance(m, kinds)
+    }
     return {n: p for n, p in module.named_parameters() if id(p) in names}

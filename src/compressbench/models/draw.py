@@ -30,7 +30,9 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
         torch.default_generator.manual_seed(derive_seed(bench.seed, bench.name))
         module = specs.build(spec, "model.build")
     if not isinstance(module, torch.nn.Module):
-        raise UserError(f"model.build: {spec[specs.TARGET]} gave a {type(module).__name__}, not a torch.nn.Module")
+        raise UserError(
+            f"model.build: {spec[specs.TARGET]} gave a {type(module).__name__}, not a torch.nn.Module"
+        )
     if model.get("weights"):
         load(module, read_weights(model["weights"]), f"model.weights {model['weights']}")
     _check(module.eval(), model, bench)
@@ -64,7 +66,9 @@ def _check(module: torch.nn.Module, model: Mapping[str, Any], bench: Bench) -> N
             logits = forward(module, torch.zeros(2, *shape)).logits
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"model {name} can't take {bench.dataset.name}'s images {shape}: {reason}") from error
+            raise UserError(
+                f"model {name} can't take {bench.dataset.name}'s images {shape}: {reason}"
+            ) from error
     if tuple(logits.shape) != (2, classes):
         raise UserError(
             f"model {name} gives {tuple(logits.shape[1:])} outputs an image, {bench.dataset.name} has {classes} "

@@ -225,13 +225,14 @@ def layer_density(panel: Panel, moment: str, name: str) -> Chart | None:
             axes.plot(places, values, color=look.colour, linestyle=look.dash, linewidth=1.1)
             counts |= {s.n for s in found.values()}
         axes.set_yscale("log")
+        axes.set_ylim(floor * 0.9, 120)
         _percent_ticks(axes.yaxis, [*positive, 100])
         axes.set_xlabel(f"layer, 1 to {len(layers)} in network order")
         axes.set_ylabel("weights kept, % (log scale)")
     where = "on top" if named else "at the left"
     caption = f"{_lowest(scaled)}, first layer {where}. {_bars(counts)}"
     if empty:
-        caption += " A hollow mark at the edge is an emptied layer."
+        caption += f" A {'hollow mark' if named else 'line'} at the edge is an emptied layer."
     return _finish(figure, axes, panel, name, caption, scaled)
 
 

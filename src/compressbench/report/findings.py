@@ -70,16 +70,21 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
 
 def _gaps(panel: Panel) -> list[str]:
     """Series whose points rest on different numbers of seeds, and series without a dense model."""
-    told = []
+    moment = panel.moments[0]
+    partial: dict[str, list[str]] = {}
+    alone = []
     for series in panel.series:
-        moment = panel.moments[0]
-        counts = {p.order: len(r.by_seed) for p in series.at(moment) if (r := panel.main_reading(p))}
-        if len(set(counts.values())) > 1:
-            told.append(
-                f"{series.label}: {between(counts.values())} seeds, depending on the level; a partial sweep?"
-            )
+        counts = {len(r.by_seed) for p in series.at(moment) if (r := panel.main_reading(p))}
+        if len(counts) > 1:
+            partial.setdefault(between(counts), []).append(series.label)
         if panel.main and panel.main_reading(panel.dense_of(series, moment)) is None:
-            told.append(f"{series.label}: no dense model in these records to compare it with.")
+            alone.append(series.label)
+    told = [
+        f"{', '.join(labels)}: {counts} seeds, depending on the level; a partial sweep?"
+        for counts, labels in partial.items()
+    ]
+    if alone:
+        told.append(f"{', '.join(alone)}: these records hold no dense model to compare with.")
     return told
 
 

@@ -78,6 +78,30 @@ class Table:
         return tuple(covered.get(k, 0) for k in range(len(self.rows)))
 
     @property
+    def n_place(self) -> str:
+        """Where n is shown: in the ``caption`` if all share it, else by ``row``, ``column`` or ``cell``."""
+        if len(self.counts) < 2:
+            return "caption"
+        if all(len({c.n for c in row.cells if c.n}) < 2 for row in self.rows):
+            return "row"
+        if all(len(found) < 2 for found in self._column_counts()):
+            return "column"
+        return "cell"
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """Seeds behind each row, where all its figures have the same."""
+        return tuple(max((c.n for c in row.cells), default=0) for row in self.rows)
+
+    @property
+    def column_counts(self) -> tuple[int, ...]:
+        """Seeds behind each column, where all its figures have the same."""
+        return tuple(max(found, default=0) for found in self._column_counts())
+
+    def _column_counts(self) -> list[set[int]]:
+        return [{row.cells[k].n for row in self.rows if row.cells[k].n} for k in range(len(self.heads))]
+
+    @property
     def basis(self) -> str:
         """What the ± and the n of this table are, in a sentence; empty for a table without means."""
         counts = self.counts
@@ -87,9 +111,8 @@ class Table:
             return "One seed: no spread."
         if len(counts) == 1:
             return f"Mean ± sample standard deviation over {seeds(counts[0])}."
-        return (
-            "Mean ± sample standard deviation over seeds; the small number is n, the seeds behind the figure."
-        )
+        where = "" if self.n_place in ("row", "column") else " in brackets"
+        return f"Mean ± sample standard deviation over n seeds; n{where} says how many."
 
     @property
     def footnotes(self) -> Mapping[str, tuple[str, str]]:

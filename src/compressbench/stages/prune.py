@@ -39,7 +39,9 @@ class Prune:
                 raise UserError(f"{name}: {value!r} is not in [0, 1); 0.2 removes 20 %")
         for name, allowed in (("of", ("left", "whole")), ("scope", ("global", "layer"))):
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name}: unknown {getattr(self, name)!r}; {nearest(str(getattr(self, name)), allowed)}")
+                raise UserError(
+                    f"{name}: unknown {getattr(self, name)!r}; {nearest(str(getattr(self, name)), allowed)}"
+                )
 
     def describe(self) -> str:
         """The stage in words."""

@@ -56,7 +56,9 @@ class ForEach:
 
     def unroll(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(prefix, stages) of each branch."""
-        pairs = self.values.items() if isinstance(self.values, Mapping) else ((label(v), v) for v in self.values)
+        pairs = (
+            self.values.items() if isinstance(self.values, Mapping) else ((label(v), v) for v in self.values)
+        )
         for text, value in pairs:
             stages = copy.deepcopy(dict(self.stages))
             _put(stages, self.set, value)
@@ -74,7 +76,9 @@ def _put(stages: dict[str, Any], path: str, value: Any) -> None:
     inner: Any = stages
     for step in folders:
         if not isinstance(inner, Mapping) or step not in inner:
-            raise UserError(f"set: {path!r} leads nowhere; {nearest(step, inner if isinstance(inner, Mapping) else ())}")
+            raise UserError(
+                f"set: {path!r} leads nowhere; {nearest(step, inner if isinstance(inner, Mapping) else ())}"
+            )
         inner = inner[step]
     both = isinstance(inner, dict) and isinstance(inner.get(last), Mapping) and isinstance(value, Mapping)
     if not isinstance(inner, dict) or not (folders or both):

@@ -45,8 +45,12 @@ class Train:
     optimizer: Mapping[str, Any]
     start: str | None = None
     stop: str | None = None
-    schedule: Mapping[str, Any] = field(default_factory=lambda: _partial("compressbench.training.schedules.constant"))
-    stepper: Mapping[str, Any] = field(default_factory=lambda: _partial("compressbench.training.steppers.plain"))
+    schedule: Mapping[str, Any] = field(
+        default_factory=lambda: _partial("compressbench.training.schedules.constant")
+    )
+    stepper: Mapping[str, Any] = field(
+        default_factory=lambda: _partial("compressbench.training.steppers.plain")
+    )
     objective: Mapping[str, Any] = field(
         default_factory=lambda: _partial("compressbench.training.objectives.task_loss")
     )
@@ -67,7 +71,9 @@ class Train:
                 lengths.check(value, name)
         for name, allowed in (("precision", ("fp32", "bf16")), ("decay", ("weights", "all"))):
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name}: unknown {getattr(self, name)!r}; {nearest(getattr(self, name), allowed)}")
+                raise UserError(
+                    f"{name}: unknown {getattr(self, name)!r}; {nearest(getattr(self, name), allowed)}"
+                )
         if self.batch_size < 1:
             raise UserError(f"batch_size: {self.batch_size} is less than 1")
         if not self.lr > 0:

@@ -143,7 +143,9 @@ def _loop(
     feed, task, module, optimizer = bench.feed("train"), bench.task, live.module, live.optimizer
     cuda = bench.device.startswith("cuda")
     context: Any = (
-        torch.autocast(bench.device.partition(":")[0], torch.bfloat16) if run.autocast else contextlib.nullcontext()
+        torch.autocast(bench.device.partition(":")[0], torch.bfloat16)
+        if run.autocast
+        else contextlib.nullcontext()
     )
     pad, flip = int(run.augment.get("pad", 0)), bool(run.augment.get("flip", False))
     module.train()
@@ -185,7 +187,9 @@ def _loop(
                 torch._foreach_mul_(masks[0], masks[1])
         live.step = step + 1
         last = live.step == run.stop
-        due = bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
+        due = (
+            bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
+        )
         if len(losses) == CHECK_EVERY or last or due:
             mean = _checked(losses, step, run)
             losses.clear()
@@ -226,7 +230,10 @@ def _validate(module: nn.Module, bench: Bench) -> dict[str, float]:
             right += float((task.predict(outputs) == labels).sum())
     module.train()
     mean = loss / len(feed)
-    return {"validation_loss": mean if math.isfinite(mean) else 1e30, "validation_top1": 100 * right / len(feed)}
+    return {
+        "validation_loss": mean if math.isfinite(mean) else 1e30,
+        "validation_top1": 100 * right / len(feed),
+    }
 
 
 def _masks(module: nn.Module, masks: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -235,7 +242,7 @@ def _masks(module: nn.Module, masks: Mapping[str, Tensor]) -> tuple[list[Tensor]
     unknown = set(masks) - set(named)
     if unknown:
         raise UserError(f"masks for {', '.join(sorted(unknown))}, which the model does not have")
-    params = [named[n] for n in masks]
+    params: list[Tensor] = [named[n] for n in masks]
     return params, [torch.empty_like(p).copy_(m) for p, m in zip(params, masks.values(), strict=True)]
 
 
@@ -268,7 +275,9 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> d
     return out
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, saved: Mapping[str, Tensor]) -> None:
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, module: nn.Module, saved: Mapping[str, Tensor]
+) -> None:
     named = dict(module.named_parameters())
     for full, value in saved.items():
         name, _, entry = full.rpartition("|")
