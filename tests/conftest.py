@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,17 +42,22 @@ def bench(digits) -> Bench:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """Runs ``compressbench ARGS`` in an empty folder; one thread, one core's worth of work."""
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs ``compressbench ARGS`` in an empty folder, in this process (torch is imported once, not a hundred times)."""
+    from compressbench.cli.main import run as dispatch
 
-    def run(*args: str, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "compressbench", *args],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **env},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = dispatch(list(args))
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else 1
+        return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
     return run

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressbench.errors import UserError
 from conftest import Command
 
 SMOKE = ("scale=smoke", "hardware=cpu1")
@@ -107,9 +108,21 @@ def test_bad_input_is_one_clear_line(args: tuple[str, ...], words: tuple[str, ..
 
 
 def test_debug_shows_the_traceback(command: Command) -> None:
-    done = command("run", "recipe.compare.series.ticket=lvl*", "--debug")
-    assert done.returncode != 0
-    assert "Traceback" in done.stderr
+    with pytest.raises(UserError, match="matches no state"):
+        command("run", "recipe.compare.series.ticket=lvl*", "--debug")
+
+
+def test_the_console_script_exits_with_two(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "compressbench", "run", "recipe=lth_resnte"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "lth_resnet" in done.stderr
 
 
 OUTSIDE = """

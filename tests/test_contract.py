@@ -173,7 +173,7 @@ def test_every_criterion(name: str, small) -> None:
 @pytest.mark.parametrize("name", NAMES["probe"])
 def test_every_probe(name: str, small, tmp_path: Path) -> None:
     bench, state = small
-    config = composed([*QUIET, f"+probe@evaluation.probes.{name}={name}"])
+    config = composed([*QUIET, "evaluation=none", f"+probe@evaluation.probes.{name}={name}"])
     probe = specs.build(config["evaluation"]["probes"][name])
     target = specs.build(config["hardware"]["target"])
     bench = dataclasses.replace(bench, name=f"probe {name}", target=target)

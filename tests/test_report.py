@@ -28,7 +28,7 @@ from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.joint import gather, joint_report
 from compressbench.report.numbers import Spread, number, percentage, plain, spread, with_spread
 from compressbench.report.page import write_report
-from compressbench.report.panels import paired, panels, relative_compute
+from compressbench.report.panels import beside_lead, paired, panels, relative_compute
 from compressbench.report.states import lecture_table, leftover_tables, size_table, timing_table
 from compressbench.report.tables import Table
 from compressbench.report.terminal import print_tables, wrap
@@ -443,6 +443,22 @@ def test_cost_is_in_three_labelled_columns_with_the_notes(written):
     assert "natural logarithm its range is 16.7 to 100" in text
 
 
+def test_series_are_set_beside_the_lead_at_its_lowest_density_where_they_reach_it():
+    rows = [p for k, d in enumerate((0.8, 0.5), 1) for p in accuracies("ticket", k, d, {0: 80.0})]
+    rows += [p for k, d in enumerate((0.501, 0.04), 1) for p in accuracies("one-shot", k, d, {0: 80.0})]
+    rows += accuracies("other", 1, 0.3, {0: 80.0})
+    (panel,) = panels(Records(rows))
+    assert [beside_lead(panel, s, "final").density for s in panel.series] == [0.5, 0.501, 0.3]
+
+
+def test_a_series_of_random_masks_leads_only_where_there_is_no_other():
+    rows = accuracies("random mask", 1, 0.5, {0: 10.0}) + accuracies("random reinit", 1, 0.5, {0: 80.0})
+    (panel,) = panels(Records(rows))
+    assert panel.lead.label == "random reinit"
+    (alone,) = panels(Records(rows[:1]))
+    assert alone.lead.label == "random mask"
+
+
 # whatever the records hold
 
 
@@ -561,6 +577,13 @@ def test_each_moment_has_its_own_chart(written):
         *("accuracy_vs_density", "change_vs_density", "accuracy_vs_compute", "forgetting", "layer_density"),
         *("accuracy_vs_density_early", "change_vs_density_early", "accuracy_vs_compute_early"),
     }
+
+
+def test_a_legend_names_what_is_drawn_and_nothing_else(tmp_path):
+    rows = [r for r in full() if not (r.moment == "early" and r.series == "one-shot")]
+    write_report(Records(rows), tmp_path, "legend")
+    for name, wanted in (("accuracy_vs_density", True), ("accuracy_vs_density_early", False)):
+        assert ("one-shot" in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")) is wanted
 
 
 def test_same_records_give_the_same_bytes_in_another_process(tmp_path):

@@ -113,7 +113,6 @@ def test_a_sweep_trains_a_seeds_dense_net_once_and_ends_in_a_joint_report(
         "hardware=cpu1",
         "evaluation=quick",
         "recipe.compare.floor=false",
-        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()

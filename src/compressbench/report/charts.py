@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressbench.report.numbers import Spread, between, percentage, spread
-from compressbench.report.panels import FINAL, Panel, Point, Series, paired, relative_compute
+from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
 from compressbench.report.styles import INK, MUTED, Style, styles
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def accuracy_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     _density_axis(axes, [x for _, points in lines for x, _ in points])
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     caption = f"Sparser to the right. {_bands(counts)} Black: the dense model."
-    return _finish(figure, axes, panel, name, caption)
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    return _finish(figure, axes, panel, name, caption, drawn=drawn)
 
 
 def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
@@ -140,7 +141,8 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.set_ylabel("points" if unit == "%" else f"difference, {unit}".rstrip(", "))
     tail = f" A triangle at the edge stands for a state more than {CLOSE:g} points below." if clipped else ""
     caption = f"State minus dense model of the same seed, so what seeds share cancels. {_bands(counts)}{tail}"
-    return _finish(figure, axes, panel, name, caption)
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    return _finish(figure, axes, panel, name, caption, drawn=drawn)
 
 
 def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
@@ -167,20 +169,21 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     if spans and max(spans) / min(spans) > 20:
         axes.set_xscale("log")
     else:
-        left = min([0.9, *spans])
+        left = min([1.0, *spans])
         right = max([1.0, *spans])
-        axes.set_xlim(left, right + 0.04 * (right - left))
+        axes.set_xlim(left - 0.03 * (right - left), right + 0.04 * (right - left))
     axes.set_xlabel("training MACs of the whole lineage, in dense trainings")
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     caption = (
         "What a state cost to train, all earlier levels included; the dense model costs 1. "
         f"Small figures: the first series’ density. {_bands(counts)}"
     )
-    return _finish(figure, axes, panel, name, caption)
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    return _finish(figure, axes, panel, name, caption, drawn=drawn)
 
 
 def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
-    """Recall change per class at each series' lowest density, the worst class on top."""
+    """Recall change per class at the lead's lowest density, its worst class on top."""
     lines = _by_group(panel, moment, "forgetting", "recall_change")
     if not lines:
         return None
@@ -196,12 +199,12 @@ def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
     counts = _dots(panel, axes, lines, shown)
     axes.axvline(0, color=INK, linewidth=1.2)
     axes.set_xlabel("points, against the dense model of the same seed")
-    caption = f"{_lowest(lines)}, worst class of {_lead(panel)} on top. {_bars(counts)}"
+    caption = f"{_lowest(panel, lines)}; its worst class on top. {_bars(counts)}"
     return _finish(figure, axes, panel, name, caption, lines)
 
 
 def layer_density(panel: Panel, moment: str, name: str) -> Chart | None:
-    """Density per layer at each series' lowest density; an emptied layer is marked."""
+    """Density per layer at the lead's lowest density; an emptied layer is marked."""
     scaled = _by_group(panel, moment, "structure", "layer_density")
     if not scaled:
         return None
@@ -230,7 +233,7 @@ def layer_density(panel: Panel, moment: str, name: str) -> Chart | None:
         axes.set_xlabel(f"layer, 1 to {len(layers)} in network order")
         axes.set_ylabel("weights kept, % (log scale)")
     where = "on top" if named else "at the left"
-    caption = f"{_lowest(scaled)}, first layer {where}. {_bars(counts)}"
+    caption = f"{_lowest(panel, scaled)}; first layer {where}. {_bars(counts)}"
     if empty:
         caption += f" A {'hollow mark' if named else 'line'} at the edge is an emptied layer."
     return _finish(figure, axes, panel, name, caption, scaled)
@@ -383,7 +386,7 @@ Grouped = list[tuple[Series, Point, dict[str, Spread]]]
 def _by_group(panel: Panel, moment: str, probe: str, metric: str) -> Grouped:
     found: Grouped = []
     for series in panel.series:
-        point = series.lowest(moment)
+        point = beside_lead(panel, series, moment)
         if point is None:
             continue
         values = {}
@@ -404,9 +407,11 @@ def _lead(panel: Panel) -> str:
     return panel.lead.label if panel.lead else "the first series"
 
 
-def _lowest(lines: Grouped) -> str:
+def _lowest(panel: Panel, lines: Grouped) -> str:
     known = {percentage(point.density) for _, point, _ in lines}
-    return "Each series at its lowest density" + (f", {known.pop()} %" if len(known) == 1 else "")
+    if len(known) == 1:
+        return f"All at {known.pop()} % density, the lowest of {_lead(panel)}"
+    return f"Each at the lowest density of {_lead(panel)}, or at its own"
 
 
 def _dots(
@@ -449,13 +454,20 @@ def _short(text: str, length: int) -> str:
 
 
 def _finish(
-    figure: Figure, axes: Axes, panel: Panel, name: str, caption: str, lines: Grouped | None = None
+    figure: Figure,
+    axes: Axes,
+    panel: Panel,
+    name: str,
+    caption: str,
+    lines: Grouped | None = None,
+    drawn: Sequence[Series] = (),
 ) -> Chart:
     from matplotlib.lines import Line2D
 
     looks = styles(panel)
     if lines is None:
-        labels = {s.label: s.label for s in (*panel.dense.values(), *panel.series)}
+        known = {s.label for s in drawn}
+        labels = {s.label: s.label for s in (*panel.dense.values(), *panel.series) if s.label in known}
     else:
         alike = len({percentage(p.density) for _, p, _ in lines}) == 1
         labels = {s.label: s.label if alike else f"{s.label}, {percentage(p.density)} %" for s, p, _ in lines}

@@ -197,6 +197,14 @@ def counterpart(point: Point, series: Series, same_recipe: bool) -> Point | None
     return min(near, key=lambda p: abs(p.density - point.density), default=None)
 
 
+def beside_lead(panel: Panel, series: Series, moment: str) -> Point | None:
+    """A series' point at the lead's lowest density, or its own lowest where it has none there."""
+    lowest = panel.lead.lowest(moment) if panel.lead else None
+    if lowest is None or panel.lead is None:
+        return series.lowest(moment)
+    return counterpart(lowest, series, series.recipe == panel.lead.recipe) or series.lowest(moment)
+
+
 def panels(records: Records) -> tuple[Panel, ...]:
     """Panels in the order in which their first record appears."""
     groups: dict[tuple[str, str, str], list[Record]] = {}

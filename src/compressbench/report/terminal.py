@@ -11,7 +11,7 @@ from compressbench.report.accuracy import accuracy_table
 from compressbench.report.findings import warnings
 from compressbench.report.heat import worst_classes
 from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds, with_spread
-from compressbench.report.panels import Panel, Point, Reading, Series, panels
+from compressbench.report.panels import Panel, Point, Reading, Series, beside_lead, panels
 from compressbench.report.states import batches, lines, some, thinned
 from compressbench.report.tables import Cell, Table, cell
 from compressbench.report.wording import moment_name, title_of
@@ -155,18 +155,18 @@ def _print_worst(panel: Panel, moment: str, console: Console) -> None:
     title = f"Worst classes of {lead.label} at {percent(point.density)}, recall change in points"
     console.print(f"\n{title}, {moment_name(moment)}", style="bold", markup=False)
     shown = panel.series[:SERIES_ABREAST]
-    rows = [(name, [_lost(series, moment, name) for series in shown]) for name, _ in worst]
-    console.print(_grid("Class", [_at(s, moment) for s in shown], rows, console.width))
+    rows = [(name, [_lost(panel, series, moment, name) for series in shown]) for name, _ in worst]
+    console.print(_grid("Class", [_at(panel, s, moment) for s in shown], rows, console.width))
 
 
-def _lost(series: Series, moment: str, name: str) -> str:
-    point = series.lowest(moment)
+def _lost(panel: Panel, series: Series, moment: str, name: str) -> str:
+    point = beside_lead(panel, series, moment)
     reading = point.reading("forgetting", "recall_change", name) if point else None
     return cell(reading, signed=True, notes=False).plain
 
 
-def _at(series: Series, moment: str) -> str:
-    point = series.lowest(moment)
+def _at(panel: Panel, series: Series, moment: str) -> str:
+    point = beside_lead(panel, series, moment)
     return f"{series.label} {percent(point.density)}" if point else series.label
 
 
