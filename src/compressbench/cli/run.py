@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +100,10 @@ def job(config: DictConfig) -> None:
     print(f"\n#{own.job.num}: {' '.join(own.overrides.task)}", flush=True)
     try:
         _run(plain(config), folder)
-    except UserError as error:
-        if "--debug" in sys.argv:
-            raise
-        (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
-        print(f"compressbench: job {own.job.num}: {error}", file=sys.stderr, flush=True)
+    except Exception as error:  # whatever it is, the sweep's other jobs go on
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        (folder / FAILED).write_text(f"{text}\n\n{traceback.format_exc()}", encoding="utf-8")
+        print(f"compressbench: job {own.job.num}: {text}", file=sys.stderr, flush=True)
 
 
 def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, Any]:
