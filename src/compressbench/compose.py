@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +56,9 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     if found:
         group, name = found.groups()
         return f"unknown {group} {name!r}; {nearest(name, options(group, folders))}"
-    found = re.search(r"Could not override '([^']+)'\.", text)
-    if found:
-        return _unknown_key(found[1], text)
-    found = re.search(r"Key '([^']+)' is not in struct", text)
-    if found:
-        full = re.search(r"full_key: (\S+)", text)
-        return _unknown_key(full[1] if full else found[1], text)
+    found = re.search(r"Could not override '([^']+)'\.", text) or re.search(r"full_key: (\S+)", text)
+    if found and ("Could not override" in text or "is not in struct" in text):
+        return _unknown_key(found[1], _siblings(error))
     found = re.search(r"Missing mandatory value: (\S+)", text)
     if found:
         return f"{found[1]}: a value is needed"
@@ -72,50 +67,22 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     return f"{full[1]}: {first}" if full and full[1] not in first else first
 
 
-def _unknown_key(full: str, text: str) -> str:
-    known = _known_keys()
-    hint = nearest(full, known) if known else ""
+def _unknown_key(full: str, siblings: list[str]) -> str:
     group = full.partition("@")[0]
-    if "/" in group or group in GROUPS:
+    if "/" in group or "@" in full or group in GROUPS:
         return f"no config group is overridden by {full!r}; {nearest(group, GROUPS)}"
     last = full.rpartition(".")[2]
-    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == full.rpartition(".")[0]]
-    if siblings:
-        hint = nearest(last, siblings)
-    return f"unknown key {full!r}; {hint} (a key that is really new is added with +{full}=…)"
+    return (
+        f"unknown key {full!r}; {nearest(last, siblings)} (a key that is really new is added with +{full}=…)"
+    )
 
 
-_last_known: list[str] = []
-
-
-def _known_keys() -> list[str]:
-    return _last_known
-
-
-def remember_keys(overrides: list[str], folders: tuple[Path, ...] = ()) -> None:
-    """Composes once more without the overrides that are plain values, to know which keys there are."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    kept = [o for o in overrides if re.match(r"[\w/@.]+=", o) and "/" in o.partition("=")[0]]
-    kept += [o for o in overrides if o.partition("=")[0] in GROUPS]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders)}]"] if folders else []
-            config = compose("config", overrides=[*dict.fromkeys(kept), *extra])
-        _last_known[:] = list(_keys(OmegaConf.to_container(config, resolve=False)))
-    except Exception:  # the first error is the one to report; this look is only for a better hint
-        _last_known[:] = []
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _keys(value: Any, prefix: str = "") -> list[str]:
-    if not isinstance(value, Mapping):
-        return []
-    out = []
-    for name, inner in value.items():
-        full = f"{prefix}.{name}" if prefix else str(name)
-        out += [full, *_keys(inner, full)]
-    return out
+def _siblings(error: BaseException) -> list[str]:
+    """The keys that stand where the misspelt one was looked for; omegaconf's error knows the place."""
+    inner: BaseException | None = error
+    while inner is not None:
+        parent = getattr(inner, "parent_node", None)
+        if isinstance(parent, DictConfig):
+            return [str(key) for key in parent]
+        inner = inner.__cause__ or inner.__context__
+    return []

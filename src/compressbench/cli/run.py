@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from compressbench.compose import explain, register, remember_keys
+    from compressbench.compose import explain, register
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -60,8 +60,6 @@ def main(argv: list[str]) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        if "Could not override" in str(error) or "is not in struct" in str(error):
-            remember_keys(overrides, folders)
         raise UserError(explain(error, folders)) from error
     except (
         OSError
@@ -117,7 +115,7 @@ def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, A
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from compressbench.compose import explain, plain, register, remember_keys
+    from compressbench.compose import explain, plain, register
 
     register()
     folders = [Path(config_dir).resolve()] if config_dir else []
@@ -128,7 +126,6 @@ def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, A
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             return plain(compose("config", overrides=[*overrides, *extra]))
     except (HydraException, OmegaConfBaseException) as error:
-        remember_keys(overrides, tuple(folders))
         raise UserError(explain(error, tuple(folders))) from error
 
 
