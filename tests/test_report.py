@@ -530,9 +530,7 @@ def test_names_are_data_never_markup(tmp_path):
         )
         for r in full()
     )
-    path = write_report(
-        rows, tmp_path, f"{SCRIPT} title", f"a: {SCRIPT}", {SCRIPT: [{"step": 1, "loss": 2.0}]}
-    )
+    path = write_report(rows, tmp_path, f"{SCRIPT} title", f"a: {SCRIPT}")
     page = Page(path)
     assert not page.tags["script"]
     assert not page.tags["img"]

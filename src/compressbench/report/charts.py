@@ -9,14 +9,14 @@ import html
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressbench.report.numbers import Spread, between, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
-from compressbench.report.styles import INK, MUTED, Style, styles
+from compressbench.report.styles import INK, MUTED, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -237,37 +237,6 @@ def layer_density(panel: Panel, moment: str, name: str) -> Chart | None:
     if empty:
         caption += f" A {'hollow mark' if named else 'line'} at the edge is an emptied layer."
     return _finish(figure, axes, panel, name, caption, scaled)
-
-
-def training_curves(
-    curves: Mapping[str, Sequence[Mapping[str, float]]], quantity: str, name: str
-) -> Chart | None:
-    """One logged quantity against the training step, one line a state."""
-    from compressbench.report.styles import COLOURS, DASHES
-
-    known = {
-        label: [
-            (row.get("step", k), row[quantity]) for k, row in enumerate(rows) if _finite(row.get(quantity))
-        ]
-        for label, rows in curves.items()
-    }
-    drawn = {label: points for label, points in known.items() if points}
-    if not drawn:
-        return None
-    title = f"{quantity.replace('_', ' ')} while training"
-    figure, axes = _canvas(title)
-    handles = []
-    for place, (label, points) in enumerate(drawn.items()):
-        look = Style(COLOURS[place % len(COLOURS)], "", DASHES[place // len(COLOURS) % len(DASHES)])
-        (line,) = axes.plot(*zip(*points, strict=True), color=look.colour, linestyle=look.dash)
-        handles.append((label, line))
-    axes.set_xlabel("training step")
-    axes.set_ylabel(quantity.replace("_", " "))
-    return _saved(figure, name, title, "As logged in training, on data that no test figure uses.", handles)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _at(moment: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -35,7 +35,6 @@ from compressbench.report.states import (
 from compressbench.report.tables import Table
 
 T = TypeVar("T")
-Curves = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,7 @@ class Chapter:
     sections: tuple[Section, ...] = field(default_factory=tuple)
 
 
-def write_report(
-    records: Records, folder: Path, title: str, config_yaml: str = "", curves: Curves | None = None
-) -> Path:
+def write_report(records: Records, folder: Path, title: str, config_yaml: str = "") -> Path:
     """Writes ``folder/report.html`` and its SVGs.
 
     Args:
@@ -74,7 +71,6 @@ def write_report(
         folder: made if it is not there.
         title: heading of the page.
         config_yaml: shown as it is; empty for none.
-        curves: state name -> rows logged in training, each with ``step`` and one figure or more.
 
     Returns:
         The path of the page. The same arguments give the same bytes.
@@ -84,8 +80,7 @@ def write_report(
     """
     found = panels(records)
     chapters = tuple(_chapter(panel, place, len(found)) for place, panel in enumerate(found))
-    training = _training(curves or {})
-    drawn = [c for chapter in chapters for s in chapter.sections for c in s.charts] + list(training.charts)
+    drawn = [c for chapter in chapters for s in chapter.sections for c in s.charts]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         beside = [name for name in ("records.jsonl", "records.csv") if (folder / name).is_file()]
@@ -94,7 +89,6 @@ def write_report(
         page = _render(
             title=title,
             chapters=chapters,
-            training=training,
             warnings=warnings(found),
             provenance=provenance(found),
             config=config_yaml.strip(),
@@ -251,17 +245,6 @@ def _all_levels(table: Table | None) -> Table | None:
 
 def _kept(items: Iterable[T | None]) -> tuple[T, ...]:
     return tuple(x for x in items if x is not None)
-
-
-def _training(curves: Curves) -> Section:
-    names = dict.fromkeys(k for rows in curves.values() for row in rows for k in row if k != "step")
-    if not names:
-        return Section("Training", "training")
-    with charts.drawing():
-        drawn = [
-            charts.training_curves(curves, n, f"training_{_slug(n)}_{k}") for k, n in enumerate(names, 1)
-        ]
-    return Section("Training", "training", _kept(drawn))
 
 
 def _render(**values: object) -> str:
