@@ -293,3 +293,19 @@ def test_an_emptied_layer_is_flagged(tmp_path: Path) -> None:
     assert empty
     assert any("is empty, nothing is left" in s for s in said)
     assert json.loads(json.dumps(records.dicts()))
+
+
+def test_a_store_file_may_name_no_more_than_a_config(tmp_path: Path) -> None:
+    from compressbench.store import digest
+
+    experiment, _ = once("iterative_finetune", tmp_path)
+    path = experiment.store.state_folder(experiment.plan.node("dense").key) / "state.json"
+    meta = json.loads(path.read_text())
+    meta["body"]["model"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'harm'}"}
+    path.write_text(json.dumps({"digest": digest(meta["body"]), "body": meta["body"]}))
+    more = prepare(composed(["recipe=iterative_finetune", *QUIET, f"outputs={tmp_path}", "recipe.stages.level.times=3"]))
+    for result in (tmp_path / "store" / "results").iterdir():
+        result.unlink()
+    with pytest.raises(UserError, match=r"os\.system is not allowed"):
+        execute(more, Watcher(), [])
+    assert not (tmp_path / "harm").exists()

@@ -268,10 +268,14 @@ class Executor:
 
     def _load(self, node: Node) -> State | None:
         try:
-            return self.store.load(node.key)
+            state = self.store.load(node.key)
         except Damaged as error:
             self._repair(node, error)
             return None
+        if state is not None:  # a store file is input: it may name no more than a config may
+            for place, spec in specs.walk([state.model, state.edits, state.policies]):
+                specs.check_target(str(spec[specs.TARGET]), self.setting.context.trusted, f"store {node.key} {place}")
+        return state
 
     def _repair(self, node: Node, error: Damaged) -> None:
         self.watcher.say(f"{node.name}: the stored state is damaged and will be made again ({error})")
