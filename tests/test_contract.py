@@ -303,7 +303,9 @@ def test_a_store_file_may_name_no_more_than_a_config(tmp_path: Path) -> None:
     meta = json.loads(path.read_text())
     meta["body"]["model"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'harm'}"}
     path.write_text(json.dumps({"digest": digest(meta["body"]), "body": meta["body"]}))
-    more = prepare(composed(["recipe=iterative_finetune", *QUIET, f"outputs={tmp_path}", "recipe.stages.level.times=3"]))
+    more = prepare(
+        composed(["recipe=iterative_finetune", *QUIET, f"outputs={tmp_path}", "recipe.stages.level.times=3"])
+    )
     for result in (tmp_path / "store" / "results").iterdir():
         result.unlink()
     with pytest.raises(UserError, match=r"os\.system is not allowed"):

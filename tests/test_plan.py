@@ -150,6 +150,10 @@ def test_the_floor_is_the_same_lineage_of_the_next_seed() -> None:
         ("stages/level/stages/prune/criterion/_target_", "compressbench.criteria.magnitude.magnitud", "there is no"),
         ("stages/level/stages/prune/criterion/_target_", "os.system", r"target os.system is not allowed.*trust=\[os\]"),
         ("stages/level/stages/prune/criterion/power", 2, "unknown key 'power'"),
+        ("stages/level/stages/prune/criterion/_target_", "compressbench.models.external._library", "is private"),
+        ("stages/at/values", 5, "neither a list nor a mapping"),
+        ("stages/at/values", [0.5, 0.5], "two stages have this name"),
+        ("stages/warm/lr", float("inf"), "inf is not a finite number"),
         ("stages/level/times", 0, "times: 0 is less than 1"),
         ("stages/at/set", "prun.fraction", "leads nowhere; did you mean prune"),
         ("stages/at/values", [], "at least one"),
@@ -192,6 +196,36 @@ def test_user_code_is_part_of_the_key(tmp_path, monkeypatch) -> None:
     after = keys(recipe, context=trusting)
     assert after["dense"] == before["dense"]
     assert after["level1.prune"] != before["level1.prune"]
+
+
+def test_code_that_user_code_imports_is_part_of_the_key(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "own_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from own_package.net import score\n")
+    (package / "net.py").write_text(
+        "from . import parts\nimport own_helper\n\ndef score(given):\n    return {}\n"
+    )
+    (package / "parts.py").write_text("A = 1\n")
+    (tmp_path / "own_helper.py").write_text("B = 1\n")
+    (tmp_path / "unrelated.py").write_text("C = 1\n")
+    spec = {"_target_": "own_package.score"}
+    seen = {specs.sources_digest(spec)}
+    for name in ("own_package/net.py", "own_package/parts.py", "own_helper.py"):
+        path = tmp_path / name
+        path.write_text(path.read_text() + "# edited\n")
+        seen.add(specs.sources_digest(spec))
+    assert len(seen) == 4
+    (tmp_path / "unrelated.py").write_text("C = 2\n")
+    assert specs.sources_digest(spec) in seen
+
+
+def test_a_floor_whose_lineage_refers_to_a_state() -> None:
+    recipe = changed("compare", {"reference": "level1.retrain", "floor": True})
+    plan = make(recipe, 0, CONTEXT)
+    node = plan.node("level1.rewind@seed1")
+    assert node.refs == ("warm@seed1",)
+    assert node.stage.to == "warm@seed1"
 
 
 def test_planning_imports_no_torch() -> None:

@@ -85,9 +85,16 @@ def test_a_checkpoint_continues_bit_by_bit(bench, tmp_path) -> None:
     resumed = train().apply(start, dataclasses.replace(bench, checkpoints=tmp_path, progress=Count()))
     assert same(whole.weights, resumed.weights)
     assert seen == [40] or seen[0] > 25
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"half a file")
-    again = train().apply(start, dataclasses.replace(bench, checkpoints=tmp_path))
-    assert same(whole.weights, again.weights)
+    path = tmp_path / "checkpoint.safetensors"
+    good = path.read_bytes()
+    flipped = bytearray(good)
+    flipped[-5] ^= 1
+    for bad in (b"half a file", bytes(flipped), good[: len(good) // 2]):
+        path.write_bytes(bad)
+        said: list[str] = []
+        again = train().apply(start, dataclasses.replace(bench, checkpoints=tmp_path, say=said.append))
+        assert same(whole.weights, again.weights)
+        assert "checkpoint is damaged" in said[0]
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
@@ -101,6 +108,41 @@ def test_masks_hold_through_momentum_and_decay(bench, optimizer) -> None:
         assert not trained.weights[name][~mask].any()
         assert (trained.weights[name][mask] != pruned.weights[name][mask]).any()
     assert same(pruned.masks, trained.masks)
+
+
+def test_tied_weights_are_pruned_under_all_their_names(bench) -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = (
+                torch.nn.Linear(64, 64),
+                torch.nn.Linear(64, 64),
+                torch.nn.Linear(64, 10),
+            )
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.out(self.b(self.a(x.flatten(1)).relu()).relu())
+
+    import compressbench.models as place
+
+    place.Tied = Tied  # type: ignore[attr-defined]
+    state = drawn({"build": {"_target_": "compressbench.models.Tied"}}, bench)
+    pruned = Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.9).apply(
+        state, bench
+    )
+    module = module_of(pruned)
+    kept = sum(int((w != 0).sum()) for w in (module.a.weight, module.out.weight))
+    assert kept == sum(int(m.sum()) for m in pruned.masks.values()) < 0.11 * (64 * 64 + 640)
+    assert not module.b.weight[~pruned.masks["a.weight"]].any()
+
+
+def test_another_optimizer_in_mid_training_is_refused(bench) -> None:
+    first = train(stop="10it").apply(drawn(MLP, bench), bench)
+    with pytest.raises(UserError, match=r"left by torch.optim.SGD, this stage goes on with torch.optim.Adam"):
+        train(start="10it", optimizer=ADAM).apply(first, bench)
+    kept = LearningRate().apply(first, bench)
+    assert train(start="10it", optimizer=ADAM).apply(kept, bench).facts["optimizer"] == "torch.optim.Adam"
 
 
 def test_whole_masks_change_nothing(bench) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,6 +47,7 @@ class Bench:
         references: the states that the settings refer to, by their name in the plan.
         checkpoints: a folder for this stage's own checkpoints, or None where there is no store.
         feeds: split name -> Feed on the device, filled on first use.
+        say: takes a sentence for the user.
         target: the hardware target that probes of cost ask, or None.
     """
 
@@ -59,6 +60,7 @@ class Bench:
     progress: Progress = field(default_factory=Silent)
     checkpoints: Path | None = None
     checkpoint_seconds: float = 20.0
+    say: Callable[[str], None] = print
     feeds: dict[str, Feed] = field(default_factory=dict)
     target: Any = None
 

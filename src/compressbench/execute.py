@@ -191,6 +191,7 @@ class Executor:
             references={ref: self.state(ref) for ref in node.refs},
             checkpoints=self.store.checkpoints(node.key),
             checkpoint_seconds=self.setting.checkpoint_seconds,
+            say=self.watcher.say,
         )
         before = self.state(node.parent) if node.parent else None
         words = node.stage.describe() if hasattr(node.stage, "describe") else type(node.stage).__name__
@@ -274,7 +275,9 @@ class Executor:
             return None
         if state is not None:  # a store file is input: it may name no more than a config may
             for place, spec in specs.walk([state.model, state.edits, state.policies]):
-                specs.check_target(str(spec[specs.TARGET]), self.setting.context.trusted, f"store {node.key} {place}")
+                specs.check_target(
+                    str(spec[specs.TARGET]), self.setting.context.trusted, f"store {node.key} {place}"
+                )
         return state
 
     def _repair(self, node: Node, error: Damaged) -> None:
@@ -299,7 +302,7 @@ class Executor:
             {
                 "probe": spec,
                 "version": getattr(kind, "VERSION", 1),
-                "code": specs.sources_digest(spec),
+                "code": specs.sources_digest([spec, self.setting.target]),
                 "subject": self._nodes[measure.state].key,
                 "reference": self._nodes[measure.reference].key,
                 "context": self.setting.context.digest(),

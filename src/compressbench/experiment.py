@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,12 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     threads = hardware["threads"]
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UserError(f"hardware.threads: {threads!r} is not a whole number, 1 or more")
+    device = str(hardware["device"])
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"hardware.device: unknown {device!r}; cpu, cuda or cuda:0 are known")
+    seconds = config["checkpoint_seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise UserError(f"checkpoint_seconds: {seconds!r} is not a number, 0 or more")
     build = config["model"].get("build")
     if not specs.is_spec(build):
         raise UserError("model.build: a spec with _target_ is wanted")
@@ -74,7 +81,7 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
         specs.check(target, "hardware.target", trusted)
     store = Store(Path(config["outputs"]).expanduser() / "store")
     dataset = load_data(config["dataset"], trusted)
-    context = Context(dataset.fingerprint, str(hardware["device"]), threads, trusted)
+    context = Context(dataset.fingerprint, device, threads, trusted)
     recipe = config["recipe"]
     plan = make(recipe, seed, context)
     _check_moments(plan, probes)
@@ -86,7 +93,7 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
         hardware=str(hardware["name"]),
         seed=seed,
     )
-    setting = Setting(dataset, context, labels, probes, target, float(config["checkpoint_seconds"]))
+    setting = Setting(dataset, context, labels, probes, target, float(seconds))
     return Experiment(config, dataset, plan, setting, store)
 
 

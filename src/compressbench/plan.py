@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ def make(recipe: Mapping[str, Any], seed: int, context: Context) -> Plan:
         other = seed + 1
         rename = {n.name: f"{n.name}@seed{other}" for n in nodes}
         foreign = _lineage(_nodes(recipe, other, context), floor)
-        nodes += [_renamed(n, rename) for n in foreign]
+        nodes += [_renamed(n, rename, context) for n in foreign]
         measures.insert(1, Measure(FLOOR, FINAL, 0, rename[floor], floor))
     return Plan(tuple(nodes), tuple(measures))
 
@@ -146,6 +147,10 @@ def _nodes(recipe: Mapping[str, Any], seed: int, context: Context) -> list[Node]
             raise UserError(f"{where}: the first stage has nothing to continue; begin with an init stage")
         parent = None if begins else parent
         node = Node(name, resolved, stage, parent, tuple(dict.fromkeys(refs)), seed)
+        if name in known:
+            raise UserError(
+                f"{where}: two stages have this name; give the values of a for_each names of their own"
+            )
         known[name] = _with_key(node, known, context)
     return list(known.values())
 
@@ -286,6 +291,8 @@ def _check_type(annotation: str, value: Any, where: str) -> None:
     allowed = {t for p in parts for t in _PLAIN[p]}
     if isinstance(value, bool) and "bool" not in parts:
         allowed = set()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: {value} is not a finite number")
     if not isinstance(value, tuple(allowed)):
         raise UserError(f"{where}: {value!r} is not {' or '.join(p.replace('None', 'null') for p in parts)}")
 
@@ -296,7 +303,7 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
     content = []
     for path in files:
         try:
-            content.append(file_digest(Path(path)))
+            content.append(file_digest(Path(path).expanduser()))
         except OSError as error:
             raise UserError(f"recipe.stages.{node.name}: can't read {path}: {error.strerror}") from error
     key = digest(
@@ -328,11 +335,12 @@ def _lineage(nodes: list[Node], name: str) -> list[Node]:
     return [n for n in nodes if n.name in wanted]
 
 
-def _renamed(node: Node, rename: Mapping[str, str]) -> Node:
+def _renamed(node: Node, rename: Mapping[str, str], context: Context) -> Node:
     parent = rename[node.parent] if node.parent else None
     refs = tuple(rename[r] for r in node.refs)
     spec = specs.map_refs(node.spec, lambda ref, many, _: [rename[r] for r in ref] if many else rename[ref])
-    return Node(rename[node.name], spec, node.stage, parent, refs, node.seed, node.key)
+    stage = _stage(spec, f"recipe.stages.{node.name}", context.trusted)
+    return Node(rename[node.name], spec, stage, parent, refs, node.seed, node.key)
 
 
 def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measure], str | None]:

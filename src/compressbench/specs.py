@@ -66,6 +66,8 @@ def check_target(target: str, trusted: Iterable[str] = (), where: str = "") -> N
     place = f"{where}: " if where else ""
     if not all(part.isidentifier() for part in str(target).split(".")) or "." not in str(target):
         raise UserError(f"{place}_target_ {target!r} is no import path like package.module.name")
+    if any(part.startswith("_") for part in target.split(".")):
+        raise UserError(f"{place}target {target} is private; a config names public functions and classes")
     prefixes = (*ALLOWED, *(f"{t.rstrip('.')}." for t in trusted))
     if not target.startswith(prefixes):
         module = target.split(".")[0]
@@ -273,8 +275,47 @@ def _built(value: Any, where: str) -> Any:
     return value
 
 
+def _root_of(target: str, path: Path) -> Path:
+    """The folder that the target's top-level module is imported from."""
+    top = target.split(".")[0]
+    return next((p.parent for p in (path, *path.parents) if p.name == top or p.stem == top), path.parent)
+
+
+def _own_sources(path: Path, root: Path) -> list[Path]:
+    """A user's file and the files beside it that it imports, however indirectly; installed packages are not followed."""
+    found: set[Path] = set()
+    todo = [path]
+    while todo:
+        here = todo.pop()
+        if here in found or not here.is_file():
+            continue
+        found.add(here)
+        names: set[str] = set()
+        for node in ast.walk(_tree(here, here.stat().st_mtime_ns)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                up = here.parents[node.level - 1] if node.level else root
+                if node.level and not up.is_relative_to(root):
+                    continue
+                base = ".".join([*up.relative_to(root).parts, *(node.module or "").split(".")]).strip(".")
+                names |= {base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)}
+        for name in names:
+            parts = name.split(".")
+            for cut in range(1, len(parts) + 1):
+                folder = root.joinpath(*parts[:cut])
+                todo += [folder.with_suffix(".py"), folder / "__init__.py"]
+        if root.name in ("site-packages", "dist-packages"):
+            top = root / path.relative_to(root).parts[0]
+            todo = [p for p in todo if p.is_relative_to(top)]
+    return sorted(found)
+
+
 def sources_digest(value: Any) -> str:
-    """Digest of the source files of every target outside the package, so that edited user code is another key."""
+    """Digest of the source files behind every target outside the package, so that edited user code is another key.
+
+    A target's own file counts, and what it imports from the same folder or package.
+    """
     files = {}
     for _, spec in walk(value):
         target = str(spec[TARGET])
@@ -282,7 +323,9 @@ def sources_digest(value: Any) -> str:
             continue
         found = source_of(target)
         if found is not None:
-            files[target] = hashlib.sha256(found[0].read_bytes()).hexdigest()
+            root = _root_of(target, found[0])
+            for path in _own_sources(found[0], root):
+                files[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest() if files else ""
 
 

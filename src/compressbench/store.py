@@ -12,6 +12,7 @@ Layout below its root::
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -267,17 +268,13 @@ class Store:
 
 def write_state(folder: Path, state: State, provenance: Mapping[str, Any]) -> None:
     """A state as ``tensors.safetensors`` and ``state.json`` in a folder that exists."""
-    from safetensors.torch import save_file
-
     path = folder / "tensors.safetensors"
     flat = {
         f"{group}/{name}": t.contiguous()
         for group, named in state.tensors.items()
         for name, t in named.items()
     }
-    save_file({name: t.clone() for name, t in flat.items()}, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    save_tensors(flat, path)
     body = {
         "format": FORMAT,
         "model": state.model,
@@ -291,6 +288,24 @@ def write_state(folder: Path, state: State, provenance: Mapping[str, Any]) -> No
     with (folder / "state.json").open("w", encoding="utf-8") as file:
         json.dump({"digest": digest(body), "body": body}, file)
         file.flush()
+        os.fsync(file.fileno())
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path, note: str = "") -> None:
+    """Named tensors, and a note for the header, as one safetensors file that has reached the disk.
+
+    Raises:
+        OSError: the disk is full or the file can't be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({n: t.clone() for n, t in tensors.items()}, path, metadata={"note": note} if note else None)
+    except SafetensorError as error:
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 

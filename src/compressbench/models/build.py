@@ -50,6 +50,10 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         module = specs.build(state.model, "model")
     load(module, state.weights, "the state's weights")
+    with torch.no_grad():  # a tied weight is stored under each of its names, and masked under the first
+        for name, parameter in module.named_parameters():
+            if name in state.masks:
+                parameter.mul_(state.masks[name])
     return module.to(device).eval()
 
 

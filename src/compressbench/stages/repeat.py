@@ -51,6 +51,8 @@ class ForEach:
     CHAINS: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, Mapping | list | tuple):
+            raise UserError(f"values: {self.values!r} is neither a list nor a mapping of names to values")
         if not self.values:
             raise UserError("values: at least one is needed")
 
@@ -67,7 +69,7 @@ class ForEach:
 
 def label(value: Any) -> str:
     """A value as a part of a name: letters, digits, ``p`` for the decimal point, ``m`` for minus."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = str(value)
     return "".join(c if c.isalnum() else {".": "p", "-": "m"}.get(c, "_") for c in text)
 
 

@@ -33,7 +33,7 @@ class Weights:
 
         source = bench.references[self.to]
         back = state.with_groups(weights=source.weights, optimizer=source.group("optimizer"))
-        return masked(back, state.masks)
+        return masked(back.with_facts(optimizer=source.facts.get("optimizer")), state.masks)
 
 
 @dataclass(frozen=True)

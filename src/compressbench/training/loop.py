@@ -7,6 +7,7 @@ any iteration and continued, by a checkpoint or by another stage, is the same tr
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import json
 import math
@@ -25,7 +26,9 @@ from compressbench.data.feed import order as draw_order
 from compressbench.errors import Diverged, UserError
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.outputs import forward
+from compressbench.specs import TARGET
 from compressbench.state import State
+from compressbench.store import save_tensors
 from compressbench.training import schedules
 from compressbench.training.length import steps
 from compressbench.training.objectives import Batch, Objective
@@ -70,10 +73,16 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         UserError: lengths that don't fit each other, or a batch larger than the training set.
     """
     run = _run(settings, bench)
+    facts = state.facts
     module = module_of(state, bench.device).to(memory_format=torch.channels_last)
     optimizer = _optimizer(settings, module, run.lr)
     live = Live(module, optimizer, run.start)
     if run.start and state.group("optimizer"):
+        if facts.get("optimizer") != settings.optimizer[TARGET]:
+            raise UserError(
+                f"start: the state before was left by {facts.get('optimizer')}, this stage goes on with "
+                f"{settings.optimizer[TARGET]}; use the same, or a rewind/learning_rate stage in between"
+            )
         _restore_optimizer(optimizer, module, state.group("optimizer"))
     _resume(live, bench)
     objective = settings.built("objective")(bench)
@@ -88,13 +97,13 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     result = state.with_groups(
         weights=weights, optimizer=_optimizer_tensors(optimizer, module) if run.stop < run.total else {}
     )
-    facts = state.facts
     return result.with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0) + 3 * facts.get("forward_macs", 0) * examples,
         seconds=facts.get("seconds", 0.0) + live.seconds,
         curve=live.curve,
         dtype="bf16" if run.autocast else "fp32",
+        optimizer=settings.optimizer[TARGET],
     )
 
 
@@ -262,7 +271,7 @@ def _optimizer(settings: Any, module: nn.Module, lr: float) -> torch.optim.Optim
         fused = {"fused": True} if "fused" in takes and all(p.is_floating_point() for p in params) else {}
         return factory(groups, lr=lr, **fused)
     except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer {settings.optimizer['_target_']}: {error}") from error
+        raise UserError(f"optimizer {settings.optimizer[TARGET]}: {error}") from error
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
@@ -288,15 +297,21 @@ def _restore_optimizer(
 
 def _checkpoint(live: Live, folder: Path) -> None:
     """One file, written aside and renamed: weights, optimiser state, position, curve."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"weights/{k}": v for k, v in snapshot(live.module).items()}
     tensors |= {f"optimizer/{k}": v for k, v in _optimizer_tensors(live.optimizer, live.module).items()}
-    note = {"step": live.step, "curve": live.curve, "seconds": live.seconds}
+    note = {"step": live.step, "curve": live.curve, "seconds": live.seconds, "digest": _digest(tensors)}
     aside = folder / "checkpoint.part"
-    save_file({k: v.clone() for k, v in tensors.items()}, aside, metadata={"note": json.dumps(note)})
+    save_tensors(tensors, aside, json.dumps(note))
     aside.replace(folder / "checkpoint.safetensors")
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _resume(live: Live, bench: Bench) -> None:
@@ -310,7 +325,10 @@ def _resume(live: Live, bench: Bench) -> None:
         with safe_open(path, framework="pt") as file:
             note = json.loads(file.metadata()["note"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, KeyError, ValueError):
+        if _digest(tensors) != note["digest"]:
+            raise ValueError("its tensors were altered")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
         path.unlink(missing_ok=True)
         return
     groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
@@ -329,4 +347,5 @@ def adopt(state: State, path: str) -> State:
     module = module_of(state)
     load(module, read_weights(path), f"checkpoint {path}")
     flags = [*state.facts.get("flags", []), "trained elsewhere: its training cost is not known"]
-    return state.with_groups(weights=snapshot(module), optimizer={}).with_facts(flags=flags, curve=[])
+    weights = {n: w * state.masks[n] if n in state.masks else w for n, w in snapshot(module).items()}
+    return state.with_groups(weights=weights, optimizer={}).with_facts(flags=flags, curve=[])
