@@ -116,7 +116,7 @@ def test_own_criterion_is_one_file_and_one_yaml(command: Command, tmp_path: Path
         "recipe.compare.floor=false",
     )
     assert done.returncode == 0, done.stderr
-    assert records_of(tmp_path).where(series="iterative magnitude", metric="top1")
+    assert records_of(tmp_path).where(series="iterative", metric="top1")
 
 
 def test_own_probe_is_one_file_and_one_yaml(command: Command, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def in_words(seconds: float) -> str:
     for size, word in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {word}"
-    return f"{max(1, round(seconds))} seconds"
+    return f"{round(seconds)} seconds" if seconds >= 2 else "a second or two"
 
 
 def _top(ready: Experiment, node: Node) -> Node:

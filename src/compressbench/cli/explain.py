@@ -56,5 +56,10 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
         came = f"   (continues {parent})" if parent else ""
         times = f"  x{len(nodes)}" if len(nodes) > 1 else ""
         out.append(f"  {pattern:<24} {words(nodes)}{times}{came}")
-    out.append("Measured: " + ", ".join(f"{m.series} ({m.moment}) {m.state}" for m in plan.measures))
+    series: dict[str, list[str]] = {}
+    for measure in plan.measures:
+        series.setdefault(f"{measure.series} ({measure.moment})", []).append(measure.state)
+    out.append("States that are measured, by series:")
+    for name, states in series.items():
+        out.append(f"  {name:<24} {states[0]}{f' to {states[-1]}' if len(states) > 1 else ''}")
     return "\n".join(out)

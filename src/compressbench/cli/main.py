@@ -21,7 +21,10 @@ VERBS = {
         "compressbench.cli.data",
         "where a data set is looked for, whether it is complete; --download fetches it",
     ),
-    "store": ("compressbench.cli.store", "what the store holds; --prune drops what is not needed"),
+    "store": (
+        "compressbench.cli.store",
+        "what the store holds; --prune drops leftovers, --older-than DAYS states and results",
+    ),
     "completion": (
         "compressbench.cli.completion",
         'shell completion: eval "$(compressbench completion bash)"',

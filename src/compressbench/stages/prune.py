@@ -45,7 +45,8 @@ class Prune:
 
     def describe(self) -> str:
         """The stage in words."""
-        name = str(self.criterion[specs.TARGET]).rpartition(".")[2]
+        *_, module, function = str(self.criterion[specs.TARGET]).split(".")
+        name = function if function == module else f"{module}.{function}"
         own = "".join(f", {k} {v:.0%}" for k, v in self.rates.items())
         base = "what is left" if self.of == "left" else "all weights"
         return f"prune {self.fraction:.4g} of {base} by {name}, {self.scope}{own}"
