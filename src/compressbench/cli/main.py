@@ -23,7 +23,7 @@ VERBS = {
     ),
     "store": (
         "compressbench.cli.store",
-        "what the store holds; --prune drops leftovers, --older-than DAYS states and results",
+        "what the store holds; --prune drops leftovers [--older-than DAYS: states too]",
     ),
     "completion": (
         "compressbench.cli.completion",
