@@ -9,7 +9,7 @@ from compressbench.report.accuracy import pairs
 from compressbench.report.heat import emptied_layers, worst_classes
 from compressbench.report.numbers import MISSING, Spread, between, counted, grouped, percent, plain, seeds
 from compressbench.report.panels import Panel, Series, counterpart, paired
-from compressbench.report.wording import difference_unit, title_of
+from compressbench.report.wording import difference_unit, each_once, title_of
 
 
 def provenance(panels: Sequence[Panel]) -> list[tuple[str, list[str]]]:
@@ -191,7 +191,7 @@ def _speed(panel: Panel, moment: str) -> list[str]:
     for environment in panel.environments:
         reading = point.reading("cost", "speedup_b1", "", environment) if point else None
         if point and reading and reading.spread:
-            told = f" ({'; '.join(reading.notes)})" if reading.notes else ""
+            told = f" ({'; '.join(each_once(reading.notes))})" if reading.notes else ""
             where = f" on {environment}" if environment else ""
             return [
                 f"Measured speed of {panel.lead.label} at {percent(point.density)}, batch 1{where}: "

@@ -14,7 +14,7 @@ from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds,
 from compressbench.report.panels import Panel, Point, Reading, Series, beside_lead, panels
 from compressbench.report.states import batches, lines, some, thinned
 from compressbench.report.tables import Cell, Table, cell
-from compressbench.report.wording import moment_name, title_of
+from compressbench.report.wording import each_once, moment_name, title_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -191,7 +191,7 @@ def _cost(panel: Panel, moment: str) -> list[str]:
             told += _change("measured", words, dense, point, f"latency_median_b{batch}", environment)
         for batch in batches(panel)[:1]:
             speed = point.reading("cost", f"speedup_b{batch}", "", environment)
-            told += [f"  {note}" for note in (speed.notes if speed else ())[:3]]
+            told += [f"  {note}" for note in each_once(speed.notes if speed else ())[:3]]
     if told:
         told.insert(0, f"\nCost, dense → {lead.label} at {percent(point.density)}")
     return told

@@ -84,6 +84,12 @@ def merged(notes: Iterable[str]) -> Mapping[str, str]:
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w]|\.\w)")
 
 
+def each_once(notes: Iterable[str]) -> tuple[str, ...]:
+    """Notes as they are printed one after the other: those that differ in their numbers alone stand once."""
+    told = list(notes)
+    return tuple(dict.fromkeys(merged(told)[note] for note in told))
+
+
 def _ranged(pattern: str, notes: list[str]) -> str:
     if len(notes) == 1:
         return notes[0]
