@@ -1,8 +1,8 @@
-"""What a pruning criterion is given."""
+"""What a pruning criterion is given, and what it returns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,3 +34,17 @@ class Given:
 
 
 Scores = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Scores of a criterion that also moves what stays (Optimal Brain Surgeon and its kin).
+
+    Attributes:
+        scores: as from any criterion.
+        compensate: takes the masks that were chosen from the scores, by tensor name, and returns the new
+            weights of the same tensors, zero where masked; called once.
+    """
+
+    scores: Scores
+    compensate: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
