@@ -146,7 +146,7 @@ def test_the_floor_is_the_same_lineage_of_the_next_seed() -> None:
         ("stages/level/stages/prune/fraction", -0.1, r"not in \[0, 1\)"),
         ("stages/level/stages/prune/fraction", "much", "'much' is not float"),
         ("stages/level/stages/prune/fractoin", 0.5, "unknown key 'fractoin' for .*; did you mean fraction"),
-        ("stages/level/stages/prune/scope", "locale", "scope: unknown 'locale'"),
+        ("stages/level/stages/prune/scope", "locale", "there is no 'locale' in scopes"),
         ("stages/level/stages/prune/criterion/_target_", "compressbench.criteria.magnitude.magnitud", "there is no"),
         ("stages/level/stages/prune/criterion/_target_", "os.system", r"target os.system is not allowed.*trust=\[os\]"),
         ("stages/level/stages/prune/criterion/power", 2, "unknown key 'power'"),

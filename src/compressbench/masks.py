@@ -1,54 +1,37 @@
-"""Masks: exact counts, scopes and rates. Pure functions of tensors; ties are broken by position."""
+"""Masks: which tensors a rate means, random masks, densities. Pure functions of tensors."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from compressbench.errors import UserError, nearest
 
-ROLES = ("@output", "@conv", "@linear")
-
-
-def keep_count(kept: int, whole: int, fraction: float, of: str) -> int:
-    """How many weights stay: ``fraction`` of what is left, or of the whole, goes; rounded to the nearest count.
-
-    What is gone stays gone: the result is never more than ``kept``.
-    """
-    base = kept if of == "left" else whole
-    return min(kept, base - round(fraction * base))
-
-
-def keep_top(scores: Sequence[Tensor], masks: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Masks of the ``count`` highest scores among what the given masks keep, over all tensors together.
-
-    Exact under ties: equal scores stay in order of position. Scores that are not a number rank lowest.
-    """
-    flat = torch.cat([s.reshape(-1).double() for s in scores])
-    old = torch.cat([m.reshape(-1) for m in masks])
-    flat = torch.nan_to_num(flat, nan=-torch.inf)
-    places = old.nonzero().squeeze(1)
-    chosen = places[torch.sort(flat[places], descending=True, stable=True).indices[:count]]
-    new = torch.zeros_like(old)
-    new[chosen] = True
-    return [part.view(m.shape) for part, m in zip(new.split([m.numel() for m in masks]), masks, strict=True)]
+ROLES = ("@input", "@output", "@conv", "@linear")
 
 
 def role_names(weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """The tensors that ``@output`` (the last linear or, without one, the last), ``@conv``, ``@linear`` stand for."""
+    """The tensors that ``@input`` (the first), ``@output`` (the last linear or, without one, the last), ``@conv``,
+    ``@linear`` (without the output) stand for.
+    """
     linear = [n for n, w in weights.items() if w.ndim == 2]
     conv = [n for n, w in weights.items() if w.ndim > 2]
     output = linear[-1:] or list(weights)[-1:]
-    return {"@output": output, "@conv": conv, "@linear": [n for n in linear if n not in output]}
+    return {
+        "@input": list(weights)[:1],
+        "@output": output,
+        "@conv": conv,
+        "@linear": [n for n in linear if n not in output],
+    }
 
 
 def rates_by_tensor(weights: Mapping[str, Tensor], rates: Mapping[str, float]) -> dict[str, float]:
     """Own rates of single tensors from ``{pattern: fraction}``; the last pattern that fits counts.
 
-    A pattern is a role (``@output``, ``@conv``, ``@linear`` without the output) or a glob over parameter names.
+    A pattern is a role (see ``role_names``) or a glob over parameter names.
 
     Raises:
         UserError: a pattern fits no prunable tensor.
@@ -65,32 +48,6 @@ def rates_by_tensor(weights: Mapping[str, Tensor], rates: Mapping[str, float]) -
     return out
 
 
-def choose(
-    scores: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor],
-    fraction: float,
-    scope: str,
-    of: str,
-    rates: Mapping[str, float],
-) -> dict[str, Tensor]:
-    """New masks. Tensors with a rate of their own are pruned by themselves; the rest in one pool, or each alone.
-
-    Args:
-        scope: ``global`` (one pool) or ``layer`` (each tensor keeps the same share).
-        of: ``left`` or ``whole``, see ``keep_count``.
-        rates: own rates by tensor name; a rate of 0 leaves the tensor as it is.
-    """
-    shared = [n for n in scores if n not in rates]
-    pools: list[tuple[list[str], float]] = [([n], r) for n, r in rates.items()]
-    pools += [(shared, fraction)] if scope == "global" and shared else [([n], fraction) for n in shared]
-    new: dict[str, Tensor] = {}
-    for names, rate in pools:
-        old = [masks[n] for n in names]
-        count = keep_count(int(sum(int(m.sum()) for m in old)), sum(m.numel() for m in old), rate, of)
-        new.update(zip(names, keep_top([scores[n] for n in names], old, count), strict=True))
-    return {n: new[n] for n in scores}
-
-
 def random_like(masks: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """Masks that keep as many weights in each tensor as the given ones, at random places."""
     out = {}
@@ -101,10 +58,9 @@ def random_like(masks: Mapping[str, Tensor], generator: torch.Generator) -> dict
     return out
 
 
-def density(masks: Mapping[str, Tensor], sizes: Mapping[str, int]) -> float:
-    """Share of prunable weights kept; tensors without a mask are whole."""
-    whole = sum(sizes.values())
-    return (whole - sum(int((~m).sum()) for m in masks.values())) / whole
+def density(masks: Mapping[str, Tensor], sizes: Mapping[str, int], whole: int) -> float:
+    """Weights kept as a share of ``whole``; of the tensors in ``sizes``, those without a mask are whole."""
+    return (sum(sizes.values()) - sum(int((~m).sum()) for m in masks.values())) / whole
 
 
 def emptied(masks: Mapping[str, Tensor]) -> list[str]:

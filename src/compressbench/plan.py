@@ -124,7 +124,7 @@ def _nodes(recipe: Mapping[str, Any], seed: int, context: Context) -> list[Node]
         refs: list[str] = []
         came_from = spec.get("from")
         parent = resolver.one(str(came_from), f"{where}.from") if came_from is not None else before
-        bare = {k: v for k, v in spec.items() if k != "from"}
+        bare = specs.expand({k: v for k, v in spec.items() if k != "from"}, where)
         specs.check(bare, where, context.trusted)
 
         def resolve(
@@ -344,7 +344,7 @@ def _renamed(node: Node, rename: Mapping[str, str], context: Context) -> Node:
 
 
 def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measure], str | None]:
-    _known_keys(compare, ("reference", "series", "floor", "moments"), "recipe.compare")
+    _known_keys(compare, ("reference", "series", "floor", "moments", "published"), "recipe.compare")
     if not compare:
         return [], None
     reference = compare.get("reference")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,14 @@ from torch import Tensor
 from compressbench import masks as masking
 from compressbench import specs
 from compressbench.bench import Bench
-from compressbench.criteria.given import Given
+from compressbench.criteria.given import Given, Saliency, Scores
 from compressbench.errors import UserError
+from compressbench.grains.grain import Grain
+from compressbench.scopes.units import Chosen, Units
 from compressbench.state import State
+
+Criterion = Callable[[Given], Scores | Saliency]
+Scope = Callable[[Mapping[str, Units], float | None, str, Mapping[str, float]], Chosen]
 
 
 def whole_masks(state: State) -> dict[str, Tensor]:
@@ -26,31 +31,98 @@ def whole_masks(state: State) -> dict[str, Tensor]:
     }
 
 
-def prune(state: State, bench: Bench, settings: Any) -> State:
-    """Applies a ``stages.prune.Prune``.
+def scored(state: State, bench: Bench, criterion: Criterion) -> tuple[Given, Saliency]:
+    """What a criterion says of a state's prunable weights, on the CPU, checked.
 
     Raises:
-        UserError: a rate's pattern fits nothing, or the criterion's scores don't fit the weights.
+        UserError: a score is missing or has another shape than its weight.
     """
     old = whole_masks(state)
-    weights = {name: state.weights[name] for name in old}
-    given = Given(weights, old, state, bench)
-    scores = specs.build(settings.criterion, "criterion")(given)
-    for name, weight in weights.items():
-        if name not in scores or scores[name].shape != weight.shape:
+    given = Given({name: state.weights[name] for name in old}, old, state, bench)
+    found = criterion(given)
+    saliency = found if isinstance(found, Saliency) else Saliency(found)
+    for name, weight in given.weights.items():
+        score = saliency.scores.get(name)
+        if score is None or score.shape != weight.shape:
+            target = getattr(criterion, "func", criterion)
             raise UserError(
-                f"criterion {settings.criterion[specs.TARGET]}: no score of shape {tuple(weight.shape)} for {name}"
+                f"criterion {getattr(target, '__name__', target)}: no score of shape {tuple(weight.shape)} for {name}"
             )
-    rates = masking.rates_by_tensor(weights, settings.rates)
-    scores = {name: scores[name].detach().cpu() for name in weights}
-    new = masking.choose(scores, old, settings.fraction, settings.scope, settings.of, rates)
-    return masked(state.with_groups(optimizer={}), new)
+    return given, Saliency({n: saliency.scores[n].detach().cpu() for n in given.weights}, saliency.compensate)
+
+
+def units_of(score: Tensor, mask: Tensor, grain: Grain) -> Units:
+    """A tensor's units: their score is the mean over the weights that are left in them."""
+    shape = tuple(score.shape)
+    if grain.single:
+        return Units(score.reshape(-1), mask.reshape(-1), None, shape)
+    sizes = grain.fold(mask.long()).sum(1)
+    clean = torch.where(mask, score, torch.zeros_like(score))
+    return Units(grain.fold(clean).double().sum(1) / sizes.clamp(min=1), sizes > 0, sizes, shape)
+
+
+def chosen(
+    state: State,
+    bench: Bench,
+    criterion: Criterion,
+    scope: Scope,
+    grain: Grain,
+    fraction: float | None,
+    of: str,
+    rates: Mapping[str, float],
+) -> tuple[dict[str, Tensor], Mapping[str, Tensor] | None]:
+    """New masks, and new weights where the criterion compensates for what goes.
+
+    Args:
+        fraction: share to remove, null where the scope fixes it.
+        of: ``left`` or ``whole``, see ``scopes.units.keep_count``.
+        rates: own fractions, ``{pattern: fraction}``, see ``masks.rates_by_tensor``.
+
+    Raises:
+        UserError: a rate's pattern fits nothing, scores don't fit, or nothing would be left.
+    """
+    given, saliency = scored(state, bench, criterion)
+    own = masking.rates_by_tensor(given.weights, rates)
+    units = {n: units_of(s, given.masks[n], grain) for n, s in saliency.scores.items()}
+    stay = scope(units, fraction, of, own)
+    masks = {}
+    for name, old in given.masks.items():
+        spread = grain.spread(stay[name], tuple(old.shape))
+        masks[name] = spread.contiguous() if grain.single else spread & old
+    if not any(bool(m.any()) for m in masks.values()):
+        total = sum(m.numel() for m in masks.values())
+        raise UserError(
+            f"fraction: {fraction} would leave none of the {total} weights; a smaller one is wanted"
+        )
+    return masks, saliency.compensate(masks) if saliency.compensate else None
+
+
+def prune(state: State, bench: Bench, settings: Any) -> State:
+    """Applies a ``stages.prune.Prune``; see ``chosen`` for what is refused."""
+    masks, weights = chosen(
+        state,
+        bench,
+        specs.build(settings.criterion, "criterion"),
+        specs.build(settings.scope, "scope"),
+        specs.build({k: v for k, v in settings.grain.items() if k != specs.PARTIAL}, "grain"),
+        settings.fraction,
+        settings.of,
+        settings.rates,
+    )
+    if weights is not None:
+        state = state.with_groups(weights={**state.weights, **weights})
+    return masked(state.with_groups(optimizer={}), masks)
 
 
 def masked(state: State, masks: Mapping[str, Tensor]) -> State:
-    """The state under the given masks: weights zeroed, density and emptied layers among its facts."""
+    """The state under the given masks: weights zeroed, density and emptied layers among its facts.
+
+    The density counts against the net as it was drawn, so that removed channels count like masked ones.
+    """
     weights = {n: w * masks[n] if n in masks else w for n, w in state.weights.items()}
     result = state.with_groups(weights=weights, masks=dict(masks))
+    sizes = state.facts["prunable"]
     return result.with_facts(
-        density=masking.density(masks, state.facts["prunable"]), empty_layers=masking.emptied(masks)
+        density=masking.density(masks, sizes, state.facts.get("whole", sum(sizes.values()))),
+        empty_layers=masking.emptied(masks),
     )

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import keyword
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,11 +27,31 @@ OWN = "compressbench"
 ALLOWED = (
     *(
         f"{OWN}.{part}."
-        for part in ("models", "stages", "criteria", "training", "probes", "hardware", "data", "tasks")
+        for part in (
+            *(
+                "models",
+                "stages",
+                "criteria",
+                "scopes",
+                "grains",
+                "training",
+                "probes",
+                "hardware",
+                "data",
+                "tasks",
+            ),
+        )
     ),
     "torch.nn.",
     "torch.optim.",
 )
+
+
+# A parameter annotated with one of these takes a plain word for what ships in that folder.
+Criterion = Mapping[str, Any]
+Scope = Mapping[str, Any]
+Grain = Mapping[str, Any]
+SHORT = {"Criterion": "criteria", "Scope": "scopes", "Grain": "grains"}
 
 
 class Ref(str):
@@ -172,6 +193,42 @@ def _text(node: ast.expr | None) -> str:
 def is_spec(value: Any) -> bool:
     """True for a mapping that names a target."""
     return isinstance(value, Mapping) and TARGET in value
+
+
+def expand(value: Any, where: str = "") -> Any:
+    """A copy of a value in which plain words for criteria, scopes and grains are specs.
+
+    ``magnitude`` as a criterion becomes ``compressbench.criteria.magnitude.magnitude``.
+
+    Raises:
+        UserError: there is no such file; names the nearest.
+    """
+    if is_spec(value):
+        seen = signature(str(value[TARGET]))
+        out = {}
+        for name, inner in value.items():
+            annotation = seen.parameters[name].annotation if seen and name in seen.parameters else ""
+            place = f"{where}.{name}"
+            if isinstance(inner, str) and annotation in SHORT:
+                out[name] = _named(inner, SHORT[annotation], place)
+            else:
+                out[name] = expand(inner, place)
+        return out
+    if isinstance(value, Mapping):
+        return {str(k): expand(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [expand(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    return value
+
+
+def _named(word: str, folder: str, where: str) -> dict[str, Any]:
+    name = f"{word}_" if keyword.iskeyword(word) else word
+    target = f"{OWN}.{folder}.{name}.{name}"
+    if not name.isidentifier() or signature(target) is None:
+        files = sorted(p.stem for p in (Path(__file__).parent / folder).glob("*.py"))
+        known = [f.rstrip("_") for f in files if signature(f"{OWN}.{folder}.{f}.{f}") is not None]
+        raise UserError(f"{where}: there is no {word!r} in {folder}; {nearest(word, known)}")
+    return {TARGET: target, PARTIAL: True}
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,4 +47,4 @@ class Saliency:
     """
 
     scores: Scores
-    compensate: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    compensate: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
