@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from compressbench import provenance, specs
@@ -35,7 +35,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Setting:
-    """All that executing a plan needs beside the plan."""
+    """All that executing a plan needs beside the plan; ``asked`` are probes of single moments only."""
 
     dataset: Dataset
     context: Context
@@ -43,6 +43,11 @@ class Setting:
     probes: Mapping[str, Mapping[str, Any]]
     target: Mapping[str, Any] | None
     checkpoint_seconds: float = 20.0
+    asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def probe(self, name: str) -> Mapping[str, Any]:
+        """The spec of a probe by name."""
+        return self.probes[name] if name in self.probes else self.asked[name]
 
 
 class Watcher:
@@ -77,7 +82,9 @@ class Executor:
 
     def probes_of(self, measure: Measure) -> list[str]:
         """Names of the probes that a measure asks for, in the evaluation's order."""
-        return [p for p in self.setting.probes if measure.probes is None or p in measure.probes]
+        if measure.probes is None:
+            return list(self.setting.probes)
+        return [p for p in (*self.setting.probes, *self.setting.asked) if p in measure.probes]
 
     def run(self) -> Iterator[Record]:
         """Makes every state in order, measures each as soon as it and its reference are there; yields records.
@@ -223,7 +230,7 @@ class Executor:
         return replace(state, key=node.key)
 
     def _measure(self, measure: Measure, probe: str) -> dict[str, Any]:
-        built = specs.build(self.setting.probes[probe], f"evaluation.probes.{probe}")
+        built = specs.build(self.setting.probe(probe), f"evaluation.probes.{probe}")
         subject, reference = self._view(measure.state), self._view(measure.reference)
         words = f"measure {probe}"
         began = time.monotonic()
@@ -296,7 +303,7 @@ class Executor:
             return None
 
     def _result_key(self, measure: Measure, probe: str) -> str:
-        spec = self.setting.probes[probe]
+        spec = self.setting.probe(probe)
         kind = specs.locate(str(spec[specs.TARGET]), f"evaluation.probes.{probe}")
         return digest(
             {

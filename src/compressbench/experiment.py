@@ -93,7 +93,8 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
         hardware=str(hardware["name"]),
         seed=seed,
     )
-    setting = Setting(dataset, context, labels, probes, target, float(seconds))
+    asked = _asked(plan, config["evaluation"].get("probes") or {})
+    setting = Setting(dataset, context, labels, probes, target, float(seconds), asked)
     return Experiment(config, dataset, plan, setting, store)
 
 
@@ -106,6 +107,21 @@ def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str
         specs.check(spec, where, trusted)
         specs.build(spec, where)
     return probes
+
+
+def _asked(plan: Plan, given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Shipped probes that a moment names and the evaluation leaves open; none where it has no probe at all."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from compressbench.compose import plain
+
+    names = dict.fromkeys(p for m in plan.measures for p in m.probes or () if given and p not in given)
+    files = {name: conf_dir() / "probe" / f"{name}.yaml" for name in names}
+    return {
+        name: plain(loaded)
+        for name, path in files.items()
+        if path.is_file() and isinstance(loaded := OmegaConf.load(path), DictConfig)
+    }
 
 
 def _check_moments(plan: Plan, probes: Mapping[str, Any]) -> None:

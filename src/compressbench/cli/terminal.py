@@ -51,7 +51,7 @@ class Terminal(Watcher):
         for pattern, nodes in grouped(list(ready.plan.nodes)).items():
             have = sum(n.name not in missing for n in nodes)
             table.add_row(pattern, words(nodes), f"{have}/{len(nodes)}")
-        names = ", ".join(ready.setting.probes)
+        names = ", ".join((*ready.setting.probes, *ready.setting.asked))
         table.add_row("probes", names, f"{total - len(results)}/{total}")
         self.console.print(table)
         if self.todo:

@@ -21,7 +21,7 @@ class Weights:
     """
 
     to: Ref
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def describe(self) -> str:
         """The stage in words."""
@@ -33,7 +33,10 @@ class Weights:
 
         source = bench.references[self.to]
         back = state.with_groups(weights=source.weights, optimizer=source.group("optimizer"))
-        return masked(back.with_facts(optimizer=source.facts.get("optimizer")), state.masks)
+        return masked(
+            back.with_facts(optimizer=source.facts.get("optimizer"), curve=source.facts.get("curve", [])),
+            state.masks,
+        )
 
 
 @dataclass(frozen=True)

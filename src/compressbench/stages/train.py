@@ -36,6 +36,8 @@ class Train:
         augment: whether the data set's augmentation is applied.
         precision: ``fp32`` or ``bf16`` (autocast; reported in the records).
         validate: how often the validation split is evaluated for the curve, null for never.
+        reparametrise: what the training computes with in place of its weights, and prunes on the way: specs of
+            methods by name, applied in order, see ``compressbench.training.reparametrisations``.
         checkpoint: weights of a training done elsewhere (.safetensors or weights-only .pt); taken instead of training.
     """
 
@@ -61,8 +63,9 @@ class Train:
     augment: bool = True
     precision: str = "fp32"
     validate: str | None = "1ep"
+    reparametrise: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         for name in ("length", "start", "stop", "warmup", "validate"):
@@ -78,12 +81,25 @@ class Train:
             raise UserError(f"batch_size: {self.batch_size} is less than 1")
         if not self.lr > 0:
             raise UserError(f"lr: {self.lr} is not above 0")
+        for name, spec in self.reparametrise.items():
+            if not specs.is_spec(spec):
+                raise UserError(
+                    f"reparametrise.{name}: {spec!r} is no method; add one by the defaults list, "
+                    f"e.g. - /reparametrise@stages.train.reparametrise.{name}: gradual"
+                )
         if self.weight_decay < 0:
             raise UserError(f"weight_decay: {self.weight_decay} is below 0")
 
     def built(self, name: str) -> Any:
         """One of the nested specs, built."""
         return specs.build(getattr(self, name), name)
+
+    def methods(self) -> dict[str, Any]:
+        """The reparametrisations, built but for the module."""
+        return {
+            name: specs.build({**spec, specs.PARTIAL: True}, f"reparametrise.{name}")
+            for name, spec in self.reparametrise.items()
+        }
 
     def files(self) -> tuple[str, ...]:
         """Files whose content is part of the key."""
@@ -95,7 +111,11 @@ class Train:
             return f"take the trained weights of {self.checkpoint}"
         part = " ".join(f"{word} {v}" for word, v in (("from", self.start), ("to", self.stop)) if v)
         optimizer = str(self.optimizer[specs.TARGET]).rpartition(".")[2]
-        return f"train {self.length}{', ' + part if part else ''} ({optimizer}, lr {self.lr:g}, batch {self.batch_size})"
+        methods = "".join(f", {name.replace('_', ' ')}" for name in self.reparametrise)
+        return (
+            f"train {self.length}{', ' + part if part else ''} "
+            f"({optimizer}, lr {self.lr:g}, batch {self.batch_size}{methods})"
+        )
 
     def apply(self, state: State, bench: Bench) -> State:
         """The trained state."""

@@ -26,12 +26,14 @@ from compressbench.data.feed import order as draw_order
 from compressbench.errors import Diverged, UserError
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.outputs import forward
+from compressbench.pruning import masked
 from compressbench.specs import TARGET
 from compressbench.state import State
 from compressbench.store import save_tensors
-from compressbench.training import schedules
+from compressbench.training import reparametrise, schedules
 from compressbench.training.length import steps
 from compressbench.training.objectives import Batch, Objective
+from compressbench.training.reparametrise import Reparametrised
 
 CHECK_EVERY = 25
 
@@ -61,8 +63,18 @@ class Live:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     step: int
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    methods: Reparametrised | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """All that may be trained, by name: the module's parameters and those of its reparametrisations."""
+        return dict(self.module.named_parameters()) | (self.methods.own() if self.methods else {})
+
+    def computing(self, training: bool) -> contextlib.AbstractContextManager[None]:
+        """Inside, the module computes with effective weights."""
+        return self.methods.in_place(training) if self.methods else contextlib.nullcontext()
 
 
 def train(state: State, bench: Bench, settings: Any) -> State:
@@ -75,36 +87,69 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     run = _run(settings, bench)
     facts = state.facts
     module = module_of(state, bench.device).to(memory_format=torch.channels_last)
-    optimizer = _optimizer(settings, module, run.lr)
-    live = Live(module, optimizer, run.start)
+    methods = reparametrise.built(module, bench, state, run, settings.methods())
+    optimizer = _optimizer(settings, module, run.lr, methods)
+    live = Live(module, optimizer, run.start, dict(state.masks), methods)
     if run.start and state.group("optimizer"):
         if facts.get("optimizer") != settings.optimizer[TARGET]:
             raise UserError(
                 f"start: the state before was left by {facts.get('optimizer')}, this stage goes on with "
                 f"{settings.optimizer[TARGET]}; use the same, or a rewind/learning_rate stage in between"
             )
-        _restore_optimizer(optimizer, module, state.group("optimizer"))
+        _restore_optimizer(optimizer, live.named(), state.group("optimizer"))
     _resume(live, bench)
     objective = settings.built("objective")(bench)
     stepper = settings.built("stepper")(module, optimizer)
-    masks = _masks(module, state.masks)
     devices = [torch.device(bench.device)] if bench.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
-        _loop(live, run, bench, objective, stepper, masks)
+        _loop(live, run, bench, objective, stepper, state)
     module.eval()
+    state = _baked(live, state) if methods else state
     weights = snapshot(module)
     examples = (run.stop - run.start) * run.batch_size
     result = state.with_groups(
-        weights=weights, optimizer=_optimizer_tensors(optimizer, module) if run.stop < run.total else {}
+        weights=weights, optimizer=_optimizer_tensors(optimizer, live.named()) if run.stop < run.total else {}
     )
+    if methods and result.masks:
+        result = masked(result, result.masks)
     return result.with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0) + 3 * facts.get("forward_macs", 0) * examples,
         seconds=facts.get("seconds", 0.0) + live.seconds,
-        curve=live.curve,
+        curve=[*_before(facts, run.start), *live.curve],
         dtype="bf16" if run.autocast else "fp32",
         optimizer=settings.optimizer[TARGET],
     )
+
+
+def _before(facts: Mapping[str, Any], start: int) -> list[dict[str, float]]:
+    """The curve so far, where this stage takes up a training at the iteration that the one before left it at."""
+    curve = facts.get("curve") or []
+    return list(curve) if start and curve and curve[-1]["step"] == start else []
+
+
+def _baked(live: Live, state: State) -> State:
+    """The state with the methods' masks and groups; the module's parameters become what stands for them.
+
+    Raises:
+        UserError: the methods left no weight at all.
+    """
+    assert live.methods is not None
+    weights, masks = live.methods.finished()
+    named = dict(live.module.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            named[name].copy_(weight)
+    found = dict(live.masks)
+    for name, mask in masks.items():
+        kept = mask.cpu().contiguous()
+        found[name] = kept & found[name] if name in found else kept
+    if found.keys() >= state.facts["prunable"].keys() and not any(bool(m.any()) for m in found.values()):
+        raise UserError(
+            f"reparametrise: {', '.join(live.methods.methods)} left none of the weights; "
+            "a smaller weight of the penalty is wanted"
+        )
+    return state.with_groups(masks=found, **live.methods.groups())
 
 
 def _run(settings: Any, bench: Bench) -> Run:
@@ -147,9 +192,10 @@ def _loop(
     bench: Bench,
     objective: Objective,
     stepper: Callable[[Callable[[], Tensor]], Tensor],
-    masks: tuple[list[Tensor], list[Tensor]],
+    state: State,
 ) -> None:
     feed, task, module, optimizer = bench.feed("train"), bench.task, live.module, live.optimizer
+    masks = _masks(module, live.masks)
     cuda = bench.device.startswith("cuda")
     context: Any = (
         torch.autocast(bench.device.partition(":")[0], torch.bfloat16)
@@ -163,6 +209,8 @@ def _loop(
     losses: list[Tensor] = []
     rows: Tensor | None = None
     epoch = -1
+    if live.methods and live.step == run.start:
+        masks = _remask(live, state, masks)
     while live.step < run.stop:
         step = live.step
         if step // run.per_epoch != epoch:
@@ -181,13 +229,19 @@ def _loop(
         inputs = task.encode(images).contiguous(memory_format=torch.channels_last)
         now = rate(run, step)
         for group in optimizer.param_groups:
-            group["lr"] = now
+            group["lr"] = now * group.get("share", 1.0)
 
-        def gradient(inputs: Tensor = inputs, labels: Tensor = labels, picked: Tensor = picked) -> Tensor:
+        def gradient(
+            inputs: Tensor = inputs, labels: Tensor = labels, picked: Tensor = picked, step: int = step
+        ) -> Tensor:
             optimizer.zero_grad(set_to_none=True)
-            with context:
+            with context, live.computing(True):
                 loss = objective(Batch(forward(module, inputs), inputs, labels, picked))
+            if live.methods and (penalty := live.methods.penalties(step)) is not None:
+                loss = loss + penalty
             loss.backward()
+            if live.methods:
+                live.methods.after_gradient()
             return loss.detach()
 
         losses.append(stepper(gradient))
@@ -195,6 +249,8 @@ def _loop(
             with torch.no_grad():
                 torch._foreach_mul_(masks[0], masks[1])
         live.step = step + 1
+        if live.methods:
+            masks = _remask(live, state, masks)
         last = live.step == run.stop
         due = (
             bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
@@ -204,7 +260,7 @@ def _loop(
             losses.clear()
             bench.progress.step(live.step - run.start, run.stop - run.start, loss=mean, lr=now)
         if run.validate and (live.step % run.validate == 0 or last):
-            live.curve.append({"step": live.step, "lr": now, **_validate(module, bench)})
+            live.curve.append({"step": live.step, "lr": now, **_validate(live, bench)})
         if due and bench.checkpoints is not None:
             live.seconds = before + time.monotonic() - began
             _checkpoint(live, bench.checkpoints)
@@ -225,14 +281,39 @@ def _checked(losses: list[Tensor], last: int, run: Run) -> float:
     return sum(values) / len(values)
 
 
-def _validate(module: nn.Module, bench: Bench) -> dict[str, float]:
+def _remask(
+    live: Live, state: State, held: tuple[list[Tensor], list[Tensor]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """New masks where a method wants some now: weights moved and zeroed, and what the loop multiplies by."""
+    assert live.methods is not None
+
+    def current() -> State:
+        groups = live.methods.groups() if live.methods else {}
+        return state.with_groups(weights=snapshot(live.module), masks=live.masks, **groups)
+
+    found = live.methods.remask(live.step, current)
+    if found is None:
+        return held
+    masks, weights = found
+    live.masks = {**live.masks, **masks}
+    named = dict(live.module.named_parameters())
+    held = _masks(live.module, live.masks)
+    with torch.no_grad():
+        for name, weight in (weights or {}).items():
+            named[name].copy_(weight)
+        torch._foreach_mul_(held[0], held[1])
+    return held
+
+
+def _validate(live: Live, bench: Bench) -> dict[str, float]:
     """Mean loss and top-1 (%) on the validation split; empty where none was held out."""
     if "validation" not in bench.dataset.splits:
         return {}
+    module = live.module
     module.eval()
     feed, task = bench.feed("validation"), bench.task
     loss = right = 0.0
-    with torch.no_grad():
+    with torch.no_grad(), live.computing(False):
         for images, labels in feed.batches(256):
             outputs = forward(module, task.encode(images).contiguous(memory_format=torch.channels_last))
             loss += float(task.loss(outputs, labels)) * len(labels)
@@ -255,16 +336,19 @@ def _masks(module: nn.Module, masks: Mapping[str, Tensor]) -> tuple[list[Tensor]
     return params, [torch.empty_like(p).copy_(m) for p, m in zip(params, masks.values(), strict=True)]
 
 
-def _optimizer(settings: Any, module: nn.Module, lr: float) -> torch.optim.Optimizer:
+def _optimizer(
+    settings: Any, module: nn.Module, lr: float, methods: Reparametrised | None
+) -> torch.optim.Optimizer:
     """Weight decay goes to weights of two or more dimensions only, unless ``decay`` says ``all``."""
     params = [p for p in module.parameters() if p.requires_grad]
     decayed = [p for p in params if p.ndim > 1 or settings.decay == "all"]
     plain = [p for p in params if p.ndim <= 1 and settings.decay != "all"]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": group, "weight_decay": decay}
         for group, decay in ((decayed, settings.weight_decay), (plain, 0.0))
         if group
     ]
+    groups += methods.optimised(settings.weight_decay, lr) if methods else []
     factory = settings.built("optimizer")
     try:
         takes = inspect.signature(factory).parameters
@@ -274,10 +358,12 @@ def _optimizer(settings: Any, module: nn.Module, lr: float) -> torch.optim.Optim
         raise UserError(f"optimizer {settings.optimizer[TARGET]}: {error}") from error
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+def _optimizer_tensors(
+    optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
     """Optimiser state by ``parameter|entry``."""
     out = {}
-    for name, param in module.named_parameters():
+    for name, param in named.items():
         for entry, value in optimizer.state.get(param, {}).items():
             if value is not None:
                 out[f"{name}|{entry}"] = torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
@@ -285,12 +371,13 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> d
 
 
 def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, module: nn.Module, saved: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
 ) -> None:
-    named = dict(module.named_parameters())
     for full, value in saved.items():
         name, _, entry = full.rpartition("|")
         param = named[name]
+        if not param.requires_grad:
+            continue
         like = torch.empty_like(param).copy_(value) if value.shape == param.shape else value.clone()
         optimizer.state[param][entry] = like
 
@@ -299,7 +386,11 @@ def _checkpoint(live: Live, folder: Path) -> None:
     """One file, written aside and renamed: weights, optimiser state, position, curve."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"weights/{k}": v for k, v in snapshot(live.module).items()}
-    tensors |= {f"optimizer/{k}": v for k, v in _optimizer_tensors(live.optimizer, live.module).items()}
+    tensors |= {f"optimizer/{k}": v for k, v in _optimizer_tensors(live.optimizer, live.named()).items()}
+    if live.methods:
+        own = {**live.methods.own(), **live.methods.kept()}
+        tensors |= {f"own/{k}": v.detach().to("cpu", copy=True).contiguous() for k, v in own.items()}
+        tensors |= {f"masks/{k}": v.contiguous() for k, v in live.masks.items()}
     note = {"step": live.step, "curve": live.curve, "seconds": live.seconds, "digest": _digest(tensors)}
     aside = folder / "checkpoint.part"
     save_tensors(tensors, aside, json.dumps(note))
@@ -331,12 +422,18 @@ def _resume(live: Live, bench: Bench) -> None:
         bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
         path.unlink(missing_ok=True)
         return
-    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}}
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "own": {}, "masks": {}}
     for full, tensor in tensors.items():
         group, _, name = full.partition("/")
         groups[group][name] = tensor
     load(live.module, groups["weights"], "the checkpoint")
-    _restore_optimizer(live.optimizer, live.module, groups["optimizer"])
+    if live.methods:
+        own = {**live.methods.own(), **live.methods.kept()}
+        with torch.no_grad():
+            for name, tensor in groups["own"].items():
+                own[name].copy_(tensor)
+        live.masks = groups["masks"]
+    _restore_optimizer(live.optimizer, live.named(), groups["optimizer"])
     live.step, live.curve, live.seconds = int(note["step"]), note["curve"], float(note["seconds"])
 
 
