@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from compressbench.errors import UserError
 
@@ -18,8 +19,8 @@ class Outputs:
     taps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def forward(module: nn.Module, inputs: Tensor) -> Outputs:
-    """Runs a module and reads its logits from a tensor, an ``Outputs``, a tuple, a dict or an attribute.
+def forward(module: Callable[[Tensor], Any], inputs: Tensor) -> Outputs:
+    """Runs a module (or a function) and reads its logits from a tensor, an ``Outputs``, a tuple, a dict or an attribute.
 
     Raises:
         UserError: no logits can be found in what the module returned.

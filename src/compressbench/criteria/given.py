@@ -38,13 +38,15 @@ Scores = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Saliency:
-    """Scores of a criterion that also moves what stays (Optimal Brain Surgeon and its kin).
+    """Scores of a criterion that also says more: how to move what stays, or what the scores mean.
 
     Attributes:
         scores: as from any criterion.
         compensate: takes the masks that were chosen from the scores, by tensor name, and returns the new
             weights of the same tensors, zero where masked; called once.
+        predicts_loss: whether the scores are what each removal alone adds to the mean training loss, in nats.
     """
 
     scores: Scores
     compensate: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    predicts_loss: bool = False
