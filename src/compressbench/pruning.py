@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def scored(state: State, bench: Bench, criterion: Criterion) -> tuple[Given, Sal
             raise UserError(
                 f"criterion {getattr(target, '__name__', target)}: no score of shape {tuple(weight.shape)} for {name}"
             )
-    return given, Saliency({n: saliency.scores[n].detach().cpu() for n in given.weights}, saliency.compensate)
+    return given, replace(saliency, scores={n: saliency.scores[n].detach().cpu() for n in given.weights})
 
 
 def units_of(score: Tensor, mask: Tensor, grain: Grain) -> Units:
@@ -61,7 +62,22 @@ def units_of(score: Tensor, mask: Tensor, grain: Grain) -> Units:
     return Units(grain.fold(clean).double().sum(1) / sizes.clamp(min=1), sizes > 0, sizes, shape)
 
 
-def chosen(
+@dataclass(frozen=True)
+class Decision:
+    """What pruning does to a state.
+
+    Attributes:
+        masks: of every prunable tensor.
+        weights: new ones where the criterion compensates for what goes, else None.
+        predicted: the loss increase that the criterion's scores sum up to, in nats; None if they are no losses.
+    """
+
+    masks: dict[str, Tensor]
+    weights: Mapping[str, Tensor] | None
+    predicted: float | None
+
+
+def decide(
     state: State,
     bench: Bench,
     criterion: Criterion,
@@ -70,8 +86,8 @@ def chosen(
     fraction: float | None,
     of: str,
     rates: Mapping[str, float],
-) -> tuple[dict[str, Tensor], Mapping[str, Tensor] | None]:
-    """New masks, and new weights where the criterion compensates for what goes.
+) -> Decision:
+    """Scores a state's weights and decides what stays.
 
     Args:
         fraction: share to remove, null where the scope fixes it.
@@ -94,12 +110,31 @@ def chosen(
         raise UserError(
             f"fraction: {fraction} would leave none of the {total} weights; a smaller one is wanted"
         )
-    return masks, saliency.compensate(masks) if saliency.compensate else None
+    predicted = None
+    if saliency.predicts_loss:
+        gone = [float(s[given.masks[n] & ~masks[n]].double().sum()) for n, s in saliency.scores.items()]
+        predicted = sum(gone)
+    return Decision(masks, saliency.compensate(masks) if saliency.compensate else None, predicted)
+
+
+def chosen(
+    state: State,
+    bench: Bench,
+    criterion: Criterion,
+    scope: Scope,
+    grain: Grain,
+    fraction: float | None,
+    of: str,
+    rates: Mapping[str, float],
+) -> tuple[dict[str, Tensor], Mapping[str, Tensor] | None]:
+    """Masks and compensated weights of ``decide``."""
+    decision = decide(state, bench, criterion, scope, grain, fraction, of, rates)
+    return decision.masks, decision.weights
 
 
 def prune(state: State, bench: Bench, settings: Any) -> State:
     """Applies a ``stages.prune.Prune``; see ``chosen`` for what is refused."""
-    masks, weights = chosen(
+    decision = decide(
         state,
         bench,
         specs.build(settings.criterion, "criterion"),
@@ -109,9 +144,10 @@ def prune(state: State, bench: Bench, settings: Any) -> State:
         settings.of,
         settings.rates,
     )
-    if weights is not None:
-        state = state.with_groups(weights={**state.weights, **weights})
-    return masked(state.with_groups(optimizer={}), masks)
+    if decision.weights is not None:
+        state = state.with_groups(weights={**state.weights, **decision.weights})
+    pruned = masked(state.with_groups(optimizer={}), decision.masks)
+    return pruned.with_facts(predicted_loss_increase=decision.predicted)
 
 
 def masked(state: State, masks: Mapping[str, Tensor]) -> State:
