@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compressbench import specs
 from compressbench.errors import UserError
+from compressbench.models.cutting import replay
 
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
@@ -42,13 +43,13 @@ def fill(spec: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
 
 
 def module_of(state: State, device: str = "cpu") -> nn.Module:
-    """The state's module, weights loaded, on the device, in evaluation mode.
+    """The state's module, its edits made, weights loaded, on the device, in evaluation mode.
 
     Raises:
-        UserError: the stored tensors don't fit the module that the spec builds.
+        UserError: the stored edits or tensors don't fit the module that the spec builds.
     """
     with torch.random.fork_rng(devices=[]):
-        module = specs.build(state.model, "model")
+        module = replay(specs.build(state.model, "model"), state.edits)
     load(module, state.weights, "the state's weights")
     with torch.no_grad():  # a tied weight is stored under each of its names, and masked under the first
         for name, parameter in module.named_parameters():

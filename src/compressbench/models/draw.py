@@ -14,6 +14,7 @@ from compressbench.errors import UserError
 from compressbench.models.build import fill, load, prunable, snapshot
 from compressbench.models.checkpoint import read_weights
 from compressbench.models.counting import count
+from compressbench.models.cutting import replay
 from compressbench.outputs import forward
 from compressbench.state import State
 
@@ -41,6 +42,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
     facts = {
         "density": 1.0,
         "prunable": {name: p.numel() for name, p in named.items()},
+        "whole": sum(p.numel() for p in named.values()),
         "forward_macs": counts.macs,
         "examples": 0,
         "macs": 0,
@@ -51,11 +53,11 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
 
 
 def redrawn(state: State, bench: Bench) -> dict[str, Tensor]:
-    """Fresh weights for a state's model, from (seed, stage name)."""
+    """Fresh weights for a state's model, from (seed, stage name): drawn for the whole net, then cut by its edits."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(bench.seed, bench.name))
         module = specs.build(state.model, "model.build")
-    return snapshot(module)
+    return snapshot(replay(module, state.edits))
 
 
 def _check(module: torch.nn.Module, model: Mapping[str, Any], bench: Bench) -> None:

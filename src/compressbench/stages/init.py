@@ -26,7 +26,7 @@ class Init:
 
     model: Mapping[str, Any]
     BEGINS: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: the state knows its whole number of prunable weights
 
     def __post_init__(self) -> None:
         for key in self.model:

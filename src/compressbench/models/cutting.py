@@ -1,0 +1,177 @@
+"""Structural edits: parts taken out of a module, kept as data and replayed whenever the module is rebuilt.
+
+An edit is a JSON mapping of one entry: ``{"cut": {tensor: {dimension: kept indices}}}`` removes rows or columns of
+parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``nn.Identity`` in place of modules. Nothing is
+traced here, so an older state of the same lineage, its masks and its optimiser state are cut the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.errors import UserError, nearest
+
+Edit = Mapping[str, Any]
+Cut = Mapping[str, Mapping[str, Sequence[int]]]
+KINDS = ("cut", "drop")
+
+
+def replay(module: nn.Module, edits: Sequence[Edit]) -> nn.Module:
+    """The same module with all edits made, in order.
+
+    Raises:
+        UserError: an edit that is malformed or fits nothing in the module.
+    """
+    for edit in edits:
+        cut_module(module, edit)
+    return module
+
+
+def cut_module(module: nn.Module, edit: Edit) -> nn.Module:
+    """The same module with one edit made.
+
+    Layers' sizes (``in_channels``, ``groups`` …) are read off their new tensors. A tensor that two layers share
+    stays shared where both are cut alike.
+
+    Raises:
+        UserError: as ``replay``.
+    """
+    kind, content = _read(edit)
+    if kind == "drop":
+        for path in content:
+            _drop(module, path)
+        return module
+    done: dict[tuple[int, str], Tensor] = {}
+    cut: dict[str, list[str]] = {}
+    for name, dims in content.items():
+        path, _, leaf = name.rpartition(".")
+        owner = _part(module, path, name)
+        tensors = owner._parameters if leaf in owner._parameters else owner._buffers
+        tensor = tensors.get(leaf)
+        if tensor is None:
+            raise UserError(f"edits: the model has no tensor {name!r}")
+        cut.setdefault(path, []).append(leaf)
+        place = (id(tensor), repr(dims))
+        if place not in done:
+            new = _selected(name, tensor.detach(), dims)
+            done[place] = nn.Parameter(new, tensor.requires_grad) if leaf in owner._parameters else new
+        tensors[leaf] = done[place]  # type: ignore[assignment]
+    for path, leaves in cut.items():
+        _refit(module.get_submodule(path), leaves)
+    return module
+
+
+def cut_tensors(
+    tensors: Mapping[str, Tensor], edit: Edit, like: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The same edit on named tensors of another state or group.
+
+    Args:
+        tensors: weights, masks, or entries of an optimiser as ``parameter|entry``.
+        like: the weights before the edit; a tensor that hasn't its parameter's shape (an optimiser's step
+            count) is left as it is. None where ``tensors`` are the weights.
+
+    Raises:
+        UserError: the edit is malformed, or asks for more than a tensor has.
+    """
+    kind, content = _read(edit)
+    shapes = {name: t.shape for name, t in (tensors if like is None else like).items()}
+    out = {}
+    for full, tensor in tensors.items():
+        name = full.partition("|")[0]
+        if kind == "drop":
+            if not any(name == path or name.startswith(f"{path}.") for path in content):
+                out[full] = tensor
+        elif name in content and tensor.shape == shapes.get(name):
+            out[full] = _selected(name, tensor, content[name])
+        else:
+            out[full] = tensor
+    return out
+
+
+def later(edits: Sequence[Edit], before: Sequence[Edit], what: str) -> tuple[Edit, ...]:
+    """The edits made since an earlier state of the lineage.
+
+    Raises:
+        UserError: that state was edited in another way.
+    """
+    if tuple(edits[: len(before)]) != tuple(before):
+        raise UserError(
+            f"{what} was cut in another way than this state; it must come before it in the same lineage"
+        )
+    return tuple(edits[len(before) :])
+
+
+def _read(edit: Any) -> tuple[str, Any]:
+    """(kind, content) of an edit, its form checked: a store file is input."""
+    if not isinstance(edit, Mapping) or len(edit) != 1:
+        raise UserError("edits: an edit is a mapping of one entry, cut or drop")
+    kind, content = next(iter(edit.items()))
+    if kind not in KINDS:
+        raise UserError(f"edits: unknown edit {kind!r}; {nearest(str(kind), KINDS)}")
+    if kind == "drop" and not (
+        isinstance(content, list | tuple) and all(isinstance(p, str) and p for p in content)
+    ):
+        raise UserError("edits: drop names modules in a list, e.g. [layer2.1]")
+    if kind == "cut" and not (
+        isinstance(content, Mapping) and all(isinstance(d, Mapping) for d in content.values())
+    ):
+        raise UserError("edits: cut is a mapping of tensors to {dimension: kept indices}")
+    return str(kind), content
+
+
+def _selected(name: str, tensor: Tensor, dims: Mapping[str, Sequence[int]]) -> Tensor:
+    for dim, kept in dims.items():
+        if not (isinstance(dim, str) and dim.isdecimal() and int(dim) < tensor.ndim):
+            raise UserError(f"edits: {name} has no dimension {dim!r}")
+        size = tensor.shape[int(dim)]
+        whole = isinstance(kept, list | tuple) and bool(kept) and all(type(i) is int for i in kept)
+        if not whole or kept[0] < 0 or kept[-1] >= size or any(a >= b for a, b in zip(kept, kept[1:])):  # noqa: B905, RUF007
+            raise UserError(
+                f"edits: {name}: what stays of dimension {dim} must be increasing indices below {size}"
+            )
+        tensor = tensor.index_select(int(dim), torch.tensor(kept, device=tensor.device))
+    return tensor.contiguous()
+
+
+def _part(module: nn.Module, path: str, name: str) -> nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        known = [n for n, _ in module.named_modules() if n]
+        raise UserError(f"edits: the model has no {name!r}; {nearest(path, known)}") from error
+
+
+def _drop(module: nn.Module, path: str) -> None:
+    gone = _part(module, path, path)
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if child is gone:
+                setattr(part, name, nn.Identity())
+
+
+def _refit(layer: nn.Module, cut: Sequence[str]) -> None:
+    """A layer's own idea of its sizes, from its new tensors; ``cut`` names those that were cut."""
+    one = getattr(layer, cut[0])
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.modules.conv._ConvNd):
+        if layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels:
+            layer.groups = layer.weight.shape[0]
+        first, second = layer.weight.shape[:2]
+        sizes = (first, second * layer.groups)
+        layer.in_channels, layer.out_channels = sizes if layer.transposed else sizes[::-1]
+    elif isinstance(layer, nn.modules.batchnorm._NormBase):
+        layer.num_features = len(one)
+    elif isinstance(layer, nn.GroupNorm):
+        layer.num_channels = len(one)
+    elif isinstance(layer, nn.LayerNorm):
+        layer.normalized_shape = tuple(one.shape)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(one)
+    elif isinstance(layer, nn.Embedding):
+        layer.num_embeddings, layer.embedding_dim = layer.weight.shape
