@@ -38,6 +38,8 @@ NAMES = {
     for group in (
         "recipe",
         "stage/prune",
+        "scope",
+        "grain",
         "probe",
         "evaluation",
         "hardware",
@@ -168,6 +170,43 @@ def test_every_criterion(name: str, small) -> None:
     assert sum(int(m.sum()) for m in pruned.masks.values()) == whole - round(0.75 * whole)
     for n, mask in pruned.masks.items():
         assert torch.equal(pruned.weights[n], state.weights[n] * mask)
+
+
+@pytest.mark.parametrize("grain", NAMES["grain"])
+@pytest.mark.parametrize("scope", NAMES["scope"])
+def test_every_scope_with_every_grain(scope: str, grain: str, digits) -> None:
+    from compressbench.bench import Bench
+    from compressbench.tasks.classification import Classification
+
+    bench = Bench(digits, Classification(digits.classes, digits.mean, digits.std), seed=0, name="init")
+    build = {
+        "_target_": "compressbench.models.conv.ConvN",
+        "depth": 2,
+        "shape": "@shape",
+        "classes": "@classes",
+    }
+    state = drawn({"name": "conv_2", "build": build}, bench)
+    parts = {
+        group: yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+        for group, name in (("scope", scope), ("grain", grain))
+    }
+    criterion = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
+    settings = Prune(criterion, None if scope == "n_m" else 0.5, rates={"@input": 0.0}, **parts)
+    assert scope in settings.describe()
+    if scope == "n_m" and grain != "weight":
+        with pytest.raises(UserError, match="set grain=weight"):
+            prune(state, bench, settings)
+        return
+    first, again = prune(state, bench, settings), prune(state, bench, settings)
+    whole = sum(state.facts["prunable"].values())
+    assert first.facts["density"] == sum(int(m.sum()) for m in first.masks.values()) / whole
+    assert 0 < first.facts["density"] <= 1
+    assert first.masks[next(iter(first.masks))].all(), "the first layer has the rate 0"
+    for n, mask in first.masks.items():
+        assert torch.equal(mask, again.masks[n])
+        assert torch.equal(first.weights[n], state.weights[n] * mask)
+    if grain != "layer":
+        assert first.facts["density"] == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES["probe"])
