@@ -1,0 +1,84 @@
+"""Edge-popup: weights stay as drawn, scores decide which of them compute (Ramanujan et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench import masks as masking
+from compressbench.bench import Bench
+from compressbench.models.build import prunable
+from compressbench.state import State
+from compressbench.training.reparametrise import Reparametrisation, Span, check_share, positions, top
+
+
+class Chosen(torch.autograd.Function):
+    """Scores forward to 0 and 1; the gradient goes straight through to all scores."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, mask: Tensor) -> Tensor:
+        return mask.to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def kept(numel: int, keep: float) -> int:
+    """How many weights of a layer compute: ``numel - int((1 - keep) numel)``, as in the authors' code."""
+    return numel - int((1 - keep) * numel)
+
+
+def edge_popup(
+    module: nn.Module,
+    bench: Bench,
+    state: State,
+    span: Span,
+    keep: float = 0.5,
+    signed_constant: bool = False,
+    layers: Mapping[str, float] | None = None,
+    lr: float | None = None,
+) -> Reparametrisation:
+    """Trains one score a weight and nothing else; the highest absolute scores of each layer are the mask.
+
+    Norms and biases stay as they are (running statistics go on). Scores start Kaiming uniform with a = sqrt 5.
+
+    Args:
+        keep: share of each layer's weights that compute.
+        signed_constant: every weight becomes its sign times sqrt(2 / fan_in) before the training.
+        layers: own shares, ``{pattern: keep}``.
+        lr: peak learning rate of the scores, null for the training's.
+    """
+    weights = prunable(module)
+    check_share("keep", keep)
+    own = masking.rates_by_tensor(weights, layers or {})
+    counts = {n: kept(p.numel(), own.get(n, keep)) for n, p in weights.items()}
+    allowed = positions(module, state)
+    scores = {}
+    for name, weight in weights.items():
+        drawn = torch.empty(weight.shape)
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=bench.generator("edge_popup", name))
+        scores[name] = nn.Parameter(torch.empty_like(weight, requires_grad=False).copy_(drawn))
+        if signed_constant:
+            with torch.no_grad():
+                weight.copy_(weight.sign() * math.sqrt(2 / weight[0].numel()))
+
+    def chosen(name: str) -> Tensor:
+        return top(scores[name].detach().abs().masked_fill(~allowed[name], -1), counts[name]) & allowed[name]
+
+    def effective(name: str) -> Any:
+        return lambda weight, training: weight * Chosen.apply(scores[name], chosen(name))
+
+    return Reparametrisation(
+        effective={n: effective(n) for n in weights},
+        parameters=scores,
+        lr=lr,
+        decay=True,
+        frozen=True,
+        masks=lambda: {n: chosen(n) for n in weights},
+        whole=True,
+    )
