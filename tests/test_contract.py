@@ -17,7 +17,7 @@ import yaml
 from compressbench import specs
 from compressbench.cli.run import composed
 from compressbench.conf import conf_dir, headline
-from compressbench.criteria.given import Given
+from compressbench.criteria.given import Given, Saliency
 from compressbench.data.dataset import Dataset, fingerprint
 from compressbench.errors import UserError
 from compressbench.execute import Executor, Watcher
@@ -31,6 +31,7 @@ from compressbench.stages.prune import Prune
 from compressbench.store import Store
 from compressbench.views import View
 from conftest import MLP
+from tiny import TINY
 
 CONF = conf_dir()
 NAMES = {
@@ -150,26 +151,35 @@ def small(digits):
 
 @pytest.mark.parametrize("name", NAMES["stage/prune"])
 def test_every_criterion(name: str, small) -> None:
-    bench, state = small
+    bench, _ = small
+    state = drawn(TINY, bench)
     text = (CONF / "stage/prune" / f"{name}.yaml").read_text()
     criterion = yaml.safe_load(text)["criterion"]
+    other = drawn(TINY, dataclasses.replace(bench, name="other"))
+    bench = dataclasses.replace(bench, name="prune", references={"???": other})
     weights = {n: state.weights[n] for n in state.facts["prunable"]}
-    given = Given(weights, whole_masks(state), state, dataclasses.replace(bench, name="prune"))
+    state = state.with_groups(movement={n: w * other.weights[n] for n, w in weights.items()})
+
+    def found() -> Saliency:
+        result = specs.build(criterion)(Given(weights, whole_masks(state), state, bench))
+        return result if isinstance(result, Saliency) else Saliency(result)
+
     torch.manual_seed(3)
-    scores = specs.build(criterion)(given)
+    first = found()
     torch.manual_seed(4)
-    again = specs.build(criterion)(given)
-    assert scores.keys() == weights.keys()
+    again = found()
+    assert first.scores.keys() == weights.keys()
     for n, w in weights.items():
-        assert scores[n].shape == w.shape
-        assert torch.equal(scores[n], again[n])
-        assert torch.isfinite(scores[n]).all()
+        assert first.scores[n].shape == w.shape
+        assert torch.equal(first.scores[n], again.scores[n])
+        assert torch.isfinite(first.scores[n]).all()
     settings = Prune(criterion, fraction=0.75)
     pruned = prune(state, bench, settings)
     whole = sum(w.numel() for w in weights.values())
     assert sum(int(m.sum()) for m in pruned.masks.values()) == whole - round(0.75 * whole)
+    expected = first.compensate(pruned.masks) if first.compensate else weights
     for n, mask in pruned.masks.items():
-        assert torch.equal(pruned.weights[n], state.weights[n] * mask)
+        assert torch.equal(pruned.weights[n], expected[n] * mask)
 
 
 @pytest.mark.parametrize("grain", NAMES["grain"])
