@@ -49,9 +49,10 @@ class Connectivity:
             yield Metric("barrier", None, "points", note=f"no straight line: {why}")
             return
         places = [k / (self.points - 1) for k in range(self.points)]
-        errors = []
+        same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
+        errors: list[float] = []
         for done, place in enumerate(places):
-            view = _between(reference, subject, place)
+            view = reference if same else _between(reference, subject, place)
             errors.append(100 - metrics.percent(metrics.hits(view.log_probs, subject.labels)))
             bench.progress.step(done + 1, self.points, error=errors[-1])
         n = len(subject.labels)
