@@ -93,6 +93,17 @@ def cut_tensors(
     return out
 
 
+def cut_groups(
+    groups: Mapping[str, Mapping[str, Tensor]], edits: Sequence[Edit]
+) -> dict[str, dict[str, Tensor]]:
+    """All groups of a state's tensors with the edits made, in order; ``weights`` says how large a parameter was."""
+    out = {name: dict(group) for name, group in groups.items()}
+    for edit in edits:
+        like = out["weights"]
+        out = {name: cut_tensors(group, edit, like) for name, group in out.items()}
+    return out
+
+
 def later(edits: Sequence[Edit], before: Sequence[Edit], what: str) -> tuple[Edit, ...]:
     """The edits made since an earlier state of the lineage.
 
@@ -100,9 +111,7 @@ def later(edits: Sequence[Edit], before: Sequence[Edit], what: str) -> tuple[Edi
         UserError: that state was edited in another way.
     """
     if tuple(edits[: len(before)]) != tuple(before):
-        raise UserError(
-            f"{what} was cut in another way than this state; it must come before it in the same lineage"
-        )
+        raise UserError(f"{what}: its net was cut in another way; a state of the same lineage is wanted")
     return tuple(edits[len(before) :])
 
 

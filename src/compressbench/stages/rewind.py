@@ -28,11 +28,13 @@ class Weights:
         return f"rewind the weights that are left to {self.to}"
 
     def apply(self, state: State, bench: Bench) -> State:
-        """The rewound state."""
+        """The rewound state; what was cut out of the net since is cut out of the old tensors too."""
+        from compressbench.models.cutting import cut_groups, later
         from compressbench.pruning import masked
 
         source = bench.references[self.to]
-        back = state.with_groups(weights=source.weights, optimizer=source.group("optimizer"))
+        groups = cut_groups(source.tensors, later(state.edits, source.edits, f"to: {self.to}"))
+        back = state.with_groups(weights=groups["weights"], optimizer=groups.get("optimizer", {}))
         return masked(
             back.with_facts(optimizer=source.facts.get("optimizer"), curve=source.facts.get("curve", [])),
             state.masks,
@@ -56,7 +58,10 @@ class LearningRate:
 
 @dataclass(frozen=True)
 class Reinit:
-    """A fresh draw of all weights under the masks of this state: the control that keeps only the structure."""
+    """A fresh draw of all weights under the masks of this state: the control that keeps only the structure.
+
+    A net from which channels were removed is drawn whole, then cut.
+    """
 
     VERSION: ClassVar[int] = 1
 
@@ -77,6 +82,8 @@ class Reinit:
 class RandomMask:
     """This state's weights under a random mask with the layer densities of another state.
 
+    Channels that were removed from the other state are removed here too, the same ones.
+
     Attributes:
         like: the state whose kept counts per tensor are taken.
     """
@@ -91,7 +98,12 @@ class RandomMask:
     def apply(self, state: State, bench: Bench) -> State:
         """The masked state; its training cost does not include that of finding the other mask."""
         from compressbench.masks import random_like
+        from compressbench.models.cutting import later
         from compressbench.pruning import masked
 
-        drawn = random_like(bench.references[self.like].masks, bench.generator("mask"))
-        return masked(state, drawn)
+        other = bench.references[self.like]
+        if other.edits != state.edits:
+            from compressbench.structured import edited
+
+            state = edited(state, later(other.edits, state.edits, f"like: {self.like}"), bench)
+        return masked(state, random_like(other.masks, bench.generator("mask")))

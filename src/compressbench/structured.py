@@ -1,0 +1,481 @@
+"""Structured pruning: channels and whole blocks taken out of a net, not merely set to zero.
+
+Which tensors lose what together is read by Torch-Pruning (Fang et al., CVPR 2023) from a traced copy in which every
+tensor holds its own positions; what comes out is data (``models.cutting``), and the net itself is rebuilt from that.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench import specs
+from compressbench.bench import Bench
+from compressbench.criteria.given import Given, Saliency
+from compressbench.errors import UserError
+from compressbench.hardware.target import Lowered, Unsupported
+from compressbench.models.build import module_of, prunable
+from compressbench.models.counting import count
+from compressbench.models.cutting import Cut, Edit, cut_groups, cut_module
+from compressbench.outputs import forward
+from compressbench.pruning import masked, scored
+from compressbench.state import State
+
+INSIDE = "inside: true removes channels only within blocks"
+MACS_STEPS = 12
+LATENCY_STEPS = 6
+AGREE = 1e-3
+
+# In such a place a channel that is zero isn't a channel that isn't there: what remains would be computed differently.
+_MIXING = ("Bmm", "Softmax", "NativeGroupNorm", "NativeLayerNorm")
+_PLAIN = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.PReLU)
+_SUMS = ("AddBackward", "SubBackward", "ConstantPad")
+# A user's net may fail to trace, or run, in any way at all; the answer is the same one line.
+_ANYTHING = Exception
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Channels that live and die together: those of a layer, and of all that are summed or concatenated with it.
+
+    Attributes:
+        root: module that produces them.
+        channels: how many.
+        scores: (units,); a unit is a channel or, where grouped convolutions read them, one of every group.
+    """
+
+    root: str
+    channels: int
+    scores: Tensor
+
+    def places(self, units: Sequence[int]) -> list[int]:
+        """The channels of some units."""
+        step = len(self.scores)
+        return sorted(place for unit in units for place in range(unit, self.channels, step))
+
+
+Removed = tuple[tuple[int, ...], ...]
+
+
+def channels(state: State, bench: Bench, settings: Any) -> State:
+    """Applies a ``stages.shrink.Channels``.
+
+    Raises:
+        UserError: the net can't be traced or has no channels that can go, the target is out of reach, or the
+            net without them doesn't compute what it computes with them set to zero.
+    """
+    module, shape = module_of(state), bench.dataset.shape
+    given, saliency = scored(state, bench, specs.build(settings.criterion, "criterion"))
+    coupled = _coupled(module, shape, _counted(given, saliency), settings.inside)
+
+    def edit_of(removed: Removed) -> Edit:
+        return _edit(module, shape, coupled, removed)
+
+    def macs_of(removed: Removed) -> float:
+        return (
+            count(cut_module(copy.deepcopy(module), edit_of(removed)), shape).macs
+            / state.facts["forward_macs"]
+        )
+
+    base = state.with_groups(optimizer={})
+    flags: list[str] = []
+    if settings.macs is not None:
+        removed = _reach(macs_of, coupled, settings.how, settings.macs, "MACs", MACS_STEPS, refine=True)
+    elif settings.latency is not None:
+        ratio, runtime = _timed(base, bench, settings.target, edit_of)
+        removed = _reach(ratio, coupled, settings.how, settings.latency, "latency", LATENCY_STEPS)
+        flags = [f"channels chosen by a measured latency ({runtime}): another measurement may choose others"]
+    else:
+        removed = lowest(coupled, settings.how, settings.fraction)
+    edit = edit_of(removed)
+    if saliency.compensate is not None:
+        masks = {n: m & _kept(edit["cut"].get(n, {}), m) for n, m in given.masks.items()}
+        base = base.with_groups(weights={**base.weights, **saliency.compensate(masks)})
+    result = edited(base, [edit], bench) if edit["cut"] else base
+    _verify(module_of(base), module_of(result), edit["cut"], shape)
+    return result.with_facts(flags=[*state.facts.get("flags", []), *flags])
+
+
+def blocks(state: State, bench: Bench, settings: Any) -> State:
+    """Applies a ``stages.shrink.Blocks``.
+
+    Raises:
+        UserError: nothing can be left out, or the net doesn't run without it.
+    """
+    module, shape = module_of(state), bench.dataset.shape
+    given, saliency = scored(state, bench, specs.build(settings.criterion, "criterion"))
+    scores = _counted(given, saliency)
+    found = candidates(module, shape, settings.blocks)
+    if not found:
+        where = f" that {settings.blocks!r} fits" if settings.blocks else ""
+        raise UserError(
+            f"blocks: no layer or block{where} gives back the shape that it takes; none can be left out"
+        )
+    rank = {
+        path: float(torch.cat([scores[n].reshape(-1) for n in inner]).mean()) for path, inner in found.items()
+    }
+    gone = sorted(found, key=lambda path: rank[path])[: round(settings.fraction * len(found))]
+    if len({n for path in gone for n in found[path]}) == len(given.weights):
+        raise UserError(
+            f"fraction: {settings.fraction} would leave no weight at all; a smaller one is wanted"
+        )
+    base = state.with_groups(optimizer={})
+    result = edited(base, [{"drop": [path for path in found if path in gone]}], bench) if gone else base
+    _runs(module_of(result), _sample(shape), forward(module, _sample(shape)).logits, "blocks")
+    return result
+
+
+def edited(state: State, edits: Sequence[Edit], bench: Bench) -> State:
+    """The state with edits made to its module and to all its tensors; sizes, MACs and density among its facts."""
+    new = replace(
+        state, tensors=cut_groups(state.tensors, edits), edits=(*state.edits, *edits), key=""
+    ).with_groups()
+    module = module_of(new)
+    new = new.with_facts(
+        prunable={name: p.numel() for name, p in prunable(module).items()},
+        forward_macs=count(module, bench.dataset.shape).macs,
+    )
+    return masked(new, new.masks)
+
+
+def lowest(coupled: Sequence[Coupled], how: str, fraction: float) -> Removed:
+    """The units that go from each group; at least one stays. More of a fraction takes the same ones and more.
+
+    Args:
+        how: ``uniform``, the same share of each group; or ``global``, one pool, each group's scores divided by
+            their mean.
+    """
+    orders = [torch.sort(c.scores, stable=True).indices.tolist() for c in coupled]
+    if how == "uniform":
+        counts = [min(round(fraction * len(o)), len(o) - 1) for o in orders]
+    else:
+        pool = sorted(
+            (float(_normal(c)[unit]), group, rank)
+            for group, (c, order) in enumerate(zip(coupled, orders, strict=True))
+            for rank, unit in enumerate(order[:-1])
+        )
+        total = sum(map(len, orders))
+        counts = [0] * len(orders)
+        for _, group, _ in pool[: round(fraction * total)]:
+            counts[group] += 1
+    return tuple(tuple(sorted(o[:n])) for o, n in zip(orders, counts, strict=True))
+
+
+def candidates(module: nn.Module, shape: Sequence[int], pattern: str | None) -> dict[str, list[str]]:
+    """Outermost parts that give back the shape they take and hold prunable weights, with the names of these.
+
+    A ``Sequential`` that is a row of such parts is looked into: its parts are the blocks.
+
+    Args:
+        pattern: a glob over module names, None for all.
+    """
+    same: dict[nn.Module, bool] = {}
+
+    def note(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        alike = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
+        same[part] = alike and inputs[0].shape == output.shape and part not in same
+
+    handles = [part.register_forward_hook(note) for part in module.modules() if part is not module]
+    try:
+        with torch.no_grad():
+            forward(module.eval(), _sample(shape))
+    finally:
+        for handle in handles:
+            handle.remove()
+    weights = list(prunable(module))
+    fit = {
+        name: inner
+        for name, part in module.named_modules()
+        if same.get(part)
+        and (pattern is None or fnmatch.fnmatchcase(name, pattern))
+        and (inner := [w for w in weights if w.startswith(f"{name}.")])
+    }
+    rows = {
+        name
+        for name in fit
+        if isinstance(part := module.get_submodule(name), nn.Sequential)
+        and all(f"{name}.{child}" in fit for child, _ in part.named_children())
+    }
+    fit = {name: inner for name, inner in fit.items() if name not in rows}
+    return {n: inner for n, inner in fit.items() if not any(n.startswith(f"{other}.") for other in fit)}
+
+
+def _counted(given: Given, saliency: Saliency) -> dict[str, Tensor]:
+    """Scores as float64, what is masked already counting nothing."""
+    scores = {n: torch.where(given.masks[n], s.double(), 0.0) for n, s in saliency.scores.items()}
+    for name, score in scores.items():
+        if not bool(score.isfinite().all()):
+            raise UserError(f"criterion: a score of {name} is no finite number")
+    return scores
+
+
+def _coupled(
+    module: nn.Module, shape: Sequence[int], scores: Mapping[str, Tensor], inside: bool
+) -> list[Coupled]:
+    """The groups of channels of a net that may be thinned, in the order of the tracing."""
+    traced = copy.deepcopy(module)
+    found = []
+    with _telling("can't be followed"):
+        graph = _graph(traced, shape)
+        names = {part: name for name, part in traced.named_modules()}
+        for group in graph.get_all_groups():
+            if _separable(group, graph, inside):
+                root, size = group[0].dep.target.module, len(group[0].idxs)
+                units = _scored(group, graph, names, scores, size)
+                if units is not None and len(units) > 1:
+                    found.append(Coupled(names[root], size, units))
+    if not found:
+        raise UserError(
+            f"{type(module).__name__} has no channels that can be removed"
+            + (" inside its blocks" if inside else "")
+        )
+    return found
+
+
+def _graph(module: nn.Module, shape: Sequence[int]) -> Any:
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise UserError(
+            f"channels: can't import torch_pruning: {error}; install it with: pip install 'compressbench[structured]'"
+        ) from error
+    module.eval()
+    for p in module.parameters():
+        p.requires_grad_(p.is_floating_point())
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        return torch_pruning.DependencyGraph().build_dependency(
+            module,
+            _sample(shape),
+            forward_fn=lambda net, inputs: (
+                forward(net, inputs).logits * 1.0
+            ),  # the output is a node of its own
+            verbose=False,
+        )
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except _ANYTHING as error:
+        reason = [*str(error).splitlines(), type(error).__name__][0] or type(error).__name__
+        raise UserError(f"channels: the net's graph {what}: {reason[:120]}; {INSIDE}") from error
+
+
+def _separable(group: Any, graph: Any, inside: bool) -> bool:
+    """Is a channel here gone when it is zero, and the group (if ``inside``) one layer's own?"""
+    from torch_pruning import ops
+
+    producers = 0
+    for dep, _ in group:
+        part = dep.target.module
+        if isinstance(part, ops._ElementWiseOp):
+            name = str(part._grad_fn)
+            if any(x in name for x in _MIXING) or (inside and name.startswith(_SUMS)):
+                return False
+        elif isinstance(part, ops._OutputOp | nn.Parameter):
+            return False
+        elif type(part).__module__.startswith("torch_pruning"):
+            if inside and not isinstance(part, ops._ReshapeOp):
+                return False
+        elif not isinstance(part, _PLAIN):
+            return False
+        elif graph.is_out_channel_pruning_fn(dep.handler) and isinstance(part, _PLAIN[:2]):
+            producers += not (isinstance(part, _PLAIN[0]) and part.groups == part.in_channels > 1)
+    return producers == 1 or (producers > 1 and not inside)
+
+
+def _scored(
+    group: Any, graph: Any, names: Mapping[nn.Module, str], scores: Mapping[str, Tensor], size: int
+) -> Tensor | None:
+    """(units,) mean score of the weights that produce each unit; None where no scored layer produces them."""
+    sums, weights = torch.zeros(size).double(), torch.zeros(size).double()
+    share = 1
+    for item in group:
+        part = item.dep.target.module
+        if isinstance(part, _PLAIN[0]) and part.groups > 1 and part.groups != part.out_channels:
+            share = max(share, part.groups)
+        if not (graph.is_out_channel_pruning_fn(item.dep.handler) and isinstance(part, _PLAIN[:2])):
+            continue
+        score = scores.get(f"{names[part]}.weight")
+        if score is None:
+            continue
+        if isinstance(part, _PLAIN[0]) and part.transposed and part.groups == 1:
+            score = score.transpose(0, 1)
+        filters = score.flatten(1)
+        roots = torch.tensor(item.root_idxs)
+        sums.index_add_(0, roots, filters.sum(1)[torch.tensor(item.idxs)])
+        weights.index_add_(0, roots, torch.full((len(roots),), float(filters.shape[1])).double())
+    if size % share or not bool((weights > 0).all()):
+        return None
+    return (sums / weights).view(share, -1).mean(0)
+
+
+def _normal(group: Coupled) -> Tensor:
+    scale = group.scores.abs().mean()
+    return group.scores / scale if scale > 0 else group.scores
+
+
+def _edit(module: nn.Module, shape: Sequence[int], coupled: Sequence[Coupled], removed: Removed) -> Edit:
+    """What stays of every tensor, read from a pruned copy whose tensors hold their own positions."""
+    traced = copy.deepcopy(module)
+    with _telling("can't be thinned"):
+        graph = _graph(traced, shape)
+        with torch.no_grad():
+            for tensor in _floats(traced).values():
+                tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+        for group, units in zip(coupled, removed, strict=True):
+            if units:
+                root = traced.get_submodule(group.root)
+                prune = graph.get_pruner_of_module(root).prune_out_channels
+                graph.get_pruning_group(root, prune, group.places(units)).prune()
+    after = _floats(traced)
+    cut = {
+        name: kept
+        for name, tensor in _floats(module).items()
+        if (kept := _places(name, after[name].detach(), tensor.shape))
+    }
+    return {"cut": cut}
+
+
+def _floats(module: nn.Module) -> dict[str, Tensor]:
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+
+
+def _places(name: str, left: Tensor, shape: Sequence[int]) -> dict[str, list[int]]:
+    """{dimension: kept indices} of the dimensions that lost any, from the flat positions that are left."""
+    if tuple(left.shape) == tuple(shape):
+        return {}
+    flat = left.long()
+    kept, rebuilt = {}, torch.zeros((), dtype=torch.long)
+    for dim, size in enumerate(shape):
+        stride = math.prod(shape[dim + 1 :])
+        row = flat[tuple(slice(None) if d == dim else 0 for d in range(flat.ndim))]
+        index = row // stride % size
+        rebuilt = rebuilt.unsqueeze(-1) + index * stride
+        if len(index) < size:
+            kept[str(dim)] = index.tolist()
+    if not torch.equal(rebuilt, flat):
+        raise UserError(f"channels: what stays of {name} is no whole rows and columns; {INSIDE}")
+    return kept
+
+
+def _kept(dims: Mapping[str, Sequence[int]], like: Tensor) -> Tensor:
+    """Bool, of the tensor's shape before the cut: True where it stays."""
+    out = torch.ones(like.shape, dtype=torch.bool)
+    for dim, kept in dims.items():
+        line = torch.zeros(like.shape[int(dim)], dtype=torch.bool)
+        line[list(kept)] = True
+        out &= line.view([-1 if d == int(dim) else 1 for d in range(like.ndim)])
+    return out
+
+
+def _reach(
+    measure: Callable[[Removed], float],
+    coupled: Sequence[Coupled],
+    how: str,
+    target: float,
+    what: str,
+    steps: int,
+    refine: bool = False,
+) -> Removed:
+    """The removal that first brings ``measure`` (1 for the whole net) down to the target: bisected over the fraction.
+
+    With ``refine``, units that the last step would remove together go one by one.
+    """
+    low, high = lowest(coupled, how, 0.0), lowest(coupled, how, 1.0)
+    least = measure(high)
+    if least > target:
+        raise UserError(
+            f"{what.lower()}: {target:g} of the net's {what} can't be reached; with one channel left in each "
+            f"group it is {least:.3g}"
+        )
+    below, above = 1.0, 0.0
+    for _ in range(steps):
+        middle = 0.5 * (above + below)
+        removed = lowest(coupled, how, middle)
+        if removed == high or (removed != low and measure(removed) <= target):
+            below, high = middle, removed
+        else:
+            above, low = middle, removed
+    if refine:
+        more = [
+            (float(_normal(c)[unit]), group, unit)
+            for group, c in enumerate(coupled)
+            for unit in set(high[group]) - set(low[group])
+        ]
+        for _, group, unit in sorted(more):
+            low = tuple(tuple(sorted((*u, unit))) if g == group else u for g, u in enumerate(low))
+            if measure(low) <= target:
+                return low
+    return high
+
+
+def _timed(
+    state: State, bench: Bench, target: Mapping[str, Any], edit_of: Callable[[Removed], Edit]
+) -> tuple[Callable[[Removed], float], str]:
+    """(shrunk net's median latency over the whole one's, both timed in turns; what on, in words)."""
+    from compressbench.views import View
+
+    device = specs.build(target, "target")
+    batch = device.batches[0]
+
+    def lowered(state: State) -> Lowered:
+        found = device.lower(View(state, bench))
+        if isinstance(found, Unsupported):
+            raise UserError(f"latency: {found.why}")
+        return found
+
+    whole = lowered(state)
+
+    def ratio(removed: Removed) -> float:
+        before, after = device.time([whole, lowered(edited(state, [edit_of(removed)], bench))], batch)
+        return after.median / before.median
+
+    return ratio, f"{whole.runtime}, batch {batch}"
+
+
+def _sample(shape: Sequence[int]) -> Tensor:
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _runs(module: nn.Module, sample: Tensor, like: Tensor, what: str) -> Tensor:
+    """The logits, verified to be of the wanted shape and finite."""
+    hint = INSIDE if what == "channels" else "choose others by blocks: PATTERN"
+    try:
+        with torch.no_grad():
+            logits = forward(module, sample).logits
+    except _ANYTHING as error:
+        reason = [*str(error).splitlines(), type(error).__name__][0][:120]
+        raise UserError(f"{what}: the net doesn't run without them: {reason}; {hint}") from error
+    if logits.shape != like.shape or not bool(logits.isfinite().all()):
+        raise UserError(
+            f"{what}: the net without them gives no logits of the same shape, or none finite; {hint}"
+        )
+    return logits
+
+
+def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int]) -> None:
+    """Compares the shrunk net with the whole one, in which all that was cut is zero."""
+    sample = _sample(shape)
+    with torch.no_grad():
+        for name, parameter in whole.named_parameters():
+            if name in cut:
+                parameter.mul_(_kept(cut[name], parameter))
+        before = forward(whole, sample).logits
+    after = _runs(shrunk, sample, before, "channels")
+    if not bool((after - before).abs().max() <= AGREE * before.abs().max().clamp(min=AGREE)):
+        raise UserError(f"channels: the net without them differs from the net with them at zero; {INSIDE}")
