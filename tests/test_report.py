@@ -264,7 +264,7 @@ def test_differences_are_paired_by_seed():
     (panel,) = panels(Records(rows))
     (table,) = difference_tables(panel, "final")
     assert [head for head, _ in table.heads] == ["−\u00a0reinit", "−\u00a0late"]
-    assert [c.plain for c in table.rows[0].cells] == ["+2.0", "+1.0"]
+    assert [c.plain for c in table.rows[0].cells] == ["+2.0±0.0", "+1.0±0.0"]
     assert table.counts == (2,)
     assert paired(panel.main_reading(panel.series[0].at("final")[0]), None) is None
 

@@ -15,6 +15,7 @@ from compressbench.data.load import load as load_data
 from compressbench.errors import UserError, nearest
 from compressbench.execute import Executor, Labels, Setting, Watcher
 from compressbench.plan import Context, Plan, make
+from compressbench.published import published
 from compressbench.records import Record, Records, write_csv, write_jsonl
 from compressbench.store import Store
 
@@ -46,6 +47,7 @@ class Experiment:
     plan: Plan
     setting: Setting
     store: Store
+    published: tuple[Record, ...] = ()
 
 
 def prepare(config: Mapping[str, Any]) -> Experiment:
@@ -95,7 +97,8 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     )
     asked = _asked(plan, config["evaluation"].get("probes") or {})
     setting = Setting(dataset, context, labels, probes, target, float(seconds), asked)
-    return Experiment(config, dataset, plan, setting, store)
+    told = published((recipe.get("compare") or {}).get("published"), labels)
+    return Experiment(config, dataset, plan, setting, store, told)
 
 
 def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
@@ -139,7 +142,7 @@ def execute(experiment: Experiment, watcher: Watcher, into: list[Record]) -> Rec
     """Runs what is missing; ``into`` holds at all times the records of what is done, also after an error."""
     executor = Executor(experiment.plan, experiment.store, experiment.setting, watcher)
     try:
-        records = Records(executor.run())
+        records = Records([*executor.run(), *experiment.published])
     except BaseException:
         with contextlib.suppress(Exception):
             into[:] = list(executor.records())

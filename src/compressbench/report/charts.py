@@ -9,14 +9,16 @@ import html
 import math
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from compressbench.records import Record
 from compressbench.report.numbers import Spread, between, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
-from compressbench.report.styles import INK, MUTED, styles
+from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
+from compressbench.report.wording import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,12 +101,114 @@ def accuracy_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
         return None
     label, unit = _accuracy(panel)
     figure, axes = _canvas(f"{label} against density{_at(moment)}")
-    counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment)
+    counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment, lambda p: _main(panel, p))
     _density_axis(axes, [x for _, points in lines for x, _ in points])
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     caption = f"Sparser to the right. {_bands(counts)} Black: the dense model."
     drawn = [*panel.dense.values(), *(series for series, _ in lines)]
     return _finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def metric_vs_density(
+    panel: Panel, moment: str, key: tuple[str, str], words: tuple[str, str, str], name: str
+) -> Chart | None:
+    """Any (probe, metric) against density, dense line, bands over seeds.
+
+    Args:
+        words: title, label of the y axis, first sentence of the caption.
+    """
+
+    def figure_of(point: Point) -> Spread | None:
+        reading = point.reading(*key)
+        return reading.spread if reading else None
+
+    lines = []
+    for series in panel.series:
+        points = [(100 * p.density, f) for p in series.at(moment) if (f := figure_of(p)) and p.density > 0]
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    title, label, told = words
+    figure, axes = _canvas(title + _at(moment))
+    counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment, figure_of)
+    _density_axis(axes, [x for _, points in lines for x, _ in points])
+    axes.set_ylabel(label)
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    caption = f"{told} Black: the dense model. {_bands(counts)}"
+    return _finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def error_along_path(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Test error on the straight line from the reference (0) to a state (1), at the lead's lowest density."""
+    lines = []
+    for series in panel.series:
+        point = beside_lead(panel, series, moment)
+        found = [
+            (float(group), reading.spread)
+            for (probe, metric, group), reading in (point.readings.items() if point else ())
+            if (probe, metric) == ("connectivity", "error_at") and reading.spread
+        ]
+        if found:
+            lines.append((series, [(x, s) for x, s in sorted(found, key=lambda f: f[0]) if s]))
+    if not lines:
+        return None
+    figure, axes = _canvas(f"Error between two nets{_at(moment)}")
+    counts = _draw(panel, axes, lines)
+    axes.set_xlabel("place on the line: 0 the reference, 1 the state")
+    axes.set_ylabel("test error, %")
+    caption = (
+        "Both nets’ weights and batch-norm statistics are mixed; a hump is a barrier: training was not stable "
+        f"where the two parted. {_bands(counts)}"
+    )
+    return _finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
+
+
+def published(panel: Panel, name: str) -> list[Chart]:
+    """Figures from the literature, each net and data set on axes of its own, never on ours."""
+    found: dict[str, dict[str, list[Record]]] = {}
+    for row in panel.published:
+        found.setdefault(row.group, {}).setdefault(row.series, []).append(row)
+    return [
+        chart
+        for place, (of, labels) in enumerate(found.items())
+        if (chart := _published(of, labels, name + (f"_{place + 1}" if place else "")))
+    ]
+
+
+def _published(of: str, labels: dict[str, list[Record]], name: str) -> Chart | None:
+    from matplotlib.lines import Line2D
+
+    drawn = {
+        label: [(100 * r.density, r.value) for r in rows if r.value is not None]
+        for label, rows in labels.items()
+    }
+    drawn = {label: points for label, points in drawn.items() if points}
+    if not drawn:
+        return None
+    first = next(r for rows in labels.values() for r in rows if r.value is not None)
+    figure, axes = _canvas(f"Published: {of}")
+    handles = []
+    for place, (label, points) in enumerate(drawn.items()):
+        looks = {
+            "color": COLOURS[place % len(COLOURS)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "linestyle": (0, (1, 2)),
+            "markerfacecolor": "white",
+            "markersize": 5,
+            "linewidth": 1,
+        }
+        axes.plot([x for x, _ in sorted(points)], [y for _, y in sorted(points)], **looks)  # type: ignore[arg-type]
+        handles.append((f"{label} (published)", Line2D([], [], **looks)))  # type: ignore[arg-type]
+    _density_axis(axes, [x for points in drawn.values() for x, _ in points])
+    label = NAMES.get(first.metric, first.metric)
+    axes.set_ylabel(f"{label}, {first.unit}" if first.unit != "1" else label)
+    told: dict[str, list[str]] = {}
+    for series, rows in labels.items():
+        told.setdefault("; ".join(dict.fromkeys(r.note for r in rows if r.note)), []).append(series)
+    sources = " ".join(f"{', '.join(names)}: {note}." for note, names in told.items() if note)
+    caption = f"From the literature, not measured here; another net and other data than ours. {sources}"
+    return _saved(figure, name, axes.get_title(loc="left"), caption, handles)
 
 
 def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
@@ -163,7 +267,8 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
         return None
     label, unit = _accuracy(panel)
     figure, axes = _canvas(f"{label} against training compute{_at(moment)}")
-    counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment)
+    spread_out = _apart(lines)
+    counts = _draw(panel, axes, spread_out) | _dense_lines(panel, axes, moment, lambda p: _main(panel, p))
     _label_ends(axes, lines[0][1], densities)
     spans = [x for _, points in lines for x, _ in points if x > 0]
     if spans and max(spans) / min(spans) > 20:
@@ -177,6 +282,11 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     caption = (
         "What a state cost to train, all earlier levels included; the dense model costs 1. "
         f"Small figures: the first series’ density. {_bands(counts)}"
+        + (
+            " Marks without a line: a series whose states all cost the same."
+            if any(map(_one_cost, lines))
+            else ""
+        )
     )
     drawn = [*panel.dense.values(), *(series for series, _ in lines)]
     return _finish(figure, axes, panel, name, caption, drawn=drawn)
@@ -286,6 +396,11 @@ def _draw(
     for series, points in lines:
         look = looks[series.label]
         xs, means = [x for x, _ in points], [s.mean for _, s in points]
+        if _one_cost((series, points)):
+            deviations = [s.sd or 0 for _, s in points]
+            axes.errorbar(xs, means, deviations, color=look.colour, fmt=look.marker, elinewidth=0.9, zorder=3)
+            counts |= {s.n for _, s in points}
+            continue
         axes.plot(xs, means, color=look.colour, marker=look.marker, linestyle=look.dash, zorder=3)
         if any(s.sd for _, s in points):
             low = [s.mean - (s.sd or 0) for _, s in points]
@@ -295,11 +410,35 @@ def _draw(
     return counts
 
 
-def _dense_lines(panel: Panel, axes: Axes, moment: str) -> set[int]:
+def _one_cost(line: tuple[Series, Sequence[tuple[float, Spread]]]) -> bool:
+    """True for several points at one place of the x axis: a line through them would say nothing."""
+    xs = [x for x, _ in line[1]]
+    return len(xs) > 1 and math.isclose(min(xs), max(xs), rel_tol=0.02)
+
+
+def _apart(
+    lines: Sequence[tuple[Series, list[tuple[float, Spread]]]],
+) -> list[tuple[Series, list[tuple[float, Spread]]]]:
+    """Series that stand at one place side by side instead of on top of each other."""
+    xs = [x for _, points in lines for x, _ in points]
+    step = 0.012 * (max([1.0, *xs]) - min([1.0, *xs]))
+    upright = [series.label for series, points in lines if _one_cost((series, points))]
+    moved = []
+    for series, points in lines:
+        if series.label in upright:
+            shift = step * (upright.index(series.label) - (len(upright) - 1) / 2)
+            points = [(x + shift, figure) for x, figure in points]
+        moved.append((series, points))
+    return moved
+
+
+def _dense_lines(
+    panel: Panel, axes: Axes, moment: str, figure_of: Callable[[Point], Spread | None]
+) -> set[int]:
     looks, counts = styles(panel), set()
     for label, series in panel.dense.items():
         points = series.at(moment)
-        figure = _main(panel, points[0]) if points else None
+        figure = figure_of(points[0]) if points else None
         if figure is None:
             continue
         look = looks[label]

@@ -8,8 +8,10 @@ from compressbench.records import Record
 from compressbench.report.accuracy import pairs
 from compressbench.report.heat import emptied_layers, worst_classes
 from compressbench.report.numbers import MISSING, Spread, between, counted, grouped, percent, plain, seeds
-from compressbench.report.panels import Panel, Series, counterpart, paired
+from compressbench.report.panels import Panel, Point, Reading, Series, counterpart, paired
 from compressbench.report.wording import difference_unit, each_once, title_of
+
+NAMED = 8
 
 
 def provenance(panels: Sequence[Panel]) -> list[tuple[str, list[str]]]:
@@ -101,8 +103,93 @@ def summary(panel: Panel) -> list[str]:
         if reading and reading.spread:
             opening.append(f"{label[:1].upper()}{label[1:]} {name}: {_figure(reading.spread, reading.unit)}.")
     told = [opening, *(_within(panel, lead, moment) for lead in panel.leads[:4])]
+    told.append(_hypothesis(panel, moment))
+    told.append(_faster(panel, moment))
     told.append([*_random(panel, moment), *_speed(panel, moment), *_forgotten(panel, moment)])
     return [" ".join(sentences) for sentences in told if sentences]
+
+
+def _hypothesis(panel: Panel, moment: str) -> list[str]:
+    """Where a series was, on average over seeds, no later at its early stop than dense and no worse at the end."""
+    told = []
+    for series in panel.series:
+        dense = panel.dense_of(series, moment)
+        met, known = [], 0
+        for point in series.at(moment):
+            later = paired(_early(point), _early(dense))
+            change = paired(panel.main_reading(point), panel.main_reading(dense))
+            if later is None or change is None:
+                continue
+            known += 1
+            if later.mean <= 0 and change.mean >= 0:
+                met.append(percent(point.density))
+        if known:
+            where = f" ({', '.join(met)})" if met and len(met) <= NAMED else ""
+            told.append(f"{series.label} {len(met)} of {known}{where}")
+    if not told:
+        return []
+    name = title_of(panel.main[1]) if panel.main else "accuracy"
+    return [
+        f"Densities at which minimum validation loss came no later than the dense net’s and {name} at the end was "
+        f"no lower, both on average over seeds: {'; '.join(told)}."
+    ]
+
+
+def _early(point: Point | None) -> Reading | None:
+    return point.reading("learning", "early_stop_iteration") if point else None
+
+
+def _faster(panel: Panel, moment: str) -> list[str]:
+    """Where some states only hold zeros and others lost parts: which of them the clock found faster than dense."""
+    told = []
+    for environment in panel.environments:
+        removed: dict[bool, list[str]] = {True: [], False: []}
+        masked: dict[bool, list[str]] = {True: [], False: []}
+        for series in panel.series:
+            point, dense = series.lowest(moment), panel.dense_of(series, moment)
+            speed = point.reading("cost", "speedup_b1", "", environment) if point else None
+            size, whole = _parameters(point), _parameters(dense)
+            if point is None or speed is None or not speed.spread or size is None or whole is None:
+                continue
+            kind = removed if size < whole else masked
+            noise = max(_noise(point, environment), _noise(dense, environment))
+            faster = all(x > 1 + noise for x in speed.by_seed.values())
+            figure = _figure(speed.spread, "x").replace(" x (", "× (")
+            kind[faster].append(f"{series.label} at {percent(point.density)} {figure}")
+        if not any(removed.values()) or not any(masked.values()):
+            continue
+        where = f" on {environment}" if environment else ""
+        opening = f"Measured against dense{where}, batch 1, each at its lowest density:"
+        told.append(opening + _listed("faster", removed[True] + masked[True]))
+        told.append(_listed("Not faster, parts removed", removed[False]))
+        told.append(_listed("Not faster, the zeros are multiplied (runs dense)", masked[False]))
+    if told:
+        told.append(
+            "Faster: above 1 by more than the timing’s own noise, 90th percentile over median, at every seed."
+        )
+    return [sentence.strip() for sentence in told if sentence]
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return " nothing is faster." if what == "faster" else ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f" {what}: {', '.join(names[:NAMED])}{more}."
+
+
+def _parameters(point: Point | None) -> float | None:
+    """Parameters that are there, zero or not."""
+    reading = point.reading("cost", "parameters") if point else None
+    return reading.spread.mean if reading and reading.spread else None
+
+
+def _noise(point: Point | None, environment: str) -> float:
+    """How far the 90th percentile of a point's timings lies above the median, as a share of it."""
+    high = point.reading("cost", "latency_p90_b1", "", environment) if point else None
+    middle = point.reading("cost", "latency_median_b1", "", environment) if point else None
+    if not (high and middle and high.spread and middle.spread and middle.spread.mean > 0):
+        return 0.0
+    return max(0.0, high.spread.mean / middle.spread.mean - 1)
 
 
 def _forgotten(panel: Panel, moment: str) -> list[str]:

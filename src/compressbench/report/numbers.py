@@ -101,7 +101,7 @@ def _pair(mean: float, sd: float | None, unit: str, signed: bool) -> tuple[str, 
     else:
         decimals = _three_digits(scaled)
     text, unit_prefix = _signed(scaled, decimals, signed), (THIN + prefix if prefix else "")
-    if sd is None or sd == 0:
+    if sd is None or (sd == 0 and (whole or scale != 1.0 or unit not in DECIMALS)):
         return text + unit_prefix, ""
     return text, f"±{sd / scale:,.{decimals}f}".replace(",", THIN) + unit_prefix
 

@@ -18,6 +18,8 @@ from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.numbers import counted, grouped, seeds
 from compressbench.report.panels import Panel, panels
 from compressbench.report.states import (
+    CONNECTED,
+    LEARNING,
     QUALITY,
     ROBUSTNESS,
     STRUCTURE,
@@ -35,6 +37,22 @@ from compressbench.report.states import (
 from compressbench.report.tables import Table
 
 T = TypeVar("T")
+LEARNED = (
+    (
+        "early_stop_iteration",
+        ("Early stop against density", "iteration of minimum validation loss", "Lower is faster."),
+        "early_stop_vs_density",
+    ),
+    (
+        "validation_top1_by_reference_stop",
+        (
+            "Accuracy by the dense net’s early stop",
+            "validation top-1, %",
+            "At the iteration of the dense net’s own early stop, or the last validation before it.",
+        ),
+        "accuracy_by_dense_stop",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,19 @@ def _facts(records: Records, found: Sequence[Panel]) -> list[tuple[str, str]]:
 def _chapter(panel: Panel, place: int, many: int) -> Chapter:
     anchor = f"p{place + 1}-" if many > 1 else ""
     suffix = f"_{_slug(panel.model)}_{_slug(panel.dataset)}_{place + 1}" if many > 1 else ""
-    builders = (_accuracy, _side_by_side, _paired, _forgotten, _quality, _attacked, _layers, _cost, _others)
+    builders = (
+        _accuracy,
+        _learned,
+        _side_by_side,
+        _paired,
+        _connected,
+        _forgotten,
+        _quality,
+        _attacked,
+        _layers,
+        _cost,
+        _others,
+    )
     with charts.drawing():
         built = [build(panel, suffix) for build in builders]
     sections = tuple(
@@ -152,7 +182,35 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
             charts.accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
         ]
         tables.append(accuracy_table(panel, moment))
+    drawn += charts.published(panel, f"published{suffix}")
     return Section("Accuracy against size and training cost", "accuracy", _kept(drawn), (), _kept(tables))
+
+
+def _learned(panel: Panel, suffix: str) -> Section:
+    """Speed of learning: early-stop iteration, and accuracy by the dense net's early stop."""
+    moment = panel.moments[0]
+    drawn = [
+        charts.metric_vs_density(panel, moment, ("learning", metric), words, f"{stem}{suffix}")
+        for metric, words, stem in LEARNED
+    ]
+    short = thinned(panel, moment)
+    tables = [metric_table(panel, moment, "Speed of learning", LEARNING, some if short else every)]
+    more = [_all_levels(metric_table(panel, moment, "Speed of learning", LEARNING))] if short else []
+    lead = (
+        "A ticket wins if, trained alone, it reaches the dense net’s accuracy in as many iterations or fewer. "
+        "Early stop: the iteration of minimum validation loss; nothing was stopped or chosen by it."
+    )
+    return Section("Speed of learning", "learning", _kept(drawn), _kept(tables), _kept(more), lead)
+
+
+def _connected(panel: Panel, suffix: str) -> Section:
+    """Error barriers on the line between two nets."""
+    drawn = [
+        charts.error_along_path(panel, m, f"error_along_path{_moment_suffix(panel, m)}{suffix}")
+        for m in panel.moments
+    ]
+    tables = [metric_table(panel, m, "Error barrier", CONNECTED) for m in panel.moments]
+    return Section("Barriers between nets", "connectivity", _kept(drawn), _kept(tables))
 
 
 def _side_by_side(panel: Panel, suffix: str) -> Section:
@@ -255,6 +313,7 @@ def _render(**values: object) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["mark"] = lambda note, marks: marks[note][0]
     environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     # The style sheet is ours and matplotlib has escaped the charts' texts; all else passes autoescape.

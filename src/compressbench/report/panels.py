@@ -10,7 +10,7 @@ import math
 import re
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from compressbench.records import Record, Records
 from compressbench.report.numbers import Spread, spread
@@ -18,6 +18,7 @@ from compressbench.report.numbers import Spread, spread
 DENSE = "dense"
 FLOOR = "floor"
 FINAL = "final"
+PUBLISHED = "published"
 SAME_DENSITY = 1.02
 SAME_STATE = 1.1
 Key = tuple[str, str, str]
@@ -103,6 +104,7 @@ class Panel:
         main: (probe, metric) of the accuracy that charts show, or ``None``.
         environments: hardware target and machine of the timings; never averaged over.
         split: sentences on rows that could not share a series as they were.
+        published: figures from the literature, of other nets and data; in no series.
     """
 
     dataset: str
@@ -116,6 +118,7 @@ class Panel:
     environments: tuple[str, ...]
     main: tuple[str, str] | None
     split: tuple[str, ...] = ()
+    published: tuple[Record, ...] = ()
 
     @property
     def name(self) -> str:
@@ -208,9 +211,18 @@ def beside_lead(panel: Panel, series: Series, moment: str) -> Point | None:
 def panels(records: Records) -> tuple[Panel, ...]:
     """Panels in the order in which their first record appears."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
+    told: dict[tuple[str, str, str], dict[Hashable, Record]] = {}
     for row in records:
-        groups.setdefault((row.dataset, row.model, row.scale), []).append(row)
-    return tuple(_panel(rows) for rows in groups.values())
+        place = (row.dataset, row.model, row.scale)
+        if row.basis == PUBLISHED:
+            told.setdefault(place, {}).setdefault(
+                (row.group, row.series, row.density, row.value, row.note), row
+            )
+        else:
+            groups.setdefault(place, []).append(row)
+    return tuple(
+        replace(_panel(rows), published=tuple(told.get(place, {}).values())) for place, rows in groups.items()
+    )
 
 
 def conflicts(rows: Iterable[Record]) -> bool:

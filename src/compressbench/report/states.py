@@ -50,6 +50,17 @@ ROBUSTNESS = tuple(
         "pgd_probability_loyalty",
     )
 )
+LEARNING = tuple(
+    ("learning", metric)
+    for metric in (
+        "early_stop_iteration",
+        "early_stop_validation_top1",
+        "validation_top1_by_reference_stop",
+        "final_validation_top1",
+        "iterations",
+    )
+)
+CONNECTED = (("connectivity", "barrier"),)
 STRUCTURE = tuple(
     ("structure", metric)
     for metric in ("parameters", "prunable", "nonzero", "density", "density_all", "empty_layers")
@@ -290,13 +301,17 @@ def _generic_groups(panel: Panel, moment: str, probe: str, metric: str, names: l
 
 def _known(panel: Panel) -> set[tuple[str, str, bool]]:
     """(probe, metric, has a group) of all that the named tables show."""
-    known = {(p, m, False) for p, m in (*QUALITY, *ROBUSTNESS, *STRUCTURE)}
+    known = {(p, m, False) for p, m in (*QUALITY, *ROBUSTNESS, *STRUCTURE, *LEARNING, *CONNECTED)}
     known |= {("loyalty", m, False) for m, _, _ in LOYAL}
     known |= {("cost", m, False) for m in (*THEORETICAL, *ON_DISK, LOAD)}
     known |= {("cost", f"{m}_b{b}", False) for m in MEASURED for b in batches(panel)}
     known |= {("compute", m, False) for m in COMPUTE}
     known |= {("forgetting", m, True) for m in ("recall", "recall_change", "forgotten", "learned")}
-    known |= {("structure", "layer_density", True), ("accuracy", "n", False)}
+    known |= {
+        ("connectivity", "error_at", True),
+        ("structure", "layer_density", True),
+        ("accuracy", "n", False),
+    }
     if panel.main:
         known.add((*panel.main, False))
     return known
@@ -317,7 +332,7 @@ def _unit(readings: Iterable[Reading | None]) -> str:
 
 
 def _shown_unit(unit: str) -> str:
-    return {"1": "", "x": "×", "MACs": "", "load": "", "examples": ""}.get(unit, unit)
+    return {"1": "", "x": "×", "MACs": "", "load": "", "examples": "", "iterations": ""}.get(unit, unit)
 
 
 def _table(

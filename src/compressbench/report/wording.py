@@ -39,6 +39,12 @@ NAMES = {
     "train_cost_ratio": "Of reference",
     "machine_load": "Load",
     "parameters": "Parameters",
+    "early_stop_iteration": "Early stop",
+    "early_stop_validation_top1": "Validation top-1 then",
+    "validation_top1_by_reference_stop": "By dense’s stop",
+    "final_validation_top1": "At the end",
+    "iterations": "Iterations",
+    "barrier": "Barrier",
 }
 LOYALTY = (
     "L-L: label loyalty, the share of examples on which a state predicts what its dense model predicts. "
