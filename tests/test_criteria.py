@@ -22,6 +22,7 @@ from compressbench.criteria.movement import movement
 from compressbench.criteria.obd_fisher import mean_square, obd_fisher
 from compressbench.criteria.obd_hutchinson import obd_hutchinson
 from compressbench.criteria.obd_recursion import cross_entropy_seed, obd_recursion, recursion
+from compressbench.criteria.obs import obs
 from compressbench.criteria.small_final import small_final
 from compressbench.criteria.snip import snip
 from compressbench.criteria.taylor import taylor
@@ -440,9 +441,9 @@ def test_bad_settings_of_woodfisher(tiny: Given, settings: dict, line: str) -> N
 def test_blocks_that_are_too_large_are_refused(tiny: Given) -> None:
     big = {"fc.weight": torch.zeros(1).expand(300, 784)}
     with pytest.raises(
-        UserError, match=r"blocks of whole layers take 412\.2 GiB, at most 8 .*; up to 4565 fit"
+        UserError, match=r"blocks of whole layers takes 412\.2 GiB, at most 8 .* block: 4565 or less"
     ):
-        woodfisher(dataclasses.replace(tiny, weights=big), block=None)
+        obs(dataclasses.replace(tiny, weights=big))
 
 
 # --- comparisons with an earlier state, training's own scores, batch norm ---------------------------------------------

@@ -95,8 +95,8 @@ def woodfisher(
     if wanted > MOST_BYTES:
         whole = sum(w.numel() for w in given.weights.values())
         raise UserError(
-            f"criterion.block: blocks of {block or 'whole layers'} take {wanted / 2**30:.1f} GiB, at most "
-            f"{MOST_BYTES >> 30} are allowed; up to {MOST_BYTES // (8 * whole)} fit"
+            f"criterion: an inverse Fisher in blocks of {block or 'whole layers'} takes {wanted / 2**30:.1f} GiB, at "
+            f"most {MOST_BYTES >> 30} are allowed; use woodfisher with block: {MOST_BYTES // (8 * whole)} or less"
         )
     weights = {name: in_blocks(w.reshape(-1), sizes[name]) for name, w in given.weights.items()}
     inverse = {name: inverse_identity(w, damping) for name, w in weights.items()}
