@@ -17,7 +17,7 @@ from compressbench.training.reparametrise import Reparametrisation, Span, check_
 
 
 class Chosen(torch.autograd.Function):
-    """Scores forward to 0 and 1; the gradient goes straight through to all scores."""
+    """Absolute scores forward to 0 and 1; the gradient goes straight through to all of them, as in the authors' code."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, mask: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def edge_popup(
         return top(scores[name].detach().abs().masked_fill(~allowed[name], -1), counts[name]) & allowed[name]
 
     def effective(name: str) -> Any:
-        return lambda weight, training: weight * Chosen.apply(scores[name], chosen(name))
+        return lambda weight, training: weight * Chosen.apply(scores[name].abs(), chosen(name))
 
     return Reparametrisation(
         effective={n: effective(n) for n in weights},
