@@ -243,7 +243,7 @@ def test_to_a_share_of_the_macs(name: str, how: str, bench: Bench) -> None:
     ratio = small.facts["forward_macs"] / state.facts["forward_macs"]
     assert 0.45 <= ratio <= 0.5
     assert count(module_of(small), bench.dataset.shape).macs == small.facts["forward_macs"]
-    with pytest.raises(UserError, match=r"macs: 1e-06 of the net's MACs can't be reached; .* it is 0\.\d+"):
+    with pytest.raises(UserError, match=r"macs: 1e-06 of the net's MACs can't be reached; .* it is \d"):
         Channels(L1, how=how, macs=1e-6).apply(state, bench)
 
 
@@ -416,7 +416,7 @@ def test_bad_settings_are_one_line(settings, message: str) -> None:
     [
         (SPECS["padded"], "inside: true removes channels only within blocks"),
         (SPECS["functional"], "inside: true removes channels only within blocks"),
-        ({"_target_": "test_structured.Untraceable"}, "graph can't be followed"),
+        ({"_target_": "test_structured.Untraceable"}, "graph can't be traced: its output has no gradient"),
         ({"_target_": "torch.nn.Sequential"}, ""),
     ],
 )

@@ -91,7 +91,7 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
     if settings.macs is not None:
         removed = _reach(macs_of, coupled, settings.how, settings.macs, "MACs", MACS_STEPS, refine=True)
     elif settings.latency is not None:
-        ratio, runtime = _timed(base, bench, settings.target, edit_of)
+        ratio, runtime = _timed(base, bench, settings.target, module, edit_of)
         removed = _reach(ratio, coupled, settings.how, settings.latency, "latency", LATENCY_STEPS)
         flags = [f"channels chosen by a measured latency ({runtime}): another measurement may choose others"]
     else:
@@ -100,8 +100,9 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
     if saliency.compensate is not None:
         masks = {n: m & _kept(edit["cut"].get(n, {}), m) for n, m in given.masks.items()}
         base = base.with_groups(weights={**base.weights, **saliency.compensate(masks)})
+        module = module_of(base)
+    _verify(module, _thinned(module, edit, shape), edit["cut"], shape)
     result = edited(base, [edit], bench) if edit["cut"] else base
-    _verify(module_of(base), module_of(result), edit["cut"], shape)
     return result.with_facts(flags=[*state.facts.get("flags", []), *flags])
 
 
@@ -129,9 +130,11 @@ def blocks(state: State, bench: Bench, settings: Any) -> State:
             f"fraction: {settings.fraction} would leave no weight at all; a smaller one is wanted"
         )
     base = state.with_groups(optimizer={})
-    result = edited(base, [{"drop": [path for path in found if path in gone]}], bench) if gone else base
-    _runs(module_of(result), _sample(shape), forward(module, _sample(shape)).logits, "blocks")
-    return result
+    if not gone:
+        return base
+    edit = {"drop": [path for path in found if path in gone]}
+    _thinned(module, edit, shape, "choose others by blocks: PATTERN")
+    return edited(base, [edit], bench)
 
 
 def edited(state: State, edits: Sequence[Edit], bench: Bench) -> State:
@@ -224,8 +227,8 @@ def _coupled(
     """The groups of channels of a net that may be thinned, in the order of the tracing."""
     traced = copy.deepcopy(module)
     found = []
+    graph = _graph(traced, shape)
     with _telling("can't be followed"):
-        graph = _graph(traced, shape)
         names = {part: name for name, part in traced.named_modules()}
         for group in graph.get_all_groups():
             if _separable(group, graph, inside):
@@ -251,27 +254,32 @@ def _graph(module: nn.Module, shape: Sequence[int]) -> Any:
     module.eval()
     for p in module.parameters():
         p.requires_grad_(p.is_floating_point())
-    with warnings.catch_warnings(), torch.enable_grad():
+    hint = "prune single weights of such a net"
+    with _telling("can't be traced", hint), warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         return torch_pruning.DependencyGraph().build_dependency(
             module,
             _sample(shape),
-            forward_fn=lambda net, inputs: (
-                forward(net, inputs).logits * 1.0
-            ),  # the output is a node of its own
+            forward_fn=_logits,
             verbose=False,
         )
 
 
+def _logits(module: nn.Module, inputs: Tensor) -> Tensor:
+    """The output as a node of its own, whatever made it."""
+    logits = forward(module, inputs).logits
+    if not logits.requires_grad:
+        raise UserError("its output has no gradient")
+    return logits * 1.0
+
+
 @contextmanager
-def _telling(what: str) -> Iterator[None]:
+def _telling(what: str, hint: str = INSIDE) -> Iterator[None]:
     try:
         yield
-    except UserError:
-        raise
     except _ANYTHING as error:
         reason = [*str(error).splitlines(), type(error).__name__][0] or type(error).__name__
-        raise UserError(f"channels: the net's graph {what}: {reason[:120]}; {INSIDE}") from error
+        raise UserError(f"channels: the net's graph {what}: {reason[:120]}; {hint}") from error
 
 
 def _separable(group: Any, graph: Any, inside: bool) -> bool:
@@ -331,8 +339,8 @@ def _normal(group: Coupled) -> Tensor:
 def _edit(module: nn.Module, shape: Sequence[int], coupled: Sequence[Coupled], removed: Removed) -> Edit:
     """What stays of every tensor, read from a pruned copy whose tensors hold their own positions."""
     traced = copy.deepcopy(module)
+    graph = _graph(traced, shape)
     with _telling("can't be thinned"):
-        graph = _graph(traced, shape)
         with torch.no_grad():
             for tensor in _floats(traced).values():
                 tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
@@ -425,7 +433,11 @@ def _reach(
 
 
 def _timed(
-    state: State, bench: Bench, target: Mapping[str, Any], edit_of: Callable[[Removed], Edit]
+    state: State,
+    bench: Bench,
+    target: Mapping[str, Any],
+    module: nn.Module,
+    edit_of: Callable[[Removed], Edit],
 ) -> tuple[Callable[[Removed], float], str]:
     """(shrunk net's median latency over the whole one's, both timed in turns; what on, in words)."""
     from compressbench.views import View
@@ -442,7 +454,9 @@ def _timed(
     whole = lowered(state)
 
     def ratio(removed: Removed) -> float:
-        before, after = device.time([whole, lowered(edited(state, [edit_of(removed)], bench))], batch)
+        edit = edit_of(removed)
+        _thinned(module, edit, bench.dataset.shape)
+        before, after = device.time([whole, lowered(edited(state, [edit], bench))], batch)
         return after.median / before.median
 
     return ratio, f"{whole.runtime}, batch {batch}"
@@ -452,30 +466,31 @@ def _sample(shape: Sequence[int]) -> Tensor:
     return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _runs(module: nn.Module, sample: Tensor, like: Tensor, what: str) -> Tensor:
-    """The logits, verified to be of the wanted shape and finite."""
-    hint = INSIDE if what == "channels" else "choose others by blocks: PATTERN"
-    try:
-        with torch.no_grad():
-            logits = forward(module, sample).logits
-    except _ANYTHING as error:
-        reason = [*str(error).splitlines(), type(error).__name__][0][:120]
-        raise UserError(f"{what}: the net doesn't run without them: {reason}; {hint}") from error
+def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str = INSIDE) -> nn.Module:
+    """A copy of the module with the edit made; it runs, and gives finite logits of the same shape."""
+    what = {"cut": "channels", "drop": "blocks"}[next(iter(edit))]
+    small, sample = cut_module(copy.deepcopy(module), edit), _sample(shape)
+    with torch.no_grad():
+        like = forward(module, sample).logits
+        try:
+            logits = forward(small, sample).logits
+        except _ANYTHING as error:
+            reason = [*str(error).splitlines(), type(error).__name__][0][:120]
+            raise UserError(f"{what}: the net doesn't run without them: {reason}; {hint}") from error
     if logits.shape != like.shape or not bool(logits.isfinite().all()):
         raise UserError(
             f"{what}: the net without them gives no logits of the same shape, or none finite; {hint}"
         )
-    return logits
+    return small
 
 
 def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int]) -> None:
     """Compares the shrunk net with the whole one, in which all that was cut is zero."""
-    sample = _sample(shape)
+    zeroed, sample = copy.deepcopy(whole), _sample(shape)
     with torch.no_grad():
-        for name, parameter in whole.named_parameters():
+        for name, parameter in zeroed.named_parameters():
             if name in cut:
                 parameter.mul_(_kept(cut[name], parameter))
-        before = forward(whole, sample).logits
-    after = _runs(shrunk, sample, before, "channels")
+        before, after = forward(zeroed, sample).logits, forward(shrunk, sample).logits
     if not bool((after - before).abs().max() <= AGREE * before.abs().max().clamp(min=AGREE)):
         raise UserError(f"channels: the net without them differs from the net with them at zero; {INSIDE}")

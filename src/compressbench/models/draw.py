@@ -43,6 +43,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
         "density": 1.0,
         "prunable": {name: p.numel() for name, p in named.items()},
         "whole": sum(p.numel() for p in named.values()),
+        "whole_parameters": counts.parameters,
         "forward_macs": counts.macs,
         "examples": 0,
         "macs": 0,

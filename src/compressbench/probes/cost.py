@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 DENSE = "no speed-up: runs dense"
+SMALLER = "by its smaller shape alone: its zeros run dense"
 
 
 @dataclass(frozen=True)
 class Cost:
     """Parameters and MACs; bytes dense and with zeros left out; latency, throughput and speed-up."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: a smaller net with zeros is not called dense
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject; speed-up is the reference's median latency over the subject's, timed in turns."""
@@ -68,7 +69,7 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
             continue
         timings = target.time(ready, batch)
         yield from _latencies(timings[0], lowered[0].runtime)
-        yield _speedup(timings, same, _pretends(subject, lowered[0]), refused)
+        yield _speedup(timings, same, _caution(subject, lowered[0]), refused)
         if timings[0].load is not None and batch == target.batches[0]:
             yield Metric("machine_load", timings[0].load, "load", note=timings[0].busy)
 
@@ -82,21 +83,23 @@ def _latencies(timing: Timing, runtime: str) -> Iterable[Metric]:
         yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", n=n, note=note)
 
 
-def _speedup(timings: Sequence[Timing], same: bool, pretends: bool, refused: Sequence[str]) -> Metric:
+def _speedup(timings: Sequence[Timing], same: bool, caution: str, refused: Sequence[str]) -> Metric:
     name, n = f"speedup_b{timings[0].batch}", len(timings[0].seconds)
     if same:
         return Metric(name, 1.0, "x", "computed", note="the reference itself")
     if refused:
         return Metric(name, None, "x", note=f"reference: {refused[0]}")
-    notes = [DENSE] if pretends else []
+    notes = [caution] if caution else []
     notes += [timings[0].busy] if timings[0].busy else []
     return Metric(name, timings[1].median / timings[0].median, "x", n=n, note="; ".join(notes))
 
 
-def _pretends(subject: View, lowered: Lowered) -> bool:
-    """Does it have zero weights that the target multiplies by all the same?"""
+def _caution(subject: View, lowered: Lowered) -> str:
+    """What is to be said of zero weights that the target multiplies by all the same; empty if there are none."""
     from compressbench.models.build import prunable
 
-    if lowered.skips_zeros:
-        return False
-    return any(int(w.count_nonzero()) < w.numel() for w in prunable(subject.module).values())
+    if lowered.skips_zeros or all(
+        int(w.count_nonzero()) == w.numel() for w in prunable(subject.module).values()
+    ):
+        return ""
+    return SMALLER if subject.state.edits else DENSE
