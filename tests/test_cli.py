@@ -125,6 +125,41 @@ def test_the_console_script_exits_with_two(tmp_path: Path) -> None:
     assert "lth_resnet" in done.stderr
 
 
+PRUNE = "recipe.stages.magnitude.stages.prune"
+BAD_PRUNING = [
+    ((f"{PRUNE}.criterion=talyor",), ("there is no 'talyor' in criteria", "taylor")),
+    ((f"{PRUNE}.scope=n_m",), ("2:4 removes 50%", "fraction=null")),
+    ((f"{PRUNE}.grain=cube",), ("there is no 'cube' in grains",)),
+    (
+        (f"{PRUNE}.scope=n_m", "recipe.stages.magnitude.values=[null]"),
+        ("has 1 inputs, no multiple of 4", "rates"),
+    ),
+    (("recipe.fractions=[0.9999999]",), ("would leave none of the",)),
+    (
+        (f"{PRUNE}.criterion=obd_recursion",),
+        ("obd_recursion", "use obd_fisher"),
+    ),
+    ((f"{PRUNE}.criterion=movement",), ("movement", "reparametrise")),
+    ((f"{PRUNE}.criterion=magnitude_increase",), ("needs", "magnitude_increase")),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD_PRUNING, ids=[a[0] for a, _ in BAD_PRUNING])
+def test_bad_pruning_is_one_clear_line(overrides, words, command: Command) -> None:
+    light = (
+        "evaluation=none",
+        "recipe.length=1it",
+        "recipe.compare.floor=false",
+        "recipe.stages.random=null",
+    )
+    done = command("run", "recipe=one_shot", *SMOKE, *light, "~recipe.compare.series.random", *overrides)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
 OUTSIDE = """
 import torch
 from torch import nn

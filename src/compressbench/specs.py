@@ -52,6 +52,8 @@ Criterion = Mapping[str, Any]
 Scope = Mapping[str, Any]
 Grain = Mapping[str, Any]
 SHORT = {"Criterion": "criteria", "Scope": "scopes", "Grain": "grains"}
+# What the caller of each fills in itself.
+GIVEN = {"Criterion": ("given",), "Scope": ("units", "fraction", "of", "rates"), "Grain": ()}
 
 
 class Ref(str):
@@ -201,7 +203,7 @@ def expand(value: Any, where: str = "") -> Any:
     ``magnitude`` as a criterion becomes ``compressbench.criteria.magnitude.magnitude``.
 
     Raises:
-        UserError: there is no such file; names the nearest.
+        UserError: there is no such file (names the nearest), or a setting without a default is missing.
     """
     if is_spec(value):
         seen = signature(str(value[TARGET]))
@@ -209,10 +211,11 @@ def expand(value: Any, where: str = "") -> Any:
         for name, inner in value.items():
             annotation = seen.parameters[name].annotation if seen and name in seen.parameters else ""
             place = f"{where}.{name}"
-            if isinstance(inner, str) and annotation in SHORT:
-                out[name] = _named(inner, SHORT[annotation], place)
-            else:
-                out[name] = expand(inner, place)
+            if annotation in SHORT and isinstance(inner, str):
+                inner = _named(inner, SHORT[annotation], place)
+            if annotation in SHORT and is_spec(inner):
+                _complete(inner, GIVEN[annotation], place)
+            out[name] = expand(inner, place)
         return out
     if isinstance(value, Mapping):
         return {str(k): expand(v, f"{where}.{k}") for k, v in value.items()}
@@ -229,6 +232,21 @@ def _named(word: str, folder: str, where: str) -> dict[str, Any]:
         known = [f.rstrip("_") for f in files if signature(f"{OWN}.{folder}.{f}.{f}") is not None]
         raise UserError(f"{where}: there is no {word!r} in {folder}; {nearest(word, known)}")
     return {TARGET: target, PARTIAL: True}
+
+
+def _complete(spec: Mapping[str, Any], given: tuple[str, ...], where: str) -> None:
+    private = any(part.startswith("_") for part in str(spec[TARGET]).split("."))
+    seen = None if private else signature(str(spec[TARGET]))
+    missing = [
+        k
+        for k, p in (seen.parameters.items() if seen else ())
+        if p.required and k not in given and k not in spec
+    ]
+    if missing:
+        raise UserError(
+            f"{where}: {spec[TARGET]} needs {', '.join(missing)}; "
+            f"write {{{TARGET}: {spec[TARGET]}, {PARTIAL}: true, {missing[0]}: ...}}"
+        )
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
