@@ -495,3 +495,82 @@ def test_random_channels_come_from_seed_and_stage(bench: Bench) -> None:
     other = Channels(RANDOM, fraction=0.5).apply(state, dataclasses.replace(bench, seed=1))
     assert json.dumps(one.edits) == json.dumps(two.edits) != json.dumps(other.edits)
     assert snapshot(module_of(one)).keys() == state.weights.keys()
+
+
+def lineage(levels: int, outputs: Path):
+    """init, warm, dense, then levels of: channels out, single weights out, rewound to warm, trained."""
+    from compressbench.cli.run import composed
+    from compressbench.experiment import prepare
+
+    config = composed(
+        ["recipe=one_shot", "scale=smoke", "hardware=cpu1", "evaluation=quick", f"outputs={outputs}"]
+    )
+    sgd = config["recipe"]["stages"]["dense"]
+    stages = "compressbench.stages"
+    block = {
+        "shrink": {"_target_": f"{stages}.shrink.Channels", "criterion": "magnitude", "fraction": 0.3},
+        "prune": {"_target_": f"{stages}.prune.Prune", "criterion": "magnitude", "fraction": 0.3},
+        "rewind": {"_target_": f"{stages}.rewind.Weights", "to": "warm"},
+        "retrain": {**sgd, "length": "20it", "start": "5it"},
+    }
+    config["recipe"] = {
+        "name": "composed",
+        "stages": {
+            "init": config["recipe"]["stages"]["init"],
+            "warm": {**sgd, "length": "20it", "stop": "5it"},
+            "dense": {**sgd, "length": "20it", "start": "5it"},
+            "level": {"_target_": f"{stages}.repeat.Repeat", "times": levels, "stages": block},
+        },
+        "compare": {"reference": "dense", "series": {"small": "level*.retrain"}},
+    }
+    return prepare(config)
+
+
+def test_channels_then_single_weights_then_rewound_killed_and_restarted(tmp_path: Path) -> None:
+    from compressbench.execute import Executor, Watcher
+    from compressbench.experiment import execute
+
+    def rows(records):
+        return [dataclasses.asdict(r) for r in records if r.probe != "cost" and not r.is_timing]
+
+    cold = lineage(2, tmp_path / "a")
+    records = execute(cold, Watcher(), [])
+    execute(lineage(1, tmp_path / "b"), Watcher(), [])
+
+    class Killed(BaseException):
+        pass
+
+    class Killing(Watcher):
+        def working(self, name: str, words: str):
+            if name == "level2.rewind":
+                raise Killed
+            return super().working(name, words)
+
+    with pytest.raises(Killed):
+        execute(lineage(2, tmp_path / "b"), Killing(), [])
+    warm = lineage(2, tmp_path / "b")
+    assert rows(execute(warm, Watcher(), [])) == rows(records)
+    assert Executor(warm.plan, warm.store, warm.setting, Watcher()).missing_states() == []
+    for node in cold.plan.nodes:
+        one, other = cold.store.load(node.key), warm.store.load(node.key)
+        assert one is not None
+        assert other is not None
+        assert one.edits == other.edits
+        assert all(
+            torch.equal(t, other.tensors[g][n]) for g, ts in one.tensors.items() for n, t in ts.items()
+        )
+    begin = cold.store.load(cold.plan.node("warm").key)
+    back = cold.store.load(cold.plan.node("level2.rewind").key)
+    assert begin is not None
+    assert back is not None
+    assert len(back.edits) == 2
+    old, momentum = begin.weights, begin.group("optimizer")
+    assert momentum
+    for edit in back.edits:
+        momentum = cut_tensors(momentum, edit, old)
+        old = cut_tensors(old, edit)
+    for name, weight in back.weights.items():
+        assert torch.equal(weight, old[name] * back.masks.get(name, torch.ones_like(old[name])))
+    assert all(torch.equal(t, momentum[n]) for n, t in back.group("optimizer").items())
+    densities = [r.density for r in records.where(metric="top1", series="small")]
+    assert 1 > densities[0] > densities[1] > 0
