@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from compressbench import specs
 from compressbench.errors import UserError
 from compressbench.execute import Executor, history_key
 from compressbench.plan import Measure, Node
@@ -31,7 +32,9 @@ def estimate(
         if known is not None:
             total += known
         elif isinstance(node.stage, Train) and not node.stage.checkpoint:
-            model = digest([_top(ready, node).spec, node.stage.batch_size, node.stage.precision])
+            stage = node.stage
+            methods = {n: m[specs.TARGET] for n, m in stage.reparametrise.items()}
+            model = digest([_top(ready, node).spec, stage.batch_size, stage.precision, methods])
             if model not in per_step:
                 per_step[model] = _trial(ready, executor, node)
             tried[node.name] = per_step[model] * _iterations(node.stage, ready)
@@ -73,11 +76,11 @@ def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     top = _top(ready, node)
     bench = replace(executor.bench(), seed=node.seed, name="estimate")
     state = top.stage.apply(None, bench)
-    trial = replace(node.stage, start=None, stop="2it", length="1000000it", validate=None, warmup=None)
+    trial = replace(node.stage, start=None, stop=None, length="2it", validate=None, warmup=None)
     try:
         trial.apply(state, bench)
         began = time.monotonic()
-        replace(trial, stop=f"{TRIAL}it").apply(state, bench)
+        replace(trial, length=f"{TRIAL}it").apply(state, bench)
         return (time.monotonic() - began) / TRIAL
     except UserError as error:
         raise type(error)(f"stage {node.name}: {error}") from error
