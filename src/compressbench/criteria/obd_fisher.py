@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compressbench.criteria.curvature import deletion_costs
-from compressbench.criteria.given import Given, Scores
+from compressbench.criteria.given import Given, Saliency
 from compressbench.criteria.gradients import batches, differentiable, finite, per_example
 
 
@@ -24,7 +24,7 @@ def mean_square(gradients: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: t / count for name, t in total.items()}
 
 
-def obd_fisher(given: Given, examples: int = 1024, split: str = "train") -> Scores:
+def obd_fisher(given: Given, examples: int = 1024, split: str = "train") -> Saliency:
     """h w^2 / 2 with h the mean squared gradient of the loss of one example, labels as they are (empirical).
 
     On data that the net fits perfectly it vanishes; ``split: validation`` then says more.
@@ -38,4 +38,7 @@ def obd_fisher(given: Given, examples: int = 1024, split: str = "train") -> Scor
     """
     module, parameters = differentiable(given)
     diagonal = mean_square(per_example(module, parameters, batches(given, examples, split), given.bench.task))
-    return finite(deletion_costs(given.weights, {n: h.cpu() for n, h in diagonal.items()}), "obd_fisher")
+    return Saliency(
+        finite(deletion_costs(given.weights, {n: h.cpu() for n, h in diagonal.items()}), "obd_fisher"),
+        predicts_loss=True,
+    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from compressbench.criteria.curvature import deletion_costs, hutchinson
-from compressbench.criteria.given import Given, Scores
+from compressbench.criteria.given import Given, Saliency
 from compressbench.criteria.gradients import batches, differentiable, finite
 from compressbench.errors import UserError
 from compressbench.outputs import forward
 
 
-def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", probes: int = 8) -> Scores:
+def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", probes: int = 8) -> Saliency:
     """h w^2 / 2 with h the mean of z * (H z) over random signs z, clamped at 0; H is the Hessian of the mean loss.
 
     The estimate of entry i has the variance sum over j of H_ij^2 / ``probes``; an estimate below 0 says "free to go".
@@ -41,4 +41,4 @@ def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", pro
         for sum_, part in zip(total, hutchinson(loss, parameters, signs), strict=True):
             sum_ += part
     diagonal = {name: t.clamp(min=0).cpu() for name, t in zip(named, total, strict=True)}
-    return finite(deletion_costs(given.weights, diagonal), "obd_hutchinson")
+    return Saliency(finite(deletion_costs(given.weights, diagonal), "obd_hutchinson"), predicts_loss=True)

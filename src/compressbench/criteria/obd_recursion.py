@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressbench.criteria.curvature import deletion_costs
-from compressbench.criteria.given import Given, Scores
+from compressbench.criteria.given import Given, Saliency
 from compressbench.criteria.gradients import batches, differentiable, finite
 from compressbench.errors import UserError
 
@@ -157,7 +157,7 @@ def cross_entropy_seed(logits: Tensor) -> Tensor:
     return p * (1 - p)
 
 
-def obd_recursion(given: Given, examples: int = 1024, split: str = "train") -> Scores:
+def obd_recursion(given: Given, examples: int = 1024, split: str = "train") -> Saliency:
     """h w^2 / 2 with h from the recursion, mean over examples.
 
     Args:
@@ -172,4 +172,7 @@ def obd_recursion(given: Given, examples: int = 1024, split: str = "train") -> S
     for inputs, labels, share in batches(given, examples, split):
         for name, own in recursion(module, inputs, cross_entropy_seed).items():
             total[name] += own * share / len(labels)
-    return finite(deletion_costs(given.weights, {n: h.cpu() for n, h in total.items()}), "obd_recursion")
+    return Saliency(
+        finite(deletion_costs(given.weights, {n: h.cpu() for n, h in total.items()}), "obd_recursion"),
+        predicts_loss=True,
+    )

@@ -120,4 +120,4 @@ def woodfisher(
         return out
 
     scores = {name: back(saliency(inverse[name], w), name) for name, w in weights.items()}
-    return Saliency(finite(scores, "woodfisher"), compensate)
+    return Saliency(finite(scores, "woodfisher"), compensate, predicts_loss=True)

@@ -119,6 +119,7 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         curve=[*_before(facts, run.start), *live.curve],
         dtype="bf16" if run.autocast else "fp32",
         optimizer=settings.optimizer[TARGET],
+        predicted_loss_increase=None,
     )
 
 
