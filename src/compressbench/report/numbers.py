@@ -90,7 +90,7 @@ def _pair(mean: float, sd: float | None, unit: str, signed: bool) -> tuple[str, 
     if not math.isfinite(mean):
         return str(mean), ""
     prefix, scale = "", 1.0
-    whole = unit in ("1", "bytes", "MACs", "") and float(mean).is_integer()
+    whole = unit in ("1", "bytes", "MACs", "iterations", "") and float(mean).is_integer()
     if unit in ("bytes", "MACs") or (whole and abs(mean) >= 1e5) or abs(mean) >= 1e6:
         scale, prefix = next(((s, p) for s, p in SCALES if abs(mean) >= s), (1.0, ""))
     scaled = mean / scale
