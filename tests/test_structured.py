@@ -574,3 +574,35 @@ def test_channels_then_single_weights_then_rewound_killed_and_restarted(tmp_path
     assert all(torch.equal(t, momentum[n]) for n, t in back.group("optimizer").items())
     densities = [r.density for r in records.where(metric="top1", series="small")]
     assert 1 > densities[0] > densities[1] > 0
+
+
+def test_probes_count_against_the_net_as_drawn(bench: Bench) -> None:
+    from compressbench.hardware.torch_cpu import TorchCPU
+    from compressbench.probes.cost import DENSE, SMALLER, Cost
+    from compressbench.probes.forgetting import Forgetting
+    from compressbench.probes.structure import Structure
+    from compressbench.views import View
+
+    state = shaken("resnet20", bench)
+    small = Blocks(L1, fraction=0.15).apply(Channels(L1, fraction=0.5).apply(state, bench), bench)
+    sparse = prune(small, bench, Prune(**PRUNE, fraction=0.5))
+    zeros = prune(state, bench, Prune(**PRUNE, fraction=0.5))
+    bench = dataclasses.replace(bench, target=TorchCPU(1, (1,), 0.01))
+    dense = View(state, bench)
+    for subject, caution in ((small, ""), (sparse, SMALLER), (zeros, DENSE)):
+        view = View(subject, bench)
+        found = {(m.name, m.group): m for m in Structure().measure(view, dense, bench)}
+        assert found["density", ""].value == pytest.approx(100 * subject.facts["density"])
+        assert found["density", ""].value < found["density_all", ""].value < 100
+        assert {g for n, g in found if n == "layer_density"} == set(state.facts["prunable"])
+        (speed,) = (m for m in Cost().measure(view, dense, bench) if m.name == "speedup_b1")
+        assert (caution or "dense") in speed.note if caution else "dense" not in speed.note
+        assert list(Forgetting().measure(view, dense, bench))
+    gone = small.edits[1]["drop"][0]
+    layers = {
+        m.group: m.value
+        for m in Structure().measure(View(small, bench), dense, bench)
+        if m.name == "layer_density"
+    }
+    assert layers[f"{gone}.conv1.weight"] == 0
+    assert layers["conv1.weight"] == 50

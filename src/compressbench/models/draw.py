@@ -42,6 +42,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
     facts = {
         "density": 1.0,
         "prunable": {name: p.numel() for name, p in named.items()},
+        "drawn": {name: p.numel() for name, p in named.items()},
         "whole": sum(p.numel() for p in named.values()),
         "whole_parameters": counts.parameters,
         "forward_macs": counts.macs,

@@ -18,8 +18,8 @@ class Structure:
     """Parameters, density by both denominators in use, density per layer, emptied layers.
 
     Prunable weights are those of convolutions and linear layers. ``density`` is the share of them that is not
-    zero, ``density_all`` the share of all parameters: papers quote either. Both count against the net as it was
-    drawn, so that a removed channel counts like one at zero.
+    zero, ``density_all`` the share of all parameters: papers quote either. All densities count against the
+    net as it was drawn, so that a removed channel counts like one at zero.
     """
 
     VERSION: ClassVar[int] = 2  # 2: removed channels count
@@ -33,16 +33,16 @@ class Structure:
         sizes = {name: w.numel() for name, w in weights.items()}
         kept = {name: int(w.count_nonzero()) for name, w in weights.items()}
         size, nonzero = sum(sizes.values()), sum(kept.values())
-        whole = subject.state.facts.get("whole", size)
+        facts = subject.state.facts
         yield Metric("parameters", total, "1", "theoretical")
         yield Metric("prunable", size, "1", "theoretical")
         yield Metric("nonzero", nonzero, "1", "theoretical", note="of the prunable weights")
-        yield _share("density", nonzero, whole, "of the prunable weights")
-        yield _share(
-            "density_all", left, subject.state.facts.get("whole_parameters", total), "of all parameters"
-        )
-        for name, count in sizes.items():
-            yield _share("layer_density", kept[name], count, "", group=name)
+        yield _share("density", nonzero, facts.get("whole", size), "of the prunable weights")
+        yield _share("density_all", left, facts.get("whole_parameters", total), "of all parameters")
+        for name, count in facts.get("drawn", sizes).items():
+            yield _share(
+                "layer_density", kept.get(name, 0), count, "" if name in kept else "removed", group=name
+            )
         empty = [name for name in sizes if not kept[name]]
         note = f"flagged: {', '.join(empty)}" if empty else ""
         yield Metric("empty_layers", len(empty), "1", "theoretical", note=note)

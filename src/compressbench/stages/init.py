@@ -26,7 +26,7 @@ class Init:
 
     model: Mapping[str, Any]
     BEGINS: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 2  # 2: the state knows its whole number of prunable weights
+    VERSION: ClassVar[int] = 2  # 2: the state knows the sizes of the net as drawn
 
     def __post_init__(self) -> None:
         for key in self.model:
