@@ -421,7 +421,7 @@ def _apart(
 ) -> list[tuple[Series, list[tuple[float, Spread]]]]:
     """Series that stand at one place side by side instead of on top of each other."""
     xs = [x for _, points in lines for x, _ in points]
-    step = 0.012 * (max([1.0, *xs]) - min([1.0, *xs]))
+    step = 0.012 * max(max([1.0, *xs]) - min([1.0, *xs]), 0.1)
     upright = [series.label for series, points in lines if _one_cost((series, points))]
     moved = []
     for series, points in lines:

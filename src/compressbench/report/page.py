@@ -197,8 +197,8 @@ def _learned(panel: Panel, suffix: str) -> Section:
     tables = [metric_table(panel, moment, "Speed of learning", LEARNING, some if short else every)]
     more = [_all_levels(metric_table(panel, moment, "Speed of learning", LEARNING))] if short else []
     lead = (
-        "A ticket wins if, trained alone, it reaches the dense net’s accuracy in as many iterations or fewer. "
-        "Early stop: the iteration of minimum validation loss; nothing was stopped or chosen by it."
+        "Early stop: the iteration of minimum validation loss; nothing was stopped or chosen by it. By the lottery "
+        "ticket hypothesis a subnetwork, trained alone, reaches the dense net’s accuracy in as many iterations or fewer."
     )
     return Section("Speed of learning", "learning", _kept(drawn), _kept(tables), _kept(more), lead)
 
