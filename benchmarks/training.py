@@ -7,6 +7,8 @@ Each arm is a process of its own, taking turns, because ours changes the allocat
 The bare loop is what a research repository does: float NCHW tensors in memory, ``torch.optim.SGD`` (or Adam) with its
 defaults, batch norm, no mask. Ours is the whole Train stage on the store-less bench: uint8 data, encoding per batch,
 channels_last, fused optimiser, seeds per step, checks of the loss; masks on every weight where the line says so.
+
+Last, what gradual pruning by magnitude costs: a training that prunes after every step against one that never does.
 """
 
 from __future__ import annotations
@@ -127,6 +129,35 @@ def ratios(title: str, arms: tuple[str, ...], steps: int, seconds: float) -> Non
         )
 
 
+def gradual(title: str, steps: int) -> None:
+    """What one pruning of a gradual schedule takes, and its share of a step when it comes every 100 steps."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    model, shape, batch, adam = CASES[title]
+    bench = bench_of(shape, 6000)
+    state = drawn(model, bench)
+    folder = "compressbench.training.reparametrisations.gradual.gradual"
+    spec = {specs.TARGET: folder, "criterion": "magnitude", "scope": "global", "grain": "weight"}
+    often = {"gradual": specs.expand({**spec, "start": 0.0, "stop": 1.0, "every": "1it"})}
+    never = {"gradual": specs.expand({**spec, "start": 1.0, "stop": 1.0, "every": "1it"})}
+    optimizer = {specs.TARGET: f"torch.optim.{'Adam' if adam else 'SGD'}", specs.PARTIAL: True}
+    times: dict[str, list[float]] = {"never": [], "often": []}
+    for _ in range(4):
+        for arm, methods in (("never", never), ("often", often)):
+            stage = Train(
+                length=f"{steps}it", batch_size=batch, lr=1e-3, optimizer=optimizer, validate=None,
+                reparametrise=methods,
+            )  # fmt: skip
+            began = time.process_time()
+            stage.apply(state, bench)
+            times[arm].append((time.process_time() - began) / steps)
+    step, more = min(times["never"]), min(times["often"])
+    print(
+        f"  gradual: a pruning {1000 * (more - step):.2f} ms, {(more - step) / step:.0%} of a step, "
+        f"{(more - step) / step / 100:.2%} when every 100 steps"
+    )
+
+
 RESNET = {
     "_target_": "compressbench.models.resnet.CifarResNet",
     "depth": 20,
@@ -150,6 +181,7 @@ def main() -> None:
     for title, (_, _, _, adam) in CASES.items():
         print(title)
         ratios(title, ("bare", "fp32", "fp32, masks", "bf16"), 400 if adam else 8, args.seconds)
+        gradual(title, 100 if adam else 8)
 
 
 if __name__ == "__main__":
