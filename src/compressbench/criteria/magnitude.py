@@ -6,5 +6,5 @@ from compressbench.criteria.given import Given, Scores
 
 
 def magnitude(given: Given) -> Scores:
-    """|w| of every prunable weight."""
+    """|w| of every prunable weight; what Zhou et al. 2019 call large final."""
     return {name: w.abs() for name, w in given.weights.items()}

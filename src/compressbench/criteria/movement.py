@@ -17,6 +17,6 @@ def movement(given: Given) -> Scores:
     if missing:
         raise UserError(
             f"criterion movement: the state has no movement of {missing[0]}; it is summed up in training: add "
-            "reparametrise@recipe.stages.NAME.reparametrise.movement=movement to the train stage just before"
+            "+reparametrise@recipe.stages.NAME.reparametrise.movement=movement to the train stage just before"
         )
     return {name: found[name] for name in given.weights}

@@ -11,15 +11,16 @@ from compressbench.errors import UserError
 from compressbench.outputs import forward
 
 
-def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", probes: int = 8) -> Saliency:
+def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", probes: int = 2) -> Saliency:
     """h w^2 / 2 with h the mean of z * (H z) over random signs z, clamped at 0; H is the Hessian of the mean loss.
 
-    The estimate of entry i has the variance sum over j of H_ij^2 / ``probes``; an estimate below 0 says "free to go".
+    The estimate of entry i has the variance sum of H_ij^2 over all other j, over the number of z; the signs are drawn
+    anew for every batch of 128, so more examples help as more probes do. One below 0 says "free to go".
 
     Args:
         examples: how many are drawn; all there are if fewer.
         split: ``train`` or ``validation``.
-        probes: how many z.
+        probes: how many z a batch.
 
     Raises:
         UserError: see ``gradients.batches``; fewer than one probe; scores that are not finite.
@@ -28,15 +29,15 @@ def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", pro
         raise UserError(f"criterion.probes: {probes!r} is not a whole number of at least 1")
     module, named = differentiable(given)
     parameters = list(named.values())
-    signs = [
-        [
-            torch.randint(0, 2, p.shape, generator=given.generator(f"{name} probe {k}")).to(p) * 2 - 1
-            for name, p in named.items()
-        ]
-        for k in range(probes)
-    ]
     total = [torch.zeros_like(p, requires_grad=False) for p in parameters]
-    for inputs, labels, share in batches(given, examples, split):
+    for place, (inputs, labels, share) in enumerate(batches(given, examples, split)):
+        signs = [
+            [
+                torch.randint(0, 2, p.shape, generator=given.generator(f"{name} {place} {k}")).to(p) * 2 - 1
+                for name, p in named.items()
+            ]
+            for k in range(probes)
+        ]
         loss = share * given.bench.task.loss(forward(module, inputs), labels)
         for sum_, part in zip(total, hutchinson(loss, parameters, signs), strict=True):
             sum_ += part
