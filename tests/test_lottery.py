@@ -243,3 +243,20 @@ def test_batch_norm_statistics_are_mixed_too(bench: Bench):
     other = one.with_groups(weights={n: w + 1 if "running" in n else w for n, w in one.weights.items()})
     mixed = interpolated(one.weights, other.weights, 0.25)
     assert all(torch.allclose(mixed[n], w + 0.25) for n, w in one.weights.items() if "running" in n)
+
+
+def test_a_moment_gets_the_probe_it_asks_for_and_the_end_does_not(tmp_path):
+    from compressbench.cli.run import composed
+    from compressbench.execute import Executor, Watcher
+    from compressbench.experiment import prepare
+
+    def asked(*overrides: str) -> dict[str, bool]:
+        words = ["recipe=lth_rewind", "scale=smoke", "hardware=cpu1", f"outputs={tmp_path}", *overrides]
+        ready = prepare(composed(words))
+        executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
+        return {m.moment: "connectivity" in executor.probes_of(m) for m in ready.plan.measures}
+
+    twins = ("dense twins", "sparse twins from init", "sparse twins from later")
+    assert asked() == {"final": False, **dict.fromkeys(twins, True)}
+    assert asked("evaluation=full") == {"final": True, **dict.fromkeys(twins, True)}
+    assert not any(asked("evaluation=none").values())

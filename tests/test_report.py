@@ -747,3 +747,159 @@ def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, capsys, argv, words)
         command.main(argv)
     assert dispatch(["report", *argv]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+# Lottery tickets, barriers, published figures, what the clock found
+
+
+def lottery(early: dict[str, float], top1: dict[str, float]) -> Records:
+    rows = []
+    for series in early:
+        here = {
+            "series": series,
+            "order": int(series != "dense"),
+            "density": 1.0 if series == "dense" else 0.2,
+        }
+        for seed in (0, 1):
+            rows.append(record(**here, seed=seed, value=top1[series] + seed))
+            learning = {"probe": "learning", "seed": seed, "basis": "measured"}
+            iteration = {
+                "metric": "early_stop_iteration",
+                "unit": "iterations",
+                "value": early[series] + 10 * seed,
+            }
+            rows.append(record(**here, **learning, **iteration))
+            by = {"metric": "validation_top1_by_reference_stop", "value": top1[series] - 3}
+            rows.append(record(**here, **learning, **by))
+    return Records(rows)
+
+
+def test_the_hypothesis_is_drawn_and_told(tmp_path):
+    rows = lottery(
+        {"dense": 500, "ticket": 300, "reinit": 700, "one-shot": 500},
+        {"dense": 90, "ticket": 91, "reinit": 92, "one-shot": 89},
+    )
+    page = write_report(rows, tmp_path, "t").read_text()
+    assert (tmp_path / "early_stop_vs_density.svg").is_file()
+    assert (tmp_path / "accuracy_by_dense_stop.svg").is_file()
+    assert "Speed of learning" in page
+    (panel,) = panels(rows)
+    told = " ".join(summary(panel))
+    assert "ticket 1 of 1 (20.0\u202f%); reinit 0 of 1; one-shot 0 of 1" in told
+    assert not leftover_tables(panel, "final")
+    plain_rows = Records(r for r in rows if r.series != "ticket")
+    assert "minimum validation loss" not in " ".join(summary(panels(plain_rows)[0]))
+
+
+def test_the_line_between_two_nets_and_its_barrier(tmp_path):
+    rows = list(lottery({"dense": 500, "twin": 300}, {"dense": 90, "twin": 91}))
+    for place, error in (("0", 10.0), ("0.5", 30.0), ("1", 9.0)):
+        given = {"probe": "connectivity", "metric": "error_at", "group": place, "value": error}
+        rows.append(record(series="twin", order=1, density=0.2, **given))
+    given = {"probe": "connectivity", "metric": "barrier", "value": 20.5, "unit": "points"}
+    rows.append(record(series="twin", order=1, density=0.2, **given))
+    page = write_report(Records(rows), tmp_path, "t").read_text()
+    assert (tmp_path / "error_along_path.svg").is_file()
+    assert "Barriers between nets" in page
+    assert "20.5" in page
+    assert not leftover_tables(panels(Records(rows))[0], "final")
+
+
+def test_published_figures_stand_on_axes_of_their_own(tmp_path):
+    from compressbench.execute import Labels
+    from compressbench.published import published
+
+    labels = Labels("lth", "lenet", "digits", "smoke", "cpu", 0)
+    block = {
+        "magnitude": {
+            "source": "Gale 2019",
+            "of": "ResNet-50 on ImageNet",
+            "points": [[10, 73.9], [50, 76.5]],
+        },
+        "L0": {"source": "Gale 2019", "of": "ResNet-50 on ImageNet", "note": "did not work there"},
+    }
+    extra = published(block, labels)
+    assert [(r.series, r.density, r.value, r.basis) for r in extra] == [
+        ("magnitude", 0.1, 73.9, "published"),
+        ("magnitude", 0.5, 76.5, "published"),
+        ("L0", 1.0, None, "published"),
+    ]
+    rows = Records([*full(), *extra, *(replace(r, seed=1) for r in extra)])
+    (panel,) = panels(rows)
+    assert len(panel.published) == 3
+    assert panel.series == panels(full())[0].series
+    page = write_report(rows, tmp_path, "t").read_text()
+    svg = (tmp_path / "published.svg").read_text()
+    assert "Published: ResNet-50 on ImageNet" in svg
+    assert "magnitude (published)" in svg
+    assert "did not work there" in page
+    assert "Versions are mixed" not in page
+    assert "Published" not in (tmp_path / "accuracy_vs_density.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("figures", "why"),
+    [
+        ([], "a mapping with source"),
+        ({"sourse": "x"}, "unknown key 'sourse'; did you mean source?"),
+        ({"points": []}, "source: who published"),
+        ({"source": "x", "points": [[10]]}, "is no pair of density in % and value"),
+        ({"source": "x", "points": [[0, 1.0]]}, "density 0 is not in (0, 100] %"),
+    ],
+)
+def test_published_figures_are_checked(figures, why):
+    from compressbench.execute import Labels
+    from compressbench.published import published
+
+    with pytest.raises(UserError, match=re.escape(why)):
+        published({"magnitude": figures}, Labels("lth", "lenet", "digits", "smoke", "cpu", 0))
+
+
+def test_only_what_the_clock_found_faster_is_called_faster():
+    rows = []
+    states = (("dense", 1.0, 1000, 1.0), ("unstructured", 0.1, 1000, 1.04), ("2:4", 0.5, 1000, 0.97))
+    for series, density, parameters, speed in (*states, ("channels", 0.3, 300, 1.8)):
+        here = {"series": series, "order": int(series != "dense"), "density": density, "probe": "cost"}
+        for seed in (0, 1):
+            rows.append(record(series=series, order=here["order"], density=density, seed=seed))
+            rows.append(record(**here, seed=seed, metric="parameters", value=parameters, unit="1"))
+            rows.append(record(**here, seed=seed, metric="speedup_b1", value=speed + seed / 100, unit="x"))
+            rows.append(record(**here, seed=seed, metric="latency_median_b1", value=1.0, unit="ms"))
+            rows.append(record(**here, seed=seed, metric="latency_p90_b1", value=1.1, unit="ms"))
+    told = " ".join(summary(panels(Records(rows))[0]))
+    faster, rest = told.split("each at its lowest density: faster: ")[1].split("Not faster, ", 1)
+    assert "channels at 30.0" in faster
+    assert "unstructured" not in faster
+    assert rest.startswith("the zeros are multiplied (runs dense): unstructured at 10.0")
+    assert "2:4 at 50.0" in rest
+    alone = Records(r for r in rows if r.series != "channels")
+    assert "each at its lowest density" not in " ".join(summary(panels(alone)[0]))
+
+
+def test_states_of_one_cost_have_no_line_through_them(tmp_path):
+    rows = accuracies("dense", 0, 1.0, {0: 90.0, 1: 91.0}, compute=1e9)
+    for series in ("one-shot", "other"):
+        for order in (1, 2):
+            rows += accuracies(series, order, 0.5**order, {0: 80.0 - order, 1: 82.0}, compute=2e9)
+    page = write_report(Records(rows), tmp_path, "t").read_text()
+    assert "Marks without a line" in page
+
+
+def test_a_footnote_mark_stands_once(tmp_path):
+    rows = accuracies("dense", 0, 1.0, {0: 90.0, 1: 91.0})
+    rows += accuracies("ticket", 1, 0.5, {0: 88.0, 1: 89.0})
+    for seed in (0, 1):
+        given = {"series": "ticket", "order": 1, "density": 0.5, "seed": seed, "unit": "1"}
+        rows.append(
+            record(**given, probe="mine", metric="thing", value=1.5, note=f"measured {seed + 3} times")
+        )
+    page = write_report(Records(rows), tmp_path, "t").read_text()
+    assert "<sup>a</sup>" in page
+    assert "a,a" not in page
+
+
+def test_seeds_that_agree_exactly_still_show_their_spread():
+    assert with_spread(Spread(90.0, 0.0, 3), "%") == ("90.0", "±0.0")
+    assert with_spread(Spread(90.0, None, 1), "%") == ("90.0", "")
+    assert with_spread(Spread(1234.0, 0.0, 3), "1") == ("1\u202f234", "")
+    assert with_spread(Spread(150.0, 0.0, 3), "iterations") == ("150", "")

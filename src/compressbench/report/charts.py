@@ -276,7 +276,8 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     else:
         left = min([1.0, *spans])
         right = max([1.0, *spans])
-        axes.set_xlim(left - 0.03 * (right - left), right + 0.04 * (right - left))
+        room = max(right - left, 0.1)
+        axes.set_xlim(left - 0.03 * room, right + 0.04 * room)
     axes.set_xlabel("training MACs of the whole lineage, in dense trainings")
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     caption = (
