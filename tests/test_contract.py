@@ -59,8 +59,16 @@ def plain(record: Record) -> dict:
     return {**row, "value": None, "note": "", "n": 0} if record.is_timing or record.probe == "cost" else row
 
 
+# Every probe on one recipe; on the others those that are no timing and no attack, and what the recipe itself asks for.
+EVALUATION = {"one_shot": "standard"}
+
+
+def overrides(recipe: str, outputs: Path) -> list[str]:
+    return [f"recipe={recipe}", *QUIET, f"evaluation={EVALUATION.get(recipe, 'quick')}", f"outputs={outputs}"]
+
+
 def once(recipe: str, outputs: Path) -> tuple[Experiment, Records]:
-    experiment = prepare(composed([f"recipe={recipe}", *QUIET, f"outputs={outputs}"]))
+    experiment = prepare(composed(overrides(recipe, outputs)))
     return experiment, execute(experiment, Watcher(), [])
 
 
@@ -86,7 +94,7 @@ def test_every_recipe_twice_and_from_the_store(recipe: str, tmp_path: Path) -> N
         def working(self, name: str, words: str):
             raise AssertionError(f"{name} was made again: {words}")
 
-    warm = prepare(composed([f"recipe={recipe}", *QUIET, f"outputs={tmp_path / 'a'}"]))
+    warm = prepare(composed(overrides(recipe, tmp_path / "a")))
     assert list(execute(warm, Forbidden(), [])) == list(records)
     write_jsonl(records, tmp_path / "records.jsonl")
     assert list(read_jsonl(tmp_path / "records.jsonl")) == list(records)
@@ -291,7 +299,7 @@ def test_a_damaged_entry_is_said_and_made_again(harm: str, tmp_path: Path) -> No
         def say(self, text: str) -> None:
             said.append(text)
 
-    fresh = prepare(composed(["recipe=iterative_finetune", *QUIET, f"outputs={tmp_path}"]))
+    fresh = prepare(composed(overrides("iterative_finetune", tmp_path)))
     again = execute(fresh, Listening(), [])
     assert [plain(r) for r in again] == [plain(r) for r in records]
     assert any("damaged and will be made again" in s for s in said)
@@ -352,9 +360,7 @@ def test_a_store_file_may_name_no_more_than_a_config(tmp_path: Path) -> None:
     meta = json.loads(path.read_text())
     meta["body"]["model"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'harm'}"}
     path.write_text(json.dumps({"digest": digest(meta["body"]), "body": meta["body"]}))
-    more = prepare(
-        composed(["recipe=iterative_finetune", *QUIET, f"outputs={tmp_path}", "recipe.stages.level.times=3"])
-    )
+    more = prepare(composed([*overrides("iterative_finetune", tmp_path), "recipe.stages.level.times=3"]))
     for result in (tmp_path / "store" / "results").iterdir():
         result.unlink()
     with pytest.raises(UserError, match=r"os\.system is not allowed"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch.autograd.functional import hessian
 from compressbench.bench import Bench
 from compressbench.criteria.bn_scale import bn_scale, scales
 from compressbench.criteria.curvature import deletion_costs, hutchinson
-from compressbench.criteria.given import Given
+from compressbench.criteria.given import Given, Saliency
 from compressbench.criteria.gradients import batches, differentiable, mean_gradients, per_example
 from compressbench.criteria.large_final_same_sign import large_final_same_sign
 from compressbench.criteria.magnitude import magnitude
@@ -230,6 +232,33 @@ def test_three_estimators_on_one_net(tiny: Given) -> None:
     assert float(torch.corrcoef(torch.stack([exact, noisy]))[0, 1]) > 0.5
     other = found["fisher"][last].flatten()
     assert float(torch.corrcoef(torch.stack([exact, other]))[0, 1]) > 0.5
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [taylor, snip, obd_recursion, obd_fisher, obd_hutchinson, functools.partial(woodfisher, damping=1e-12)],
+)
+def test_weights_of_a_dead_channel_are_free_whatever_their_size(bench: Bench, criterion: Callable) -> None:
+    """Planted: batch norm shuts channel 0, so its filter and what reads it do nothing, though they are the largest."""
+    state = drawn(TINY, bench)
+    weights = {n: t.clone() for n, t in state.weights.items()}
+    weights["features.1.weight"][0] = weights["features.1.bias"][0] = 0
+    weights["features.0.weight"][0] *= 10
+    weights["features.4.weight"][:, 0] *= 10
+    given = given_of(state.with_groups(weights=weights), bench)
+
+    def dead(scores: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat(
+            [scores["features.0.weight"][0].flatten(), scores["features.4.weight"][:, 0].flatten()]
+        )
+
+    def everything(scores: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat([s.flatten() for s in scores.values()])
+
+    found = criterion(given)
+    scores = found.scores if isinstance(found, Saliency) else found
+    assert dead(scores).max() < 1e-3 * everything(scores).mean()
+    assert dead(magnitude(given)).mean() > 3 * everything(magnitude(given)).mean()
 
 
 # --- gradients -----------------------------------------------------------------------------------------------------
