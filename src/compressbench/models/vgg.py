@@ -29,7 +29,7 @@ class CifarVgg(nn.Module):
         width: share of the published widths, 1 for all; 0.25 makes a net that a laptop trains in seconds.
 
     Raises:
-        UserError: another depth, a width that is not above 0, or a shape or number of classes that is no positive integer.
+        UserError: another depth, a width that is not above 0, or a shape or number of classes that is not positive.
     """
 
     def __init__(
