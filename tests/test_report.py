@@ -866,14 +866,16 @@ def test_only_what_the_clock_found_faster_is_called_faster():
             rows.append(record(**here, seed=seed, metric="speedup_b1", value=speed + seed / 100, unit="x"))
             rows.append(record(**here, seed=seed, metric="latency_median_b1", value=1.0, unit="ms"))
             rows.append(record(**here, seed=seed, metric="latency_p90_b1", value=1.1, unit="ms"))
+            rows.append(record(**here, seed=seed, metric="speedup_b64", value=speed * 0.5, unit="x"))
     told = " ".join(summary(panels(Records(rows))[0]))
-    faster, rest = told.split("each at its lowest density: faster: ")[1].split("Not faster, ", 1)
-    assert "channels at 30.0" in faster
+    faster, rest = told.split("Batch 1: ")[1].split("Not faster, ", 1)
+    assert faster.startswith("channels at 30.0")
+    assert faster.endswith("Batch 64: nothing is faster. ")
     assert "unstructured" not in faster
     assert rest.startswith("the zeros are multiplied (runs dense): unstructured at 10.0")
     assert "2:4 at 50.0" in rest
     alone = Records(r for r in rows if r.series != "channels")
-    assert "each at its lowest density" not in " ".join(summary(panels(alone)[0]))
+    assert "what is faster" not in " ".join(summary(panels(alone)[0]))
 
 
 def test_states_of_one_cost_have_no_line_through_them(tmp_path):

@@ -10,6 +10,7 @@ from compressbench.report.accuracy import pairs
 from compressbench.report.heat import emptied_layers, worst_classes
 from compressbench.report.numbers import MISSING, Spread, between, counted, grouped, percent, plain, seeds
 from compressbench.report.panels import Panel, Point, Reading, Series, counterpart, paired
+from compressbench.report.states import batches
 from compressbench.report.wording import difference_unit, each_once, title_of
 
 NAMED = 8
@@ -148,38 +149,52 @@ def _faster(panel: Panel, moment: str) -> list[str]:
     """Where some states only hold zeros and others lost parts: which of them the clock found faster than dense."""
     told = []
     for environment in panel.environments:
-        removed: dict[bool, list[str]] = {True: [], False: []}
-        masked: dict[bool, list[str]] = {True: [], False: []}
-        for series in panel.series:
-            point, dense = series.lowest(moment), panel.dense_of(series, moment)
-            speed = point.reading("cost", "speedup_b1", "", environment) if point else None
-            size, whole = _parameters(point), _parameters(dense)
-            if point is None or speed is None or not speed.spread or size is None or whole is None:
-                continue
-            kind = removed if size < whole else masked
-            noise = max(_noise(point, environment), _noise(dense, environment))
-            faster = all(x > 1 + noise for x in speed.by_seed.values())
-            figure = _figure(speed.spread, "x").replace(" x (", "× (")
-            kind[faster].append(f"{series.label} at {percent(point.density)} {figure}")
-        if not any(removed.values()) or not any(masked.values()):
+        found = [(series, series.lowest(moment), panel.dense_of(series, moment)) for series in panel.series]
+        timed = {
+            series.label: (point, dense, size < whole)
+            for series, point, dense in found
+            if point
+            and (size := _parameters(point)) is not None
+            and (whole := _parameters(dense)) is not None
+        }
+        if len({removed for _, _, removed in timed.values()}) < 2:
             continue
+        faster: set[str] = set()
+        sentences, slow = [], dict.fromkeys(timed, "")
+        for batch in batches(panel):
+            quick = []
+            for label, (point, dense, _) in timed.items():
+                speed = point.reading("cost", f"speedup_b{batch}", "", environment)
+                if speed is None or not speed.spread:
+                    continue
+                noise = max(_noise(point, environment, batch), _noise(dense, environment, batch))
+                figure = _figure(speed.spread, "x").replace(" x (", "× (")
+                slow[label] += f", {figure} at batch {batch}"
+                if all(x > 1 + noise for x in speed.by_seed.values()):
+                    faster.add(label)
+                    quick.append(f"{label} at {percent(point.density)} {figure}")
+            sentences.append(f"Batch {batch}: {_named(quick) or 'nothing is faster'}.")
         where = f" on {environment}" if environment else ""
-        opening = f"Measured against dense{where}, batch 1, each at its lowest density:"
-        told.append(opening + _listed("faster", removed[True] + masked[True]))
-        told.append(_listed("Not faster, parts removed", removed[False]))
-        told.append(_listed("Not faster, the zeros are multiplied (runs dense)", masked[False]))
+        told.append(f"Measured against dense{where}, each at its lowest density, what is faster?")
+        told += sentences
+        for removed, why in ((True, "parts removed"), (False, "the zeros are multiplied (runs dense)")):
+            rest = [
+                f"{label} at {percent(point.density)}{slow[label]}"
+                for label, (point, _, gone) in timed.items()
+                if gone is removed and label not in faster and slow[label]
+            ]
+            if rest:
+                told.append(f"Not faster, {why}: {_named(rest, '; ')}.")
     if told:
         told.append(
             "Faster: above 1 by more than the timing’s own noise, 90th percentile over median, at every seed."
         )
-    return [sentence.strip() for sentence in told if sentence]
+    return told
 
 
-def _listed(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return " nothing is faster." if what == "faster" else ""
+def _named(names: Sequence[str], between: str = ", ") -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f" {what}: {', '.join(names[:NAMED])}{more}."
+    return between.join(names[:NAMED]) + more
 
 
 def _parameters(point: Point | None) -> float | None:
@@ -188,10 +203,10 @@ def _parameters(point: Point | None) -> float | None:
     return reading.spread.mean if reading and reading.spread else None
 
 
-def _noise(point: Point | None, environment: str) -> float:
+def _noise(point: Point | None, environment: str, batch: int) -> float:
     """How far the 90th percentile of a point's timings lies above the median, as a share of it."""
-    high = point.reading("cost", "latency_p90_b1", "", environment) if point else None
-    middle = point.reading("cost", "latency_median_b1", "", environment) if point else None
+    high = point.reading("cost", f"latency_p90_b{batch}", "", environment) if point else None
+    middle = point.reading("cost", f"latency_median_b{batch}", "", environment) if point else None
     if not (high and middle and high.spread and middle.spread and middle.spread.mean > 0):
         return 0.0
     return max(0.0, high.spread.mean / middle.spread.mean - 1)
