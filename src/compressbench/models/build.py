@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from compressbench import specs
 from compressbench.errors import UserError
 from compressbench.models.cutting import replay
+from compressbench.models.quantized import load_scales
 
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
@@ -51,6 +52,7 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         module = replay(specs.build(state.model, "model"), state.edits)
     load(module, state.weights, "the state's weights")
+    load_scales(module, state.group("scales"))
     with torch.no_grad():  # a tied weight is stored under each of its names, and masked under the first
         for name, parameter in module.named_parameters():
             if name in state.masks:

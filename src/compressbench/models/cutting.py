@@ -1,8 +1,10 @@
 """Structural edits: parts taken out of a module, kept as data and replayed whenever the module is rebuilt.
 
 An edit is a JSON mapping of one entry: ``{"cut": {tensor: {dimension: kept indices}}}`` removes rows or columns of
-parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``nn.Identity`` in place of modules. Nothing is
-traced here, so an older state of the same lineage, its masks and its optimiser state are cut the same way.
+parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``nn.Identity`` in place of modules;
+``{"fold": {convolution: [norm, eps]}}`` makes batch norms part of the convolutions before them; and
+``{"quantize": {layer: …}}`` lets layers round (``models.quantized``), replacing what an earlier one said. Nothing
+is traced here, so an older state of the same lineage, its masks and its optimiser state are edited the same way.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest
+from compressbench.models.quantized import quantize
 
 Edit = Mapping[str, Any]
 Cut = Mapping[str, Mapping[str, Sequence[int]]]
-KINDS = ("cut", "drop")
+KINDS = ("cut", "drop", "fold", "quantize")
 
 
 def replay(module: nn.Module, edits: Sequence[Edit]) -> nn.Module:
@@ -45,6 +48,12 @@ def cut_module(module: nn.Module, edit: Edit) -> nn.Module:
         for path in content:
             _drop(module, path)
         return module
+    if kind == "fold":
+        for conv, (norm, _) in content.items():
+            _fold(module, conv, norm)
+        return module
+    if kind == "quantize":
+        return quantize(module, content)
     done: dict[tuple[int, str], Tensor] = {}
     cut: dict[str, list[str]] = {}
     for name, dims in content.items():
@@ -79,6 +88,10 @@ def cut_tensors(
         UserError: the edit is malformed, or asks for more than a tensor has.
     """
     kind, content = _read(edit)
+    if kind == "quantize":
+        return dict(tensors)
+    if kind == "fold":
+        return _folded(tensors, content) if like is None else _without_norms(tensors, content)
     shapes = {name: t.shape for name, t in (tensors if like is None else like).items()}
     out = {}
     for full, tensor in tensors.items():
@@ -88,6 +101,8 @@ def cut_tensors(
                 out[full] = tensor
         elif name in content and tensor.shape == shapes.get(name):
             out[full] = _selected(name, tensor, content[name])
+        elif "0" in content.get(name, {}) and tensor.ndim == 1 and tensor.shape[:1] == shapes[name][:1]:
+            out[full] = _selected(full, tensor, {"0": content[name]["0"]})  # a scale for each output channel
         else:
             out[full] = tensor
     return out
@@ -100,7 +115,9 @@ def cut_groups(
     out = {name: dict(group) for name, group in groups.items()}
     for edit in edits:
         like = out["weights"]
-        out = {name: cut_tensors(group, edit, like) for name, group in out.items()}
+        out = {
+            name: cut_tensors(group, edit, None if name == "weights" else like) for name, group in out.items()
+        }
     return out
 
 
@@ -130,7 +147,61 @@ def _read(edit: Any) -> tuple[str, Any]:
         isinstance(content, Mapping) and all(isinstance(d, Mapping) for d in content.values())
     ):
         raise UserError("edits: cut is a mapping of tensors to {dimension: kept indices}")
+    if kind == "fold" and not (
+        isinstance(content, Mapping)
+        and all(
+            isinstance(x, list | tuple) and len(x) == 2 and isinstance(x[0], str) for x in content.values()
+        )
+        and all(isinstance(eps, float) and eps >= 0 for _, eps in content.values())
+    ):
+        raise UserError("edits: fold is a mapping of convolutions to [norm, eps]")
+    if kind == "quantize" and not isinstance(content, Mapping):
+        raise UserError("edits: quantize is a mapping of layers to forms")
     return str(kind), content
+
+
+def _fold(module: nn.Module, conv: str, norm: str) -> None:
+    """One batch norm into the convolution before it, on the module."""
+    layer, after = _part(module, conv, conv), _part(module, norm, norm)
+    if not isinstance(layer, nn.modules.conv._ConvNd) or not isinstance(
+        after, nn.modules.batchnorm._BatchNorm
+    ):
+        raise UserError(f"edits: fold: {conv} and {norm} are not a convolution and a batch norm")
+    own = {f"{conv}.{n}": t for n, t in layer.state_dict().items()}
+    own |= {f"{norm}.{n}": t for n, t in after.state_dict().items()}
+    folded = _folded(own, {conv: [norm, after.eps]})
+    layer.weight = nn.Parameter(folded[f"{conv}.weight"], layer.weight.requires_grad)
+    layer.bias = nn.Parameter(folded[f"{conv}.bias"], layer.weight.requires_grad)
+    parent, _, leaf = norm.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, nn.Identity())
+
+
+def _folded(weights: Mapping[str, Tensor], pairs: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
+    """Weights after folding: W gamma / sqrt(var + eps), (b - mean) gamma / sqrt(var + eps) + beta; norms gone.
+
+    Raises:
+        UserError: a tensor is missing, or the norm keeps no running statistics.
+    """
+    out = dict(weights)
+    for conv, (norm, eps) in pairs.items():
+        try:
+            weight, mean, variance = (
+                out[f"{conv}.weight"],
+                out[f"{norm}.running_mean"],
+                out[f"{norm}.running_var"],
+            )
+        except KeyError as error:
+            raise UserError(f"edits: fold: there is no {error.args[0]}") from error
+        factor = out.get(f"{norm}.weight", torch.ones_like(mean)) / torch.sqrt(variance + eps)
+        bias = out.get(f"{conv}.bias", torch.zeros_like(mean)) - mean
+        out[f"{conv}.weight"] = weight * factor.view(-1, *[1] * (weight.ndim - 1))
+        out[f"{conv}.bias"] = bias * factor + out.get(f"{norm}.bias", torch.zeros_like(mean))
+    return _without_norms(out, pairs)
+
+
+def _without_norms(tensors: Mapping[str, Tensor], pairs: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
+    gone = tuple(f"{norm}." for norm, _ in pairs.values())
+    return {name: t for name, t in tensors.items() if not name.startswith(gone)}
 
 
 def _selected(name: str, tensor: Tensor, dims: Mapping[str, Sequence[int]]) -> Tensor:

@@ -1,0 +1,231 @@
+"""Layers that compute with quantized weights and inputs, simulated in float; what is quantized, and how, is data.
+
+A quantized state carries an edit ``{"quantize": {layer: {"weight": form, "input": form}}}`` and the numbers in its
+tensor group ``scales``: ``conv1.weight|scale``, ``conv1.weight|zero``, ``conv1.input|scale`` … Its weights stay latent:
+the layer rounds them in every forward, so that training such a state is quantization-aware training. Gradients pass
+straight through inside the clipping range and are zero outside.
+
+A form is ``{"bits": 8, "low": -127, "high": 127, "axis": 0}``: q = clip(round(x / scale) + zero, low, high), x^ =
+scale (q - zero). ``axis`` 0 has a scale for each output channel, null one for the tensor; ``"dynamic": true`` (inputs)
+takes the range of each batch; ``{"dtype": "bfloat16"}`` rounds to that float type instead and has no scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.errors import UserError, nearest
+
+Form = Mapping[str, Any]
+PARTS = ("weight", "input")
+FLOATS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LOWEST, HIGHEST = 1, 16
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def quantize(module: nn.Module, layers: Mapping[str, Mapping[str, Form]]) -> nn.Module:
+    """The same module; the named layers round their weights and inputs from now on, with scales of one to be loaded.
+
+    Raises:
+        UserError: no such layer, one of another kind, or a malformed form.
+    """
+    for name, forms in layers.items():
+        layer = _layer(module, name)
+        _check(name, forms)
+        for part in PARTS:
+            form = forms.get(part)
+            layer.__dict__.setdefault("_forms", {})[part] = dict(form) if form else None
+            if form and "dtype" not in form and not form.get("dynamic"):
+                size = (layer.weight.shape[0],) if part == "weight" and form.get("axis") == 0 else ()
+                place = layer.weight.device
+                layer.register_buffer(f"{part}_scale", torch.ones(size, device=place), persistent=False)
+                layer.register_buffer(
+                    f"{part}_zero", torch.zeros(size, dtype=torch.int32, device=place), persistent=False
+                )
+        layer.__class__ = _KINDS[_plain(type(layer))]
+    return module
+
+
+def quantized(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers that round, by name."""
+    return {name: part for name, part in module.named_modules() if type(part) in _KINDS.values()}
+
+
+def forms_of(layer: nn.Module) -> dict[str, Form | None]:
+    """What a rounding layer does to its ``weight`` and ``input``."""
+    return dict(layer.__dict__["_forms"])
+
+
+def load_scales(module: nn.Module, scales: Mapping[str, Tensor]) -> None:
+    """Fills the scales and zero points of rounding layers.
+
+    Raises:
+        UserError: one is missing, unknown, of another shape, or not a positive finite number.
+    """
+    own = {
+        f"{name}.{part}|{entry}": (layer, f"{part}_{entry}")
+        for name, layer in quantized(module).items()
+        for part in PARTS
+        for entry in ("scale", "zero")
+        if f"{part}_{entry}" in layer._buffers
+    }
+    if own.keys() != scales.keys():
+        odd = sorted(own.keys() ^ scales.keys())
+        raise UserError(f"the state's scales don't fit its quantized layers: {', '.join(odd[:3])}")
+    for key, (layer, slot) in own.items():
+        here, there = layer._buffers[slot], scales[key]
+        if here is None or here.shape != there.shape or here.dtype != there.dtype:
+            raise UserError(f"the state's scales don't fit: {key} is {there.dtype} {tuple(there.shape)}")
+        if slot.endswith("_scale") and not bool((there.isfinite() & (there > 0)).all()):
+            raise UserError(f"the state's scales don't fit: {key} has a scale that is no positive number")
+        here.copy_(there)
+
+
+def scales_of(module: nn.Module) -> dict[str, Tensor]:
+    """The group ``scales`` of a module as detached CPU copies; see ``load_scales``."""
+    return {
+        f"{name}.{part}|{entry}": tensor.detach().to("cpu", copy=True).contiguous()
+        for name, layer in quantized(module).items()
+        for part in PARTS
+        for entry in ("scale", "zero")
+        if (tensor := getattr(layer, f"{part}_{entry}", None)) is not None
+    }
+
+
+def rounded(x: Tensor, form: Form, scale: Tensor | None, zero: Tensor | None) -> Tensor:
+    """x^ of a tensor; of weights where ``scale`` has an entry for each output channel."""
+    if "dtype" in form:
+        return _Cast.apply(x, FLOATS[form["dtype"]])
+    low, high = form["low"], form["high"]
+    if form.get("dynamic"):
+        scale, zero = affine(x.detach().amin(), x.detach().amax(), low, high)
+    assert scale is not None
+    assert zero is not None
+    if scale.ndim:
+        return torch.fake_quantize_per_channel_affine(x, scale, zero, 0, low, high)
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero, low, high)
+
+
+def integers(x: Tensor, form: Form, scale: Tensor, zero: Tensor) -> Tensor:
+    """q of a tensor as int32, by the same rounding (half to even) as ``rounded``."""
+    shape = (-1, *[1] * (x.ndim - 1)) if scale.ndim else ()
+    steps = torch.round(x.detach() * (1.0 / scale).view(shape)).to(torch.int32) + zero.view(shape)
+    return steps.clamp(form["low"], form["high"])
+
+
+def affine(smallest: Tensor, largest: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (int32) by which [smallest, largest] and 0 fit into low..high; 0 is met exactly."""
+    smallest, largest = smallest.clamp(max=0), largest.clamp(min=0)
+    scale = ((largest - smallest) / (high - low)).clamp(min=_TINY)
+    zero = (low - torch.round(smallest / scale)).clamp(low, high).to(torch.int32)
+    return scale, zero
+
+
+def symmetric(largest: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (0) by which [-largest, largest] fits into low..high, which has both signs."""
+    scale = (largest.abs() / min(high, -low)).clamp(min=_TINY)
+    return scale, torch.zeros_like(scale, dtype=torch.int32)
+
+
+class _Cast(torch.autograd.Function):
+    """To another float type and back; the gradient passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x.to(dtype).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def _rounded_part(layer: nn.Module, part: str, x: Tensor) -> Tensor:
+    form = layer.__dict__["_forms"][part]
+    if not form:
+        return x
+    return rounded(x, form, getattr(layer, f"{part}_scale", None), getattr(layer, f"{part}_zero", None))
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer that rounds its weight and its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(…, in) to (…, out)."""
+        weight = _rounded_part(self, "weight", self.weight)
+        return nn.functional.linear(_rounded_part(self, "input", input), weight, self.bias)
+
+
+class QuantizedConv1d(nn.Conv1d):
+    """A convolution that rounds its weight and its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(n, c, l) to (n, d, l')."""
+        weight = _rounded_part(self, "weight", self.weight)
+        return self._conv_forward(_rounded_part(self, "input", input), weight, self.bias)
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution that rounds its weight and its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(n, c, h, w) to (n, d, h', w')."""
+        weight = _rounded_part(self, "weight", self.weight)
+        return self._conv_forward(_rounded_part(self, "input", input), weight, self.bias)
+
+
+class QuantizedConv3d(nn.Conv3d):
+    """A convolution that rounds its weight and its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(n, c, d, h, w) to (n, e, d', h', w')."""
+        weight = _rounded_part(self, "weight", self.weight)
+        return self._conv_forward(_rounded_part(self, "input", input), weight, self.bias)
+
+
+_KINDS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: QuantizedLinear,
+    nn.Conv1d: QuantizedConv1d,
+    nn.Conv2d: QuantizedConv2d,
+    nn.Conv3d: QuantizedConv3d,
+}
+
+
+def _plain(kind: type[nn.Module]) -> type[nn.Module]:
+    return next((plain for plain, rounding in _KINDS.items() if kind is rounding), kind)
+
+
+def _layer(module: nn.Module, name: str) -> Any:
+    try:
+        layer = module.get_submodule(name)
+    except AttributeError as error:
+        known = [n for n, part in module.named_modules() if isinstance(part, LAYERS)]
+        raise UserError(
+            f"edits: quantize: the model has no layer {name!r}; {nearest(name, known)}"
+        ) from error
+    if _plain(type(layer)) not in _KINDS:
+        raise UserError(
+            f"edits: quantize: {name} is a {type(layer).__name__}, not a convolution or linear layer"
+        )
+    return layer
+
+
+def _check(name: str, forms: Any) -> None:
+    if not isinstance(forms, Mapping) or not set(forms) <= set(PARTS):
+        raise UserError(f"edits: quantize: {name}: a mapping of {' and '.join(PARTS)} to forms is wanted")
+    for part, form in forms.items():
+        if form is None:
+            continue
+        if isinstance(form, Mapping) and set(form) == {"dtype"} and form["dtype"] in FLOATS:
+            continue
+        whole = isinstance(form, Mapping) and all(type(form.get(k)) is int for k in ("bits", "low", "high"))
+        if not whole or not LOWEST <= form["bits"] <= HIGHEST or not form["low"] < form["high"]:
+            raise UserError(f"edits: quantize: {name}.{part}: malformed form {form!r}")
+        if form["high"] - form["low"] >= 2 ** form["bits"] or not form["low"] <= 0 <= form["high"]:
+            raise UserError(
+                f"edits: quantize: {name}.{part}: {form['low']}..{form['high']} doesn't fit {form['bits']} bits"
+            )
