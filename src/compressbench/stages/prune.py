@@ -41,6 +41,8 @@ class Prune:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rates, Mapping):
+            raise UserError(f"rates: {self.rates!r} is no mapping; {{}} has no rates of their own")
         for name, value in (("fraction", self.fraction), *((f"rates.{k}", v) for k, v in self.rates.items())):
             if value is None and name == "fraction":
                 continue
