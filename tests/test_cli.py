@@ -130,7 +130,7 @@ BAD_PRUNING = [
     ((f"{PRUNE}.criterion=talyor",), ("there is no 'talyor' in criteria", "taylor")),
     ((f"{PRUNE}.scope=n_m",), ("2:4 removes 50%", "fraction=null")),
     ((f"{PRUNE}.grain=cube",), ("there is no 'cube' in grains",)),
-    ((f"+{PRUNE}.rates=null",), ("rates: None is no mapping",)),
+    ((f"++{PRUNE}.rates=null",), ("rates: None is no mapping",)),
     (
         (f"{PRUNE}.scope=n_m", "recipe.stages.magnitude.values=[null]"),
         ("has 1 inputs, no multiple of 4", "rates"),
