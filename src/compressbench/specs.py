@@ -34,6 +34,7 @@ ALLOWED = (
                 "criteria",
                 "scopes",
                 "grains",
+                "observers",
                 "training",
                 "probes",
                 "hardware",
@@ -51,9 +52,15 @@ ALLOWED = (
 Criterion = Mapping[str, Any]
 Scope = Mapping[str, Any]
 Grain = Mapping[str, Any]
-SHORT = {"Criterion": "criteria", "Scope": "scopes", "Grain": "grains"}
+Observer = Mapping[str, Any]
+SHORT = {"Criterion": "criteria", "Scope": "scopes", "Grain": "grains", "Observer": "observers"}
 # What the caller of each fills in itself.
-GIVEN = {"Criterion": ("given",), "Scope": ("units", "fraction", "of", "rates"), "Grain": ()}
+GIVEN = {
+    "Criterion": ("given",),
+    "Scope": ("units", "fraction", "of", "rates"),
+    "Grain": (),
+    "Observer": ("observed",),
+}
 
 
 class Ref(str):
@@ -198,7 +205,7 @@ def is_spec(value: Any) -> bool:
 
 
 def expand(value: Any, where: str = "") -> Any:
-    """A copy of a value in which plain words for criteria, scopes and grains are specs.
+    """A copy of a value in which plain words for criteria, scopes, grains and observers are specs.
 
     ``magnitude`` as a criterion becomes ``compressbench.criteria.magnitude.magnitude``.
 

@@ -16,6 +16,7 @@ SECTIONS = {
     "scopes": "scope",
     "grains": "grain",
     "reparametrisations": "reparametrise",
+    "observers": "observer",
     "stages": "stage",
     "probes": "probe",
     "evaluations": "evaluation",

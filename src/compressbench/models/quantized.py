@@ -40,6 +40,8 @@ def quantize(module: nn.Module, layers: Mapping[str, Mapping[str, Form]]) -> nn.
         for part in PARTS:
             form = forms.get(part)
             layer.__dict__.setdefault("_forms", {})[part] = dict(form) if form else None
+            for entry in ("scale", "zero"):
+                layer._buffers.pop(f"{part}_{entry}", None)  # of an earlier form
             if form and "dtype" not in form and not form.get("dynamic"):
                 size = (layer.weight.shape[0],) if part == "weight" and form.get("axis") == 0 else ()
                 place = layer.weight.device

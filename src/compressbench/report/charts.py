@@ -223,9 +223,9 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
         ]
         if points:
             lines.append((series, points))
-    if not lines:
-        return None
     label, unit = _accuracy(panel)
+    if not lines or (unit == "%" and all(d.mean < -CLOSE for _, points in lines for _, d in points)):
+        return None
     figure, axes = _canvas(f"{label}: change from dense, close-up{_at(moment)}")
     lowest = min(d.mean for _, points in lines for _, d in points)
     highest = max(d.mean + (d.sd or 0) for _, points in lines for _, d in points)
@@ -263,15 +263,15 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
                 densities += [p.density] if not lines else []
         if points:
             lines.append((series, points))
-    if not lines:
+    spans = [x for _, points in lines for x, _ in points if x > 0]
+    if not spans or all(abs(x - 1) < 0.01 for x in spans):  # nothing was trained after dense
         return None
     label, unit = _accuracy(panel)
     figure, axes = _canvas(f"{label} against training compute{_at(moment)}")
     spread_out = _apart(lines)
     counts = _draw(panel, axes, spread_out) | _dense_lines(panel, axes, moment, lambda p: _main(panel, p))
     _label_ends(axes, lines[0][1], densities)
-    spans = [x for _, points in lines for x, _ in points if x > 0]
-    if spans and max(spans) / min(spans) > 20:
+    if max(spans) / min(spans) > 20:
         axes.set_xscale("log")
     else:
         left = min([1.0, *spans])
@@ -385,7 +385,8 @@ def _canvas(title: str, rows: int = 0) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(WIDTH, max(HEIGHT, 1.5 + 0.19 * rows)), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(clean(title))
+    long = len(title) > 52 and ", “" in title
+    axes.set_title("\n“".join(map(clean, title.rsplit(", “", 1))) if long else clean(title))
     return figure, axes
 
 
