@@ -1,0 +1,156 @@
+"""Quantization of a state by a stage's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from compressbench import masks as masking
+from compressbench import specs
+from compressbench.bench import Bench
+from compressbench.errors import UserError
+from compressbench.models.build import module_of, prunable
+from compressbench.models.quantized import LAYERS
+from compressbench.quantizing import calibration, ranges
+from compressbench.quantizing.folding import folded
+from compressbench.state import State
+
+Bits = tuple[int | None, int | None]
+"""Of a layer's weights and inputs; None stays float."""
+
+
+def quantize(state: State, bench: Bench, settings: Any) -> State:
+    """Applies a ``stages.quantize.Quantize``; an earlier quantization of the state is replaced.
+
+    Raises:
+        UserError: a pattern fits no layer, there are no calibration images, or no layer can be quantized.
+    """
+    base, flags = prepared(state, bench, settings.fold)
+    module = module_of(base, bench.device)
+    bits, unfit = bits_by_layer(module, settings.weights, settings.inputs, settings.layers)
+    flags += unfit
+    forms = forms_by_layer(bits, settings)
+    scales = weight_scales(module, forms, settings)
+    static = [n for n, f in forms.items() if f["input"] and not f["input"].get("dynamic")]
+    if static:
+        data = calibration.images(bench, settings.split, settings.examples)
+        flags += data.flags
+        found, unseen = input_scales(module, bench, data, {n: forms[n]["input"] for n in static}, settings)
+        scales |= found
+        for name in unseen:
+            forms[name]["input"] = None
+        if unseen:
+            flags.append(
+                f"inputs left in float, the layers never ran on calibration images: {', '.join(unseen)}"
+            )
+    return with_forms(base, state, forms, scales, flags)
+
+
+def cast(state: State, bench: Bench, settings: Any) -> State:
+    """Applies a ``stages.quantize.Cast``."""
+    base, flags = prepared(state, bench, settings.fold)
+    bits, unfit = bits_by_layer(module_of(base), 16, 16, dict.fromkeys(settings.float32))
+    form = {"dtype": settings.dtype}
+    forms = {
+        name: {"weight": dict(form) if w else None, "input": dict(form) if i else None}
+        for name, (w, i) in bits.items()
+    }
+    return with_forms(base, state, forms, {}, [*flags, *unfit])
+
+
+def prepared(state: State, bench: Bench, fold: bool) -> tuple[State, list[str]]:
+    """The state in float, its batch norms folded if wanted, and what is to be said of them."""
+    plain = floating(state)
+    return folded(plain, bench) if fold else (plain, [])
+
+
+def floating(state: State) -> State:
+    """The state without rounding: its latent weights as they are."""
+    edits = tuple(e for e in state.edits if "quantize" not in e)
+    return replace(state, edits=edits, key="").with_groups(scales={}, ranges={}, optimizer={})
+
+
+def bits_by_layer(
+    module: nn.Module, weights: int | None, inputs: int | None, own: Mapping[str, Any]
+) -> tuple[dict[str, Bits], list[str]]:
+    """(bits by layer in module order, what is to be said of layers that can't be quantized).
+
+    Args:
+        own: ``{pattern: {weights: bits, inputs: bits}}``; what isn't given is the stage's, null stays float.
+
+    Raises:
+        UserError: a pattern fits nothing.
+    """
+    named = prunable(module)
+    found: dict[str, dict[str, int | None]] = {n: {"weights": weights, "inputs": inputs} for n in named}
+    for pattern, given in own.items():
+        try:
+            names = masking.rates_by_tensor(named, {pattern: 0.0})
+        except UserError as error:
+            raise UserError(str(error).replace("rates:", "layers:", 1)) from error
+        for name in names:
+            found[name].update({"weights": None, "inputs": None} if given is None else given)
+    fit: dict[str, Bits] = {}
+    unfit = []
+    for name, bits in found.items():
+        layer = name.removesuffix("weight").removesuffix(".")
+        kind = type(module.get_submodule(layer))
+        if kind in LAYERS and layer:
+            fit[layer] = (bits["weights"], bits["inputs"])
+        else:
+            unfit.append(f"{layer} ({kind.__name__})")
+    if not fit:
+        raise UserError("quantize: the net has no convolution or linear layer that can be quantized")
+    return fit, [f"layers left in float: {', '.join(unfit)}"] if unfit else []
+
+
+def forms_by_layer(bits: Mapping[str, Bits], settings: Any) -> dict[str, dict[str, Any]]:
+    """``{layer: {"weight": form, "input": form}}``."""
+    return {
+        name: {
+            "weight": ranges.weight_form(w, settings.symmetric, settings.per) if w else None,
+            "input": ranges.input_form(i, settings.inputs_symmetric, settings.dynamic) if i else None,
+        }
+        for name, (w, i) in bits.items()
+    }
+
+
+def weight_scales(module: nn.Module, forms: Mapping[str, Any], settings: Any) -> dict[str, Tensor]:
+    """The weights' part of the group ``scales``."""
+    observer = specs.build(settings.weight_observer, "weight_observer")
+    out: dict[str, Tensor] = {}
+    for name, form in forms.items():
+        if form["weight"]:
+            weight: Any = module.get_submodule(name).weight
+            scale, zero = ranges.weight_scales(weight, form["weight"], settings.symmetric, observer)
+            out[f"{name}.weight|scale"], out[f"{name}.weight|zero"] = scale, zero
+    return out
+
+
+def input_scales(
+    module: nn.Module, bench: Bench, data: calibration.Images, forms: Mapping[str, Any], settings: Any
+) -> tuple[dict[str, Tensor], list[str]]:
+    """(the inputs' part of the group ``scales``, layers that never ran)."""
+    observer = specs.build(settings.observer, "observer")
+    seen = calibration.inputs_of(module, bench, data, forms)
+    out: dict[str, Tensor] = {}
+    for name, what in seen.items():
+        scale, zero = ranges.input_scales(what, forms[name], settings.inputs_symmetric, observer)
+        out[f"{name}.input|scale"], out[f"{name}.input|zero"] = scale, zero
+    return out, [n for n in forms if n not in seen]
+
+
+def with_forms(
+    base: State, before: State, forms: Mapping[str, Any], scales: Mapping[str, Tensor], flags: list[str]
+) -> State:
+    """The float state ``base`` with layers that round; it continues the edits of the state ``before``.
+
+    Layers that an earlier quantization rounded and this one doesn't know are float again.
+    """
+    fold = base.edits[len(floating(before).edits) :]
+    edits = (*before.edits, *fold, {"quantize": dict(forms)})
+    result = replace(base, edits=edits, key="").with_groups(scales=dict(scales), ranges={}, optimizer={})
+    return result.with_facts(flags=[*base.facts.get("flags", []), *flags], predicted_loss_increase=None)

@@ -1,0 +1,129 @@
+"""Calibration: what goes into the layers of the float net on some images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.bench import Bench, derive_seed
+from compressbench.data.feed import order
+from compressbench.errors import UserError
+from compressbench.outputs import forward
+
+BATCH = 64
+SAMPLE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Images:
+    """Calibration images uint8 (n, c, h, w) with labels, and what is to be said of them."""
+
+    images: Tensor
+    labels: Tensor
+    flags: tuple[str, ...] = ()
+
+    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of consecutive batches."""
+        return zip(self.images.split(size), self.labels.split(size), strict=True)
+
+
+def images(bench: Bench, split: str, examples: int) -> Images:
+    """The same images for every state of a seed; of the training split where nothing was held out for validation.
+
+    Raises:
+        UserError: there are none.
+    """
+    flags: tuple[str, ...] = ()
+    if split == "validation" and split not in bench.dataset.splits:
+        split, flags = "train", ("calibrated on training images: the data set holds none out for validation",)
+    feed = bench.feed(split)
+    rows = order(len(feed), derive_seed(bench.seed, "calibration"))[:examples].to(bench.device)
+    if not len(rows):
+        raise UserError(
+            f"examples: no calibration images ({examples} of {len(feed)} in {split}); or take dynamic: true"
+        )
+    return Images(feed.images[rows], feed.labels[rows], flags)
+
+
+@contextmanager
+def watching(
+    module: nn.Module, layers: Iterable[str], see: Callable[[str, Any, Tensor], None]
+) -> Iterator[None]:
+    """Inside, ``see(name, layer, input)`` is called before each forward of the named layers."""
+    handles = [
+        module.get_submodule(name).register_forward_pre_hook(
+            lambda layer, inputs, name=name: see(name, layer, inputs[0].detach())
+        )
+        for name in layers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run(module: nn.Module, bench: Bench, data: Images) -> None:
+    """All calibration images through the module, for what watches it."""
+    done = 0
+    with torch.no_grad():
+        for batch, _ in data.batches():
+            forward(module, bench.task.encode(batch))
+            done += len(batch)
+            bench.progress.step(done, len(data.images))
+
+
+def mean_loss(module: nn.Module, bench: Bench, data: Images) -> float:
+    """The task's loss on the calibration images."""
+    total = 0.0
+    with torch.no_grad():
+        for batch, labels in data.batches():
+            total += float(bench.task.loss(forward(module, bench.task.encode(batch)), labels)) * len(labels)
+    return total / len(data.images)
+
+
+@dataclass
+class Seen:
+    """Values of one layer's inputs: extremes of all, and a random sample."""
+
+    smallest: Tensor
+    largest: Tensor
+    parts: list[Tensor]
+
+    @property
+    def values(self) -> Tensor:
+        """(1, n) float32."""
+        return torch.cat(self.parts).view(1, -1)
+
+
+def inputs_of(module: nn.Module, bench: Bench, data: Images, layers: Iterable[str]) -> dict[str, Seen]:
+    """What goes into each layer, on the CPU; a layer that never runs has no entry."""
+    generator = torch.Generator().manual_seed(derive_seed(bench.seed, "calibration sample"))
+    share = min(1.0, BATCH / len(data.images))
+    seen: dict[str, Seen] = {}
+
+    def see(name: str, layer: Any, x: Tensor) -> None:
+        flat = x.reshape(-1).float()
+        wanted = max(1, int(SAMPLE * share))
+        if flat.numel() > wanted:
+            places = torch.randint(flat.numel(), (wanted,), generator=generator)
+            sample = flat[places.to(flat.device)].cpu()
+        else:
+            sample = flat.cpu().clone()
+        low, high = flat.amin().cpu().view(1), flat.amax().cpu().view(1)
+        if name in seen:
+            old = seen[name]
+            low, high = torch.minimum(old.smallest, low), torch.maximum(old.largest, high)
+            sample_list = [*old.parts, sample]
+        else:
+            sample_list = [sample]
+        seen[name] = Seen(low, high, sample_list)
+
+    with watching(module, layers, see):
+        run(module, bench, data)
+    return seen

@@ -1,0 +1,173 @@
+"""Quantize: weights and inputs of layers rounded to few bits, which pays only where a runtime has kernels for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressbench import specs
+from compressbench.errors import UserError, nearest
+from compressbench.specs import Observer
+from compressbench.stages.prune import in_words
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+    from compressbench.state import State
+
+PER = ("channel", "tensor")
+DTYPES = ("bfloat16", "float16")
+LOWEST, HIGHEST = 1, 16
+EXAMPLES = 1024
+
+
+def _min_max() -> dict[str, Any]:
+    return {specs.TARGET: "compressbench.observers.min_max.min_max", specs.PARTIAL: True}
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Rounds convolutions and linear layers after training; weights stay as they are underneath, so that it can go on.
+
+    Attributes:
+        weights, inputs: bits, 1..16; null stays float.
+        per: a scale for each output ``channel`` of a weight, or one for the ``tensor``.
+        symmetric, inputs_symmetric: zero point 0, as many steps below zero as above.
+        observer, weight_observer: specs of functions ``(Observed, **settings) -> (low, high)``, or plain names:
+            ``min_max``, ``percentile``, ``mse``, ``entropy``.
+        examples, split: calibration images for the inputs' ranges; of ``train`` (said so) where none were held out.
+        dynamic: the inputs' ranges are those of each batch, at run time; nothing is calibrated.
+        fold: batch norms become part of the convolutions before them, as in every deployed net.
+        layers: own bits, ``{pattern: {weights: 4, inputs: 8}}``, or null for a layer that stays float; patterns
+            as in ``Prune.rates``.
+    """
+
+    weights: int | None = 8
+    inputs: int | None = 8
+    per: str = "channel"
+    symmetric: bool = True
+    inputs_symmetric: bool = False
+    observer: Observer = field(default_factory=_min_max)
+    weight_observer: Observer = field(default_factory=_min_max)
+    examples: int = EXAMPLES
+    split: str = "validation"
+    dynamic: bool = False
+    fold: bool = True
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_grid(self)
+        check_calibration(self.split, self.examples)
+        if self.weights is None and self.inputs is None and not self.layers:
+            raise UserError("weights, inputs: null for both leaves the net in float; 8 is usual")
+        for pattern, own in self.layers.items():
+            check_own(pattern, own, self)
+        if self.dynamic and self.inputs_symmetric:
+            raise UserError("inputs_symmetric: ranges of each batch (dynamic: true) have a zero point; false")
+
+    def describe(self) -> str:
+        """The stage in words."""
+        weights = _bits("weights", self.weights)
+        own = "".join(
+            f", {pattern} {'float' if own is None else ' '.join(f'{k} {v}' for k, v in own.items())}"
+            for pattern, own in self.layers.items()
+        )
+        how = "ranges of each batch" if self.dynamic else f"inputs by {in_words(self.observer)}"
+        return (
+            f"quantize {weights} and {_bits('inputs', self.inputs)}, per {self.per}, "
+            f"weights by {in_words(self.weight_observer)}{', ' + how if self.inputs else ''}{own}"
+        )
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state whose layers round, with its scales."""
+        from compressbench.quantizing import apply
+
+        return apply.quantize(state, bench, self)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Rounds weights and inputs of layers to a shorter float type: the mild end of quantization.
+
+    Attributes:
+        dtype: ``bfloat16`` or ``float16``.
+        fold: batch norms become part of the convolutions before them.
+        float32: patterns of layers that stay as they are.
+    """
+
+    dtype: str = "bfloat16"
+    fold: bool = True
+    float32: list[str] = field(default_factory=list)
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype: unknown {self.dtype!r}; {nearest(str(self.dtype), DTYPES)}")
+
+    def describe(self) -> str:
+        """The stage in words."""
+        return f"cast weights and inputs to {self.dtype}"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state whose layers round to the type."""
+        from compressbench.quantizing import apply
+
+        return apply.cast(state, bench, self)
+
+
+def check_bits(name: str, bits: Any, symmetric: bool = False) -> None:
+    """Refuses bits outside 1..16, and one bit where both signs are wanted.
+
+    Raises:
+        UserError: naming the range.
+    """
+    if bits is None:
+        return
+    if isinstance(bits, bool) or not isinstance(bits, int) or not LOWEST <= bits <= HIGHEST:
+        raise UserError(f"{name}: {bits!r} is not in {LOWEST}..{HIGHEST} bits; null stays float")
+    if bits == 1 and symmetric:
+        flag = "inputs_symmetric" if name.endswith("inputs") else "symmetric"
+        raise UserError(f"{name}: 1 bit, symmetric, holds nothing but 0; 2 bits or {flag}: false")
+
+
+def check_grid(settings: Any) -> None:
+    """Refuses bits and kinds of scales that don't exist.
+
+    Raises:
+        UserError: naming what does.
+    """
+    check_bits("weights", settings.weights, settings.symmetric)
+    check_bits("inputs", settings.inputs, settings.inputs_symmetric)
+    if settings.per not in PER:
+        raise UserError(f"per: unknown {settings.per!r}; {nearest(str(settings.per), PER)}")
+
+
+def check_calibration(split: str, examples: int) -> None:
+    """Refuses test data, and a number of images below 0.
+
+    Raises:
+        UserError: saying what would be right.
+    """
+    if split == "test":
+        raise UserError("split: test images choose nothing, ranges neither; validation or train")
+    if examples < 0:
+        raise UserError(f"examples: {examples} is below 0")
+
+
+def check_own(pattern: str, own: Any, settings: Any) -> None:
+    """Refuses a layer's own bits that are no mapping of weights and inputs to bits.
+
+    Raises:
+        UserError: naming the pattern.
+    """
+    if own is None:
+        return
+    if not isinstance(own, Mapping) or not set(own) <= {"weights", "inputs"}:
+        raise UserError(f"layers.{pattern}: {own!r} is no {{weights: bits, inputs: bits}}; null stays float")
+    check_bits(f"layers.{pattern}.weights", own.get("weights"), settings.symmetric)
+    check_bits(f"layers.{pattern}.inputs", own.get("inputs"), settings.inputs_symmetric)
+
+
+def _bits(name: str, bits: int | None) -> str:
+    return f"{name} in float" if bits is None else f"{name} to {bits} bit{'s' if bits > 1 else ''}"
