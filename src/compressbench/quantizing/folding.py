@@ -38,8 +38,10 @@ def pairs(module: nn.Module) -> dict[str, list[Any]]:
         if before.op != "call_module" or len(before.users) != 1:
             continue
         name, conv = str(before.target), modules[str(before.target)]
-        norm: Any = modules[str(node.target)]
-        if _NORM_OF.get(type(conv)) is not type(norm) or norm.running_mean is None:
+        norm = modules[str(node.target)]
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+            continue
+        if _NORM_OF.get(type(conv)) is not type(norm):
             continue
         shared = any(owners[id(p)] > 1 for m in (conv, norm) for p in m._parameters.values() if p is not None)
         used = any(r.startswith((f"{name}.", f"{node.target}.")) for r in read)
