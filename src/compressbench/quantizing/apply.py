@@ -14,7 +14,7 @@ from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.models.build import module_of, prunable
 from compressbench.models.quantized import LAYERS
-from compressbench.quantizing import calibration, ranges
+from compressbench.quantizing import calibration, correction, ranges
 from compressbench.quantizing.folding import folded
 from compressbench.state import State
 
@@ -29,24 +29,67 @@ def quantize(state: State, bench: Bench, settings: Any) -> State:
         UserError: a pattern fits no layer, there are no calibration images, or no layer can be quantized.
     """
     base, flags = prepared(state, bench, settings.fold)
+    bits, unfit = bits_by_layer(module_of(base), settings.weights, settings.inputs, settings.layers)
+    return with_bits(state, base, bits, bench, settings, [*flags, *unfit])
+
+
+def with_bits(
+    state: State, base: State, bits: Mapping[str, Bits], bench: Bench, settings: Any, flags: list[str]
+) -> State:
+    """The state with layers of these bits, ranges and roundings by the settings.
+
+    Args:
+        base: the state in float, see ``prepared``.
+    """
     module = module_of(base, bench.device)
-    bits, unfit = bits_by_layer(module, settings.weights, settings.inputs, settings.layers)
-    flags += unfit
     forms = forms_by_layer(bits, settings)
     scales = weight_scales(module, forms, settings)
     static = [n for n, f in forms.items() if f["input"] and not f["input"].get("dynamic")]
-    if static:
+    adaptive = settings.rounding == "adaptive"
+    if static or adaptive or settings.bias_correction:
         data = calibration.images(bench, settings.split, settings.examples)
-        flags += data.flags
+        flags = [*flags, *data.flags]
+    if static:
         found, unseen = input_scales(module, bench, data, {n: forms[n]["input"] for n in static}, settings)
         scales |= found
         for name in unseen:
             forms[name]["input"] = None
         if unseen:
-            flags.append(
-                f"inputs left in float, the layers never ran on calibration images: {', '.join(unseen)}"
-            )
-    return with_forms(base, state, forms, scales, flags)
+            names = ", ".join(unseen)
+            flags.append(f"inputs left in float, the layers never ran on calibration images: {names}")
+    if adaptive:
+        rounded, left = adapted_weights(module, bench, data, forms, scales, settings.rounding_steps)
+        base = base.with_groups(weights={**base.weights, **rounded})
+        if left:
+            flags.append(f"rounded to nearest, too large or of three dimensions: {', '.join(left)}")
+    result = with_forms(base, state, forms, scales, flags)
+    if settings.bias_correction:
+        rounding = module_of(result, bench.device)
+        errors = correction.mean_errors(module, rounding, bench, data, list(forms))
+        biases = {f"{n}.bias": result.weights[f"{n}.bias"] - e for n, e in errors.items()}
+        result = result.with_groups(weights={**result.weights, **biases})
+    return result
+
+
+def adapted_weights(
+    module: nn.Module,
+    bench: Bench,
+    data: calibration.Images,
+    forms: Mapping[str, Any],
+    scales: Mapping[str, Tensor],
+    steps: int,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """(weights that round as changes their layers' outputs least, layers for which that isn't done)."""
+    wanted = [n for n, f in forms.items() if f["weight"]]
+    grams = correction.grams(module, bench, data, wanted)
+    out: dict[str, Tensor] = {}
+    for done, (name, gram) in enumerate(grams.items()):
+        layer: Any = module.get_submodule(name)
+        scale, zero = (scales[f"{name}.weight|{e}"].to(gram.device) for e in ("scale", "zero"))
+        weight = correction.adapted(layer.weight.detach(), forms[name]["weight"], scale, zero, gram, steps)
+        out[f"{name}.weight"] = weight.cpu().contiguous()
+        bench.progress.step(done + 1, len(grams))
+    return out, [n for n in wanted if n not in grams]
 
 
 def cast(state: State, bench: Bench, settings: Any) -> State:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.state import State
 
+ROUNDING = ("nearest", "adaptive")
 PER = ("channel", "tensor")
 DTYPES = ("bfloat16", "float16")
 LOWEST, HIGHEST = 1, 16
@@ -38,6 +39,9 @@ class Quantize:
         examples, split: calibration images for the inputs' ranges; of ``train`` (said so) where none were held out.
         dynamic: the inputs' ranges are those of each batch, at run time; nothing is calibrated.
         fold: batch norms become part of the convolutions before them, as in every deployed net.
+        bias_correction: biases take up what rounding adds to a layer's output on average (Nagel et al. 2019).
+        rounding: ``nearest``, or ``adaptive``: up or down as changes a layer's output least (AdaRound, Nagel et
+            al. 2020), found in ``rounding_steps`` steps of Adam a layer.
         layers: own bits, ``{pattern: {weights: 4, inputs: 8}}``, or null for a layer that stays float; patterns
             as in ``Prune.rates``.
     """
@@ -53,12 +57,16 @@ class Quantize:
     split: str = "validation"
     dynamic: bool = False
     fold: bool = True
+    bias_correction: bool = False
+    rounding: str = "nearest"
+    rounding_steps: int = 400
     layers: Mapping[str, Any] = field(default_factory=dict)
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_grid(self)
         check_calibration(self.split, self.examples)
+        check_rounding(self.rounding, self.rounding_steps)
         if self.weights is None and self.inputs is None and not self.layers:
             raise UserError("weights, inputs: null for both leaves the net in float; 8 is usual")
         for pattern, own in self.layers.items():
@@ -76,7 +84,7 @@ class Quantize:
         how = "ranges of each batch" if self.dynamic else f"inputs by {in_words(self.observer)}"
         return (
             f"quantize {weights} and {_bits('inputs', self.inputs)}, per {self.per}, "
-            f"weights by {in_words(self.weight_observer)}{', ' + how if self.inputs else ''}{own}"
+            f"weights by {in_words(self.weight_observer)}{', ' + how if self.inputs else ''}{_extras(self)}{own}"
         )
 
     def apply(self, state: State, bench: Bench) -> State:
@@ -155,6 +163,18 @@ def check_calibration(split: str, examples: int) -> None:
         raise UserError(f"examples: {examples} is below 0")
 
 
+def check_rounding(rounding: str, steps: int) -> None:
+    """Refuses what is no way of rounding.
+
+    Raises:
+        UserError: naming those there are.
+    """
+    if rounding not in ROUNDING:
+        raise UserError(f"rounding: unknown {rounding!r}; {nearest(str(rounding), ROUNDING)}")
+    if steps < 1:
+        raise UserError(f"rounding_steps: {steps} is less than 1")
+
+
 def check_own(pattern: str, own: Any, settings: Any) -> None:
     """Refuses a layer's own bits that are no mapping of weights and inputs to bits.
 
@@ -171,3 +191,8 @@ def check_own(pattern: str, own: Any, settings: Any) -> None:
 
 def _bits(name: str, bits: int | None) -> str:
     return f"{name} in float" if bits is None else f"{name} to {bits} bit{'s' if bits > 1 else ''}"
+
+
+def _extras(settings: Any) -> str:
+    rounding = ", rounding adapted" if settings.rounding == "adaptive" else ""
+    return f"{rounding}{', biases corrected' if settings.bias_correction else ''}"
