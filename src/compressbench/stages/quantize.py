@@ -64,15 +64,13 @@ class Quantize:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_grid(self)
-        check_calibration(self.split, self.examples)
-        check_rounding(self.rounding, self.rounding_steps)
+        check_bits("weights", self.weights, self.symmetric)
+        check_bits("inputs", self.inputs, self.inputs_symmetric)
+        check_common(self)
         if self.weights is None and self.inputs is None and not self.layers:
             raise UserError("weights, inputs: null for both leaves the net in float; 8 is usual")
         for pattern, own in self.layers.items():
             check_own(pattern, own, self)
-        if self.dynamic and self.inputs_symmetric:
-            raise UserError("inputs_symmetric: ranges of each batch (dynamic: true) have a zero point; false")
 
     def describe(self) -> str:
         """The stage in words."""
@@ -92,6 +90,61 @@ class Quantize:
         from compressbench.quantizing import apply
 
         return apply.quantize(state, bench, self)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Each layer's weights at bits of their own, as few as a size asks for, where they cost the least loss.
+
+    Each layer is rounded alone to each of the choices and the loss measured on the calibration images; then, from the
+    most bits everywhere, the layer goes down that costs least a bit saved, until the weights fit.
+
+    Attributes:
+        choices: bits that a layer may have, 1..16.
+        budget: share of the bytes of the float weights, in (0, 1); scales don't count.
+        inputs, per, symmetric, inputs_symmetric, observer, weight_observer, examples, split, dynamic, fold,
+            bias_correction, rounding, rounding_steps: as in ``Quantize``.
+    """
+
+    choices: list[int] = field(default_factory=lambda: [8, 4, 2])
+    budget: float = 0.15
+    inputs: int | None = 8
+    per: str = "channel"
+    symmetric: bool = True
+    inputs_symmetric: bool = False
+    observer: Observer = field(default_factory=_min_max)
+    weight_observer: Observer = field(default_factory=_min_max)
+    examples: int = EXAMPLES
+    split: str = "validation"
+    dynamic: bool = False
+    fold: bool = True
+    bias_correction: bool = False
+    rounding: str = "nearest"
+    rounding_steps: int = 400
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not self.choices or len(set(self.choices)) < len(self.choices):
+            raise UserError(f"choices: {self.choices!r} must be different numbers of bits, e.g. [8, 4, 2]")
+        for place, bits in enumerate(self.choices):
+            check_bits(f"choices[{place}]", 0 if bits is None else bits, self.symmetric)
+        if isinstance(self.budget, bool) or not 0 < self.budget < 1:
+            raise UserError(f"budget: {self.budget!r} is not in (0, 1); 0.125 are 4 bits of 32")
+        check_bits("inputs", self.inputs, self.inputs_symmetric)
+        check_common(self)
+
+    def describe(self) -> str:
+        """The stage in words."""
+        return (
+            f"quantize weights to {', '.join(map(str, self.choices))} bits by layer, {self.budget:.4g} of the float "
+            f"bytes, and {_bits('inputs', self.inputs)}{_extras(self)}"
+        )
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state whose layers round, with its scales."""
+        from compressbench.quantizing import mixed
+
+        return mixed.mixed(state, bench, self)
 
 
 @dataclass(frozen=True)
@@ -139,40 +192,26 @@ def check_bits(name: str, bits: Any, symmetric: bool = False) -> None:
         raise UserError(f"{name}: 1 bit, symmetric, holds nothing but 0; 2 bits or {flag}: false")
 
 
-def check_grid(settings: Any) -> None:
-    """Refuses bits and kinds of scales that don't exist.
-
-    Raises:
-        UserError: naming what does.
-    """
-    check_bits("weights", settings.weights, settings.symmetric)
-    check_bits("inputs", settings.inputs, settings.inputs_symmetric)
-    if settings.per not in PER:
-        raise UserError(f"per: unknown {settings.per!r}; {nearest(str(settings.per), PER)}")
-
-
-def check_calibration(split: str, examples: int) -> None:
-    """Refuses test data, and a number of images below 0.
+def check_common(settings: Any) -> None:
+    """Refuses what ``Quantize`` and ``Mixed`` both can't take.
 
     Raises:
         UserError: saying what would be right.
     """
-    if split == "test":
+    if settings.per not in PER:
+        raise UserError(f"per: unknown {settings.per!r}; {nearest(str(settings.per), PER)}")
+    if settings.split == "test":
         raise UserError("split: test images choose nothing, ranges neither; validation or train")
-    if examples < 0:
-        raise UserError(f"examples: {examples} is below 0")
-
-
-def check_rounding(rounding: str, steps: int) -> None:
-    """Refuses what is no way of rounding.
-
-    Raises:
-        UserError: naming those there are.
-    """
-    if rounding not in ROUNDING:
-        raise UserError(f"rounding: unknown {rounding!r}; {nearest(str(rounding), ROUNDING)}")
-    if steps < 1:
-        raise UserError(f"rounding_steps: {steps} is less than 1")
+    if settings.examples < 0:
+        raise UserError(f"examples: {settings.examples} is below 0")
+    if settings.dynamic and settings.inputs_symmetric:
+        raise UserError("inputs_symmetric: ranges of each batch (dynamic: true) have a zero point; false")
+    if settings.rounding not in ROUNDING:
+        raise UserError(
+            f"rounding: unknown {settings.rounding!r}; {nearest(str(settings.rounding), ROUNDING)}"
+        )
+    if settings.rounding_steps < 1:
+        raise UserError(f"rounding_steps: {settings.rounding_steps} is less than 1")
 
 
 def check_own(pattern: str, own: Any, settings: Any) -> None:
