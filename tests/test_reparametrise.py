@@ -18,8 +18,10 @@ from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.outputs import forward
 from compressbench.pruning import masked
+from compressbench.stages.quantize import Quantize
 from compressbench.stages.rewind import RandomMask
 from compressbench.stages.train import Train
+from compressbench.state import State
 from compressbench.training import loop, reparametrise
 from compressbench.training.reparametrisations import dnw as wirings
 from compressbench.training.reparametrisations import edge_popup as popup
@@ -50,6 +52,12 @@ def method(name: str, **settings) -> dict:
     """A method's spec as the plan makes it."""
     spec = {**yaml.safe_load((FOLDER / f"{name}.yaml").read_text()), **HASTE.get(name, {}), **settings}
     return {name: specs.expand(spec)}
+
+
+def ready(name: str, model: dict, bench: Bench) -> State:
+    """A drawn state on which the method can train."""
+    start = drawn(model, bench)
+    return Quantize().apply(start, bench) if name == "qat" else start
 
 
 def train(methods: dict, **changes) -> Train:
@@ -116,7 +124,7 @@ def test_the_hard_concrete_gate() -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("model", [MLP, RESNET], ids=["mlp", "resnet"])
 def test_every_method_twice_and_from_a_checkpoint(name: str, model, bench, tmp_path) -> None:
-    start = drawn(model, bench)
+    start = ready(name, model, bench)
     stage = train(method(name))
     torch.manual_seed(1)
     whole = stage.apply(start, bench)
@@ -145,7 +153,7 @@ def test_every_method_twice_and_from_a_checkpoint(name: str, model, bench, tmp_p
 
 @pytest.mark.parametrize("name", METHODS)
 def test_stopped_short_it_goes_on_or_is_refused(name: str, bench) -> None:
-    start = drawn(MLP, bench)
+    start = ready(name, MLP, bench)
     stage = train(method(name))
     short = dataclasses.replace(stage, stop="13it")
     if name in ("dnw", "edge_popup", "supermask", "variational_dropout", "l0"):
@@ -158,7 +166,7 @@ def test_stopped_short_it_goes_on_or_is_refused(name: str, bench) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_in_bf16_and_on_a_pruned_net(name: str, bench) -> None:
-    start = drawn(RESNET, bench)
+    start = ready(name, RESNET, bench)
     low = train(method(name), precision="bf16", length="10it").apply(start, bench)
     assert all(w.dtype == start.weights[n].dtype for n, w in low.weights.items())
     assert all(torch.isfinite(w).all() for w in low.weights.values())

@@ -69,6 +69,10 @@ def cut_module(module: nn.Module, edit: Edit) -> nn.Module:
             new = _selected(name, tensor.detach(), dims)
             done[place] = nn.Parameter(new, tensor.requires_grad) if leaf in owner._parameters else new
         tensors[leaf] = done[place]  # type: ignore[assignment]
+        for scales in (f"{leaf}_scale", f"{leaf}_zero") if "0" in dims else ():
+            old = owner._buffers.get(scales)
+            if old is not None and old.ndim:  # of a quantized layer, one for each output channel
+                owner._buffers[scales] = _selected(name, old, {"0": dims["0"]})
     for path, leaves in cut.items():
         _refit(module.get_submodule(path), leaves)
     return module

@@ -99,8 +99,14 @@ def scales_of(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def rounded(x: Tensor, form: Form, scale: Tensor | None, zero: Tensor | None) -> Tensor:
-    """x^ of a tensor; of weights where ``scale`` has an entry for each output channel."""
+def rounded(
+    x: Tensor, form: Form, scale: Tensor | None, zero: Tensor | None, examples: bool = False
+) -> Tensor:
+    """x^ of a tensor; of weights where ``scale`` has an entry for each output channel.
+
+    Args:
+        examples: whether the tensor's first dimension are examples: a scale that learns serves one of them.
+    """
     if "dtype" in form:
         return _Cast.apply(x, FLOATS[form["dtype"]])
     low, high = form["low"], form["high"]
@@ -108,6 +114,11 @@ def rounded(x: Tensor, form: Form, scale: Tensor | None, zero: Tensor | None) ->
         scale, zero = affine(x.detach().amin(), x.detach().amax(), low, high)
     assert scale is not None
     assert zero is not None
+    if scale.requires_grad:
+        result: Tensor = _Learned.apply(
+            x, scale, zero, low, high, x.numel() // (x.shape[0] if examples or scale.ndim else 1)
+        )
+        return result
     if scale.ndim:
         return torch.fake_quantize_per_channel_affine(x, scale, zero, 0, low, high)
     return torch.fake_quantize_per_tensor_affine(x, scale, zero, low, high)
@@ -146,11 +157,42 @@ class _Cast(torch.autograd.Function):
         return gradients[0], None
 
 
+class _Learned(torch.autograd.Function):
+    """Fake quantization whose scale learns (LSQ, Esser et al. 2020); the values are those of the plain one.
+
+    The scale's gradient is that of each entry: round(x / s) - x / s inside the range, the clipped integer outside,
+    summed and divided by sqrt(entries * largest integer).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int, entries: int
+    ) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 1)) if scale.ndim else ()
+        s, z = scale.view(shape), zero.view(shape)
+        exact = x.float() * (1.0 / s)
+        steps = torch.round(exact)
+        kept = (steps + z).clamp(low, high) - z
+        ctx.save_for_backward(exact, steps, kept)
+        ctx.factor = (entries * max(high, -low)) ** -0.5
+        ctx.axes = list(range(1, x.ndim)) if scale.ndim else None
+        return (kept * s).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        exact, steps, kept = ctx.saved_tensors
+        inside = steps == kept
+        by_scale = gradients[0].float() * torch.where(inside, steps - exact, kept)
+        total = by_scale.sum() if ctx.axes is None else by_scale.sum(ctx.axes)
+        return gradients[0] * inside, total * ctx.factor, None, None, None, None
+
+
 def _rounded_part(layer: nn.Module, part: str, x: Tensor) -> Tensor:
     form = layer.__dict__["_forms"][part]
     if not form:
         return x
-    return rounded(x, form, getattr(layer, f"{part}_scale", None), getattr(layer, f"{part}_zero", None))
+    scale, zero = getattr(layer, f"{part}_scale", None), getattr(layer, f"{part}_zero", None)
+    return rounded(x, form, scale, zero, part == "input")
 
 
 class QuantizedLinear(nn.Linear):

@@ -251,6 +251,7 @@ def _loop(
                 torch._foreach_mul_(masks[0], masks[1])
         live.step = step + 1
         if live.methods:
+            live.methods.after_step()
             masks = _remask(live, state, masks)
         last = live.step == run.stop
         due = (

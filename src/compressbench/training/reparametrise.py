@@ -57,6 +57,7 @@ class Reparametrisation:
             that gives the present state; new masks, and new weights or None; or None where all stays. Must give the
             same again for the same state.
         after_gradient: called when the ``.grad`` fields are filled.
+        after_step: called after every iteration, when the weights are updated and masked.
         masks: what is kept, asked once at the end; pruned weights then are zero.
         groups: groups of tensors, changed in place, that the trained state carries under these names.
         whole: the method can't be stopped short and go on in another stage, since a state holds no ``parameters``.
@@ -70,6 +71,7 @@ class Reparametrisation:
     penalty: Callable[[int], Tensor] | None = None
     remask: Callable[[int, Callable[[], State]], tuple[Masks, Masks | None] | None] | None = None
     after_gradient: Callable[[], None] | None = None
+    after_step: Callable[[], None] | None = None
     masks: Callable[[], Masks] | None = None
     groups: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     whole: bool = False
@@ -174,6 +176,13 @@ class Reparametrised:
         for method in self.methods.values():
             if method.after_gradient:
                 method.after_gradient()
+
+    def after_step(self) -> None:
+        """Tells the methods that want to know."""
+        with torch.no_grad():
+            for method in self.methods.values():
+                if method.after_step:
+                    method.after_step()
 
     def remask(self, step: int, current: Callable[[], State]) -> tuple[Masks, Masks | None] | None:
         """New masks of the first method that has some after ``step`` iterations."""
