@@ -10,6 +10,7 @@ from compressbench import specs
 from compressbench.errors import UserError
 from compressbench.execute import Executor, history_key
 from compressbench.plan import Measure, Node
+from compressbench.stages.quantize import Cast, Mixed, Quantize
 from compressbench.stages.train import Train
 from compressbench.store import digest
 from compressbench.training.length import steps
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from compressbench.experiment import Experiment
 
 TRIAL = 8
+QUICK = 64
 
 
 def estimate(
@@ -34,7 +36,8 @@ def estimate(
         elif isinstance(node.stage, Train) and not node.stage.checkpoint:
             stage = node.stage
             methods = {n: m[specs.TARGET] for n, m in stage.reparametrise.items()}
-            model = digest([_top(ready, node).spec, stage.batch_size, stage.precision, methods])
+            rounds = _rounding(ready, node) is not None
+            model = digest([_top(ready, node).spec, stage.batch_size, stage.precision, methods, rounds])
             if model not in per_step:
                 per_step[model] = _trial(ready, executor, node)
             tried[node.name] = per_step[model] * _iterations(node.stage, ready)
@@ -63,6 +66,19 @@ def _top(ready: Experiment, node: Node) -> Node:
     return node
 
 
+def _rounding(ready: Experiment, node: Node) -> Quantize | None:
+    """A quick stand-in for the quantize stage that this node's state went through, None if there was none."""
+    found = node.stage
+    while not isinstance(found, Quantize | Mixed | Cast):
+        if not node.parent:
+            return None
+        node = ready.plan.node(node.parent)
+        found = node.stage
+    if isinstance(found, Quantize):
+        return replace(found, examples=QUICK, bias_correction=False, rounding="nearest")
+    return Quantize(examples=QUICK)
+
+
 def _iterations(stage: Train, ready: Experiment) -> int:
     per_epoch = len(ready.dataset.split("train")) // stage.batch_size
     begin = steps(stage.start, per_epoch) if stage.start else 0
@@ -76,6 +92,8 @@ def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     top = _top(ready, node)
     bench = replace(executor.bench(), seed=node.seed, name="estimate")
     state = top.stage.apply(None, bench)
+    rounding = _rounding(ready, node)
+    state = rounding.apply(state, bench) if rounding else state
     trial = replace(node.stage, start=None, stop=None, length="2it", validate=None, warmup=None)
     try:
         trial.apply(state, bench)

@@ -63,6 +63,20 @@ def forms_of(layer: nn.Module) -> dict[str, Form | None]:
     return dict(layer.__dict__["_forms"])
 
 
+def bits_of(module: nn.Module, layer: str) -> tuple[int, int]:
+    """Bits that a layer's weight and its inputs are rounded to; 32 where they are float."""
+    part = module.get_submodule(layer)
+    forms = forms_of(part) if type(part) in _KINDS.values() else {}
+    weight, inputs = (_bits(forms.get(p)) for p in PARTS)
+    return weight, inputs
+
+
+def _bits(form: Form | None) -> int:
+    if not form:
+        return 32
+    return 16 if "dtype" in form else int(form["bits"])
+
+
 def load_scales(module: nn.Module, scales: Mapping[str, Tensor]) -> None:
     """Fills the scales and zero points of rounding layers.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from compressbench.bench import Bench
     from compressbench.views import View
 
@@ -19,10 +21,11 @@ class Structure:
 
     Prunable weights are those of convolutions and linear layers. ``density`` is the share of them that is not
     zero, ``density_all`` the share of all parameters: papers quote either. All densities count against the
-    net as it was drawn, so that a removed channel counts like one at zero.
+    net as it was drawn, so that a removed channel counts like one at zero. ``weight_bits`` are the bits of the
+    integers (or floats) that a prunable weight computes as, on average; 32 in a net that isn't quantized.
     """
 
-    VERSION: ClassVar[int] = 2  # 2: removed channels count
+    VERSION: ClassVar[int] = 3  # 2: removed channels count; 3: bits
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject's own module."""
@@ -39,6 +42,7 @@ class Structure:
         yield Metric("nonzero", nonzero, "1", "theoretical", note="of the prunable weights")
         yield _share("density", nonzero, facts.get("whole", size), "of the prunable weights")
         yield _share("density_all", left, facts.get("whole_parameters", total), "of all parameters")
+        yield from _bits(subject.module, sizes)
         for name, count in facts.get("drawn", sizes).items():
             yield _share(
                 "layer_density", kept.get(name, 0), count, "" if name in kept else "removed", group=name
@@ -46,6 +50,20 @@ class Structure:
         empty = [name for name in sizes if not kept[name]]
         note = f"flagged: {', '.join(empty)}" if empty else ""
         yield Metric("empty_layers", len(empty), "1", "theoretical", note=note)
+
+
+def _bits(module: nn.Module, sizes: Mapping[str, int]) -> Iterable[Metric]:
+    from compressbench.models.quantized import bits_of
+
+    bits = {name: bits_of(module, name.removesuffix("weight").removesuffix(".")) for name in sizes}
+    size = sum(sizes.values())
+    mean = sum(count * bits[name][0] for name, count in sizes.items()) / max(1, size)
+    yield Metric(
+        "weight_bits", mean, "bits", "theoretical", note="mean of the prunable weights, scales not counted"
+    )
+    inputs = [b for _, b in bits.values()]
+    mean_inputs = sum(inputs) / max(1, len(inputs))
+    yield Metric("input_bits", mean_inputs, "bits", "theoretical", note="mean of the layers' inputs")
 
 
 def parameters(view: View) -> tuple[int, int]:
