@@ -28,6 +28,7 @@ WIDTH, HEIGHT = 5.0, 3.7
 ROWS_SHOWN = 24
 LABEL = 56
 CLOSE = 5.0
+ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -107,6 +108,76 @@ def accuracy_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     caption = f"Sparser to the right. {_bands(counts)} Black: the dense model."
     drawn = [*panel.dense.values(), *(series for series, _ in lines)]
     return _finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def accuracy_vs_bits(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy against the mean bits of a prunable weight, fewer to the right; None where no weight was rounded."""
+
+    def bits(point: Point) -> float | None:
+        return _mean(point, "structure", "weight_bits")
+
+    drawn = _accuracy_against(panel, moment, bits, "bits")
+    if drawn is None or all(math.isclose(x, 32.0) for x in drawn[2]):
+        return None
+    figure, axes, places, counts, series = drawn
+    axes.set_xlabel("mean bits of a weight (log scale, fewer →)")
+    _reversed_log(axes, places, [1, 2, 3, 4, 6, 8, 16, 32])
+    caption = f"Fewer bits to the right; 32 is float. {_bands(counts)} Black: the dense model."
+    return _finish(figure, axes, panel, name, caption, drawn=series)
+
+
+def accuracy_vs_bytes(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy against the bytes of the shortest encoding; None where nothing but zeros was ever left out."""
+
+    def kilobytes(point: Point) -> float | None:
+        found = [b for metric in ENCODINGS if (b := _mean(point, "cost", metric))]
+        return min(found) / 1000 if found else None
+
+    packed = any(_mean(p, "cost", "quantized_bytes") for s in panel.series for p in s.at(moment))
+    drawn = _accuracy_against(panel, moment, kilobytes, "bytes on disk") if packed else None
+    if drawn is None:
+        return None
+    figure, axes, places, counts, series = drawn
+    axes.set_xlabel("kB on disk, shortest encoding (log scale, smaller →)")
+    decades = range(math.floor(math.log10(min(places))), math.ceil(math.log10(max(places))) + 1)
+    _reversed_log(axes, places, [step * 10.0**d for d in decades for step in (1, 2, 5)])
+    caption = f"Bytes really encoded, smaller to the right. {_bands(counts)} Black: the dense model."
+    return _finish(figure, axes, panel, name, caption, drawn=series)
+
+
+def _accuracy_against(
+    panel: Panel, moment: str, place: Callable[[Point], float | None], what: str
+) -> tuple[Figure, Axes, list[float], set[int], list[Series]] | None:
+    """Accuracy of all series against some figure of a point: drawing, axes, places, numbers of seeds, series."""
+    lines = []
+    for series in panel.series:
+        points = [(x, r) for p in series.at(moment) if (r := _main(panel, p)) and (x := place(p))]
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    label, unit = _accuracy(panel)
+    figure, axes = _canvas(f"{label} against {what}{_at(moment)}")
+    counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment, lambda p: _main(panel, p))
+    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    return figure, axes, [x for _, points in lines for x, _ in points], counts, drawn
+
+
+def _mean(point: Point, probe: str, metric: str) -> float | None:
+    reading = point.reading(probe, metric)
+    return reading.spread.mean if reading and reading.spread else None
+
+
+def _reversed_log(axes: Axes, places: Sequence[float], ticks: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = min(places), max(places)
+    axes.set_xscale("log")
+    axes.set_xlim(high * 1.12, low / 1.12)
+    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.1 <= t <= high * 1.1]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def metric_vs_density(

@@ -179,6 +179,8 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
         drawn += [
             charts.accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
             charts.change_vs_density(panel, moment, f"change_vs_density{tail}"),
+            charts.accuracy_vs_bits(panel, moment, f"accuracy_vs_bits{tail}"),
+            charts.accuracy_vs_bytes(panel, moment, f"accuracy_vs_bytes{tail}"),
             charts.accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
         ]
         tables.append(accuracy_table(panel, moment))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from compressbench.report.numbers import counted, percentage
+from compressbench.report.numbers import MISSING, counted, percentage
 from compressbench.report.panels import (
     DENSE,
     FINAL,
@@ -310,6 +310,8 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
     known |= {
         ("connectivity", "error_at", True),
         ("structure", "layer_density", True),
+        ("structure", "weight_bits", False),
+        ("structure", "input_bits", False),
         ("accuracy", "n", False),
     }
     if panel.main:
@@ -320,7 +322,20 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
 def _columns(found: Sequence[Line]) -> Columns:
     columns = Columns()
     columns.add("Density", "%", [Cell(percentage(line.point.density)) for line in found], always=True)
+    bits = rounded_to(found)
+    if bits:
+        columns.add("Bits", "weights/inputs", [Cell(text) for text in bits])
     return columns
+
+
+def rounded_to(found: Sequence[Line]) -> list[str]:
+    """Mean bits of weights and inputs of each line, like ``8/8``; empty where nothing was rounded."""
+    told = []
+    for line in found:
+        readings = [line.point.reading("structure", metric) for metric in ("weight_bits", "input_bits")]
+        means = [r.spread.mean for r in readings if r and r.spread]
+        told.append("/".join("32" if m == 32 else f"{m:.3g}" for m in means) or MISSING)
+    return told if {"32/32", MISSING} < {*told, "32/32", MISSING} else []
 
 
 def _readings(found: Iterable[Line], probe: str, metric: str, environment: str = "") -> list[Reading | None]:

@@ -12,7 +12,7 @@ from compressbench.report.findings import warnings
 from compressbench.report.heat import worst_classes
 from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds, with_spread
 from compressbench.report.panels import Panel, Point, Reading, Series, beside_lead, panels
-from compressbench.report.states import batches, lines, some, thinned
+from compressbench.report.states import batches, lines, rounded_to, some, thinned
 from compressbench.report.tables import Cell, Table, cell
 from compressbench.report.wording import each_once, moment_name, title_of
 
@@ -54,7 +54,8 @@ def _over(count: int) -> str:
 
 def _lecture(panel: Panel, moment: str, width: int) -> Grid:
     found = lines(panel, moment, some)
-    columns: list[tuple[str, list[Cell]]] = []
+    bits = rounded_to(found)
+    columns: list[tuple[str, list[Cell]]] = [("Bits", [Cell(text) for text in bits])] if bits else []
     for environment in panel.environments:
         for batch in batches(panel)[:1]:
             speed = [x.point.reading("cost", f"speedup_b{batch}", "", environment) for x in found]
