@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from compressbench.errors import UserError
+from compressbench.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,44 @@ def forward(module: Callable[[Tensor], Any], inputs: Tensor) -> Outputs:
             f"{type(module).__name__}.forward returned {type(result).__name__} without logits; return a tensor"
         )
     return Outputs(logits)
+
+
+@contextlib.contextmanager
+def tapped(module: nn.Module, names: Sequence[str] = ()) -> Iterator[Callable[[Tensor], Outputs]]:
+    """``forward`` of a module as a function of its inputs, with what the named submodules gave among the taps.
+
+    The module is left as it is: the names are paths as in ``named_modules``, watched by hooks while the block lasts.
+
+    Raises:
+        UserError: there is no such submodule, or one gave no tensor or was not reached.
+    """
+    if not names:
+        yield functools.partial(forward, module)
+        return
+    parts, seen, hooks = dict(module.named_modules()), {}, []
+    for name in names:
+        if not name or name not in parts:
+            raise UserError(
+                f"taps: the model has no module {name!r}; {nearest(name, [n for n in parts if n])}"
+            )
+
+    def watch(name: str) -> Callable[..., None]:
+        def note(part: nn.Module, inputs: Any, output: Any) -> None:
+            seen[name] = output
+
+        return note
+
+    def run(inputs: Tensor) -> Outputs:
+        seen.clear()
+        found = forward(module, inputs)
+        for name in names:
+            if not isinstance(seen.get(name), Tensor):
+                raise UserError(f"taps: {name} gave no tensor in the model's forward")
+        return replace(found, taps={**found.taps, **{name: seen[name] for name in names}})
+
+    try:
+        hooks += [parts[name].register_forward_hook(watch(name)) for name in names]
+        yield run
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -25,7 +25,7 @@ from compressbench.data.augment import pad_crop_flip
 from compressbench.data.feed import order as draw_order
 from compressbench.errors import Diverged, UserError
 from compressbench.models.build import load, module_of, snapshot
-from compressbench.outputs import forward
+from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning import masked
 from compressbench.specs import TARGET
 from compressbench.state import State
@@ -101,8 +101,9 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     objective = settings.built("objective")(bench)
     stepper = settings.built("stepper")(module, optimizer)
     devices = [torch.device(bench.device)] if bench.device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices):
-        _loop(live, run, bench, objective, stepper, state)
+    taps = getattr(objective, "taps", ())
+    with torch.random.fork_rng(devices=devices), tapped(module, taps) as compute:
+        _loop(live, run, bench, compute, objective, stepper, state)
     module.eval()
     state = _baked(live, state) if methods else state
     weights = snapshot(module)
@@ -191,6 +192,7 @@ def _loop(
     live: Live,
     run: Run,
     bench: Bench,
+    compute: Callable[[Tensor], Outputs],
     objective: Objective,
     stepper: Callable[[Callable[[], Tensor]], Tensor],
     state: State,
@@ -237,7 +239,7 @@ def _loop(
         ) -> Tensor:
             optimizer.zero_grad(set_to_none=True)
             with context, live.computing(True):
-                loss = objective(Batch(forward(module, inputs), inputs, labels, picked))
+                loss = objective(Batch(compute(inputs), inputs, labels, picked))
             if live.methods and (penalty := live.methods.penalties(step)) is not None:
                 loss = loss + penalty
             loss.backward()

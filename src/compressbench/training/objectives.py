@@ -17,7 +17,10 @@ from compressbench.outputs import Outputs
 
 @dataclass(frozen=True)
 class Batch:
-    """What an objective sees: the model's outputs, the encoded inputs, labels and row numbers in the split."""
+    """What an objective sees: the model's outputs, the encoded inputs, labels and row numbers in the split.
+
+    An objective with an attribute ``taps``, names of modules of the model, finds what these gave as ``outputs.taps``.
+    """
 
     outputs: Outputs
     inputs: Tensor

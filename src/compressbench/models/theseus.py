@@ -1,0 +1,147 @@
+"""A net whose blocks are being replaced by fewer (BERT-of-Theseus, Xu et al., EMNLP 2020)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.errors import UserError
+from compressbench.models.cutting import replay
+
+Groups = Mapping[str, Sequence[str]]
+"""The block that stays and becomes the successor, with those that go: ``{"layer1.0": ["layer1.1"]}``."""
+
+
+class Replaceable(nn.Module):
+    """Blocks of the predecessor and the one that is to do their work.
+
+    In training each forward takes the successor with probability ``min(1, start + growth * forwards so far)``; the
+    predecessor's blocks are frozen and in evaluation mode. In evaluation the successor alone computes.
+    """
+
+    def __init__(self, old: Sequence[nn.Module], start: float, growth: float) -> None:
+        super().__init__()
+        self.new = copy.deepcopy(old[0])
+        self.old = nn.Sequential(*old).requires_grad_(False).eval()
+        self.start, self.growth = start, growth
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def train(self, mode: bool = True) -> Replaceable:
+        """Training mode of the successor; the predecessor stays in evaluation mode."""
+        super().train(mode)
+        self.old.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the blocks."""
+        if not self.training:
+            return self.new(x)
+        rate = min(1.0, self.start + self.growth * int(self.steps))
+        self.steps += 1
+        if float(torch.rand(())) < rate:
+            return self.new(x)
+        result = self.old(x)
+        # Where no block at all is replaced nothing is learned in this step; the loss must have a gradient all the same.
+        return result if result.requires_grad or not torch.is_grad_enabled() else result.requires_grad_()
+
+
+def theseus(
+    predecessor: nn.Module,
+    groups: Groups,
+    edits: Sequence[Mapping[str, Any]] = (),
+    start: float = 0.3,
+    growth: float = 0.0006,
+) -> nn.Module:
+    """The predecessor with a ``Replaceable`` at the first block of each group and nothing at the others; ends frozen.
+
+    Args:
+        predecessor: a net that the call may change.
+        groups: see ``Groups``.
+        edits: made to it first.
+        start, growth: of the probability that a block is replaced, at the first step and more at every further one.
+    """
+    module = replay(predecessor, edits).requires_grad_(False)
+    for first, others in groups.items():
+        parts = [module.get_submodule(name) for name in (first, *others)]
+        _put(module, first, Replaceable(parts, start, growth))
+        for name in others:
+            _put(module, name, nn.Identity())
+    for part in module.modules():
+        if isinstance(part, Replaceable):
+            part.new.requires_grad_(True)
+    return module
+
+
+def groups_of(module: nn.Module, every: int, blocks: str | None = None) -> dict[str, list[str]]:
+    """Consecutive blocks in runs of ``every``, the first of each with the others; shorter runs at the end stay alone.
+
+    Blocks are members of an ``nn.Sequential`` or ``nn.ModuleList`` that have parts of their own; the outermost count.
+
+    Args:
+        blocks: the name of one container, for all of them.
+
+    Raises:
+        UserError: there are no two such blocks in a row, or no such container.
+    """
+    found: dict[str, list[str]] = {}
+    inside: list[str] = []
+    for path, part in module.named_modules():
+        if not isinstance(part, nn.Sequential | nn.ModuleList) or any(path.startswith(p) for p in inside):
+            continue
+        if blocks is not None and path != blocks:
+            continue
+        names = [
+            f"{path}.{n}" if path else n for n, c in part.named_children() if any(True for _ in c.children())
+        ]
+        if not path or len(names) < len(list(part.children())):
+            continue
+        inside.append(f"{path}.")
+        for at in range(0, len(names) - every + 1, every):
+            found[names[at]] = names[at + 1 : at + every]
+    if not found:
+        where = f" in {blocks!r}" if blocks else ""
+        raise UserError(
+            f"every: the net has no {every} blocks in a row{where}; a deeper one, or a smaller number is wanted"
+        )
+    return found
+
+
+def begun(tensors: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
+    """A predecessor's tensors by the names of the net in replacement; each successor begins as its first block."""
+    out: dict[str, Tensor] = {}
+    places = {
+        name: f"{first}.old.{k}"
+        for first, others in groups.items()
+        for k, name in enumerate((first, *others))
+    }
+    for name, tensor in tensors.items():
+        block = next((b for b in places if name.startswith(f"{b}.")), None)
+        if block is None:
+            out[name] = tensor
+            continue
+        rest = name.removeprefix(f"{block}.")
+        out[f"{places[block]}.{rest}"] = tensor
+        if block in groups:
+            out[f"{block}.new.{rest}"] = tensor
+    return out
+
+
+def taken(tensors: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
+    """The successor's tensors, by the names of the predecessor without the blocks that go."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        block = next((b for b in groups if name.startswith(f"{b}.")), None)
+        if block is None:
+            out[name] = tensor
+        elif name.startswith(f"{block}.new."):
+            out[f"{block}.{name.removeprefix(f'{block}.new.')}"] = tensor
+    return out
+
+
+def _put(module: nn.Module, path: str, part: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, part)
