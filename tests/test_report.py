@@ -22,13 +22,14 @@ from compressbench.cli import report as command
 from compressbench.cli.main import run as dispatch
 from compressbench.errors import UserError
 from compressbench.records import COLUMNS, SCHEMA, Record, Records, read_jsonl, write_jsonl
+from compressbench.report import charts
 from compressbench.report.accuracy import accuracy_table, difference_tables
 from compressbench.report.findings import summary, warnings
 from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.joint import gather, joint_report
 from compressbench.report.numbers import Spread, number, percentage, plain, spread, with_spread
 from compressbench.report.page import write_report
-from compressbench.report.panels import beside_lead, paired, panels, relative_compute
+from compressbench.report.panels import FINAL, beside_lead, paired, panels, relative_compute
 from compressbench.report.states import lecture_table, leftover_tables, size_table, timing_table
 from compressbench.report.tables import Table
 from compressbench.report.terminal import print_tables, wrap
@@ -905,3 +906,32 @@ def test_seeds_that_agree_exactly_still_show_their_spread():
     assert with_spread(Spread(90.0, None, 1), "%") == ("90.0", "")
     assert with_spread(Spread(1234.0, 0.0, 3), "1") == ("1\u202f234", "")
     assert with_spread(Spread(150.0, 0.0, 3), "iterations") == ("150", "")
+
+
+def test_bits_and_bytes_have_charts_of_their_own(tmp_path):
+    rows = []
+    for seed in (0, 1):
+        for order, (series, bits, size) in enumerate(
+            [("dense", 32, 4000), ("ptq", 8, 1100), ("ptq", 4, 600)]
+        ):
+            here = {"series": series, "order": order, "seed": seed, "density": 1.0}
+            rows.append(record(**here, value=90.0 - order))
+            rows.append(record(**here, probe="structure", metric="weight_bits", value=bits, unit="bits"))
+            rows.append(record(**here, probe="structure", metric="input_bits", value=32, unit="bits"))
+            rows.append(record(**here, probe="cost", metric="dense_bytes", value=4000, unit="bytes"))
+            packed = size if bits < 32 else None
+            rows.append(record(**here, probe="cost", metric="quantized_bytes", value=packed, unit="bytes"))
+    panel = panels(Records(rows))[0]
+    with charts.drawing():
+        bits = charts.accuracy_vs_bits(panel, FINAL, "bits")
+        size = charts.accuracy_vs_bytes(panel, FINAL, "bytes")
+    assert "mean bits of a weight" in bits.svg
+    assert "kB on disk" in size.svg
+    write_report(Records(rows), tmp_path, "bits")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "8/32" in page
+    assert "against density" not in page, "all states have the same"
+    float_only = panels(Records(r for r in rows if r.series == "dense" or r.metric == "top1"))[0]
+    with charts.drawing():
+        assert charts.accuracy_vs_bits(float_only, FINAL, "bits") is None
+        assert charts.accuracy_vs_bytes(float_only, FINAL, "bytes") is None

@@ -110,7 +110,8 @@ def _layer_cell(point: Point, name: str) -> Cell:
     text, sd = _density_pair(figure)
     emptied = sum(v <= 0 for v in reading.by_seed.values())
     if emptied:
-        return Cell("empty" if emptied == figure.n else text, sd, figure.n, flag=True, shade=shade(0.5, LOSS))
+        whole = "removed" if REMOVED in reading.notes else "empty"
+        return Cell(whole if emptied == figure.n else text, sd, figure.n, flag=True, shade=shade(0.5, LOSS))
     return Cell(text, sd, figure.n, shade=shade(1 - figure.mean, DENSITY))
 
 
@@ -160,11 +161,11 @@ def emptied_layers(panel: Panel) -> list[str]:
 
 
 def _lost(point: Point) -> list[tuple[str, int]]:
-    """(layer, seed) of emptied layers; the layer is empty where only their number is known."""
+    """(layer, seed) of emptied layers, not of those removed with what they did; the layer is empty where only their number is known."""
     found = [
         (group, seed)
         for (probe, metric, group), reading in point.readings.items()
-        if (probe, metric) == ("structure", "layer_density")
+        if (probe, metric) == ("structure", "layer_density") and REMOVED not in reading.notes
         for seed, value in reading.by_seed.items()
         if value <= 0
     ]

@@ -176,14 +176,18 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
     drawn, tables = [], []
     for moment in panel.moments:
         tail = _moment_suffix(panel, moment) + suffix
+        bits = charts.accuracy_vs_bits(panel, moment, f"accuracy_vs_bits{tail}")
+        if not bits or len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1:
+            drawn += [
+                charts.accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
+                charts.change_vs_density(panel, moment, f"change_vs_density{tail}"),
+            ]
+            tables.append(accuracy_table(panel, moment))
         drawn += [
-            charts.accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
-            charts.change_vs_density(panel, moment, f"change_vs_density{tail}"),
-            charts.accuracy_vs_bits(panel, moment, f"accuracy_vs_bits{tail}"),
+            bits,
             charts.accuracy_vs_bytes(panel, moment, f"accuracy_vs_bytes{tail}"),
             charts.accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
         ]
-        tables.append(accuracy_table(panel, moment))
     drawn += charts.published(panel, f"published{suffix}")
     return Section("Accuracy against size and training cost", "accuracy", _kept(drawn), (), _kept(tables))
 

@@ -132,7 +132,7 @@ def batches(panel: Panel) -> list[int]:
 
 
 def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
-    """Method, speed, accuracy, L-L, P-L, after-attack accuracy; dense of the same seeds beside each state."""
+    """Method, speed, accuracy, L-L, P-L, after-attack accuracies, queries; dense of the same seeds beside each state."""
     found = lines(panel, moment, pick)
     columns = _columns(found)
     for environment in panel.environments:
@@ -154,6 +154,9 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
         columns.add("Change", difference_unit(unit), change)
         if count := examples(main):
             notes.append(f"{name}: {count} test examples.")
+    shifted = _readings(found, "shifted", "shifted_top1")
+    columns.add("Shifted", "test set, %", [cell(r, notes=False) for r in shifted])
+    notes += list(dict.fromkeys(f"Shifted: {note}." for r in shifted if r for note in r.notes))
     for metric, name, unit in LOYAL:
         columns.add(name, unit, [cell(r, notes=False) for r in _readings(found, "loyalty", metric)])
     if any(name == "P-L" for name, _ in columns.heads):
@@ -167,6 +170,15 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
         notes.append(
             f"After attack: accuracy under PGD{f' on {images} test images' if images else ''}; "
             "the dense row is what it is to be read against."
+        )
+    square, queries = (_readings(found, "square", m) for m in ("square_accuracy", "square_queries"))
+    columns.add("After attack", "Square, %", [cell(r) for r in square])
+    columns.add("#Q", "queries", [cell(r, notes=False) for r in queries])
+    if any(square):
+        told = dict.fromkeys(note for r in queries if r for note in r.notes)
+        notes.append(
+            f"After the Square attack, which asks for no gradient, on {examples(square)} test images; "
+            f"#Q: mean number of queries, {'; '.join(told)}."
         )
     return _table(
         panel,
@@ -306,6 +318,8 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
     known |= {("cost", m, False) for m in (*THEORETICAL, *ON_DISK, LOAD)}
     known |= {("cost", f"{m}_b{b}", False) for m in MEASURED for b in batches(panel)}
     known |= {("compute", m, False) for m in COMPUTE}
+    known |= {("shifted", "shifted_top1", False)}
+    known |= {("square", m, False) for m in ("square_accuracy", "square_queries")}
     known |= {("forgetting", m, True) for m in ("recall", "recall_change", "forgotten", "learned")}
     known |= {
         ("connectivity", "error_at", True),
@@ -324,7 +338,7 @@ def _columns(found: Sequence[Line]) -> Columns:
     columns.add("Density", "%", [Cell(percentage(line.point.density)) for line in found], always=True)
     bits = rounded_to(found)
     if bits:
-        columns.add("Bits", "weights/inputs", [Cell(text) for text in bits])
+        columns.add("Bits", "weights/inputs", [Cell(text) for text in bits], always=True)
     return columns
 
 
@@ -358,8 +372,8 @@ def _table(
     notes: Sequence[str],
     spanning: bool = False,
 ) -> Table | None:
-    """Rows that have anything beside their density; ``None`` if no row has."""
-    if len(columns.heads) < 2:
+    """Rows that have anything beside what names them; ``None`` if no row has."""
+    if len(columns.heads) <= columns.naming:
         return None
     looks = styles(panel)
     rows = []

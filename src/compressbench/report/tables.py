@@ -132,11 +132,13 @@ class Columns:
     groups: list[tuple[str, int]] = field(default_factory=list)
     cells: list[list[Cell]] = field(default_factory=list)
     remarks: list[tuple[str, ...]] = field(default_factory=list)
+    naming: int = 0
 
     def add(self, name: str, unit: str, cells: Sequence[Cell], group: str = "", always: bool = False) -> None:
-        """Adds a column, one cell a row, unless all of them are empty."""
+        """Adds a column, one cell a row, unless all of them are empty; ``always`` for those that name the row."""
         if not always and all(c.text == MISSING and not c.notes for c in cells):
             return
+        self.naming += always
         self.heads.append((name, unit))
         told = [c.notes for c in cells if c.text != MISSING]
         common = tuple(n for n in told[0] if all(n in notes for notes in told)) if len(told) > 1 else ()
@@ -151,8 +153,8 @@ class Columns:
         return tuple(column[place] for column in self.cells)
 
     def filled(self, place: int) -> bool:
-        """True if a row has anything beside its density."""
-        return any(c.text != MISSING or c.notes for c in self.row(place)[1:])
+        """True if a row has anything beside what names it."""
+        return any(c.text != MISSING or c.notes for c in self.row(place)[self.naming :])
 
     @property
     def spanning(self) -> tuple[tuple[str, int], ...]:

@@ -45,6 +45,9 @@ NAMES = {
     "final_validation_top1": "At the end",
     "iterations": "Iterations",
     "barrier": "Barrier",
+    "shifted_top1": "Shifted top-1",
+    "square_accuracy": "Square",
+    "square_queries": "#Q",
 }
 LOYALTY = (
     "L-L: label loyalty, the share of examples on which a state predicts what its dense model predicts. "
