@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -30,12 +30,18 @@ class Lowered:
         inputs: encoded examples on the device, at least as many as the largest batch.
         runtime: in words, e.g. ``torch eager, fp32``.
         skips_zeros: whether a zero weight costs less than another one here.
+        compile_seconds: what making it took, which no latency contains.
+        artefact: the file's content that the runtime loads; empty where there is none.
+        in_float: quantized layers that the runtime computes in float all the same.
     """
 
     run: Callable[[Tensor], object]
     inputs: Tensor
     runtime: str
     skips_zeros: bool = False
+    compile_seconds: float = 0.0
+    artefact: bytes = field(default=b"", repr=False)
+    in_float: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -64,15 +64,20 @@ class TorchCPU:
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
-        with threads(self.threads):
-            timers = [_timer(x.run, x.inputs[:batch]) for x in lowered]
-            for timer in timers:
-                timer()
-            fewest = FEWEST if batch == 1 else FEWEST_OF_MANY
-            taken = in_turns(timers, self.seconds, fewest, time.perf_counter)
-        load = machine_load()
-        note = busy(load, self.threads, os.cpu_count() or 1)
-        return [Timing(batch, t, load, note) for t in taken]
+        return time_in_turns(lowered, batch, self.threads, self.seconds)
+
+
+def time_in_turns(lowered: Sequence[Lowered], batch: int, count: int, seconds: float) -> list[Timing]:
+    """Wall-clock seconds of forwards on the CPU, the states in turns; torch has ``count`` threads meanwhile."""
+    with threads(count):
+        timers = [_timer(x.run, x.inputs[:batch]) for x in lowered]
+        for timer in timers:
+            timer()
+        fewest = FEWEST if batch == 1 else FEWEST_OF_MANY
+        taken = in_turns(timers, seconds, fewest, time.perf_counter)
+    load = machine_load()
+    note = busy(load, count, os.cpu_count() or 1)
+    return [Timing(batch, t, load, note) for t in taken]
 
 
 def _timer(run: Callable[[Tensor], object], inputs: Tensor) -> Callable[[], float]:

@@ -1,0 +1,355 @@
+"""From a state to an ONNX graph: the net in float by torch's exporter, then its own scales put in by hand.
+
+A quantized layer becomes the usual QDQ form: its input through ``QuantizeLinear`` and ``DequantizeLinear``, its
+weight an int8 initializer behind a ``DequantizeLinear``. Inputs are uint8 and weights int8 (U8S8, the pair that
+x86 kernels are fast in) whatever signs the state's grid has: moved by 128 it is the same function. Fewer bits are
+integers in their smaller range, for that is what runs. Nothing is calibrated here: all scales are the state's.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.errors import UserError
+from compressbench.models.quantized import Form, forms_of, integers, quantized, rounded
+from compressbench.outputs import forward
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OPSET = 17
+INPUT, OUTPUT = "images", "logits"
+BYTE = 8
+_OFFSET = 128
+_MULTIPLIES = ("Conv", "Gemm", "MatMul")
+_MINE = "net."
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX model of a state.
+
+    Attributes:
+        model: ``onnx.ModelProto``; input ``images`` (n, c, h, w) float32, encoded; output ``logits`` (n, classes).
+        integer: layers that the graph gives integer inputs and weights.
+        rounded: quantized layers that it can't; why, by name.
+    """
+
+    model: Any
+    integer: tuple[str, ...] = ()
+    rounded: Mapping[str, str] = field(default_factory=dict)
+
+    def bytes(self) -> bytes:
+        """The file's content."""
+        return self.model.SerializeToString(deterministic=True)
+
+
+def onnx() -> Any:
+    """The package.
+
+    Raises:
+        UserError: it isn't installed.
+    """
+    try:
+        import onnx as package
+        import onnx.numpy_helper
+    except ImportError as error:
+        raise UserError(f"ONNX needs a package ({error}): pip install 'compressbench[onnx]'") from error
+    return package
+
+
+def graph_of(module: nn.Module, sample: Tensor) -> Graph:
+    """The ONNX graph of a module as ``module_of`` builds it.
+
+    Args:
+        sample: encoded inputs (n, c, h, w) on the CPU, to trace with; n is free in the graph.
+
+    Raises:
+        UserError: torch can't export the net, or a package is missing.
+    """
+    plain = floating(module)
+    model = exported(plain, sample)
+    layers = quantized(module)
+    if not layers:
+        return Graph(model)
+    surgery = _Surgery(model)
+    for name, layer in layers.items():
+        surgery.layer(name, layer)
+    surgery.finish()
+    return Graph(model, tuple(surgery.integer), surgery.rounded)
+
+
+def floating(module: nn.Module) -> nn.Module:
+    """A copy on the CPU that rounds nothing: the latent weights as they are."""
+    plain = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    for layer in quantized(plain).values():
+        layer.__class__ = type(layer).__bases__[0]
+        layer.__dict__.pop("_forms", None)
+        for part in ("weight_scale", "weight_zero", "input_scale", "input_zero"):
+            layer._buffers.pop(part, None)
+    return plain
+
+
+class _Logits(nn.Module):
+    """Of whatever the net returns."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, c, h, w) to (n, classes)."""
+        return forward(self.net, images).logits
+
+
+def exported(plain: nn.Module, sample: Tensor) -> Any:
+    """``onnx.ModelProto`` of a float net; initializers carry the names of the net's tensors.
+
+    The exporter makes one of equal tensors, and so loses names (two biases of zeros). So it is given a net in which
+    all tensors differ, and the values are put in afterwards.
+    """
+    package = onnx()
+    stand_in = copy.deepcopy(plain)
+    with torch.no_grad():
+        for place, tensor in enumerate({id(t): t for t in _tensors(stand_in).values()}.values()):
+            if tensor.is_floating_point():
+                tensor.fill_((place + 1) / 1024)
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Logits(stand_in).eval(),
+                (sample[:2].contiguous(),),
+                buffer,
+                dynamo=False,
+                do_constant_folding=False,
+                opset_version=OPSET,
+                training=torch.onnx.TrainingMode.PRESERVE,  # batch norms stay as they are
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: {0: "n"}, OUTPUT: {0: "n"}},
+            )
+    except Exception as error:  # the exporter fails in many ways, all with the user's net as the reason
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"torch can't export the net to ONNX: {reason}") from error
+    model = package.load_from_string(buffer.getvalue())
+    own = _tensors(plain)
+    for initializer in model.graph.initializer:
+        name = initializer.name.removeprefix(_MINE)
+        if initializer.name.startswith(_MINE) and name in own:
+            value = own[name].detach().contiguous().numpy()
+            initializer.CopyFrom(package.numpy_helper.from_array(value, initializer.name))
+    del model.metadata_props[:]
+    return model
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+class _Surgery:
+    """Q and DQ nodes put into a float graph, layer by layer."""
+
+    def __init__(self, model: Any) -> None:
+        self.package = onnx()
+        self.graph = model.graph
+        self.initial = {i.name: i for i in self.graph.initializer}
+        self.readers: dict[str, list[Any]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.before: dict[int, list[Any]] = {}
+        self.integer: list[str] = []
+        self.rounded: dict[str, str] = {}
+
+    def layer(self, name: str, layer: Any) -> None:
+        """Rounds one layer's weight and input."""
+        weight = f"{_MINE}{name}.weight"
+        users = self._multipliers(weight)
+        if weight not in self.initial or not users:
+            raise UserError(
+                f"{name} is quantized, but its weight reaches no convolution or matrix product in the ONNX graph; "
+                "a weight that two layers share can't be lowered"
+            )
+        forms = forms_of(layer)
+        missing = [part for part in ("weight", "input") if not forms.get(part)]
+        small = [_is_byte(forms.get(part)) for part in ("weight", "input")]
+        if all(small):
+            self.integer.append(name)
+        else:
+            self.rounded[name] = f"its {missing[0]} is float" if missing else _why(forms)
+        for place, user in enumerate(users):
+            user.name = name if place == 0 else f"{name}|{place}"
+            if forms.get("input"):
+                self._input(
+                    f"{name}.input" if place == 0 else f"{name}.input|{place}", user, forms["input"], layer
+                )
+        if forms.get("weight"):
+            self._weight(name, weight, forms["weight"], layer)
+        if (
+            all(small)
+            and not forms["input"].get("dynamic")
+            and users[0].op_type == "Gemm"
+            and len(users) == 1
+        ):
+            self._bias(name, users[0], layer)
+
+    def finish(self) -> None:
+        """Writes the nodes in order."""
+        nodes = []
+        for node in self.graph.node:
+            nodes += [*self.before.get(id(node), []), node]
+        head = self.before.get(0, [])
+        copies = [copy.deepcopy(n) for n in (*head, *nodes)]
+        del self.graph.node[:]
+        self.graph.node.extend(copies)
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(self.initial.values())
+
+    def _multipliers(self, weight: str) -> list[Any]:
+        """Nodes that multiply by a weight, straight or turned over."""
+        found = []
+        for node in self.readers.get(weight, []):
+            if node.op_type == "Transpose":
+                found += [n for n in self.readers.get(node.output[0], []) if n.op_type in _MULTIPLIES]
+            elif node.op_type in _MULTIPLIES:
+                found.append(node)
+        return found
+
+    def _node(self, at: Any, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+        made = self.package.helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes)
+        self.before.setdefault(id(at) if at is not None else 0, []).append(made)
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        self.initial[name] = self.package.numpy_helper.from_array(value, name)
+        return name
+
+    def _input(self, name: str, node: Any, form: Form, layer: Any) -> None:
+        source = node.input[0]
+        if "dtype" in form:
+            return  # by the runtime's own precision
+        if form.get("dynamic"):
+            if (form["low"], form["high"]) != (0, 255):
+                raise UserError(
+                    f"{name}: ranges of each batch are lowered at 8 bits only, not {form['low']}..{form['high']}"
+                )
+            parts = [f"{name}|q", f"{name}|scale", f"{name}|zero"]
+            self._node(node, "DynamicQuantizeLinear", [source], parts)
+            self._node(node, "DequantizeLinear", parts, [f"{name}|dq"])
+            node.input[0] = f"{name}|dq"
+            return
+        scale, zero = float(layer.input_scale), int(layer.input_zero)
+        low, high = form["low"], form["high"]
+        if not _is_byte(form):
+            node.input[0] = self._in_float(name, node, source, (scale, zero), (low, high))
+            return
+        if low < 0:
+            low, high, zero = low + _OFFSET, high + _OFFSET, zero + _OFFSET
+        import numpy as np
+
+        scale_name = self._constant(f"{name}|scale", np.float32(scale))
+        zero_name = self._constant(f"{name}|zero", np.uint8(zero))
+        self._node(node, "QuantizeLinear", [source, scale_name, zero_name], [f"{name}|q"])
+        steps = f"{name}|q"
+        if (low, high) != (0, 255):  # on the integers: runtimes lose a clip that stands before the rounding
+            bounds = [
+                self._constant(f"{name}|{end}", np.uint8(value))
+                for end, value in (("low", low), ("high", high))
+            ]
+            self._node(node, "Clip", [steps, *bounds], [f"{name}|clip"])
+            steps = f"{name}|clip"
+        self._node(node, "DequantizeLinear", [steps, scale_name, zero_name], [f"{name}|dq"])
+        node.input[0] = f"{name}|dq"
+
+    def _in_float(
+        self, name: str, node: Any, source: str, grid: tuple[float, int], ends: tuple[int, int]
+    ) -> str:
+        """More bits than a byte: rounded by float operations, as the simulation does."""
+        import numpy as np
+
+        scale, zero = grid
+        step = self._constant(f"{name}|scale", np.float32(scale))
+        low, high = (
+            self._constant(f"{name}|{end}", np.float32(v - zero))
+            for end, v in zip(("low", "high"), ends, strict=True)
+        )
+        self._node(node, "Div", [source, step], [f"{name}|steps"])
+        self._node(node, "Round", [f"{name}|steps"], [f"{name}|whole"])
+        self._node(node, "Clip", [f"{name}|whole", low, high], [f"{name}|clip"])
+        self._node(node, "Mul", [f"{name}|clip", step], [f"{name}|rounded"])
+        return f"{name}|rounded"
+
+    def _weight(self, name: str, weight: str, form: Form, layer: Any) -> None:
+        import numpy as np
+
+        tensor = layer.weight.detach().cpu()
+        del self.initial[weight]
+        if "dtype" in form:
+            half = rounded(tensor, form, None, None)
+            kind = self.package.TensorProto.BFLOAT16 if form["dtype"] == "bfloat16" else None
+            if kind is None:
+                self._constant(f"{name}.weight|half", half.numpy().astype(np.float16))
+            else:
+                raw = half.to(torch.bfloat16).view(torch.int16).numpy().tobytes()
+                self.initial[f"{name}.weight|half"] = self.package.helper.make_tensor(
+                    f"{name}.weight|half", kind, tuple(half.shape), raw, raw=True
+                )
+            self._node(None, "Cast", [f"{name}.weight|half"], [weight], to=self.package.TensorProto.FLOAT)
+            return
+        scale, zero = layer.weight_scale.cpu(), layer.weight_zero.cpu()
+        if not _is_byte(form):
+            self.initial[weight] = self.package.numpy_helper.from_array(
+                rounded(tensor, form, scale, zero).numpy(), weight
+            )
+            return
+        steps = integers(tensor, form, scale, zero)
+        if form["high"] > 127:
+            steps, zero = steps - _OFFSET, zero - _OFFSET
+        parts = [
+            self._constant(f"{name}.weight|q", steps.numpy().astype(np.int8)),
+            self._constant(f"{name}.weight|scale", scale.numpy().astype(np.float32)),
+            self._constant(f"{name}.weight|zero", zero.numpy().astype(np.int8)),
+        ]
+        axis = {"axis": 0} if scale.ndim else {}
+        self._node(None, "DequantizeLinear", parts, [weight], **axis)
+
+    def _bias(self, name: str, node: Any, layer: Any) -> None:
+        """A linear layer's bias as int32 in steps of input scale x weight scale: what its integer kernel adds."""
+        import numpy as np
+
+        if len(node.input) < 3 or node.input[2] not in self.initial or layer.bias is None:
+            return
+        scale = layer.input_scale.cpu().double() * layer.weight_scale.cpu().double()
+        steps = torch.round(layer.bias.detach().cpu().double() / scale)
+        if bool((steps.abs() >= 2**31).any()):
+            return
+        bias = node.input[2]
+        del self.initial[bias]
+        zero = np.zeros(tuple(scale.shape), np.int32)
+        parts = [
+            self._constant(f"{name}.bias|q", steps.numpy().astype(np.int32)),
+            self._constant(f"{name}.bias|scale", scale.numpy().astype(np.float32)),
+            self._constant(f"{name}.bias|zero", zero),
+        ]
+        self._node(None, "DequantizeLinear", parts, [bias], **({"axis": 0} if scale.ndim else {}))
+
+
+def _is_byte(form: Form | None) -> bool:
+    """Whether the integers of a form fit one byte."""
+    return bool(form) and "dtype" not in form and form["high"] - form["low"] < 2**BYTE  # type: ignore[index,operator]
+
+
+def _why(forms: Mapping[str, Form | None]) -> str:
+    dtypes = {form["dtype"] for form in forms.values() if form and "dtype" in form}
+    if dtypes:
+        return f"{' and '.join(sorted(dtypes))}, no integers"
+    return "more than 8 bits have no integer kernels"

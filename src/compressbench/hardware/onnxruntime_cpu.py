@@ -1,0 +1,150 @@
+"""This machine's processor, ONNX Runtime: the state's own QDQ graph, integer kernels where the runtime has them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressbench.errors import UserError
+from compressbench.hardware.target import Lowered, Timing, Unsupported
+from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compressbench.hardware.onnx_graph import Graph
+    from compressbench.views import View
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeCPU:
+    """ONNX Runtime's CPU provider. Float layers are fp32: it has no bf16 or fp16 kernels for x86.
+
+    Attributes:
+        threads: of the runtime.
+        batches: sizes to time.
+        seconds: of timing for each batch size, for all states in turns.
+    """
+
+    VERSION: ClassVar[int] = 1
+    threads: int = 1
+    batches: tuple[int, ...] = (1, 64)
+    seconds: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_batches(self.batches)
+        if self.threads < 1:
+            raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
+
+    def lower(self, view: View) -> Lowered | Unsupported:
+        """The state as a session of the runtime; unsupported where torch can't export the net."""
+        from compressbench.hardware.onnx_graph import graph_of
+        from compressbench.models.build import module_of
+
+        runtime = package()
+        inputs = examples(view, max(self.batches)).cpu()
+        began = time.perf_counter()
+        try:
+            graph = graph_of(module_of(view.state), inputs)
+        except UserError as error:
+            if "pip install" in str(error):
+                raise
+            return Unsupported(str(error))
+        content = graph.bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            try:
+                session = open_session(runtime, content, self.threads, optimised)
+            except Exception as error:  # the runtime's own errors have no common base
+                return Unsupported(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}")
+            took = time.perf_counter() - began
+            left = float_layers(graph, optimised) if graph.integer else ()
+
+        def run(batch: Tensor) -> object:
+            import torch
+
+            return torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
+
+        words = f"ONNX Runtime {runtime.__version__}, {kind(graph, left)}"
+        return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=left)
+
+    def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
+        """Wall-clock seconds of forwards at one batch size, the states in turns."""
+        return time_in_turns(lowered, batch, self.threads, self.seconds)
+
+
+def package() -> Any:
+    """The runtime, imported with its telemetry off: it would write an identity into the user's folder.
+
+    Raises:
+        UserError: it isn't installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"ONNX Runtime isn't installed ({error}): pip install 'compressbench[onnx]'"
+        ) from error
+    return onnxruntime
+
+
+def open_session(runtime: Any, content: bytes, threads: int, optimised: Path | None = None) -> Any:
+    """A session on the CPU with that many threads; ``optimised`` takes the graph that it really runs."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def float_layers(graph: Graph, optimised: Path) -> tuple[str, ...]:
+    """Layers with integers in the graph whose weight is turned back into float before it is used."""
+    import onnx
+
+    nodes = onnx.load(str(optimised)).graph.node
+    restored = {n.input[0] for n in nodes if n.op_type == "DequantizeLinear"}
+    integer = {n.name.partition("|")[0] for n in nodes if n.op_type in INTEGER}
+    return tuple(
+        name
+        for name in graph.integer
+        if name not in integer and any(r.partition("_transposed")[0] == f"{name}.weight|q" for r in restored)
+    )
+
+
+INTEGER = (
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+)
+
+
+def kind(graph: Graph, left: Sequence[str]) -> str:
+    """What runs, in words: fp32, int8, or both."""
+    if not graph.integer:
+        why = sorted(set(graph.rounded.values()))
+        return f"fp32 ({'; '.join(why)})" if why else "fp32"
+    if len(left) == len(graph.integer):
+        return "fp32, no integer kernel for any layer"
+    words = "int8"
+    if left:
+        words += f", {len(left)} of {len(graph.integer)} quantized layers in fp32: {shortened(left)}"
+    return words
+
+
+def shortened(names: Sequence[str], most: int = 4) -> str:
+    """A list of names for a note."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{rest}"

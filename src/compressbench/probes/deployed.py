@@ -1,0 +1,145 @@
+"""Deployed: what runtimes really compute for a state, beside what its simulation in torch says; accuracy and time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressbench.errors import UserError
+from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported
+from compressbench.records import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compressbench.bench import Bench
+    from compressbench.views import View
+
+FLAGGED = 0.2
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A state lowered to each runtime: its accuracy there, its speed against the runtime's own float baselines.
+
+    Every figure of a runtime has its name as the group; a speed-up is always within one runtime, over the
+    *reference* in fp32 there (and in bf16, where the runtime offers it). ``simulated_latency`` is that of the state
+    in torch eager, which rounds in float: "pretending".
+
+    Attributes:
+        runtimes: hardware targets by name.
+    """
+
+    runtimes: Mapping[str, HardwareTarget]
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.runtimes, Mapping) or not self.runtimes:
+            raise UserError("runtimes: a mapping of names to hardware targets is wanted, e.g. of openvino")
+        for name, target in self.runtimes.items():
+            if not hasattr(target, "lower"):
+                raise UserError(f"runtimes.{name}: not a hardware target; a spec with _target_ is wanted")
+
+    def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
+        """Figures of the subject on each runtime, on the whole test split."""
+        from compressbench.metrics import hits, percent
+
+        simulated = percent(hits(subject.log_probs, subject.labels))
+        yield Metric("simulated_top1", simulated, "%", n=len(subject.labels))
+        for name, target in self.runtimes.items():
+            lowered = target.lower(subject)
+            if isinstance(lowered, Unsupported):
+                yield Metric("deployed_top1", None, "%", group=name, note=lowered.why)
+                continue
+            yield from _accuracy(subject, lowered, name, simulated, bench)
+            yield from _facts(lowered, name)
+            yield from _times(subject, reference, target, lowered, name)
+
+
+def logits(lowered: Lowered, bench: Bench, split: str = "test") -> Tensor:
+    """(n, classes) that a lowered state computes for a whole split, in batches as the simulation is run in."""
+    import torch
+
+    from compressbench.views import BATCH
+
+    parts = []
+    for images, _ in bench.feed(split).batches(BATCH):
+        result: Any = lowered.run(bench.task.encode(images).to(lowered.inputs.device))
+        parts.append(result.detach().float().cpu())
+    return torch.cat(parts)
+
+
+def _accuracy(subject: View, lowered: Lowered, name: str, simulated: float, bench: Bench) -> Iterable[Metric]:
+    from compressbench.metrics import hits, label_loyalty, percent
+
+    found = logits(lowered, bench)
+    n, top1 = len(found), percent(hits(found, subject.labels))
+    gap = top1 - simulated
+    flag = f"deployed and simulated are more than {FLAGGED} points apart" if abs(gap) > FLAGGED else ""
+    yield Metric("deployed_top1", top1, "%", n=n, group=name, note=lowered.runtime)
+    yield Metric("deployed_gap", gap, "points", n=n, group=name, note=flag)
+    agreement = label_loyalty(found.argmax(dim=1), subject.log_probs.argmax(dim=1))
+    yield Metric("deployed_agreement", agreement, "%", n=n, group=name)
+
+
+def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
+    note = f"in float: {', '.join(lowered.in_float)}" if lowered.in_float else ""
+    yield Metric("layers_in_float", len(lowered.in_float), "1", "computed", group=name, note=note)
+    yield Metric("compile_seconds", lowered.compile_seconds, "s", n=1, group=name)
+    if lowered.artefact:
+        yield Metric("artefact_bytes", len(lowered.artefact), "bytes", "on disk", group=name)
+
+
+def _times(
+    subject: View, reference: View, target: HardwareTarget, lowered: Lowered, name: str
+) -> Iterable[Metric]:
+    """Latencies in turns: the state, the reference in fp32 and bf16 on the same runtime, the simulation."""
+    from compressbench.hardware.torch_cpu import TorchCPU
+
+    arms: dict[str, Lowered | Unsupported] = {"deployed": lowered}
+    for precision, baseline in baselines(target).items():
+        arms[f"reference_{precision}"] = baseline.lower(reference)
+    settings: Any = target
+    if subject.bench.device == "cpu":
+        arms["simulated"] = TorchCPU(getattr(settings, "threads", 1), tuple(settings.batches)).lower(subject)
+    ready = {arm: x for arm, x in arms.items() if isinstance(x, Lowered)}
+    for batch in target.batches:
+        timings = dict(zip(ready, target.time(list(ready.values()), batch), strict=True))
+        for arm, x in arms.items():
+            if isinstance(x, Lowered):
+                yield _latency(f"{arm}_latency_b{batch}", timings[arm], name, x.runtime)
+            else:
+                yield Metric(f"{arm}_latency_b{batch}", None, "ms", group=name, note=x.why)
+        for arm, timing in timings.items():
+            if arm != "deployed":
+                yield _ratio(_SPEEDUPS[arm], timing, timings["deployed"], name)
+
+
+_SPEEDUPS = {
+    "reference_fp32": "deployed_speedup",
+    "reference_bf16": "deployed_speedup_over_bf16",
+    "simulated": "deployed_over_simulated",
+}
+
+
+def baselines(target: HardwareTarget) -> dict[str, Any]:
+    """The same runtime with other precisions of what isn't quantized, where it offers them."""
+    settings: Any = target
+    if not hasattr(settings, "precision"):
+        return {"fp32": settings}
+    return {
+        "fp32": dataclasses.replace(settings, precision="f32"),
+        "bf16": dataclasses.replace(settings, precision="bf16"),
+    }
+
+
+def _latency(metric: str, timing: Timing, group: str, runtime: str) -> Metric:
+    note = "; ".join(x for x in (runtime, timing.busy) if x)
+    return Metric(metric, 1000 * timing.median, "ms", n=len(timing.seconds), group=group, note=note)
+
+
+def _ratio(metric: str, base: Timing, own: Timing, group: str) -> Metric:
+    value = base.median / own.median
+    return Metric(f"{metric}_b{own.batch}", value, "x", n=len(own.seconds), group=group, note=own.busy)
