@@ -23,6 +23,8 @@ class Replaceable(nn.Module):
     predecessor's blocks are frozen and in evaluation mode. In evaluation the successor alone computes.
     """
 
+    steps: Tensor
+
     def __init__(self, old: Sequence[nn.Module], start: float, growth: float) -> None:
         super().__init__()
         self.new = copy.deepcopy(old[0])

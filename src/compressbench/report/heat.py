@@ -13,6 +13,7 @@ from compressbench.report.wording import as_share, moment_name
 CLASSES_SHOWN = 20
 LAYERS_SHOWN = 30
 CHANGE = ("forgetting", "recall_change")
+REMOVED = "removed"  # what the probe notes of a layer that went with its channels or its block
 
 
 def forgetting_table(panel: Panel, moment: str) -> tuple[Table | None, Table | None]:
@@ -161,7 +162,7 @@ def emptied_layers(panel: Panel) -> list[str]:
 
 
 def _lost(point: Point) -> list[tuple[str, int]]:
-    """(layer, seed) of emptied layers, not of those removed with what they did; the layer is empty where only their number is known."""
+    """(layer, seed) of emptied layers, not of removed ones; the layer is empty where only their number is known."""
     found = [
         (group, seed)
         for (probe, metric, group), reading in point.readings.items()
