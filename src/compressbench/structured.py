@@ -26,6 +26,7 @@ from compressbench.hardware.target import Lowered, Unsupported
 from compressbench.models.build import module_of, prunable
 from compressbench.models.counting import count
 from compressbench.models.cutting import Cut, Edit, cut_groups, cut_module
+from compressbench.models.quantized import unrounded
 from compressbench.outputs import forward
 from compressbench.pruning import masked, scored
 from compressbench.state import State
@@ -485,8 +486,9 @@ def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str = IN
 
 
 def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int]) -> None:
-    """Compares the shrunk net with the whole one, in which all that was cut is zero."""
-    zeroed, sample = copy.deepcopy(whole), _sample(shape)
+    """Compares the shrunk net with the whole one, in which all that was cut is zero; rounding layers in float."""
+    zeroed, shrunk = (unrounded(copy.deepcopy(module)) for module in (whole, shrunk))
+    sample = _sample(shape)
     with torch.no_grad():
         for name, parameter in zeroed.named_parameters():
             if name in cut:

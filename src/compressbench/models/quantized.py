@@ -77,6 +77,13 @@ def _bits(form: Form | None) -> int:
     return 16 if "dtype" in form else int(form["bits"])
 
 
+def unrounded(module: nn.Module) -> nn.Module:
+    """The same module; its layers compute in float from now on."""
+    for layer in quantized(module).values():
+        layer.__dict__["_forms"] = dict.fromkeys(PARTS)
+    return module
+
+
 def load_scales(module: nn.Module, scales: Mapping[str, Tensor]) -> None:
     """Fills the scales and zero points of rounding layers.
 
@@ -125,7 +132,8 @@ def rounded(
         return _Cast.apply(x, FLOATS[form["dtype"]])
     low, high = form["low"], form["high"]
     if form.get("dynamic"):
-        scale, zero = affine(x.detach().amin(), x.detach().amax(), low, high)
+        found = affine(x.detach().amin(), x.detach().amax(), low, high)
+        return torch.fake_quantize_per_tensor_affine(x, *found, low, high)
     assert scale is not None
     assert zero is not None
     if scale.requires_grad:
@@ -162,9 +170,15 @@ def symmetric(largest: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
 class _Cast(torch.autograd.Function):
     """To another float type and back; the gradient passes."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.to(dtype).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        return None
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
