@@ -12,6 +12,10 @@ VERBS = {
         "run a recipe: compressbench run recipe=NAME [model=… dataset=… scale=… seed=…]",
     ),
     "report": ("compressbench.cli.report", "draw one report of one or many runs: compressbench report PATH…"),
+    "export": (
+        "compressbench.cli.export",
+        "a state of a run as a file to deploy: export RUN --state NAME --to onnx|openvino|torch_export|…",
+    ),
     "list": ("compressbench.cli.catalog", "models, datasets, recipes, criteria, hardware targets, probes"),
     "explain": (
         "compressbench.cli.explain",

@@ -13,7 +13,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from torch import Tensor, nn
 from compressbench.errors import UserError
 from compressbench.models.quantized import Form, forms_of, integers, quantized, rounded
 from compressbench.outputs import forward
-
-if TYPE_CHECKING:
-    import numpy as np
 
 OPSET = 17
 INPUT, OUTPUT = "images", "logits"
@@ -122,7 +119,7 @@ def exported(plain: nn.Module, sample: Tensor) -> Any:
         for place, tensor in enumerate({id(t): t for t in _tensors(stand_in).values()}.values()):
             if tensor.is_floating_point():
                 tensor.fill_((place + 1) / 1024)
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -189,18 +186,12 @@ class _Surgery:
             self.rounded[name] = f"its {missing[0]} is float" if missing else _why(forms)
         for place, user in enumerate(users):
             user.name = name if place == 0 else f"{name}|{place}"
-            if forms.get("input"):
-                self._input(
-                    f"{name}.input" if place == 0 else f"{name}.input|{place}", user, forms["input"], layer
-                )
-        if forms.get("weight"):
-            self._weight(name, weight, forms["weight"], layer)
-        if (
-            all(small)
-            and not forms["input"].get("dynamic")
-            and users[0].op_type == "Gemm"
-            and len(users) == 1
-        ):
+            if entering := forms.get("input"):
+                own = f"{name}.input" if place == 0 else f"{name}.input|{place}"
+                self._input(own, user, entering, layer, all(small))
+        if inside := forms.get("weight"):
+            self._weight(name, weight, inside, layer)
+        if all(small) and "input_scale" in layer._buffers and [u.op_type for u in users] == ["Gemm"]:
             self._bias(name, users[0], layer)
 
     def finish(self) -> None:
@@ -229,11 +220,16 @@ class _Surgery:
         made = self.package.helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes)
         self.before.setdefault(id(at) if at is not None else 0, []).append(made)
 
-    def _constant(self, name: str, value: np.ndarray) -> str:
+    def _constant(self, name: str, value: Any) -> str:
         self.initial[name] = self.package.numpy_helper.from_array(value, name)
         return name
 
-    def _input(self, name: str, node: Any, form: Form, layer: Any) -> None:
+    def _input(self, name: str, node: Any, form: Form, layer: Any, whole: bool) -> None:
+        """Rounds what a node reads; ``whole``: its weight is integers too.
+
+        ONNX Runtime quantizes a float weight by itself, in silence, where it meets a quantized input: so that such
+        an input is rounded by float operations.
+        """
         source = node.input[0]
         if "dtype" in form:
             return  # by the runtime's own precision
@@ -249,7 +245,7 @@ class _Surgery:
             return
         scale, zero = float(layer.input_scale), int(layer.input_zero)
         low, high = form["low"], form["high"]
-        if not _is_byte(form):
+        if not whole:
             node.input[0] = self._in_float(name, node, source, (scale, zero), (low, high))
             return
         if low < 0:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError, nearest
@@ -139,9 +140,11 @@ def own_precision(module: Any) -> str:
     return "f32"
 
 
-def compile_model(core: Any, content: bytes, shape: tuple[int, ...], threads: int, precision: str) -> Any:
-    """The graph for inputs of one shape."""
-    model = core.read_model(io.BytesIO(content))
+def compile_model(
+    core: Any, content: bytes | Path, shape: tuple[int, ...], threads: int, precision: str
+) -> Any:
+    """The graph, as bytes or a file, for inputs of one shape (-1: any)."""
+    model = core.read_model(io.BytesIO(content) if isinstance(content, bytes) else str(content))
     model.reshape(list(shape))
     settings = {
         "INFERENCE_NUM_THREADS": threads,

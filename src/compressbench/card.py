@@ -1,0 +1,146 @@
+"""The model card of an exported state: what it is, what was measured, how it is loaded, what the data allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compressbench.data.dataset import Dataset
+    from compressbench.records import Record
+
+SHOWN = (
+    "top1",
+    "nll",
+    "label_loyalty",
+    "probability_loyalty",
+    "parameters",
+    "density",
+    "weight_bits",
+    "macs",
+    "simulated_top1",
+    "deployed_top1",
+    "deployed_gap",
+    "deployed_agreement",
+    "deployed_speedup_b1",
+    "deployed_latency_b1",
+    "latency_median_b1",
+    "speedup_b1",
+)
+LOAD = {
+    "onnx": (
+        "import onnxruntime\n"
+        'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])\n'
+        'logits = session.run(None, {{"images": x}})[0]'
+    ),
+    "openvino": (
+        "import openvino\n"
+        'exact = {{"INFERENCE_PRECISION_HINT": "f32"}}  # its default computes in bf16 where the processor can\n'
+        'model = openvino.Core().compile_model("{file}", "CPU", exact)\nlogits = model([x])[0]'
+    ),
+    "torch_export": (
+        'import torch\nmodule = torch.export.load("{file}").module()\nlogits = module(torch.from_numpy(x))'
+    ),
+    "executorch": (
+        "import torch\nfrom executorch.runtime import Runtime\n"
+        'method = Runtime.get().load_program("{file}").load_method("forward")\n'
+        "logits = method.execute([torch.from_numpy(x)])[0]"
+    ),
+    "safetensors": 'from safetensors.torch import load_file\ntensors = load_file("{file}")',
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a written file computes, beside the state it is of.
+
+    Attributes:
+        runtime: in words.
+        n: test images.
+        top1, simulated: percent right, of the file and of the state.
+        agreement: percent of images on which both name the same class.
+        difference: the largest between two log-probabilities.
+    """
+
+    runtime: str
+    n: int
+    top1: float
+    simulated: float
+    agreement: float
+    difference: float
+
+
+def card(
+    title: str,
+    form: str,
+    files: Mapping[str, int],
+    stages: Sequence[str],
+    facts: Mapping[str, str],
+    dataset: Dataset,
+    records: Iterable[Record],
+    checked: Checked,
+) -> str:
+    """Markdown.
+
+    Args:
+        files: bytes by name, the main one first.
+        stages: the state's lineage in words.
+        facts: rows of the first table, e.g. the recipe and the machine.
+        records: of this state.
+    """
+    main = next(iter(files))
+    rows = [*facts.items(), ("Data set", f"{dataset.name}; licence: {dataset.licence or 'not stated'}")]
+    rows += [("File", f"{name}, {size:,} bytes") for name, size in files.items()]
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            *_table(("", ""), rows),
+            "",
+            "## How it was made",
+            "",
+            *(f"{place}. {words}" for place, words in enumerate(stages, 1)),
+            "",
+            "## Check of this file",
+            "",
+            f"{checked.runtime}: {checked.top1:.2f} % of {checked.n} test images right; the state itself, simulated "
+            f"in torch, {checked.simulated:.2f} %. Both name the same class for {checked.agreement:.2f} % of them; "
+            f"the largest difference of two log-probabilities is {checked.difference:.2g}.",
+            "",
+            "## Measured",
+            "",
+            *_table(("metric", "value", "n", "note"), _figures(records)),
+            "",
+            "## Input and output",
+            "",
+            f"Input `images`: float32 (n, {', '.join(map(str, dataset.shape))}), pixels in [0, 1] minus the mean, over "
+            "the standard deviation, per channel:",
+            "",
+            "```python",
+            f"mean = {list(dataset.mean)}",
+            f"std = {list(dataset.std)}",
+            "# pixels: uint8 (n, c, h, w)",
+            "x = (pixels * (1 / (255 * numpy.array(std))).astype('float32')[:, None, None]",
+            "     - (numpy.array(mean) / std).astype('float32')[:, None, None]).astype('float32')",
+            *LOAD[form].format(file=main).splitlines(),
+            "```",
+            "",
+            f"Output: logits (n, {len(dataset.classes)}); classes in order: {', '.join(dataset.classes)}.",
+            "",
+        ]
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return lines + [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+
+
+def _figures(records: Iterable[Record]) -> list[tuple[str, str, str, str]]:
+    found: dict[tuple[str, str], tuple[str, str, str, str]] = {}
+    for r in records:
+        if r.metric in SHOWN and r.value is not None and (not r.group or r.metric.startswith("deployed")):
+            name = f"{r.metric} ({r.group})" if r.group else r.metric
+            found.setdefault((r.metric, r.group), (name, f"{r.value:.6g} {r.unit}", str(r.n or ""), r.note))
+    return list(found.values()) or [("nothing", "", "", "")]

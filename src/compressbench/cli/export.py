@@ -1,0 +1,198 @@
+"""``compressbench export RUN --state NAME --to FORM``: a state as a file to deploy, checked, with a model card."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from compressbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from compressbench.card import Checked
+    from compressbench.experiment import Experiment
+    from compressbench.exporting import Run
+    from compressbench.plan import Node
+    from compressbench.views import View
+
+FORMS = ("onnx", "openvino", "torch_export", "executorch", "safetensors")
+LEAST_AGREEMENT = 90.0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"export: {message}; try: compressbench export --help")
+
+
+def main(argv: list[str]) -> int:
+    """The verb; returns an exit code.
+
+    Raises:
+        UserError: no run, an unknown state or form, a missing package, a net that the form can't hold.
+    """
+    parser = _Parser(prog="compressbench export", description=__doc__)
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, the one with config.yaml")
+    parser.add_argument("--state", required=True, metavar="NAME", help="of the recipe, e.g. dense")
+    parser.add_argument("--to", required=True, metavar="FORM", help=", ".join(FORMS))
+    parser.add_argument("--output", type=Path, metavar="DIR", help="RUN/export by default")
+    args = parser.parse_args(argv)
+    if args.to not in FORMS:
+        raise UserError(f"--to: unknown form {args.to!r}; {nearest(args.to, FORMS)}")
+    ready = experiment_of(args.run)
+    view, node = view_of(ready, args.state)
+    print(export(ready, view, node, args.to, args.output or args.run / "export", args.run))
+    return 0
+
+
+def experiment_of(run: Path) -> Experiment:
+    """The run made ready again from its ``config.yaml``; nothing is computed.
+
+    Raises:
+        UserError: there is none, or its data are gone.
+    """
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    from compressbench import specs
+    from compressbench.compose import plain
+    from compressbench.experiment import prepare
+
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{run} is no run's folder: it has no config.yaml; a run says where it wrote its report"
+        )
+    try:
+        config: dict[str, Any] = plain(OmegaConf.load(path))  # type: ignore[arg-type]
+    except (YAMLError, ValueError) as error:
+        raise UserError(f"{path}: can't be read: {str(error).splitlines()[0]}") from error
+    if "outputs" not in config or "recipe" not in config:
+        raise UserError(f"{path}: not a run's config")
+    specs.let_import_from(Path.cwd())
+    beside = [p for p in run.resolve().parents if (p / "store").is_dir()]
+    if not (Path(config["outputs"]).expanduser() / "store").is_dir() and beside:
+        config["outputs"] = str(beside[0])
+    return prepare(config)
+
+
+def view_of(ready: Experiment, name: str) -> tuple[View, Node]:
+    """A state of the run, from the store.
+
+    Raises:
+        UserError: the recipe has no such state, or the store doesn't hold it any more.
+    """
+    from compressbench import specs
+    from compressbench.execute import Executor, Watcher
+    from compressbench.store import Damaged
+    from compressbench.views import View
+
+    names = [n.name for n in ready.plan.nodes]
+    if name not in names:
+        raise UserError(f"--state: the run has no state {name!r}; {nearest(name, names)}")
+    node = ready.plan.node(name)
+    try:
+        state = ready.store.load(node.key)
+    except Damaged as error:
+        raise UserError(f"--state {name}: {error}; the same run makes it again") from error
+    if state is None:
+        raise UserError(f"--state {name}: not in {ready.store.root}; the same run makes it again")
+    trusted = ready.setting.context.trusted
+    for place, spec in specs.walk([state.model, state.edits, state.policies]):
+        specs.check_target(str(spec[specs.TARGET]), trusted, f"store {node.key} {place}")
+    bench = Executor(ready.plan, ready.store, ready.setting, Watcher()).bench()
+    from dataclasses import replace
+
+    return View(state, replace(bench, device="cpu", feeds={}), name), node
+
+
+def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, run: Path) -> str:
+    """Writes a state's files and card; returns what is to be said of them.
+
+    Raises:
+        UserError: as ``main``; or what was written doesn't do what the state does (it is deleted again).
+    """
+    from compressbench.card import card
+    from compressbench.exporting import FORMS as WRITERS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sample = view.bench.task.encode(view.bench.feed("test").images[:8])
+    stem = folder / node.name.replace("/", "_")
+    paths, compute, runtime = WRITERS[form](view, stem, sample)
+    checked = check(view, compute, runtime)
+    if not checked.agreement >= LEAST_AGREEMENT:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise UserError(
+            f"export: {runtime} and the state name the same class for only {checked.agreement:.1f} % of "
+            f"{checked.n} test images; nothing was written"
+        )
+    files = {p.name: p.stat().st_size for p in paths}
+    text = card(
+        f"{node.name} of {ready.setting.labels.recipe}",
+        form,
+        files,
+        lineage(ready, node),
+        facts(ready),
+        ready.dataset,
+        records_of(run, node),
+        checked,
+    )
+    about = stem.with_name(f"{stem.name}.{form}.md")
+    about.write_text(text, encoding="utf-8")
+    return (
+        f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test images "
+        f"(state {checked.simulated:.2f} %), same class for {checked.agreement:.2f} %\n{about}"
+    )
+
+
+def check(view: View, compute: Run, runtime: str) -> Checked:
+    """Runs what was written on the whole test split, beside the state."""
+    import torch
+
+    from compressbench.card import Checked
+    from compressbench.metrics import hits, label_loyalty, percent
+    from compressbench.views import BATCH
+
+    task = view.bench.task
+    parts = [compute(task.encode(x)) for x, _ in view.bench.feed("test").batches(BATCH)]
+    found, own = torch.cat(parts).float().log_softmax(dim=1), view.log_probs
+    return Checked(
+        runtime,
+        len(own),
+        percent(hits(found, view.labels)),
+        percent(hits(own, view.labels)),
+        label_loyalty(found.argmax(dim=1), own.argmax(dim=1)),
+        float((found - own).abs().max()),
+    )
+
+
+def lineage(ready: Experiment, node: Node) -> list[str]:
+    """The stages that made a state, first to last, in words."""
+    chain = [node]
+    while chain[0].parent:
+        chain.insert(0, ready.plan.node(chain[0].parent))
+    return [
+        f"{n.name}: {n.stage.describe() if hasattr(n.stage, 'describe') else type(n.stage).__name__}"
+        for n in chain
+    ]
+
+
+def facts(ready: Experiment) -> dict[str, str]:
+    """What the card says first."""
+    from compressbench.provenance import processor, versions
+
+    labels = ready.setting.labels
+    return {
+        "Recipe": f"{labels.recipe}, scale {labels.scale}, seed {labels.seed}",
+        "Model": labels.model,
+        "Hardware": f"{labels.hardware}: {processor()}",
+        "Versions": versions(),
+    }
+
+
+def records_of(run: Path, node: Node) -> list[Any]:
+    """The run's records of a state, none where it wrote none."""
+    from compressbench.records import read_jsonl
+
+    path = run / "records.jsonl"
+    return [r for r in read_jsonl(path) if r.key == node.key] if path.is_file() else []

@@ -1,0 +1,229 @@
+"""Exporting: a state as a file that others load without compressbench, and what that file computes when it is loaded.
+
+Each form writes its files and gives back a function (n, c, h, w) to logits that has *read them again*, so that what
+is checked is what was written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.errors import UserError
+from compressbench.hardware.onnx_graph import floating
+from compressbench.models.quantized import FLOATS, affine, forms_of, integers, quantized, rounded
+from compressbench.outputs import forward
+
+if TYPE_CHECKING:
+    from compressbench.views import View
+
+Run = Callable[[Tensor], Tensor]
+Written = tuple[list[Path], Run, str]
+"""Files (the main one first), what they compute, the runtime in words."""
+
+
+def onnx(view: View, stem: Path, sample: Tensor) -> Written:
+    """``.onnx``: the QDQ graph that the hardware targets run, checked in ONNX Runtime."""
+    from compressbench.hardware.onnx_graph import graph_of
+    from compressbench.hardware.onnxruntime_cpu import open_session, package
+
+    runtime = package()
+    content = graph_of(view.module, sample).bytes()
+    path = stem.with_name(f"{stem.name}.onnx")
+    path.write_bytes(content)
+    session = open_session(runtime, path.read_bytes(), torch.get_num_threads())
+
+    def run(batch: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
+
+    return [path], run, f"ONNX Runtime {runtime.__version__}"
+
+
+def openvino(view: View, stem: Path, sample: Tensor) -> Written:
+    """``.xml`` and ``.bin``: the same graph in OpenVINO's own format."""
+    import io
+
+    from compressbench.hardware.onnx_graph import graph_of
+    from compressbench.hardware.openvino_cpu import compile_model, own_precision, package
+
+    runtime = package()
+    core = runtime.Core()
+    content = graph_of(view.module, sample).bytes()
+    path = stem.with_name(f"{stem.name}.xml")
+    runtime.save_model(core.read_model(io.BytesIO(content)), str(path), compress_to_fp16=False)
+    shape = (-1, *sample.shape[1:])
+    model = compile_model(core, path, shape, torch.get_num_threads(), own_precision(view.module))
+    request = model.create_infer_request()
+
+    def run(batch: Tensor) -> Tensor:
+        return torch.from_numpy(request.infer([batch.numpy()])[0].copy())
+
+    return [path, path.with_suffix(".bin")], run, f"OpenVINO {runtime.__version__.partition('-')[0]}"
+
+
+def torch_export(view: View, stem: Path, sample: Tensor) -> Written:
+    """``.pt2``: torch's own exchange format; rounding stays simulated in it, in float."""
+    path = stem.with_name(f"{stem.name}.pt2")
+    torch.export.save(_program(view.module, sample), str(path))
+    module = torch.export.load(str(path)).module()
+
+    def run(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            return module(batch)
+
+    return [path], run, f"torch {torch.__version__}, rounding simulated in float"
+
+
+def executorch(view: View, stem: Path, sample: Tensor) -> Written:
+    """``.pte``: for phones and small devices, with XNNPACK's kernels."""
+    try:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+        from executorch.runtime import Runtime
+    except ImportError as error:
+        raise UserError(f"ExecuTorch isn't installed ({error}): pip install executorch") from error
+    path = stem.with_name(f"{stem.name}.pte")
+    lowered = to_edge_transform_and_lower(
+        _program(view.module, sample), partitioner=[XnnpackPartitioner()]
+    ).to_executorch()
+    path.write_bytes(lowered.buffer)
+    method = Runtime.get().load_program(path).load_method("forward")
+
+    def run(batch: Tensor) -> Tensor:
+        return method.execute([batch.contiguous()])[0]
+
+    return [path], run, "ExecuTorch, XNNPACK"
+
+
+def safetensors(view: View, stem: Path, sample: Tensor) -> Written:
+    """``.safetensors``: weights as integers with their scales where they are quantized; the net's spec as metadata."""
+    from safetensors.torch import load_file, save_file
+
+    path = stem.with_name(f"{stem.name}.safetensors")
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in view.module.state_dict().items()}
+    forms = {}
+    for name, layer in quantized(view.module).items():
+        forms[name] = forms_of(layer)
+        tensors |= _stored(name, layer)
+        if f"{name}.weight|q" in tensors:
+            del tensors[f"{name}.weight"]
+    edits = [e for e in view.state.edits if "quantize" not in e]
+    metadata = {
+        k: json.dumps(v) for k, v in (("model", view.state.model), ("edits", edits), ("quantized", forms))
+    }
+    save_file(tensors, str(path), metadata=metadata)
+    module = _restored(view.module, load_file(str(path)))
+
+    def run(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            return forward(module, batch).logits
+
+    return [path], run, f"torch {torch.__version__}, rounding simulated in float"
+
+
+FORMS: dict[str, Callable[[View, Path, Tensor], Written]] = {
+    f.__name__: f for f in (onnx, openvino, torch_export, executorch, safetensors)
+}
+
+
+class _Logits(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return forward(self.net, images).logits
+
+
+class _Spelled(nn.Module):
+    """A rounding layer in elementary operations, which torch.export knows: it can't trace fused fake quantization."""
+
+    def __init__(self, rounding: Any, plain: nn.Module) -> None:
+        super().__init__()
+        self.plain: Any = plain
+        forms: Any = forms_of(rounding)
+        self.form = forms["input"]
+        if forms["weight"]:
+            numbers = [getattr(rounding, f"weight_{entry}", None) for entry in ("scale", "zero")]
+            self.plain.weight = nn.Parameter(
+                rounded(rounding.weight.detach(), forms["weight"], *numbers), requires_grad=False
+            )
+        for entry in ("scale", "zero"):
+            self.register_buffer(entry, getattr(rounding, f"input_{entry}", None))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """As the layer."""
+        return self.plain(self._rounded(inputs))
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        form = self.form
+        if not form:
+            return x
+        if "dtype" in form:
+            return x.to(FLOATS[form["dtype"]]).to(x.dtype)
+        scale: Any = self.scale
+        zero: Any = self.zero
+        if form.get("dynamic"):
+            scale, zero = affine(x.amin(), x.amax(), form["low"], form["high"])
+        return ((x * (1.0 / scale)).round() + zero).clamp(form["low"], form["high"]).sub(zero) * scale
+
+
+def _spelled(module: nn.Module) -> nn.Module:
+    out = floating(module)
+    for name, layer in quantized(module).items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(out.get_submodule(parent), leaf, _Spelled(layer, out.get_submodule(name)))
+    return out.eval()
+
+
+def _program(module: nn.Module, sample: Tensor) -> Any:
+    n = torch.export.Dim("n", min=1, max=4096)
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                _Logits(_spelled(module)).eval(),
+                (sample[:4].contiguous(),),
+                dynamic_shapes={"images": {0: n}},
+            )
+    except Exception as error:  # it fails in many ways, all with the user's net as the reason
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"torch.export can't trace the net: {reason}") from error
+
+
+def _stored(name: str, layer: Any) -> dict[str, Tensor]:
+    """A rounding layer's numbers: ``weight|q`` and the scales of weight and input."""
+    out = {
+        f"{name}.{part}|{entry}": getattr(layer, f"{part}_{entry}").detach().cpu().clone()
+        for part in ("weight", "input")
+        for entry in ("scale", "zero")
+        if f"{part}_{entry}" in layer._buffers
+    }
+    form = forms_of(layer)["weight"]
+    if form and "dtype" not in form:
+        steps = integers(layer.weight, form, layer.weight_scale, layer.weight_zero)
+        fits = form["low"] >= -128 and form["high"] <= 127
+        out[f"{name}.weight|q"] = steps.cpu().to(torch.int8 if fits else torch.int32)
+    elif form:
+        out[f"{name}.weight"] = rounded(layer.weight.detach(), form, None, None).cpu()
+    return out
+
+
+def _restored(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """A copy of the module with what a file holds; weights are scale (q - zero)."""
+    import copy
+
+    fresh: Any = copy.deepcopy(module).cpu()
+    values = {n: t for n, t in tensors.items() if "|" not in n}
+    for name, steps in tensors.items():
+        if name.endswith(".weight|q"):
+            weight = name.removesuffix("|q")
+            scale, zero = tensors[f"{weight}|scale"], tensors[f"{weight}|zero"]
+            shape = (-1, *[1] * (steps.ndim - 1)) if scale.ndim else ()
+            values[weight] = (steps.to(torch.int32) - zero.view(shape)) * scale.view(shape)
+    fresh.load_state_dict(values)
+    return fresh.eval()
