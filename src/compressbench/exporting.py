@@ -149,9 +149,9 @@ class _Spelled(nn.Module):
         forms: Any = forms_of(rounding)
         self.form = forms["input"]
         if forms["weight"]:
-            numbers = [getattr(rounding, f"weight_{entry}", None) for entry in ("scale", "zero")]
+            scale, zero = (getattr(rounding, f"weight_{entry}", None) for entry in ("scale", "zero"))
             self.plain.weight = nn.Parameter(
-                rounded(rounding.weight.detach(), forms["weight"], *numbers), requires_grad=False
+                rounded(rounding.weight.detach(), forms["weight"], scale, zero), requires_grad=False
             )
         for entry in ("scale", "zero"):
             self.register_buffer(entry, getattr(rounding, f"input_{entry}", None))
