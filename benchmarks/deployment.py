@@ -74,7 +74,13 @@ def measure(name: str, batches: list[int], seconds: float) -> None:
     bench = bench_of(size, classes, max(*batches, 16))
     states = states_of(name, bench)
     settings: dict[str, Any] = {"batches": tuple(batches), "seconds": seconds}
-    for target in (TorchCPU(**settings), OnnxRuntimeCPU(**settings), OpenVINOCPU(**settings)):
+    targets = (
+        TorchCPU(**settings),
+        OnnxRuntimeCPU(**settings),
+        OnnxRuntimeCPU(results=True, **settings),
+        OpenVINOCPU(**settings),
+    )
+    for target in targets:
         arms = {arm: target.lower(View(state, bench)) for arm, state in states.items()}
         if "bf16" in baselines(target):
             arms["bf16"] = baselines(target)["bf16"].lower(View(states["fp32"], bench))

@@ -216,6 +216,29 @@ def test_u8s8_kernels_are_chosen(place: Bench) -> None:
     assert openvino.compile_seconds > 0
 
 
+def test_rounded_results_bring_every_layer_to_integers(place: Bench) -> None:
+    """ONNX Runtime's integer convolution can't give floats: on request what a sum reads is rounded as well."""
+    state = quantized_state(drawn(RESNET, place), place)
+    plain = lowered(OnnxRuntimeCPU(batches=(1,)), state, place)
+    whole = lowered(OnnxRuntimeCPU(batches=(1,), results=True), state, place)
+    assert plain.in_float
+    assert whole.in_float == ()
+    assert whole.runtime.endswith("results rounded too")
+    before, after = (
+        {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load_from_string(x.artefact).graph.initializer}
+        for x in (plain, whole)
+    )
+    added = after.keys() - before.keys()
+    assert added
+    assert all(".result|" in name for name in added)
+    assert all(np.array_equal(before[name], after[name]) for name in before), (
+        "the state's own are as they were"
+    )
+    x = place.task.encode(place.feed("test").images[:256])
+    same = plain.run(x).argmax(1) == whole.run(x).argmax(1)  # type: ignore[attr-defined]
+    assert float(same.float().mean()) > 0.95
+
+
 def test_bits_without_kernels_are_said(place: Bench, dense: State) -> None:
     wide = quantized_state(dense, place, *FORMS["12/12"])
     assert "more than 8 bits have no integer kernels" in lowered(TARGETS["openvino"], wide, place).runtime

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError
-from compressbench.models.quantized import Form, forms_of, integers, quantized, rounded
+from compressbench.models.quantized import Form, affine, forms_of, integers, quantized, rounded
 from compressbench.outputs import forward
 
 OPSET = 17
@@ -63,11 +63,14 @@ def onnx() -> Any:
     return package
 
 
-def graph_of(module: nn.Module, sample: Tensor) -> Graph:
+def graph_of(module: nn.Module, sample: Tensor, images: Tensor | None = None) -> Graph:
     """The ONNX graph of a module as ``module_of`` builds it.
 
     Args:
         sample: encoded inputs (n, c, h, w) on the CPU, to trace with; n is free in the graph.
+        images: encoded inputs on which ranges of convolutions' *results* are taken, for a runtime whose integer
+            kernels must round these too; they are rounded to 8 bits wherever nothing else rounds them. None leaves
+            results as they are.
 
     Raises:
         UserError: torch can't export the net, or a package is missing.
@@ -78,6 +81,8 @@ def graph_of(module: nn.Module, sample: Tensor) -> Graph:
     if not layers:
         return Graph(model)
     surgery = _Surgery(model)
+    if images is not None:
+        surgery.results(layers, _ranges(module, layers, images))
     for name, layer in layers.items():
         surgery.layer(name, layer)
     surgery.finish()
@@ -93,6 +98,29 @@ def floating(module: nn.Module) -> nn.Module:
         for part in ("weight_scale", "weight_zero", "input_scale", "input_zero"):
             layer._buffers.pop(part, None)
     return plain
+
+
+def _ranges(module: nn.Module, layers: Mapping[str, Any], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Smallest and largest entry of each layer's result."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def look(name: str, result: Tensor) -> None:
+        low, high = result.amin(), result.amax()
+        before = found.get(name, (low, high))
+        found[name] = (torch.minimum(before[0], low), torch.maximum(before[1], high))
+
+    handles = [
+        layer.register_forward_hook(lambda _, __, result, n=name: look(n, result))
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            for part in images.split(64):
+                module(part)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 class _Logits(nn.Module):
@@ -193,6 +221,39 @@ class _Surgery:
             self._weight(name, weight, inside, layer)
         if all(small) and "input_scale" in layer._buffers and [u.op_type for u in users] == ["Gemm"]:
             self._bias(name, users[0], layer)
+
+    def results(self, layers: Mapping[str, Any], ranges: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Rounds the results of integer convolutions that no integer layer alone reads; before any ``layer``."""
+        integer = {
+            name: self._multipliers(f"{_MINE}{name}.weight")
+            for name, layer in layers.items()
+            if all(_is_byte(forms_of(layer).get(part)) for part in ("weight", "input"))
+            and "input_scale" in layer._buffers
+        }
+        multipliers = {id(node) for nodes in integer.values() for node in nodes}
+        for name, nodes in integer.items():
+            if len(nodes) != 1 or nodes[0].op_type != "Conv" or name not in ranges:
+                continue
+            low, high = ranges[name]
+            result, readers = nodes[0].output[0], self.readers.get(nodes[0].output[0], [])
+            if [r.op_type for r in readers] == ["Relu"]:
+                low = low.clamp(min=0)
+                result, readers = readers[0].output[0], self.readers.get(readers[0].output[0], [])
+            if not readers or all(id(r) in multipliers for r in readers):
+                continue
+            scale, zero = affine(low, high, 0, 255)
+            import numpy as np
+
+            parts = [
+                self._constant(f"{name}.result|scale", np.float32(scale)),
+                self._constant(f"{name}.result|zero", np.uint8(zero)),
+            ]
+            self._node(readers[0], "QuantizeLinear", [result, *parts], [f"{name}.result|q"])
+            self._node(readers[0], "DequantizeLinear", [f"{name}.result|q", *parts], [f"{name}.result|dq"])
+            for reader in readers:
+                for place, entered in enumerate(reader.input):
+                    if entered == result:
+                        reader.input[place] = f"{name}.result|dq"
 
     def finish(self) -> None:
         """Writes the nodes in order."""
