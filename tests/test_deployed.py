@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -30,8 +31,9 @@ from compressbench.views import View
 from tiny import TINY
 
 onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime", reason="no runtime")
-pytest.importorskip("openvino")
+for _runtime in ("onnxruntime", "openvino"):  # not imported here: that would write into the user's folder
+    if importlib.util.find_spec(_runtime) is None:
+        pytest.skip(f"needs {_runtime}", allow_module_level=True)
 
 RESNET = {
     "name": "resnet8",
