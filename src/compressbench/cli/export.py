@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -117,7 +118,12 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     folder.mkdir(parents=True, exist_ok=True)
     sample = view.bench.task.encode(view.bench.feed("test").images[:8])
     stem = folder / node.name.replace("/", "_")
-    paths, compute, runtime = WRITERS[form](view, stem, sample)
+    try:
+        paths, compute, runtime = WRITERS[form](view, stem, sample)
+    except UserError:
+        with contextlib.suppress(OSError):  # not empty: the user's own
+            folder.rmdir()
+        raise
     checked = check(view, compute, runtime)
     if not checked.agreement >= LEAST_AGREEMENT:
         for path in paths:
