@@ -333,7 +333,7 @@ def test_entropy_keeps_an_even_spread_and_clips_a_far_outlier() -> None:
 def test_every_observer_gives_a_range_that_rounds(name: str, trained) -> None:
     state, bench = trained
     spec = specs.expand(yaml.safe_load((conf_dir() / "observer" / f"{name}.yaml").read_text()))
-    stage = Quantize(weights=4, inputs=4, observer=spec, weight_observer=spec)
+    stage = Quantize(weights=4, inputs=4, per="tensor", observer=spec, weight_observer=spec)
     result = stage.apply(state, bench)
     assert name in stage.describe()
     assert all(
