@@ -132,6 +132,23 @@ def test_every_recipe_plans_at_every_scale(recipe: str, scale: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
+def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(recipe: str, tmp_path: Path) -> None:
+    from compressbench.estimate import estimate
+    from compressbench.execute import Executor
+    from compressbench.stages.train import Train
+
+    ready = prepare(composed(overrides(recipe, tmp_path)))
+    executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
+    kinds = {
+        str([n.stage.objective, n.stage.reparametrise]): n.name
+        for n in ready.plan.nodes
+        if isinstance(n.stage, Train)
+    }
+    for name in kinds.values():
+        assert estimate(ready, executor, [name], []).startswith("to do: 1 states, 0 measurements; about ")
+
+
+@pytest.mark.parametrize("recipe", NAMES["recipe"])
 def test_a_recipe_opens_with_claim_source_command_and_result(recipe: str) -> None:
     head = [x for x in (CONF / "recipe" / f"{recipe}.yaml").read_text().splitlines() if x.startswith("#")]
     for word in ("Claim", "Source", "Run", "Measured"):

@@ -10,7 +10,11 @@ from compressbench import specs
 from compressbench.errors import UserError
 from compressbench.execute import Executor, history_key
 from compressbench.plan import Measure, Node
+from compressbench.stages.init import Init
+from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Cast, Mixed, Quantize
+from compressbench.stages.rewind import LearningRate, RandomMask, Reinit, Weights
+from compressbench.stages.shrink import Channels
 from compressbench.stages.train import Train
 from compressbench.store import digest
 from compressbench.training.length import steps
@@ -18,6 +22,19 @@ from compressbench.training.length import steps
 if TYPE_CHECKING:
     from compressbench.experiment import Experiment
 
+_KEEPS_LAYERS = (
+    Init,
+    Train,
+    Prune,
+    Weights,
+    LearningRate,
+    Reinit,
+    RandomMask,
+    Channels,
+    Quantize,
+    Mixed,
+    Cast,
+)
 TRIAL = 8
 QUICK = 64
 
@@ -27,27 +44,31 @@ def estimate(
 ) -> str:
     """A sentence: the number of things to do and the time for them."""
     history, context = executor.history.read(), ready.setting.context
-    total, tried = 0.0, {}
+    total, untried = 0.0, 0
     per_step: dict[str, float] = {}
     for node in [n for n in ready.plan.nodes if n.name in missing]:
         known = history.get(history_key(ready.plan, node, context))
         if known is not None:
             total += known
         elif isinstance(node.stage, Train) and not node.stage.checkpoint:
+            if not _same_layers(ready, node):
+                untried += 1
+                continue
             stage = node.stage
             methods = {n: m[specs.TARGET] for n, m in stage.reparametrise.items()}
             rounds = _rounding(ready, node) is not None
-            model = digest([_top(ready, node).spec, stage.batch_size, stage.precision, methods, rounds])
+            kind = [methods, stage.objective, rounds]
+            model = digest([_top(ready, node).spec, stage.batch_size, stage.precision, *kind])
             if model not in per_step:
                 per_step[model] = _trial(ready, executor, node)
-            tried[node.name] = per_step[model] * _iterations(node.stage, ready)
-            total += tried[node.name]
+            total += per_step[model] * _iterations(stage, ready)
     unknown = 0
     for _, probe in results:
         known = history.get(f"probe {probe} {digest(context.digest())}")
         total += known or 0.0
         unknown += known is None
-    more = f", and {unknown} measurements whose time is not known yet" if unknown else ""
+    open_ends = [f"{n} {what}" for n, what in ((untried, "trainings"), (unknown, "measurements")) if n]
+    more = f", and {' and '.join(open_ends)} whose time is not known yet" if open_ends else ""
     paper = "; this is the paper's own protocol" if ready.setting.labels.scale == "paper" else ""
     return f"to do: {len(missing)} states, {len(results)} measurements; about {in_words(total)}{more}{paper}"
 
@@ -64,6 +85,17 @@ def _top(ready: Experiment, node: Node) -> Node:
     while node.parent:
         node = ready.plan.node(node.parent)
     return node
+
+
+def _same_layers(ready: Experiment, node: Node) -> bool:
+    """Whether a fresh draw of the model can stand in for the state that this node trains, and for its teachers."""
+    for start in (node, *map(ready.plan.node, node.refs)):
+        at = start
+        while at.parent:
+            at = ready.plan.node(at.parent)
+            if not isinstance(at.stage, _KEEPS_LAYERS):
+                return False
+    return True
 
 
 def _rounding(ready: Experiment, node: Node) -> Quantize | None:
@@ -92,6 +124,8 @@ def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     top = _top(ready, node)
     bench = replace(executor.bench(), seed=node.seed, name="estimate")
     state = top.stage.apply(None, bench)
+    drawn = {ref: _top(ready, ready.plan.node(ref)).stage.apply(None, bench) for ref in node.refs}
+    bench = replace(bench, references=drawn)
     rounding = _rounding(ready, node)
     state = rounding.apply(state, bench) if rounding else state
     trial = replace(node.stage, start=None, stop=None, length="2it", validate=None, warmup=None)
