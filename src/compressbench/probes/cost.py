@@ -20,14 +20,14 @@ SMALLER = "by its smaller shape alone: its zeros run dense"
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and MACs; bytes dense and with zeros left out; latency, throughput and speed-up."""
+    """Parameters and MACs; bytes dense, with zeros left out, and as codes; latency, throughput and speed-up."""
 
-    VERSION: ClassVar[int] = 2  # 2: a smaller net with zeros is not called dense
+    VERSION: ClassVar[int] = 3  # 2: a smaller net with zeros is not called dense; 3: bytes of codes
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject; speed-up is the reference's median latency over the subject's, timed in turns."""
         yield from _theoretical(subject, bench)
-        yield from _on_disk(subject)
+        yield from _on_disk(subject, reference)
         if bench.target is not None:
             yield from _measured(subject, reference, bench.target)
 
@@ -48,14 +48,30 @@ def _theoretical(subject: View, bench: Bench) -> Iterable[Metric]:
     yield Metric("macs_nonzero", free, "MACs", "theoretical", note="if zeros were free")
 
 
-def _on_disk(subject: View) -> Iterable[Metric]:
+def _on_disk(subject: View, reference: View) -> Iterable[Metric]:
+    from compressbench.hardware.coding import encode, stored
     from compressbench.hardware.packing import dense_bytes, pack
+    from compressbench.models.quantized import quantized
 
     weights = subject.state.weights
-    yield Metric("dense_bytes", len(dense_bytes(weights)), "bytes", "on disk")
-    yield Metric(
-        "sparse_bytes", len(pack(weights)), "bytes", "on disk", note="zeros left out, not compressed"
-    )
+    tensors, coded = stored(subject.module, weights)
+    sizes = {"dense": len(dense_bytes(weights)), "zeros left out": len(pack(weights))}
+    yield Metric("dense_bytes", sizes["dense"], "bytes", "on disk")
+    note = "zeros left out, not compressed"
+    yield Metric("sparse_bytes", sizes["zeros left out"], "bytes", "on disk", note=note)
+    if coded or quantized(subject.module):
+        sizes["codes"] = len(encode(tensors, coded))
+        sizes["Huffman codes"] = len(encode(tensors, coded, huffman=True))
+        note = (
+            "integers or codebook indices at their bits, with scales or values; zeros left out where shorter"
+        )
+        yield Metric("quantized_bytes", sizes["codes"], "bytes", "on disk", note=note)
+        note = "the same, Huffman-coded, code tables counted"
+        yield Metric("huffman_bytes", sizes["Huffman codes"], "bytes", "on disk", note=note)
+    form = min(sizes, key=lambda name: sizes[name])
+    ratio = len(dense_bytes(reference.state.weights)) / sizes[form]
+    note = f"the reference's dense bytes over this state's shortest form: {form}"
+    yield Metric("compression_ratio", ratio, "x", "on disk", note=note)
 
 
 def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterable[Metric]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from compressbench.bench import Bench
     from compressbench.views import View
@@ -22,10 +22,11 @@ class Structure:
     Prunable weights are those of convolutions and linear layers. ``density`` is the share of them that is not
     zero, ``density_all`` the share of all parameters: papers quote either. All densities count against the
     net as it was drawn, so that a removed channel counts like one at zero. ``weight_bits`` are the bits of the
-    integers (or floats) that a prunable weight computes as, on average; 32 in a net that isn't quantized.
+    integers (or floats) that a prunable weight computes as, or of the index of one that shares its value, on average;
+    32 in a net that is neither quantized nor shared.
     """
 
-    VERSION: ClassVar[int] = 3  # 2: removed channels count; 3: bits
+    VERSION: ClassVar[int] = 4  # 2: removed channels count; 3: bits; 4: bits of shared weights
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject's own module."""
@@ -42,7 +43,7 @@ class Structure:
         yield Metric("nonzero", nonzero, "1", "theoretical", note="of the prunable weights")
         yield _share("density", nonzero, facts.get("whole", size), "of the prunable weights")
         yield _share("density_all", left, facts.get("whole_parameters", total), "of all parameters")
-        yield from _bits(subject.module, sizes)
+        yield from _bits(subject.module, weights)
         for name, count in facts.get("drawn", sizes).items():
             yield _share(
                 "layer_density", kept.get(name, 0), count, "" if name in kept else "removed", group=name
@@ -52,12 +53,14 @@ class Structure:
         yield Metric("empty_layers", len(empty), "1", "theoretical", note=note)
 
 
-def _bits(module: nn.Module, sizes: Mapping[str, int]) -> Iterable[Metric]:
+def _bits(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterable[Metric]:
+    from compressbench.hardware.coding import index_bits
     from compressbench.models.quantized import bits_of
 
+    sizes = {name: w.numel() for name, w in weights.items()}
     bits = {name: bits_of(module, name.removesuffix("weight").removesuffix(".")) for name in sizes}
-    size = sum(sizes.values())
-    mean = sum(count * bits[name][0] for name, count in sizes.items()) / max(1, size)
+    held = {n: (index_bits(weights[n]) or 32) if own == 32 else own for n, (own, _) in bits.items()}
+    mean = sum(count * held[name] for name, count in sizes.items()) / max(1, sum(sizes.values()))
     yield Metric(
         "weight_bits", mean, "bits", "theoretical", note="mean of the prunable weights, scales not counted"
     )

@@ -66,7 +66,7 @@ STRUCTURE = tuple(
     for metric in ("parameters", "prunable", "nonzero", "density", "density_all", "empty_layers")
 )
 THEORETICAL = ("parameters", "nonzero_parameters", "macs", "macs_nonzero")
-ON_DISK = ("dense_bytes", "sparse_bytes")
+ON_DISK = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes", "compression_ratio")
 MEASURED = {
     "latency_min": "min",
     "latency_median": "median",

@@ -183,6 +183,8 @@ def _cost(panel: Panel, moment: str) -> list[str]:
         ("theoretical", "nonzero_parameters", "nonzero parameters"),
         ("theoretical", "macs_nonzero", "MACs if zeros were free"),
         ("on disk", "sparse_bytes", "bytes, sparse-encoded"),
+        ("on disk", "quantized_bytes", "bytes, as codes"),
+        ("on disk", "huffman_bytes", "bytes, Huffman-coded"),
     ):
         told += _change(kind, words, dense, point, metric, "")
     for environment in panel.environments:
@@ -204,7 +206,8 @@ def _change(
     after = point.reading("cost", metric, "", environment)
     if after is None or after.spread is None:
         return []
-    before = dense.reading("cost", metric, "", environment) if dense else None
+    at_first = "dense_bytes" if metric in ("quantized_bytes", "huffman_bytes") else metric
+    before = dense.reading("cost", at_first, "", environment) if dense else None
     start = _short(before.spread, before.unit) if before and before.spread else MISSING
     return [f"  {kind:<11}  {start} → {_short(after.spread, after.unit)} {words}"]
 
