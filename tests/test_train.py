@@ -229,3 +229,22 @@ def test_bf16_is_reported(bench) -> None:
     assert (low.facts["dtype"], full.facts["dtype"]) == ("bf16", "fp32")
     assert not same(low.weights, full.weights)
     assert all(t.dtype == full.weights[n].dtype for n, t in low.weights.items())
+
+
+@pytest.mark.parametrize("dampening", [0.0, 0.3])
+def test_a_first_gradient_may_come_late(dampening) -> None:
+    """Theseus draws which blocks run: fused SGD gives what the plain one gives, whichever had no gradient at first."""
+    from compressbench.training.loop import _late_comers
+
+    def trained(fused: bool) -> torch.Tensor:
+        one, late = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        optimizer = torch.optim.SGD([one, late], lr=0.1, momentum=0.9, dampening=dampening, fused=fused)
+        if fused:
+            optimizer.register_step_pre_hook(_late_comers)
+        for step in range(4):
+            optimizer.zero_grad()
+            ((one**2).sum() + ((late**3).sum() if step else 0)).backward()
+            optimizer.step()
+        return torch.cat([one, late]).detach()
+
+    torch.testing.assert_close(trained(True), trained(False))

@@ -357,9 +357,25 @@ def _optimizer(
     try:
         takes = inspect.signature(factory).parameters
         fused = {"fused": True} if "fused" in takes and all(p.is_floating_point() for p in params) else {}
-        return factory(groups, lr=lr, **fused)
+        made: torch.optim.Optimizer = factory(groups, lr=lr, **fused)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer {settings.optimizer[TARGET]}: {error}") from error
+    if fused and type(made) is torch.optim.SGD:
+        made.register_step_pre_hook(_late_comers)
+    return made
+
+
+def _late_comers(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Momentum for parameters that get their first gradient after others did, as fused SGD wants it (torch 2.15).
+
+    Its first step has momentum = gradient; m b + (1 - d) g is that for b = d g / m.
+    """
+    for group in optimizer.param_groups:
+        state = [(p, optimizer.state[p]) for p in group["params"] if p.grad is not None]
+        missing = [(p, s) for p, s in state if s.get("momentum_buffer") is None]
+        if group["momentum"] and missing and len(missing) < len(state):
+            for p, own in missing:
+                own["momentum_buffer"] = p.grad * (group["dampening"] / group["momentum"])
 
 
 def _optimizer_tensors(
