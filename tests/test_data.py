@@ -1106,3 +1106,57 @@ def test_split_of_numbers_its_examples() -> None:
     assert split.labels.dtype == np.int64
     assert split.index.tolist() == [0, 1, 2]
     assert Raw(split, split, ("a", "b")).attributes == {}
+
+
+# --- pictures for a net that knows more classes
+
+
+def test_labels_and_outputs_place_folders_among_a_nets_classes(pictures: Path) -> None:
+    read = {"root": str(pictures), "test_fraction": 0.2, "labels": {"ant": 7, "bee": 2}, "outputs": 12}
+    settings_ = config("image_folder")
+    plain = load({**settings_, "read": {**settings_["read"], "root": str(pictures), "test_fraction": 0.2}})
+    placed = load({**settings_, "read": {**settings_["read"], **read}})
+    assert len(placed.classes) == 12
+    assert (placed.classes[7], placed.classes[2], placed.classes[0]) == ("ant", "bee", "class 0")
+    assert set(placed.split("train").labels) == set(placed.split("test").labels) == {2, 7}
+    here, there = (
+        sorted(zip(d.split("train").index.tolist(), d.split("train").labels.tolist(), strict=True))
+        for d in (plain, placed)
+    )
+    names = {0: 7, 1: 2}
+    assert {place: names[label] for place, label in here}.items() >= {
+        place: label for place, label in there if place in dict(here)
+    }.items()
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"labels": {"ant": 1}, "outputs": 3}, "no entry for class folder bee"),
+        ({"labels": {"ant": 1, "bee": 2}}, "outputs=None"),
+        ({"labels": {"ant": 1, "bee": 3}, "outputs": 3}, "from 0 to 2"),
+        ({"labels": {"ant": 1, "bee": 1}, "outputs": 3}, "different numbers"),
+        ({"outputs": 3}, "no entry for class folder ant"),
+    ],
+)
+def test_labels_that_fit_nothing_are_refused(pictures: Path, settings_: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        image_folder(**{"root": str(pictures), "test_fraction": 0.2, **settings_})
+
+
+def test_published_weights_bring_their_own_normalisation(pictures: Path) -> None:
+    settings_ = config("image_folder")
+    settings_ = {**settings_, "read": {**settings_["read"], "root": str(pictures), "test_fraction": 0.2}}
+    plain = load(settings_)
+    own = load({**settings_, "normalise": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}})
+    assert own.mean == (0.485, 0.456, 0.406)
+    assert own.std == (0.229, 0.224, 0.225)
+    assert own.fingerprint != plain.fingerprint
+    for bad, message in (
+        ({"mean": [0.5]}, "dataset.normalise: {mean"),
+        ({"mean": [0.5], "std": [0.2]}, "3 channels"),
+        ({"mean": [0.5] * 3, "std": [0.2, 0.0, 0.2]}, "above 0"),
+        ("imagenet", "dataset.normalise: {mean"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load({**settings_, "normalise": bad})

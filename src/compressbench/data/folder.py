@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ def image_folder(
     test_fraction: float | None = None,
     split_seed: int = 0,
     licence: str = "the user's own",
+    labels: Mapping[str, int] | None = None,
+    outputs: int | None = None,
 ) -> Raw:
     """Pictures from ``root/train/CLASS/*`` and ``root/test/CLASS/*``, or from ``root/CLASS/*``.
 
@@ -34,10 +37,24 @@ def image_folder(
         channels: 1 (grey) or 3 (RGB); transparency is dropped.
         test_fraction: only for ``root/CLASS/*``: the share of every class that becomes the test split.
         split_seed: which examples these are.
+        labels: where the net's outputs for the folders are, ``{folder: place}``, for a net that knows more classes.
+        outputs: how many it has; the others are called by their number.
 
     Raises:
         UserError: a setting is out of range, the folders don't fit, a picture can't be read or lies outside.
     """
+    raw = _raw(root, size, channels, test_fraction, split_seed, licence)
+    return raw if labels is None and outputs is None else _placed(raw, labels or {}, outputs)
+
+
+def _raw(
+    root: str | None,
+    size: int | Sequence[int] | None,
+    channels: int,
+    test_fraction: float | None,
+    split_seed: int,
+    licence: str,
+) -> Raw:
     shape = _shape(size)
     if channels not in (1, 3):
         raise UserError(f"image_folder: channels={channels!r}; known: 1 (grey), 3 (RGB)")
@@ -76,6 +93,24 @@ def image_folder(
     test_rows = pick(whole.labels, shares, np.random.RandomState(split_seed))
     return Raw(
         whole.take(np.setdiff1d(whole.index, test_rows)), whole.take(test_rows), tuple(listing), licence
+    )
+
+
+def _placed(raw: Raw, labels: Mapping[str, int], outputs: int | None) -> Raw:
+    """The same pictures with the labels of a net that has other classes as well."""
+    missing = next((name for name in raw.classes if name not in labels), None)
+    if missing is not None:
+        raise UserError(f"image_folder: labels has no entry for class folder {missing}")
+    if outputs is None or type(outputs) is not int:
+        raise UserError(f"image_folder: outputs={outputs!r}; how many classes the net has goes with labels")
+    places = [labels[name] for name in raw.classes]
+    if any(type(p) is not int or not 0 <= p < outputs for p in places) or len(set(places)) < len(places):
+        raise UserError(f"image_folder: labels must be different numbers from 0 to {outputs - 1}")
+    names = dict(zip(places, raw.classes, strict=True))
+    table = np.array(places)
+    train, test = (replace(s, labels=table[s.labels].astype(s.labels.dtype)) for s in (raw.train, raw.test))
+    return replace(
+        raw, train=train, test=test, classes=tuple(names.get(i, f"class {i}") for i in range(outputs))
     )
 
 

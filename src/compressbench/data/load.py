@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ KEYS = (
     "imbalance",
     "validation",
     "augment",
+    "normalise",
 )
 AUGMENT = ("pad", "flip")
 
@@ -34,8 +35,9 @@ def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
     In this order: ``train_size`` and ``test_size`` draw a stratified subset; ``validation`` (a count, or a
     share below 1) is held out of train, stratified; ``imbalance`` thins what is left of train, and only that,
     to an exponential long tail. All draws come from ``subset_seed``. Mean and std are those of the resulting
-    train split. A split that its source sorts by class is mixed, always in the same way, so that its first n
-    examples are no single class; ``Split.index`` says where each example came from.
+    train split, or what ``normalise`` says, as a net with published weights wants it. A split that its source sorts
+    by class is mixed, always in the same way, so that its first n examples are no single class; ``Split.index``
+    says where each example came from.
 
     Args:
         config: see ``conf/dataset/*.yaml``.
@@ -77,6 +79,21 @@ def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
+def _normalise(given: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of ``dataset.normalise``."""
+    right = (
+        "dataset.normalise: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}, of pixels in [0, 1]"
+    )
+    if not isinstance(given, Mapping) or set(given) != {"mean", "std"}:
+        raise UserError(f"{right}; not {given!r}")
+    mean, std = (tuple(v) if isinstance(v, Sequence) else () for v in (given["mean"], given["std"]))
+    if not mean or not std or not all(_is_number(v) and math.isfinite(v) for v in (*mean, *std)):
+        raise UserError(f"{right}; not {given!r}")
+    if min(std) <= 0:
+        raise UserError(f"dataset.normalise.std: {list(std)} must be above 0")
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings beside the reader, checked as far as can be without the data."""
     sizes = {key: config.get(key) for key in ("train_size", "test_size")}
@@ -107,7 +124,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"dataset.augment: pad={pad!r}, flip={flip!r}; pad is pixels, 0 or more, flip is true or false"
         )
+    normalise = config.get("normalise")
     return {
+        "normalise": _normalise(normalise) if normalise is not None else None,
         **sizes,
         "imbalance": imbalance,
         "validation": validation,
@@ -155,6 +174,7 @@ def _prepare(
     validation: float,
     seed: int,
     augment: Mapping[str, Any],
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None,
 ) -> Dataset:
     classes = len(raw.classes)
 
@@ -202,7 +222,10 @@ def _prepare(
             chosen = random(f"mix {part}").permutation(chosen)
         splits[part] = source[part].take(chosen)
         kept[part] = {key: array[chosen] for key, array in attributes.get(part, {}).items()}
-    mean, std = moments(splits["train"].images)
+    channels = raw.train.images.shape[1]
+    if normalise and any(len(values) != channels for values in normalise):
+        raise UserError(f"dataset.normalise: {name} has {channels} channels; one number each")
+    mean, std = normalise or moments(splits["train"].images)
     if min(std) == 0:
         raise UserError(f"dataset {name}: all pixels of a channel are equal; are these pictures?")
     dataset = Dataset(
