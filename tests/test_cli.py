@@ -269,3 +269,16 @@ def test_list_has_a_line_for_everything(command: Command) -> None:
 def test_light_verbs_answer_at_once(args: tuple[str, ...]) -> None:
     """Half a second is the goal on a quiet machine; the limit here leaves room for a noisy one."""
     assert cpu_seconds(*args) < 1.0
+
+
+def test_a_malformed_yaml_says_file_and_line(tmp_path) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe/mine.yaml").write_text(
+        "# mine: wrong\nname: mine\ncompare: {reference: a}\n  series: b\n"
+    )
+    command = [sys.executable, "-m", "compressbench", "run", "recipe=mine", "--config-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "recipe/mine.yaml, line 4" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -92,6 +92,10 @@ def run(argv: list[str]) -> int:
     except Exception as error:  # the last resort: a fault of ours, said as one
         if debug:
             raise
+        mark = getattr(error, "problem_mark", None)  # yaml.MarkedYAMLError, without importing yaml for it
+        if mark is not None:
+            where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
+            return _fail(f"{where}: no valid YAML: {getattr(error, 'problem', error)}", 2)
         reason = str(error).splitlines()[0] if str(error) else ""
         return _fail(
             f"{type(error).__name__}: {reason} (a fault in compressbench or in your code; --debug shows where)",
