@@ -20,6 +20,7 @@ from compressbench.outputs import forward
 from compressbench.pruning import masked
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.rewind import RandomMask
+from compressbench.stages.share import Share
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.training import loop, reparametrise
@@ -57,7 +58,8 @@ def method(name: str, **settings) -> dict:
 def ready(name: str, model: dict, bench: Bench) -> State:
     """A drawn state on which the method can train."""
     start = drawn(model, bench)
-    return Quantize().apply(start, bench) if name == "qat" else start
+    first = {"qat": Quantize(), "shared": Share()}.get(name)
+    return first.apply(start, bench) if first else start
 
 
 def train(methods: dict, **changes) -> Train:
