@@ -28,7 +28,7 @@ test: setup  ## lint, types and the quick tests, in parallel
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 test-slow: setup  ## the tests that take minutes: kill -9, wheel, warm and cold runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
