@@ -13,6 +13,7 @@ from compressbench.records import Records
 from compressbench.report import charts
 from compressbench.report.accuracy import accuracy_table, difference_tables
 from compressbench.report.charts import Chart
+from compressbench.report.deployed import deployed_tables
 from compressbench.report.findings import provenance, summary, warnings
 from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.numbers import counted, grouped, seeds
@@ -284,8 +285,11 @@ def _cost(panel: Panel, suffix: str) -> Section:
 
 
 def _costs(panel: Panel, moment: str, pick: Pick) -> list[Table | None]:
-    timings = [timing_table(panel, moment, environment, pick) for environment in panel.environments]
-    return [size_table(panel, moment, pick), *timings]
+    found = [size_table(panel, moment, pick)]
+    for environment in panel.environments:
+        found.append(timing_table(panel, moment, environment, pick))
+        found += deployed_tables(panel, moment, environment, pick)
+    return list(dict.fromkeys(found))
 
 
 def _others(panel: Panel, suffix: str) -> Section:

@@ -76,6 +76,7 @@ MEASURED = {
 }
 LOAD = "machine_load"
 COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
+WHOLE = ("deployed",)  # probes that have a table for all they say
 Pick = Callable[[Series, str], Sequence[Point]]
 
 
@@ -134,7 +135,7 @@ def batches(panel: Panel) -> list[int]:
 def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
     """Method, speed, accuracy, L-L, P-L, after-attack accuracies, queries; dense of the same seeds beside each state."""
     found = lines(panel, moment, pick)
-    columns = _columns(found)
+    columns = columns_of(found)
     for environment in panel.environments:
         where = f" {environment}" if environment else ""
         for batch in batches(panel):
@@ -180,7 +181,7 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
             f"After the Square attack, which asks for no gradient, on {examples(square)} test images; "
             f"#Q: mean number of queries, {'; '.join(told)}."
         )
-    return _table(
+    return table_of(
         panel,
         f"Speed, accuracy, loyalty and after-attack accuracy, {moment_name(moment)}",
         found,
@@ -194,40 +195,40 @@ def metric_table(
 ) -> Table | None:
     """States against the given (probe, metric) pairs of the whole, for all that were measured."""
     found = lines(panel, moment, pick)
-    columns = _columns(found)
+    columns = columns_of(found)
     used: list[Reading | None] = []
     for probe, metric in wanted:
         readings = _readings(found, probe, metric)
         used += readings
-        columns.add(title_of(metric), _shown_unit(_unit(readings)), [cell(r) for r in readings])
+        columns.add(title_of(metric), unit_shown(readings), [cell(r) for r in readings])
     count = examples(used)
     notes = [f"{count} examples."] if count else []
-    return _table(panel, f"{title}, {moment_name(moment)}", found, columns, notes)
+    return table_of(panel, f"{title}, {moment_name(moment)}", found, columns, notes)
 
 
 def size_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
     """Theoretical cost and bytes on disk, in columns that are never mixed."""
     found = lines(panel, moment, pick)
-    columns = _columns(found)
+    columns = columns_of(found)
     for group, metrics in (("Theoretical", THEORETICAL), ("On disk", ON_DISK)):
         for metric in metrics:
             readings = _readings(found, "cost", metric)
-            columns.add(title_of(metric), _shown_unit(_unit(readings)), [cell(r) for r in readings], group)
+            columns.add(title_of(metric), unit_shown(readings), [cell(r) for r in readings], group)
     notes = ["Figures without ± are the same for every seed."] if len(panel.seeds) > 1 else []
     title = f"Cost in theory and on disk, {moment_name(moment)}"
-    return _table(panel, title, found, columns, notes, spanning=True)
+    return table_of(panel, title, found, columns, notes, spanning=True)
 
 
 def timing_table(panel: Panel, moment: str, environment: str, pick: Pick = every) -> Table | None:
     """Measured cost: latency, speed-up and throughput by batch size, and the machine's load."""
     found = lines(panel, moment, pick)
-    columns = _columns(found)
+    columns = columns_of(found)
     repeats: list[Reading | None] = []
     for batch in batches(panel):
         for metric, name in MEASURED.items():
             readings = _readings(found, "cost", f"{metric}_b{batch}", environment)
             repeats += readings
-            unit = _shown_unit(_unit(readings))
+            unit = unit_shown(readings)
             columns.add(name, unit, [cell(r) for r in readings], f"Measured, batch {batch}")
     load = _readings(found, "cost", LOAD, environment)
     columns.add("load", "", [cell(r) for r in load], "Machine")
@@ -239,22 +240,22 @@ def timing_table(panel: Panel, moment: str, environment: str, pick: Pick = every
             "Load: of the machine while it measured; near its number of cores, distrust the timings."
         )
     title = f"Cost measured, {moment_name(moment)}{f', {environment}' if environment else ''}"
-    return _table(panel, title, found, columns, notes, spanning=True)
+    return table_of(panel, title, found, columns, notes, spanning=True)
 
 
 def compute_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
     """Training compute of the whole lineage, absolute and in dense trainings."""
     found = lines(panel, moment, pick)
-    columns = _columns(found)
+    columns = columns_of(found)
     ratio = [relative_compute(x.point, panel.dense_of(x.series, FINAL)) for x in found]
     columns.add("Lineage", "× dense", [spread_cell(r, "x") for r in ratio])
     for metric in COMPUTE:
         for environment in panel.environments if metric == "train_seconds" else ("",):
             readings = _readings(found, "compute", metric, environment)
             where = f", {environment}" if environment else ""
-            unit = _shown_unit(_unit(readings))
+            unit = unit_shown(readings)
             columns.add(title_of(metric) + where, unit, [cell(r) for r in readings])
-    return _table(panel, f"Training compute of the lineage, {moment_name(moment)}", found, columns, ())
+    return table_of(panel, f"Training compute of the lineage, {moment_name(moment)}", found, columns, ())
 
 
 def leftover_tables(panel: Panel, moment: str) -> list[Table]:
@@ -263,7 +264,9 @@ def leftover_tables(panel: Panel, moment: str) -> list[Table]:
     wanted: dict[str, dict[str, None]] = {}
     by_group: dict[tuple[str, str], dict[str, None]] = {}
     for row in panel.rows:
-        if row.moment != moment or (row.probe, row.metric, bool(row.group)) in known:
+        if row.probe in WHOLE or row.moment != moment:
+            continue
+        if (row.probe, row.metric, bool(row.group)) in known:
             continue
         if row.group:
             by_group.setdefault((row.probe, row.metric), {}).setdefault(row.group)
@@ -287,28 +290,28 @@ def leftover_tables(panel: Panel, moment: str) -> list[Table]:
 
 def _generic(panel: Panel, moment: str, probe: str, metrics: Sequence[str], environment: str) -> Table | None:
     found = lines(panel, moment)
-    columns = _columns(found)
+    columns = columns_of(found)
     for metric in metrics:
         readings = _readings(found, probe, metric, environment)
         basis = next((r.basis for r in readings if r and r.basis != "measured"), "")
-        words = ", ".join(x for x in (_shown_unit(_unit(readings)), basis) if x)
+        words = ", ".join(x for x in (unit_shown(readings), basis) if x)
         columns.add(title_of(metric), words, [cell(r) for r in readings])
-    return _table(panel, f"{probe}, {moment_name(moment)}", found, columns, ())
+    return table_of(panel, f"{probe}, {moment_name(moment)}", found, columns, ())
 
 
 def _generic_groups(panel: Panel, moment: str, probe: str, metric: str, names: list[str]) -> Table | None:
     found = lines(panel, moment, some)
-    columns = _columns(found)
+    columns = columns_of(found)
     unit = ""
     for name in names[:GROUPS_SHOWN]:
         for environment in panel.environments:
             readings = [x.point.reading(probe, metric, name, environment) for x in found]
-            unit = unit or _shown_unit(_unit(readings))
+            unit = unit or unit_shown(readings)
             columns.add(name, environment, [cell(r) for r in readings])
     left = len(names) - GROUPS_SHOWN
     notes = [f"{counted(left, 'more group')} in the records."] if left > 0 else []
     title = f"{probe}: {metric.replace('_', ' ')}{f' ({unit})' if unit else ''}, {moment_name(moment)}"
-    return _table(panel, title, found, columns, notes)
+    return table_of(panel, title, found, columns, notes)
 
 
 def _known(panel: Panel) -> set[tuple[str, str, bool]]:
@@ -333,7 +336,8 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
     return known
 
 
-def _columns(found: Sequence[Line]) -> Columns:
+def columns_of(found: Sequence[Line]) -> Columns:
+    """The columns that name a row: density, and bits where anything was rounded."""
     columns = Columns()
     columns.add("Density", "%", [Cell(percentage(line.point.density)) for line in found], always=True)
     bits = rounded_to(found)
@@ -360,11 +364,16 @@ def _unit(readings: Iterable[Reading | None]) -> str:
     return next((r.unit for r in readings if r), "")
 
 
+def unit_shown(readings: Iterable[Reading | None]) -> str:
+    """The unit of a column as its head shows it."""
+    return _shown_unit(_unit(readings))
+
+
 def _shown_unit(unit: str) -> str:
     return {"1": "", "x": "×", "MACs": "", "load": "", "examples": "", "iterations": ""}.get(unit, unit)
 
 
-def _table(
+def table_of(
     panel: Panel,
     title: str,
     found: Sequence[Line],

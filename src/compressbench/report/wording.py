@@ -51,6 +51,9 @@ NAMES = {
     "shifted_top1": "Shifted top-1",
     "square_accuracy": "Square",
     "square_queries": "#Q",
+    "layers_in_float": "Layers in float",
+    "compile_seconds": "Compiled in",
+    "artefact_bytes": "File",
 }
 LOYALTY = (
     "L-L: label loyalty, the share of examples on which a state predicts what its dense model predicts. "
