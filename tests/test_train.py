@@ -161,6 +161,19 @@ def test_decay_spares_norms_and_biases(bench) -> None:
         assert bool(shrunk) == (parameter.ndim > 1), name
 
 
+def test_a_long_gradient_is_scaled_down(bench) -> None:
+    start, plain = drawn(MLP, bench), {"_target_": "torch.optim.SGD", "_partial_": True}
+
+    def moved(clip):
+        after = train(length="1it", optimizer=plain, weight_decay=0.0, clip=clip).apply(start, bench)
+        return torch.cat([(after.weights[n] - w).flatten() for n, w in start.weights.items()])
+
+    free, held = moved(None), moved(1e-2)
+    assert torch.equal(free, moved(1e6))
+    assert float(held.norm()) == pytest.approx(0.05 * 1e-2, rel=1e-3)
+    assert float(torch.cosine_similarity(free, held, 0)) == pytest.approx(1, abs=1e-4)
+
+
 def test_divergence_names_iteration_and_rate(bench) -> None:
     with pytest.raises(Diverged, match=r"iteration \d+ of 40 with learning rate 1e\+20"):
         train(lr=1e20).apply(drawn(MLP, bench), bench)
@@ -205,7 +218,7 @@ def test_schedules() -> None:
     assert schedules.cosine(0.5) == pytest.approx(0.5)
     assert (schedules.cosine(0), schedules.linear(0.25)) == (1, 0.75)
     assert schedules.cosine(1) == pytest.approx(0)
-    run = Run(0, 100, 100, 10, 1, 0.4, schedules.constant, 4, "train", {}, False, 0)
+    run = Run(0, 100, 100, 10, 1, 0.4, None, schedules.constant, 4, "train", {}, False, 0)
     assert [rate(run, s) for s in (0, 1, 3, 4, 99)] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4])
 
 

@@ -33,6 +33,7 @@ class Train:
         warmup: linear warm-up length, null for none.
         weight_decay, decay: decay to ``weights`` (two or more dimensions) or to ``all``.
         order: name that, with the seed, draws the order of the batches.
+        clip: largest norm of the whole gradient; a longer one is scaled down to it. Null for any.
         augment: whether the data set's augmentation is applied.
         precision: ``fp32`` or ``bf16`` (autocast; reported in the records).
         validate: how often the validation split is evaluated for the curve, null for never.
@@ -59,6 +60,7 @@ class Train:
     warmup: str | None = None
     weight_decay: float = 0.0
     decay: str = "weights"
+    clip: float | None = None
     order: str = "train"
     augment: bool = True
     precision: str = "fp32"
@@ -87,6 +89,8 @@ class Train:
                     f"reparametrise.{name}: {spec!r} is no method; add one by the defaults list, "
                     f"e.g. - /reparametrise@stages.train.reparametrise.{name}: gradual"
                 )
+        if self.clip is not None and (isinstance(self.clip, bool) or not self.clip > 0):
+            raise UserError(f"clip: {self.clip!r} is not above 0; null for none")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay: {self.weight_decay} is below 0")
 

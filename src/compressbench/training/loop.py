@@ -48,6 +48,7 @@ class Run:
     per_epoch: int
     batch_size: int
     lr: float
+    clip: float | None
     schedule: Callable[[float], float]
     warmup: int
     order: str
@@ -174,6 +175,7 @@ def _run(settings: Any, bench: Bench) -> Run:
         per_epoch=per_epoch,
         batch_size=settings.batch_size,
         lr=settings.lr,
+        clip=settings.clip,
         schedule=settings.built("schedule"),
         warmup=steps(settings.warmup, per_epoch) if settings.warmup else 0,
         order=settings.order,
@@ -245,6 +247,8 @@ def _loop(
             loss.backward()
             if live.methods:
                 live.methods.after_gradient()
+            if run.clip is not None:
+                nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], run.clip)
             return loss.detach()
 
         losses.append(stepper(gradient))
