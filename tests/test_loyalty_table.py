@@ -458,8 +458,9 @@ def test_shifted_refuses(settings: dict, message: str) -> None:
 
 def test_the_recipe_has_the_thirteen_rows_of_the_lecture() -> None:
     compare = composed(["recipe=loyalty_table", "scale=smoke"])["recipe"]["compare"]
-    rows = [name for name in compare["series"] if "random" not in name]
-    assert len(rows) == 12
+    controls = {"random structured prune + fine-tune", "dense + fine-tune"}
+    assert controls < set(compare["series"])
+    assert len(set(compare["series"]) - controls) == 12
     assert compare["reference"] == "dense", "the thirteenth: the teacher"
 
 
@@ -505,7 +506,7 @@ def test_the_whole_table_at_smoke_scale(tmp_path: Path) -> None:
     done: list[Record] = []
     records = execute(prepare(config), Watcher(), done)
     for metric in ("top1", "label_loyalty", "pgd_accuracy", "square_accuracy", "square_queries"):
-        assert len(records.where(metric=metric, moment="final")) == 15
+        assert len(records.where(metric=metric, moment="final")) == 16
     top = {r.series: r.value for r in records.where(metric="top1")}
     assert top["structured prune + fine-tune"] > top["structured prune"]
     quiet = records.where(metric="label_loyalty", series="Q8-PTQ")[0].value
