@@ -21,6 +21,7 @@ from compressbench.data.dataset import Dataset, Split
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
 from compressbench.hardware.target import Lowered, machine_load
+from compressbench.hardware.torch_compiled import TorchCompiled
 from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.models.draw import drawn
 from compressbench.probes.deployed import baselines
@@ -76,6 +77,7 @@ def measure(name: str, batches: list[int], seconds: float) -> None:
     settings: dict[str, Any] = {"batches": tuple(batches), "seconds": seconds}
     targets = (
         TorchCPU(**settings),
+        TorchCompiled(**settings),
         OnnxRuntimeCPU(**settings),
         OnnxRuntimeCPU(results=True, **settings),
         OpenVINOCPU(**settings),

@@ -364,19 +364,80 @@ class _Hiding:
             raise ImportError(f"No module named {name!r}")
 
 
+BYTES_IN_INDUCTOR = (
+    "8/8",
+    "8/8 per tensor",
+    "8/8 signed inputs",
+    "8/8 signed inputs, both alike",
+    "4/4",
+    "2/8",
+)
+SIMULATED_IN_INDUCTOR = (
+    "8/8 asymmetric weights",
+    "12/12",
+    "8/dynamic",
+    "weights only",
+    "inputs only",
+    "bf16",
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_compiled_torch_computes_what_the_simulation_says(precision: str, place: Bench, dense: State) -> None:
+@pytest.mark.parametrize("name", [*BYTES_IN_INDUCTOR, *SIMULATED_IN_INDUCTOR])
+def test_compiled_torch_computes_what_the_simulation_says(name: str, place: Bench, dense: State) -> None:
+    pytest.importorskip("torchao")
     from compressbench.hardware.torch_compiled import TorchCompiled
 
-    state = quantized_state(dense, place)
-    found = lowered(TorchCompiled(batches=(64,), precision=precision), state, place)
+    state = quantized_state(dense, place, *FORMS[name])
+    found = lowered(TorchCompiled(batches=(64,)), state, place)
     own, there = simulated(state, found.inputs), found.run(found.inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there - own).abs().max()) < 0.03 * float(own.max() - own.min())
-    assert found.in_float == ("features.0", "features.4", "fc")
-    assert found.runtime.endswith("rounding simulated")
+    simulates = name in SIMULATED_IN_INDUCTOR
+    assert found.in_float == (("features.0", "features.4", "fc") if simulates else ())
+    assert ("int8" in found.runtime) is not simulates
+    assert ("3 of 3 quantized layers simulated" in found.runtime) is simulates
     assert found.compile_seconds > 0.1
+
+
+@pytest.mark.slow
+def test_compiled_torch_in_bf16_has_the_same_integers(place: Bench, dense: State) -> None:
+    pytest.importorskip("torchao")
+    from compressbench.hardware.torch_compiled import TorchCompiled
+
+    state = quantized_state(dense, place)
+    found = lowered(TorchCompiled(batches=(64,), precision="bf16"), state, place)
+    own, there = simulated(state, found.inputs), found.run(found.inputs)
+    assert isinstance(there, torch.Tensor)
+    assert float((there - own).abs().max()) < 0.03 * float(own.max() - own.min())
+    assert not found.in_float
+    assert found.runtime == "torch inductor, int8, else bf16"
+
+
+@pytest.mark.slow
+def test_without_torchao_compiled_torch_says_what_to_install(
+    place: Bench, dense: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compressbench.hardware.torch_compiled import TorchCompiled
+
+    monkeypatch.setitem(sys.modules, "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", None)
+    found = lowered(TorchCompiled(batches=(1,)), quantized_state(dense, place), place)
+    assert found.in_float == ("features.0", "features.4", "fc")
+    assert "pip install 'compressbench[pt2e]'" in found.runtime
+
+
+@pytest.mark.slow
+def test_nine_nets_of_one_class_are_all_compiled(place: Bench, dense: State) -> None:
+    """torch stops compiling a code object after eight versions of it, in silence."""
+    from torch._dynamo.utils import counters
+
+    from compressbench.hardware.torch_compiled import TorchCompiled
+
+    target = TorchCompiled(batches=(1,), seconds=0.01)
+    nets = [lowered(target, dense, place) for _ in range(9)]
+    counters.clear()
+    assert len(target.time(nets, 1)) == 9
+    assert not counters["stats"], "frames compiled or skipped while timing"
 
 
 USER = """
@@ -464,11 +525,13 @@ def test_a_plain_script_gives_the_recorded_accuracy_to_the_image(
             assert word in card, word
 
 
-@pytest.mark.parametrize("form", ["torch_export", "safetensors"])
+@pytest.mark.parametrize("form", ["torch_export", "safetensors", "executorch"])
 @pytest.mark.parametrize("state", ["dense", "quantized"])
 def test_other_forms_hold_the_same_function(
     form: str, state: str, finished: Path, command, tmp_path: Path
 ) -> None:
+    if form == "executorch" and importlib.util.find_spec("executorch") is None:
+        pytest.skip("needs executorch, which `make` does not install")
     done = command("export", str(finished), "--state", state, "--to", form, "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "same class for 100.00 %" in done.stdout

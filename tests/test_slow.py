@@ -30,6 +30,19 @@ RECIPE = (
     "checkpoint_seconds=0.1",
 )
 
+QUANTIZED = (
+    "run",
+    "recipe=prune_then_quantize",
+    "scale=smoke",
+    "hardware=openvino",
+    "hardware.threads=1",
+    "recipe.length=4ep",
+    "recipe.finetune=4ep",
+    "evaluation=quick",
+    "recipe.compare.floor=false",
+    "checkpoint_seconds=0.1",
+)
+
 
 def start(folder: Path, *args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
@@ -54,18 +67,21 @@ def stages_underway(folder: Path) -> list[Path]:
     return [p for p in found if not (folder / "outputs" / "store" / "states" / p.parent.name).exists()]
 
 
-def test_kill_9_at_ten_moments_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", [RECIPE, QUANTIZED], ids=["tickets", "quantized"])
+def test_kill_9_at_ten_moments_changes_nothing(recipe: tuple[str, ...], tmp_path: Path) -> None:
     """Five kills inside a training (its checkpoint is there, its state not), one inside a write, four at random."""
+    if recipe is QUANTIZED:
+        pytest.importorskip("openvino")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    expected = [plain(r) for r in finished(whole, *RECIPE)]
+    expected = [plain(r) for r in finished(whole, *recipe)]
     rng = random.Random(0)
     inside = writing = 0
     for attempt in range(60):
         if inside >= 5 and writing >= 1 and attempt >= 10:
             break
-        process = start(broken, *RECIPE)
+        process = start(broken, *recipe)
         end = time.monotonic() + 60
         want = "write" if writing == 0 and inside >= 2 else "training" if inside < 5 else "any"
         patience = rng.uniform(2, 9)
@@ -87,7 +103,7 @@ def test_kill_9_at_ten_moments_changes_nothing(tmp_path: Path) -> None:
         process.wait()
     assert inside >= 5
     assert writing >= 1
-    assert [plain(r) for r in finished(broken, *RECIPE)] == expected
+    assert [plain(r) for r in finished(broken, *recipe)] == expected
 
 
 def test_two_processes_make_each_state_once(tmp_path: Path) -> None:

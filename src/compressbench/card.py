@@ -44,8 +44,9 @@ LOAD = {
     ),
     "executorch": (
         "import torch\nfrom executorch.runtime import Runtime\n"
-        'method = Runtime.get().load_program("{file}").load_method("forward")\n'
-        "logits = method.execute([torch.from_numpy(x)])[0]"
+        'program = Runtime.get().load_program("{file}")\n'
+        'method = program.load_method("forward")  # one image a call\n'
+        "logits = torch.cat([method.execute([torch.from_numpy(i[None])])[0].clone() for i in x])"
     ),
     "safetensors": 'from safetensors.torch import load_file\ntensors = load_file("{file}")',
 }

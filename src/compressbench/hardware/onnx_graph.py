@@ -207,7 +207,7 @@ class _Surgery:
             )
         forms = forms_of(layer)
         missing = [part for part in ("weight", "input") if not forms.get(part)]
-        small = [_is_byte(forms.get(part)) for part in ("weight", "input")]
+        small = [is_byte(forms.get(part)) for part in ("weight", "input")]
         if all(small):
             self.integer.append(name)
         else:
@@ -227,7 +227,7 @@ class _Surgery:
         integer = {
             name: self._multipliers(f"{_MINE}{name}.weight")
             for name, layer in layers.items()
-            if all(_is_byte(forms_of(layer).get(part)) for part in ("weight", "input"))
+            if all(is_byte(forms_of(layer).get(part)) for part in ("weight", "input"))
             and "input_scale" in layer._buffers
         }
         multipliers = {id(node) for nodes in integer.values() for node in nodes}
@@ -363,7 +363,7 @@ class _Surgery:
             self._node(None, "Cast", [f"{name}.weight|half"], [weight], to=self.package.TensorProto.FLOAT)
             return
         scale, zero = layer.weight_scale.cpu(), layer.weight_zero.cpu()
-        if not _is_byte(form):
+        if not is_byte(form):
             self.initial[weight] = self.package.numpy_helper.from_array(
                 rounded(tensor, form, scale, zero).numpy(), weight
             )
@@ -400,7 +400,7 @@ class _Surgery:
         self._node(None, "DequantizeLinear", parts, [bias], **({"axis": 0} if scale.ndim else {}))
 
 
-def _is_byte(form: Form | None) -> bool:
+def is_byte(form: Form | None) -> bool:
     """Whether the integers of a form fit one byte."""
     return bool(form) and "dtype" not in form and form["high"] - form["low"] < 2**BYTE  # type: ignore[index,operator]
 

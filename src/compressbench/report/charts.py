@@ -18,6 +18,7 @@ from compressbench.records import Record
 from compressbench.report.numbers import Spread, between, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
 from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
+from compressbench.report.trade_off import ENCODINGS
 from compressbench.report.wording import NAMES
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ WIDTH, HEIGHT = 5.0, 3.7
 ROWS_SHOWN = 24
 LABEL = 56
 CLOSE = 5.0
-ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",

@@ -36,6 +36,7 @@ from compressbench.report.states import (
     timing_table,
 )
 from compressbench.report.tables import Table
+from compressbench.report.trade_off import trade_off_tables
 
 T = TypeVar("T")
 LEARNED = (
@@ -190,7 +191,8 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
             charts.accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
         ]
     drawn += charts.published(panel, f"published{suffix}")
-    return Section("Accuracy against size and training cost", "accuracy", _kept(drawn), (), _kept(tables))
+    equal = tuple(t for m in panel.moments for t in trade_off_tables(panel, m))
+    return Section("Accuracy against size and training cost", "accuracy", _kept(drawn), equal, _kept(tables))
 
 
 def _learned(panel: Panel, suffix: str) -> Section:
