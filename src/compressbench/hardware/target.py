@@ -22,6 +22,25 @@ class Unsupported:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """What one layer costs on a modelled device.
+
+    Attributes:
+        name: of the layer.
+        seconds: of one forward.
+        bound: what it waits for: ``computing``, ``moving`` (bytes) or ``overhead``.
+        type: of its arithmetic.
+        why: what brings nothing here, in words; empty if all is used.
+    """
+
+    name: str
+    seconds: float
+    bound: str
+    type: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Lowered:
     """What a device really executes for a state.
 
@@ -33,6 +52,7 @@ class Lowered:
         compile_seconds: what making it took, which no latency contains.
         artefact: the file's content that the runtime loads; empty where there is none.
         in_float: quantized layers that the runtime computes in float all the same.
+        price: of a modelled device, batch size -> its layers' times; None where ``run`` really runs.
     """
 
     run: Callable[[Tensor], object]
@@ -42,6 +62,7 @@ class Lowered:
     compile_seconds: float = 0.0
     artefact: bytes = field(default=b"", repr=False)
     in_float: tuple[str, ...] = ()
+    price: Callable[[int], Sequence[LayerTime]] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,12 +74,18 @@ class Timing:
         seconds: one entry a forward, in the order they ran.
         load: of the machine (one-minute average), None where the system doesn't say.
         busy: why the figures may be inflated; empty if nothing suggests it.
+        basis: ``measured``, or ``modelled`` where no device ran.
+        layers: of a modelled device, each layer's part.
+        joules: of one forward, None where it isn't known.
     """
 
     batch: int
     seconds: tuple[float, ...]
     load: float | None = None
     busy: str = ""
+    basis: str = "measured"
+    layers: tuple[LayerTime, ...] = ()
+    joules: float | None = None
 
     @property
     def minimum(self) -> float:

@@ -22,7 +22,9 @@ SMALLER = "by its smaller shape alone: its zeros run dense"
 class Cost:
     """Parameters and MACs; bytes dense, with zeros left out, and as codes; latency, throughput and speed-up."""
 
-    VERSION: ClassVar[int] = 3  # 2: a smaller net with zeros is not called dense; 3: bytes of codes
+    VERSION: ClassVar[int] = (
+        4  # 2: a smaller net with zeros is not called dense; 3: bytes of codes; 4: nor a rounded one smaller
+    )
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject; speed-up is the reference's median latency over the subject's, timed in turns."""
@@ -85,7 +87,7 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
             continue
         timings = target.time(ready, batch)
         yield from _latencies(timings[0], lowered[0].runtime)
-        yield _speedup(timings, same, _caution(subject, lowered[0]), refused)
+        yield _speedup(timings, same, caution(subject, lowered[0]), refused)
         if timings[0].load is not None and batch == target.batches[0]:
             yield Metric("machine_load", timings[0].load, "load", note=timings[0].busy)
 
@@ -93,10 +95,11 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
 def _latencies(timing: Timing, runtime: str) -> Iterable[Metric]:
     n, b = len(timing.seconds), timing.batch
     note = "; ".join(x for x in (runtime, timing.busy) if x)
+    basis = timing.basis
     for name, seconds in (("min", timing.minimum), ("median", timing.median), ("p90", timing.p90)):
-        yield Metric(f"latency_{name}_b{b}", 1000 * seconds, "ms", n=n, note=note)
+        yield Metric(f"latency_{name}_b{b}", 1000 * seconds, "ms", basis, n=n, note=note)
     if b > 1:
-        yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", n=n, note=note)
+        yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", basis, n=n, note=note)
 
 
 def _speedup(timings: Sequence[Timing], same: bool, caution: str, refused: Sequence[str]) -> Metric:
@@ -107,10 +110,11 @@ def _speedup(timings: Sequence[Timing], same: bool, caution: str, refused: Seque
         return Metric(name, None, "x", note=f"reference: {refused[0]}")
     notes = [caution] if caution else []
     notes += [timings[0].busy] if timings[0].busy else []
-    return Metric(name, timings[1].median / timings[0].median, "x", n=n, note="; ".join(notes))
+    basis = timings[0].basis
+    return Metric(name, timings[1].median / timings[0].median, "x", basis, n=n, note="; ".join(notes))
 
 
-def _caution(subject: View, lowered: Lowered) -> str:
+def caution(subject: View, lowered: Lowered) -> str:
     """What is to be said of zero weights that the target multiplies by all the same; empty if there are none."""
     from compressbench.models.build import prunable
 
@@ -118,4 +122,5 @@ def _caution(subject: View, lowered: Lowered) -> str:
         int(w.count_nonzero()) == w.numel() for w in prunable(subject.module).values()
     ):
         return ""
-    return SMALLER if subject.state.edits else DENSE
+    smaller = any(kind in edit for edit in subject.state.edits for kind in ("cut", "drop"))
+    return SMALLER if smaller else DENSE

@@ -36,6 +36,7 @@ from compressbench.report.states import (
     timing_table,
 )
 from compressbench.report.tables import Table
+from compressbench.report.targets import target_tables
 from compressbench.report.trade_off import trade_off_tables
 
 T = TypeVar("T")
@@ -151,6 +152,7 @@ def _chapter(panel: Panel, place: int, many: int) -> Chapter:
         _attacked,
         _layers,
         _cost,
+        _targets,
         _others,
     )
     with charts.drawing():
@@ -292,6 +294,14 @@ def _costs(panel: Panel, moment: str, pick: Pick) -> list[Table | None]:
         found.append(timing_table(panel, moment, environment, pick))
         found += deployed_tables(panel, moment, environment, pick)
     return list(dict.fromkeys(found))
+
+
+def _targets(panel: Panel, suffix: str) -> Section:
+    moment = panel.moments[0]
+    found = [target_tables(panel, moment, environment) for environment in panel.environments]
+    tables = tuple(dict.fromkeys(t for shown, _ in found for t in shown))
+    layers = tuple(dict.fromkeys(t for _, folded in found for t in folded))
+    return Section("Every hardware target", "targets", (), tables, layers)
 
 
 def _others(panel: Panel, suffix: str) -> Section:

@@ -76,7 +76,7 @@ MEASURED = {
 }
 LOAD = "machine_load"
 COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
-WHOLE = ("deployed",)  # probes that have a table for all they say
+WHOLE = ("deployed", "targets")  # probes that have a table for all they say
 Pick = Callable[[Series, str], Sequence[Point]]
 
 

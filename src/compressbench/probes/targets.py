@@ -1,0 +1,98 @@
+"""Targets: one state on many devices, those that are here measured and the others modelled, never mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from compressbench.errors import UserError
+from compressbench.hardware.target import HardwareTarget, LayerTime, Lowered, Timing, Unsupported
+from compressbench.probes.cost import caution
+from compressbench.records import Metric
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+    from compressbench.views import View
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Latency, speed-up over the reference on the same target, energy, and what each layer waits for.
+
+    Every figure has its target's name as the group; one of a layer ``target/layer``. A target that can't execute the
+    state says why instead of a figure.
+
+    Attributes:
+        targets: hardware targets by name.
+    """
+
+    targets: Mapping[str, HardwareTarget]
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.targets, Mapping) or not self.targets:
+            raise UserError(
+                "targets: a mapping of names to hardware targets is wanted, e.g. of raspberry_pi_4"
+            )
+        for name, target in self.targets.items():
+            if not hasattr(target, "lower"):
+                raise UserError(f"targets.{name}: not a hardware target; a spec with _target_ is wanted")
+
+    def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
+        """Figures of the subject on each target."""
+        for place, (name, target) in enumerate(self.targets.items()):
+            bench.progress.step(place, len(self.targets))
+            lowered = target.lower(subject)
+            if isinstance(lowered, Unsupported):
+                yield Metric(f"latency_b{target.batches[0]}", None, "ms", group=name, note=lowered.why)
+                continue
+            beside = target.lower(reference)
+            ready = [lowered, beside] if isinstance(beside, Lowered) else [lowered]
+            for batch in target.batches:
+                timings = target.time(ready, batch)
+                yield from _times(timings[0], lowered, name)
+                yield _speedup(timings, subject, lowered, beside, name)
+                if batch == target.batches[0]:
+                    yield from _layers(timings[0].layers, name)
+
+
+def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:
+    n, b, basis = len(timing.seconds), timing.batch, timing.basis
+    note = "; ".join(x for x in (lowered.runtime, timing.busy) if x)
+    yield Metric(f"latency_b{b}", 1000 * timing.median, "ms", basis, n=n, group=name, note=note)
+    yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", basis, n=n, group=name, note=note)
+    if timing.joules is not None:
+        bound = f"{note}; its power times the time" if basis == "modelled" else note
+        yield Metric(f"energy_b{b}", 1000 * timing.joules, "mJ", basis, n=n, group=name, note=bound)
+
+
+def _speedup(
+    timings: Sequence[Timing], subject: View, lowered: Lowered, beside: Lowered | Unsupported, name: str
+) -> Metric:
+    metric, basis = f"speedup_b{timings[0].batch}", timings[0].basis
+    if isinstance(beside, Unsupported):
+        return Metric(metric, None, "x", basis, group=name, note=f"reference: {beside.why}")
+    notes = [caution(subject, lowered), *_reasons(timings[0].layers), timings[0].busy]
+    ratio = timings[1].median / timings[0].median
+    note = "; ".join(dict.fromkeys(x for x in notes if x))
+    return Metric(metric, ratio, "x", basis, n=len(timings[0].seconds), group=name, note=note)
+
+
+def _reasons(layers: Sequence[LayerTime]) -> list[str]:
+    """Why layers are no faster, each reason once with how many it holds for."""
+    counted: dict[str, int] = {}
+    for layer in layers:
+        if layer.why:
+            counted[layer.why] = counted.get(layer.why, 0) + 1
+    return [f"{why} ({count} of {len(layers)} layers)" for why, count in list(counted.items())[:SHOWN]]
+
+
+def _layers(layers: Sequence[LayerTime], name: str) -> Iterable[Metric]:
+    for layer in layers:
+        note = "; ".join(x for x in (f"{layer.type}, waits for {layer.bound}", layer.why) if x)
+        yield Metric(
+            "layer_time", 1000 * layer.seconds, "ms", "modelled", group=f"{name}/{layer.name}", note=note
+        )
