@@ -235,7 +235,8 @@ def test_work_is_what_is_counted(place: Bench, dense: State) -> None:
 
 class Chain(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(nn.Conv2d(1, 3, 1), nn.ReLU(inplace=True), nn.Conv2d(3, 5, 1), nn.Flatten())
+        last = nn.Flatten(), nn.Linear(320, 10)
+        super().__init__(nn.Conv2d(1, 3, 1), nn.ReLU(inplace=True), nn.Conv2d(3, 5, 1), *last)
 
 
 def test_the_most_that_is_alive_at_once(place: Bench) -> None:

@@ -225,6 +225,10 @@ class Executor:
         )
         self.store.drop_checkpoints(node.key)
         self.history.add(history_key(self.plan, node, context), time.monotonic() - began)
+        known = before.facts.get("flags", []) if before else []
+        for flag in state.facts.get("flags", []):
+            if flag not in known:
+                self.watcher.say(f"{node.name}: {flag}")
         for name in state.facts.get("empty_layers", []):
             self.watcher.say(f"{node.name}: layer {name} is empty, nothing is left in it")
         return replace(state, key=node.key)

@@ -12,6 +12,7 @@ takes the range of each batch; ``{"dtype": "bfloat16"}`` rounds to that float ty
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,13 +50,13 @@ def quantize(module: nn.Module, layers: Mapping[str, Mapping[str, Form]]) -> nn.
                 layer.register_buffer(
                     f"{part}_zero", torch.zeros(size, dtype=torch.int32, device=place), persistent=False
                 )
-        layer.__class__ = _KINDS[_plain(type(layer))]
+        layer.__class__ = _rounding(_plain(type(layer)))
     return module
 
 
 def quantized(module: nn.Module) -> dict[str, nn.Module]:
     """The layers that round, by name."""
-    return {name: part for name, part in module.named_modules() if type(part) in _KINDS.values()}
+    return {name: part for name, part in module.named_modules() if _rounds(type(part))}
 
 
 def forms_of(layer: nn.Module) -> dict[str, Form | None]:
@@ -66,7 +67,7 @@ def forms_of(layer: nn.Module) -> dict[str, Form | None]:
 def bits_of(module: nn.Module, layer: str) -> tuple[int, int]:
     """Bits that a layer's weight and its inputs are rounded to; 32 where they are float."""
     part = module.get_submodule(layer)
-    forms = forms_of(part) if type(part) in _KINDS.values() else {}
+    forms = forms_of(part) if _rounds(type(part)) else {}
     weight, inputs = (_bits(forms.get(p)) for p in PARTS)
     return weight, inputs
 
@@ -267,8 +268,81 @@ _KINDS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+_OF_SUBCLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _rounding(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that computes as ``kind`` does, on a rounded weight and input."""
+    if kind in _KINDS:
+        return _KINDS[kind]
+    if kind not in _OF_SUBCLASSES:
+
+        def forward(self: nn.Module, input: Tensor) -> Any:
+            # Python finds what stands in __dict__ before it asks the module for a parameter of the name.
+            self.__dict__["weight"] = _rounded_part(self, "weight", self.weight)  # type: ignore[arg-type]
+            try:
+                return kind.forward(self, _rounded_part(self, "input", input))
+            finally:
+                del self.__dict__["weight"]
+
+        _OF_SUBCLASSES[kind] = type(f"Quantized{kind.__name__}", (kind,), {"forward": forward})
+    return _OF_SUBCLASSES[kind]
+
+
+def _rounds(kind: type[nn.Module]) -> bool:
+    return kind in _KINDS.values() or kind in _OF_SUBCLASSES.values()
+
+
 def _plain(kind: type[nn.Module]) -> type[nn.Module]:
-    return next((plain for plain, rounding in _KINDS.items() if kind is rounding), kind)
+    return kind.__bases__[0] if _rounds(kind) else kind
+
+
+def _has_a_kind(kind: type[nn.Module]) -> bool:
+    return kind in _KINDS or (issubclass(kind, LAYERS) and not kind.__module__.startswith("torch."))
+
+
+def unfit(layer: nn.Module) -> str:
+    """Why a layer can't round its weight and input; empty if it can.
+
+    A subclass of a convolution or linear layer can if its output, less the bias, is proportional to its weight and to
+    its input: then rounding both is what an integer kernel does. That is tried on a random input.
+    """
+    kind = _plain(type(layer))
+    if kind in _KINDS:
+        return ""
+    if not _has_a_kind(kind):
+        return kind.__name__
+    try:
+        fits = _proportional(copy.deepcopy(layer).cpu().eval().requires_grad_(False), kind)
+    except Exception:  # whatever a user's forward may raise on an input of another size
+        return f"{kind.__name__}, which takes no input of another size"
+    return "" if fits else f"{kind.__name__}, whose output isn't proportional to its weight and input"
+
+
+def _proportional(layer: Any, kind: type[nn.Module]) -> bool:
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(layer, nn.Linear):
+        shape = [2, layer.in_features]
+    else:
+        sizes = zip(layer.kernel_size, layer.dilation, strict=True)
+        shape = [2, layer.in_channels, *(3 * ((k - 1) * d + 1) for k, d in sizes)]
+    x = torch.rand(shape, generator=generator, dtype=weight.dtype)
+    own = kind.forward(layer, x)
+    none = kind.forward(layer, torch.zeros_like(x))
+    scaled = kind.forward(layer, 4 * x)
+    weight.mul_(0.25)
+    back = kind.forward(layer, 4 * x)
+    if not all(isinstance(y, Tensor) for y in (own, none, scaled, back)):
+        return False
+    near = 1e-4 * float((own - none).abs().max())
+    return bool(
+        near > 0
+        and torch.allclose(scaled - none, 4 * (own - none), atol=4 * near)
+        and torch.allclose(back, own, atol=near)
+    )
 
 
 def _layer(module: nn.Module, name: str) -> Any:
@@ -279,7 +353,7 @@ def _layer(module: nn.Module, name: str) -> Any:
         raise UserError(
             f"edits: quantize: the model has no layer {name!r}; {nearest(name, known)}"
         ) from error
-    if _plain(type(layer)) not in _KINDS:
+    if not _has_a_kind(_plain(type(layer))):
         raise UserError(
             f"edits: quantize: {name} is a {type(layer).__name__}, not a convolution or linear layer"
         )

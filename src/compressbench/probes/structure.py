@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 
+SHOWN = 6
+
+
 @dataclass(frozen=True)
 class Structure:
     """Parameters, density by both denominators in use, density per layer, emptied layers.
@@ -26,7 +29,9 @@ class Structure:
     32 in a net that is neither quantized nor shared.
     """
 
-    VERSION: ClassVar[int] = 4  # 2: removed channels count; 3: bits; 4: bits of shared weights
+    VERSION: ClassVar[int] = (
+        5  # 2: removed channels count; 3: bits; 4: bits of shared weights; 5: layers in float
+    )
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject's own module."""
@@ -61,9 +66,11 @@ def _bits(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterable[Metric]:
     bits = {name: bits_of(module, name.removesuffix("weight").removesuffix(".")) for name in sizes}
     held = {n: (index_bits(weights[n]) or 32) if own == 32 else own for n, (own, _) in bits.items()}
     mean = sum(count * held[name] for name, count in sizes.items()) / max(1, sum(sizes.values()))
-    yield Metric(
-        "weight_bits", mean, "bits", "theoretical", note="mean of the prunable weights, scales not counted"
-    )
+    note = "mean of the prunable weights, scales not counted"
+    left = [name.removesuffix(".weight") for name, own in held.items() if own == 32]
+    if 0 < len(left) < len(held):
+        note += f"; in float: {', '.join(left[:SHOWN])}{f' and {len(left) - SHOWN} more' if len(left) > SHOWN else ''}"
+    yield Metric("weight_bits", mean, "bits", "theoretical", note=note)
     inputs = [b for _, b in bits.values()]
     mean_inputs = sum(inputs) / max(1, len(inputs))
     yield Metric("input_bits", mean_inputs, "bits", "theoretical", note="mean of the layers' inputs")

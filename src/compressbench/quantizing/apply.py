@@ -13,7 +13,7 @@ from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.models.build import module_of, prunable
-from compressbench.models.quantized import LAYERS
+from compressbench.models.quantized import unfit as unfit_layer
 from compressbench.quantizing import calibration, correction, ranges
 from compressbench.quantizing.folding import folded
 from compressbench.state import State
@@ -61,7 +61,9 @@ def with_bits(
         rounded, left = adapted_weights(module, bench, data, forms, scales, settings.rounding_steps)
         base = base.with_groups(weights={**base.weights, **rounded})
         if left:
-            flags.append(f"rounded to nearest, too large or of three dimensions: {', '.join(left)}")
+            flags.append(
+                f"rounded to nearest, too large, of three dimensions or of a class of their own: {', '.join(left)}"
+            )
     result = with_forms(base, state, forms, scales, flags)
     if settings.bias_correction:
         rounding = module_of(result, bench.device)
@@ -140,11 +142,11 @@ def bits_by_layer(
     unfit = []
     for name, bits in found.items():
         layer = name.removesuffix("weight").removesuffix(".")
-        kind = type(module.get_submodule(layer))
-        if kind in LAYERS and layer:
-            fit[layer] = (bits["weights"], bits["inputs"])
+        why = unfit_layer(module.get_submodule(layer)) if layer else "the net itself"
+        if why:
+            unfit.append(f"{layer} ({why})")
         else:
-            unfit.append(f"{layer} ({kind.__name__})")
+            fit[layer] = (bits["weights"], bits["inputs"])
     if not fit:
         raise UserError("quantize: the net has no convolution or linear layer that can be quantized")
     return fit, [f"layers left in float: {', '.join(unfit)}"] if unfit else []

@@ -52,13 +52,15 @@ def mean_errors(
 def grams(module: nn.Module, bench: Bench, data: Images, layers: list[str]) -> dict[str, Tensor]:
     """E[x x^T] of what each output of a layer is a product with, (groups, k, k), k = inputs times kernel size.
 
-    Layers whose k is above ``LARGEST_GRAM``, and three-dimensional convolutions, have no entry.
+    Layers whose k is above ``LARGEST_GRAM``, three-dimensional convolutions and subclasses, which may pad in their own
+    way, have no entry.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
     def see(name: str, layer: Any, x: Tensor) -> None:
-        if layer.weight[0].numel() > LARGEST_GRAM or layer.weight.ndim > 4:
+        plain = type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d)
+        if layer.weight[0].numel() > LARGEST_GRAM or not plain:
             return
         rows = columns(layer, x)
         sums[name] = sums.get(name, 0) + rows.transpose(1, 2) @ rows

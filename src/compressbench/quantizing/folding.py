@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from compressbench.bench import Bench
 from compressbench.models.build import module_of
+from compressbench.models.quantized import unfit
 from compressbench.state import State
 from compressbench.structured import edited
 
@@ -19,13 +20,20 @@ _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+class _Tracer(fx.Tracer):
+    """Convolutions are leaves, also those of a user's own class."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, tuple(_NORM_OF)) or super().is_leaf_module(m, module_qualified_name)
+
+
 def pairs(module: nn.Module) -> dict[str, list[Any]]:
     """``{convolution: [norm, eps]}`` of every batch norm that alone reads a convolution's result.
 
     Raises:
         Exception: whatever a module may raise that can't be traced.
     """
-    graph = fx.Tracer().trace(module)
+    graph = _Tracer().trace(module)
     modules = dict(module.named_modules())
     calls = Counter(id(modules[str(n.target)]) for n in graph.nodes if n.op == "call_module")
     read = [str(n.target) for n in graph.nodes if n.op == "get_attr"]
@@ -41,7 +49,8 @@ def pairs(module: nn.Module) -> dict[str, list[Any]]:
         norm = modules[str(node.target)]
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
             continue
-        if _NORM_OF.get(type(conv)) is not type(norm):
+        kinds = [of for plain, of in _NORM_OF.items() if isinstance(conv, plain)]
+        if kinds != [type(norm)] or unfit(conv):
             continue
         shared = any(owners[id(p)] > 1 for m in (conv, norm) for p in m._parameters.values() if p is not None)
         used = any(r.startswith((f"{name}.", f"{node.target}.")) for r in read)

@@ -61,7 +61,7 @@ class Quantize:
     rounding: str = "nearest"
     rounding_steps: int = 400
     layers: Mapping[str, Any] = field(default_factory=dict)
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # layers of a class derived from a convolution or linear layer round too
 
     def __post_init__(self) -> None:
         check_bits("weights", self.weights, self.symmetric)
@@ -121,7 +121,7 @@ class Mixed:
     bias_correction: bool = False
     rounding: str = "nearest"
     rounding_steps: int = 400
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # layers of a class derived from a convolution or linear layer round too
 
     def __post_init__(self) -> None:
         if not self.choices or len(set(self.choices)) < len(self.choices):
@@ -160,7 +160,7 @@ class Cast:
     dtype: str = "bfloat16"
     fold: bool = True
     float32: list[str] = field(default_factory=list)
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # layers of a class derived from a convolution or linear layer round too
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
