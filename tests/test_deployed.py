@@ -127,6 +127,35 @@ FORMS = {
 TARGETS = {"onnxruntime": OnnxRuntimeCPU(batches=(1,)), "openvino": OpenVINOCPU(batches=(64,))}
 
 
+class OwnPadding(nn.Conv2d):
+    """Pads by itself, as converted nets do."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        padded = nn.functional.pad(input, (0, 1, 0, 1))
+        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride)
+
+
+class Padded(nn.Sequential):
+    def __init__(self, shape: list[int], classes: int) -> None:
+        layers = OwnPadding(shape[0], 4, 2), nn.ReLU(), OwnPadding(4, 4, 2), nn.Flatten()
+        super().__init__(*layers, nn.Linear(4 * shape[1] * shape[2], classes))
+
+
+@pytest.mark.parametrize("runtime", TARGETS)
+def test_layers_of_a_class_of_their_own_are_deployed(runtime: str, place: Bench) -> None:
+    build = {"_target_": "test_deployed.Padded", "shape": "@shape", "classes": "@classes"}
+    state = quantized_state(drawn({"name": "padded", "build": build}, place), place)
+    found = lowered(TARGETS[runtime], state, place)
+    inputs = place.task.encode(place.feed("test").images[:64])
+    own, there = simulated(state, inputs), found.run(inputs)
+    assert isinstance(there, torch.Tensor)
+    assert float((there - own).abs().max()) < 0.03 * float(own.max() - own.min())
+    assert "int8" in found.runtime
+    assert found.in_float == (("0", "2") if runtime == "onnxruntime" else ()), (
+        "its convolutions want rounded results"
+    )
+
+
 @pytest.mark.parametrize("runtime", TARGETS)
 @pytest.mark.parametrize("name", FORMS)
 def test_a_runtime_computes_what_the_simulation_says(

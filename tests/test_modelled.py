@@ -243,7 +243,9 @@ def test_the_most_that_is_alive_at_once(place: Bench) -> None:
     spec = {"name": "chain", "build": {"_target_": "test_modelled.Chain"}}
     shape = place.dataset.shape
     work = work_of(View(drawn(spec, place), place))
-    assert work.activations == 8 * shape[1] * shape[2], "three channels and five, the five as a view"
+    assert work.activations == 9 * shape[1] * shape[2], (
+        "the image, three channels and five, the five as a view"
+    )
 
 
 def test_patterns() -> None:

@@ -18,7 +18,7 @@ from compressbench.conf import conf_dir
 from compressbench.errors import UserError
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.models.quantized import forms_of, integers, quantized, rounded
+from compressbench.models.quantized import forms_of, integers, quantized, rounded, unfit
 from compressbench.observers.entropy import divergence, entropy
 from compressbench.observers.min_max import min_max
 from compressbench.observers.mse import mse
@@ -859,3 +859,75 @@ def test_the_fast_form_of_a_quantized_net_computes_the_same(trained) -> None:
             for images, _ in bench.feed("test").batches(64):
                 plain.append(forward(view.module, bench.task.encode(images)).logits.argmax(1))
         assert float((view.log_probs.argmax(1) == torch.cat(plain)).float().mean()) > 0.997
+
+
+class OwnPadding(nn.Conv2d):
+    """Pads by itself, as converted nets do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        padded = nn.functional.pad(input, (0, 1, 0, 1))
+        return nn.functional.conv2d(
+            padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
+
+
+class Standardised(nn.Conv2d):
+    """Its output isn't proportional to its weight."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight / self.weight.std(), self.bias)
+
+
+class Squared(nn.Linear):
+    """Nor is its output to its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input**2)
+
+
+class OwnLayers(nn.Sequential):
+    def __init__(self, shape: list[int], classes: int) -> None:
+        size = shape[1] * shape[2]
+        super().__init__(
+            OwnPadding(shape[0], 4, 2, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            Standardised(4, 2, 3, padding=1),
+            nn.Flatten(),
+            Squared(2 * size, 8),
+            nn.Linear(8, classes),
+        )
+
+
+def test_layers_of_a_class_of_their_own(bench) -> None:
+    """Somebody else's subclass rounds if that is what an integer kernel does, and else stays, by name."""
+    spec = {"_target_": "test_quantize.OwnLayers", "shape": "@shape", "classes": "@classes"}
+    dense = drawn({"name": "own", "build": spec}, bench)
+    state = Quantize(examples=16).apply(dense, bench)
+    module = module_of(state)
+    assert set(quantized(module)) == {"0", "6"}
+    assert isinstance(module.get_submodule("1"), nn.Identity), "its norm is folded into it"
+    (flag,) = state.facts["flags"]
+    assert flag.startswith("layers left in float: 3 (Standardised, whose output isn't proportional")
+    assert "5 (Squared" in flag
+    x = bench.task.encode(bench.feed("test").images[:8])
+    layer = module.get_submodule("0")
+    with torch.no_grad():
+        found = layer(x)
+        form = forms_of(layer)
+        weight = rounded(layer.weight, form["weight"], layer.weight_scale, layer.weight_zero)
+        rounded_x = rounded(x, form["input"], layer.input_scale, layer.input_zero)
+        expected = nn.functional.conv2d(nn.functional.pad(rounded_x, (0, 1, 0, 1)), weight, layer.bias)
+    assert torch.equal(found, expected)
+    assert "weight" in dict(layer.named_parameters()), "the latent weight is what trains"
+    module.requires_grad_(True)(x).sum().backward()
+    gradient = layer._parameters["weight"].grad
+    assert gradient is not None
+    assert float(gradient.abs().sum()) > 0
+
+
+def test_parts_of_torch_itself_are_no_such_class() -> None:
+    attention = nn.MultiheadAttention(8, 2)
+    assert unfit(attention.out_proj) == "NonDynamicallyQuantizableLinear"
+    assert unfit(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    assert not unfit(nn.Linear(3, 2))
