@@ -474,6 +474,9 @@ def test_no_calibration_images_is_refused_where_they_are_wanted(bench) -> None:
         ({"dynamic": True, "inputs_symmetric": True}, "inputs_symmetric"),
         ({"layers": {"fc*": {"weights": 20}}}, r"layers\.fc\*\.weights: 20 is not in 1..16"),
         ({"layers": {"fc*": 8}}, r"layers\.fc\*: 8 is no"),
+        ({"layers": None}, "layers: None is no mapping"),
+        ({"observer": None}, "observer: None is no spec"),
+        ({"weight_observer": "mse"}, "weight_observer: 'mse' is no spec"),
     ],
 )
 def test_a_quantize_stage_refuses(settings: dict, message: str) -> None:

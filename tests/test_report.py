@@ -863,7 +863,7 @@ def test_only_what_the_clock_found_faster_is_called_faster():
         here = {"series": series, "order": int(series != "dense"), "density": density, "probe": "cost"}
         for seed in (0, 1):
             rows.append(record(series=series, order=here["order"], density=density, seed=seed))
-            rows.append(record(**here, seed=seed, metric="parameters", value=parameters, unit="1"))
+            rows.append(record(**here, seed=seed, metric="macs", value=parameters, unit="MACs"))
             rows.append(record(**here, seed=seed, metric="speedup_b1", value=speed + seed / 100, unit="x"))
             rows.append(record(**here, seed=seed, metric="latency_median_b1", value=1.0, unit="ms"))
             rows.append(record(**here, seed=seed, metric="latency_p90_b1", value=1.1, unit="ms"))

@@ -6,7 +6,7 @@ import pytest
 
 from compressbench.records import Records
 from compressbench.report.panels import panels
-from compressbench.report.trade_off import at_accuracy, at_bytes, trade_off_tables
+from compressbench.report.trade_off import _times_smaller, at_accuracy, at_bytes, trade_off_tables
 from test_report import record
 
 CURVE = [(1000.0, 90.0), (100.0, 80.0), (10.0, 40.0)]
@@ -72,6 +72,14 @@ def test_the_tables_of_two_families() -> None:
     assert cells["pruned"] == ["–", "2.00", "4.00", "8.00"]
     assert cells["quantized"] == ["4.00", "8.00", "8.00", "8.00"]
     assert equal_accuracy.rows[1].cells[2].notes == ("at least: 2 of 2 seeds never fall so low",)
+
+
+def test_a_seed_that_misses_the_line_is_no_reason_to_leave_it_out() -> None:
+    cell = _times_smaller({0: 800.0, 1: 800.0}, {0: (100.0, True), 1: None})
+    assert cell.text == "–"
+    assert cell.notes == ("the largest state is below already at 1 of 2 seeds",)
+    assert _times_smaller({0: 800.0}, {0: None}).notes == ()
+    assert _times_smaller({0: 800.0, 1: 800.0}, {0: (100.0, True), 1: (100.0, True)}).text == "8.00"
 
 
 def test_no_tables_where_nothing_is_rounded() -> None:

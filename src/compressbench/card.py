@@ -48,7 +48,11 @@ LOAD = {
         'method = program.load_method("forward")  # one image a call\n'
         "logits = torch.cat([method.execute([torch.from_numpy(i[None])])[0].clone() for i in x])"
     ),
-    "safetensors": 'from safetensors.torch import load_file\ntensors = load_file("{file}")',
+    "safetensors": (
+        "# weights only: load them into the net's own class; what is integers (`…weight|q`) is scale * (q - zero), and\n"
+        "# inputs of these layers are rounded alike; the file's metadata holds the net's spec and each layer's bits\n"
+        'from safetensors.torch import load_file\ntensors = load_file("{file}")'
+    ),
 }
 
 
@@ -119,6 +123,7 @@ def card(
             "the standard deviation, per channel:",
             "",
             "```python",
+            "import numpy",
             f"mean = {list(dataset.mean)}",
             f"std = {list(dataset.std)}",
             "# pixels: uint8 (n, c, h, w)",
@@ -143,5 +148,8 @@ def _figures(records: Iterable[Record]) -> list[tuple[str, str, str, str]]:
     for r in records:
         if r.metric in SHOWN and r.value is not None and (not r.group or r.metric.startswith("deployed")):
             name = f"{r.metric} ({r.group})" if r.group else r.metric
-            found.setdefault((r.metric, r.group), (name, f"{r.value:.6g} {r.unit}", str(r.n or ""), r.note))
+            found.setdefault(
+                (r.metric, r.group),
+                (name, f"{r.value:.6g} {r.unit}".removesuffix(" 1"), str(r.n or ""), r.note),
+            )
     return list(found.values()) or [("nothing", "", "", "")]

@@ -216,7 +216,7 @@ def _stored(name: str, layer: Any) -> dict[str, Tensor]:
         fits = form["low"] >= -128 and form["high"] <= 127
         out[f"{name}.weight|q"] = steps.cpu().to(torch.int8 if fits else torch.int32)
     elif form:
-        out[f"{name}.weight"] = rounded(layer.weight.detach(), form, None, None).cpu()
+        out[f"{name}.weight"] = layer.weight.detach().cpu().to(FLOATS[form["dtype"]])
     return out
 
 

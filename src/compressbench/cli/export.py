@@ -130,7 +130,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
             path.unlink(missing_ok=True)
         raise UserError(
             f"export: {runtime} and the state name the same class for only {checked.agreement:.1f} % of "
-            f"{checked.n} test images; nothing was written"
+            f"{checked.n} test images; what was written is deleted again"
         )
     files = {p.name: p.stat().st_size for p in paths}
     text = card(

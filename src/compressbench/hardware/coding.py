@@ -70,7 +70,7 @@ def shared(tensor: Tensor) -> Coded | None:
     zeros = (values == 0).nonzero().reshape(-1)
     bits = max(1, (len(values) - 1).bit_length())
     kept = int(flat.count_nonzero())
-    if len(values) * 32 + kept * bits >= kept * 32:
+    if len(values) * 32 + kept * bits >= kept * 8 * flat.element_size():
         return None
     zero = int(zeros[0]) if len(zeros) else None
     return Coded(codes.view(tensor.shape), bits, zero, {"values": values.float()})

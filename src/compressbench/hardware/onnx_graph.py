@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError
-from compressbench.models.quantized import Form, affine, forms_of, integers, quantized, rounded
+from compressbench.models.quantized import (
+    Form,
+    affine,
+    forms_of,
+    integers,
+    quantized,
+    rounded,
+    shared_weights,
+)
 from compressbench.outputs import forward
 
 OPSET = 17
@@ -63,7 +71,9 @@ def onnx() -> Any:
     return package
 
 
-def graph_of(module: nn.Module, sample: Tensor, images: Tensor | None = None) -> Graph:
+def graph_of(
+    module: nn.Module, sample: Tensor, images: Tensor | None = None, kept: Collection[str] = ()
+) -> Graph:
     """The ONNX graph of a module as ``module_of`` builds it.
 
     Args:
@@ -71,6 +81,7 @@ def graph_of(module: nn.Module, sample: Tensor, images: Tensor | None = None) ->
         images: encoded inputs on which ranges of convolutions' *results* are taken, for a runtime whose integer
             kernels must round these too; they are rounded to 8 bits wherever nothing else rounds them. None leaves
             results as they are.
+        kept: layers that round by float operations though their bits would allow integers.
 
     Raises:
         UserError: torch can't export the net, or a package is missing.
@@ -80,7 +91,10 @@ def graph_of(module: nn.Module, sample: Tensor, images: Tensor | None = None) ->
     layers = quantized(module)
     if not layers:
         return Graph(model)
-    surgery = _Surgery(model)
+    for name, other in shared_weights(module).items():
+        if name in layers or other in layers:
+            raise UserError(f"{name} and {other} share a weight, and rounding them apart can't be lowered")
+    surgery = _Surgery(model, kept)
     if images is not None:
         surgery.results(layers, _ranges(module, layers, images))
     for name, layer in layers.items():
@@ -184,8 +198,9 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 class _Surgery:
     """Q and DQ nodes put into a float graph, layer by layer."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, kept: Collection[str] = ()) -> None:
         self.package = onnx()
+        self.kept = kept
         self.graph = model.graph
         self.initial = {i.name: i for i in self.graph.initializer}
         self.readers: dict[str, list[Any]] = {}
@@ -193,6 +208,7 @@ class _Surgery:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.before: dict[int, list[Any]] = {}
+        self.after: dict[int, list[Any]] = {}
         self.integer: list[str] = []
         self.rounded: dict[str, str] = {}
 
@@ -207,19 +223,26 @@ class _Surgery:
             )
         forms = forms_of(layer)
         missing = [part for part in ("weight", "input") if not forms.get(part)]
-        small = [is_byte(forms.get(part)) for part in ("weight", "input")]
-        if all(small):
+        whole = all(is_byte(forms.get(part)) for part in ("weight", "input")) and name not in self.kept
+        if whole:
             self.integer.append(name)
+        elif name in self.kept:
+            self.rounded[name] = "integer kernels answer wrongly there"
         else:
             self.rounded[name] = f"its {missing[0]} is float" if missing else _why(forms)
         for place, user in enumerate(users):
             user.name = name if place == 0 else f"{name}|{place}"
             if entering := forms.get("input"):
                 own = f"{name}.input" if place == 0 else f"{name}.input|{place}"
-                self._input(own, user, entering, layer, all(small))
+                self._input(own, user, entering, layer, whole)
         if inside := forms.get("weight"):
-            self._weight(name, weight, inside, layer)
-        if all(small) and "input_scale" in layer._buffers and [u.op_type for u in users] == ["Gemm"]:
+            self._weight(name, weight, inside, layer, name not in self.kept)
+        if not whole or "input_scale" not in layer._buffers:
+            return
+        if min(form["bits"] for form in forms.values() if form) < BYTE:
+            for user in users:
+                self._bias_behind(user)
+        elif [u.op_type for u in users] == ["Gemm"]:
             self._bias(name, users[0], layer)
 
     def results(self, layers: Mapping[str, Any], ranges: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -259,7 +282,7 @@ class _Surgery:
         """Writes the nodes in order."""
         nodes = []
         for node in self.graph.node:
-            nodes += [*self.before.get(id(node), []), node]
+            nodes += [*self.before.get(id(node), []), node, *self.after.get(id(node), [])]
         head = self.before.get(0, [])
         copies = [copy.deepcopy(n) for n in (*head, *nodes)]
         del self.graph.node[:]
@@ -345,7 +368,7 @@ class _Surgery:
         self._node(node, "Mul", [f"{name}|clip", step], [f"{name}|rounded"])
         return f"{name}|rounded"
 
-    def _weight(self, name: str, weight: str, form: Form, layer: Any) -> None:
+    def _weight(self, name: str, weight: str, form: Form, layer: Any, integer: bool) -> None:
         import numpy as np
 
         tensor = layer.weight.detach().cpu()
@@ -363,7 +386,7 @@ class _Surgery:
             self._node(None, "Cast", [f"{name}.weight|half"], [weight], to=self.package.TensorProto.FLOAT)
             return
         scale, zero = layer.weight_scale.cpu(), layer.weight_zero.cpu()
-        if not is_byte(form):
+        if not is_byte(form) or not integer:
             self.initial[weight] = self.package.numpy_helper.from_array(
                 rounded(tensor, form, scale, zero).numpy(), weight
             )
@@ -378,6 +401,26 @@ class _Surgery:
         ]
         axis = {"axis": 0} if scale.ndim else {}
         self._node(None, "DequantizeLinear", parts, [weight], **axis)
+
+    def _bias_behind(self, node: Any) -> None:
+        """A bias as a sum of its own, in float: ONNX Runtime would round it in steps that are wide at few bits."""
+        if len(node.input) < 3 or node.input[2] not in self.initial:
+            return
+        value = self.package.numpy_helper.to_array(self.initial[node.input[2]])
+        rank = 1 if node.op_type == "Gemm" else len(self._dims(node.input[1])) or 4
+        column = self._constant(f"{node.name}.bias|column", value.reshape(-1, *[1] * max(0, rank - 2)))
+        if self.readers[node.input[2]] == [node]:
+            del self.initial[node.input[2]]
+        del node.input[2]
+        result, node.output[0] = node.output[0], f"{node.name}|product"
+        made = self.package.helper.make_node(
+            "Add", [node.output[0], column], [result], name=f"{node.name}|biased"
+        )
+        self.after.setdefault(id(node), []).append(made)
+
+    def _dims(self, weight: str) -> tuple[int, ...]:
+        found = self.initial.get(weight) or self.initial.get(f"{weight.removeprefix(_MINE)}|q")
+        return tuple(found.dims) if found is not None else ()
 
     def _bias(self, name: str, node: Any, layer: Any) -> None:
         """A linear layer's bias as int32 in steps of input scale x weight scale: what its integer kernel adds."""

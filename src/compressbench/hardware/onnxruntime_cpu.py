@@ -34,14 +34,14 @@ class OnnxRuntimeCPU:
             The state's own scales stay as they are. False keeps to the state, and such layers run in float.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
     results: bool = False
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.batches, self.seconds)
         if self.threads < 1:
             raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
 
@@ -69,6 +69,7 @@ class OnnxRuntimeCPU:
                 return Unsupported(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}")
             took = time.perf_counter() - began
             left = float_layers(graph, optimised) if graph.integer else ()
+            in_float = (*left, *graph.rounded)
 
         def run(batch: Tensor) -> object:
             import torch
@@ -78,7 +79,7 @@ class OnnxRuntimeCPU:
         words = f"ONNX Runtime {runtime.__version__}, {kind(graph, left)}"
         if self.results and graph.integer:
             words += ", results rounded too"
-        return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=left)
+        return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
@@ -115,6 +116,8 @@ def open_session(runtime: Any, content: bytes, threads: int, optimised: Path | N
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = 3
+    # Else it rounds the float inputs of products whose weights alone are integers, in blocks, in silence.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -6,13 +6,13 @@ import io
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError, nearest
-from compressbench.hardware.onnxruntime_cpu import kind
+from compressbench.hardware.onnxruntime_cpu import kind, shortened
 from compressbench.hardware.target import Lowered, Timing, Unsupported
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 _MULTIPLIES = ("Convolution", "FullyConnected", "MatMul")
 _TELEMETRY = "openvino_telemetry"
+FAR = 0.25
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class OpenVINOCPU:
         precision: of what isn't quantized: ``f32``, ``bf16`` or ``f16``; null takes a cast state's own, else ``f32``.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.batches, self.seconds)
         if self.threads < 1:
             raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
         if self.precision is not None and self.precision not in PRECISIONS:
@@ -55,6 +56,8 @@ class OpenVINOCPU:
 
     def lower(self, view: View) -> Lowered | Unsupported:
         """The state compiled for the first batch size; for others when they come."""
+        from torch import nn
+
         from compressbench.hardware.onnx_graph import graph_of
         from compressbench.models.build import module_of
 
@@ -62,45 +65,82 @@ class OpenVINOCPU:
         inputs = examples(view, max(self.batches)).cpu()
         began = time.perf_counter()
         module = module_of(view.state)
-        try:
-            graph = graph_of(module, inputs)
-        except UserError as error:
-            if "pip install" in str(error):
-                raise
-            return Unsupported(str(error))
-        content = graph.bytes()
         precision = self.precision or own_precision(module)
         core = openvino.Core()
-        compiled: dict[int, Any] = {}
-        shape = tuple(inputs.shape[1:])
-
-        def request(count: int) -> Any:
-            if count not in compiled:
-                model = compile_model(core, content, (count, *shape), self.threads, precision)
-                compiled[count] = (model, model.create_infer_request())
-            return compiled[count][1]
-
-        try:
-            request(self.batches[0])
-        except Exception as error:  # the runtime's own errors have no common base
-            return Unsupported(f"OpenVINO refuses the graph: {str(error).strip().splitlines()[-1]}")
+        kept: tuple[str, ...] = ()
+        while True:
+            try:
+                graph = graph_of(module, inputs, kept=kept)
+            except UserError as error:
+                if "pip install" in str(error):
+                    raise
+                return Unsupported(str(error))
+            request = _requests(core, graph.bytes(), tuple(inputs.shape[1:]), self.threads, precision)
+            try:
+                wrong = self._wrong(module, request, inputs) if graph.integer else ""
+            except Exception as error:  # the runtime's own errors have no common base
+                return Unsupported(f"OpenVINO refuses the graph: {str(error).strip().splitlines()[-1]}")
+            if not wrong:
+                break
+            linear = tuple(
+                name for name in graph.integer if isinstance(module.get_submodule(name), nn.Linear)
+            )
+            if not linear:
+                return Unsupported(wrong)
+            kept = linear
         took = time.perf_counter() - began
-        left = float_layers(graph, compiled[self.batches[0]][0])
+        left = float_layers(graph, request(self.batches[0])[0])
 
         def run(batch: Tensor) -> object:
             import torch
 
-            result = request(len(batch)).infer([batch.numpy()])
+            result = request(len(batch))[1].infer([batch.numpy()])
             return torch.from_numpy(result[0].copy())
 
         words = f"OpenVINO {openvino.__version__.partition('-')[0]}, {kind(graph, left)}"
         if precision != "f32":
             words += f", else {PRECISIONS[precision]}"
-        return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=left)
+        if kept:
+            words += f"; its integer kernels answer wrongly for {shortened(kept)}: in float"
+        in_float = (*left, *(n for n in graph.rounded if not _half(module, n, precision)))
+        return Lowered(run, inputs, words, compile_seconds=took, artefact=graph.bytes(), in_float=in_float)
+
+    def _wrong(self, module: Any, request: Callable[[int], Any], inputs: Tensor) -> str:
+        """Whether the runtime's answers are far from the state's at any batch size, in words; empty if near."""
+        import torch
+
+        from compressbench.outputs import forward
+
+        for batch in self.batches:
+            with torch.no_grad():
+                own = forward(module, inputs[:batch]).logits
+            there = torch.from_numpy(request(batch)[1].infer([inputs[:batch].numpy()])[0].copy())
+            apart = float((there - own).abs().mean() / own.std().clamp(min=1e-12))
+            if not apart <= FAR:
+                return (
+                    f"OpenVINO answers otherwise than the state at batch {batch}: logits {apart:.2g} of their spread "
+                    "apart on average"
+                )
+        return ""
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
         return time_in_turns(lowered, batch, self.threads, self.seconds)
+
+
+def _requests(
+    core: Any, content: bytes, shape: tuple[int, ...], threads: int, precision: str
+) -> Callable[[int], Any]:
+    """Batch size -> (compiled model, request), each made when it is first asked for."""
+    compiled: dict[int, Any] = {}
+
+    def request(count: int) -> Any:
+        if count not in compiled:
+            model = compile_model(core, content, (count, *shape), threads, precision)
+            compiled[count] = (model, model.create_infer_request())
+        return compiled[count]
+
+    return request
 
 
 def package() -> Any:
@@ -127,6 +167,15 @@ def package() -> Any:
         if before is not None:
             sys.modules[_TELEMETRY] = before
     return openvino
+
+
+def _half(module: Any, layer: str, precision: str) -> bool:
+    """Whether a layer was cast to the very type that the runtime computes it in."""
+    from compressbench.models.quantized import forms_of
+
+    types = {form.get("dtype") for form in forms_of(module.get_submodule(layer)).values() if form}
+    own = {"bf16": "bfloat16", "f16": "float16"}.get(precision)
+    return own is not None and types == {own}
 
 
 def own_precision(module: Any) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +19,7 @@ from compressbench.hardware.target import Lowered, Timing, Unsupported
 from compressbench.hardware.torch_cpu import check_batches, examples, threads, time_in_turns
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from compressbench.views import View
 
@@ -43,7 +44,7 @@ class TorchCompiled:
     precision: str = "f32"
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.batches, self.seconds)
         if self.threads < 1:
             raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
         if self.precision not in PRECISIONS:
@@ -53,20 +54,46 @@ class TorchCompiled:
 
     def lower(self, view: View) -> Lowered | Unsupported:
         """The state compiled for every batch size; unsupported where inductor or its C++ compiler fails."""
-        import torch
-
-        from compressbench.hardware.torch_integers import in_integers, integer_net, missing
+        from compressbench.hardware.torch_integers import integer_net, missing
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
-        from compressbench.outputs import forward
 
         inputs = examples(view, max(self.batches)).cpu()
         module = module_of(view.state, "cpu").eval().requires_grad_(False)
         layers = tuple(quantized(module))
         lack = missing() if layers else ""
-        candidates: tuple[str, ...] = ()
-        if layers and not lack:
-            module, candidates = integer_net(module)
+        whole, candidates = integer_net(module) if layers and not lack else (module, ())
+        began = time.perf_counter()
+        try:
+            made = self._compiled(whole, candidates, inputs)
+        except Exception as error:  # whatever fails in it: no compiler, an operator, the net's own Python
+            if not candidates:
+                return Unsupported(f"torch.compile fails: {_reason(error)}")
+            lack = f"its integer kernels fail: {_reason(error)}"
+            try:
+                made = self._compiled(module, (), inputs)
+            except Exception as again:
+                return Unsupported(f"torch.compile fails: {_reason(again)}")
+        run, integer = made
+        took = time.perf_counter() - began
+        left = tuple(name for name in layers if name not in integer)
+        precision = "bf16" if self.precision == "bf16" else "fp32"
+        words = f"torch inductor, {f'int8, what is float {precision}' if integer else precision}"
+        if left:
+            words += f", {len(left)} of {len(layers)} quantized layers simulated in float: {shortened(left)}"
+        if lack:
+            words += f" ({lack})"
+        return Lowered(run, inputs, words, compile_seconds=took, in_float=left)
+
+    def _compiled(
+        self, module: nn.Module, candidates: Sequence[str], inputs: Tensor
+    ) -> tuple[Callable[[Tensor], object], set[str]]:
+        """(a forward compiled for every batch size, those candidates that it computes in integers)."""
+        import torch
+
+        from compressbench.hardware.torch_integers import in_integers
+        from compressbench.outputs import forward
+
         found: list[set[str]] = []
         options: dict[str, Any] = {"freezing": True}
         if candidates:
@@ -90,29 +117,22 @@ class TorchCompiled:
                 sizes.add(len(batch))
                 return result
 
-        began = time.perf_counter()
-        try:
-            with threads(self.threads):
-                for batch in self.batches:
-                    run(inputs[:batch])
-        except Exception as error:  # whatever fails in it: no compiler, an operator, the net's own Python
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            return Unsupported(f"torch.compile fails: {type(error).__name__}: {reason}")
-        took = time.perf_counter() - began
-        integer = set.intersection(*found) if found else set()
-        left = tuple(name for name in layers if name not in integer)
-        words = f"torch inductor, {'bf16' if self.precision == 'bf16' else 'fp32'}"
-        if integer:
-            words = words.replace("torch inductor, ", "torch inductor, int8, else ")
-        if left:
-            words += f", {len(left)} of {len(layers)} quantized layers simulated in float: {shortened(left)}"
-        if lack:
-            words += f" ({lack})"
-        return Lowered(run, inputs, words, compile_seconds=took, in_float=left)
+        with threads(self.threads), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own lowering, about nothing that a user could change
+            for batch in self.batches:
+                run(inputs[:batch])
+        return run, set.intersection(*found) if found else set()
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
         return time_in_turns(lowered, batch, self.threads, self.seconds)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says anything: inductor's own begin with what raised it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if not line.endswith("raised:")), "")
+    return f"{type(error).__name__}: {told[:160]}"
 
 
 def _with_code_of_its_own(function: Any) -> Any:

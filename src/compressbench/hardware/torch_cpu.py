@@ -38,7 +38,7 @@ class TorchCPU:
     seconds: float = 0.5
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.batches, self.seconds)
         if self.threads < 1:
             raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
 
@@ -102,14 +102,19 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_batches(batches: Sequence[int]) -> None:
+def check_batches(batches: Sequence[int], seconds: float = 1.0) -> None:
     """Refuses batch sizes that can't be timed.
 
     Raises:
-        UserError: there are none, or one is below 1.
+        UserError: there are none, or one is below 1; or the seconds to time them aren't above 0.
     """
-    if not batches or any(b < 1 for b in batches):
-        raise UserError(f"hardware: batches is {list(batches)}, must name sizes of at least 1, e.g. [1, 64]")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise UserError(f"hardware: seconds is {seconds!r}, must be above 0")
+    sizes = list(batches) if isinstance(batches, Sequence) and not isinstance(batches, str) else []
+    if not sizes or any(type(b) is not int or b < 1 for b in sizes):
+        raise UserError(
+            f"hardware: batches is {batches!r}, must name whole sizes of at least 1, e.g. [1, 64]"
+        )
 
 
 def examples(view: View, count: int) -> Tensor:

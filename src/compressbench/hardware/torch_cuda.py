@@ -33,7 +33,7 @@ class TorchCUDA:
     seconds: float = 0.5
 
     def __post_init__(self) -> None:
-        check_batches(self.batches)
+        check_batches(self.batches, self.seconds)
 
     def lower(self, view: View) -> Lowered | Unsupported:
         """The state's module on the GPU, prepared for inference; unsupported where there is no GPU."""

@@ -58,9 +58,9 @@ def _fits(layer: Any) -> bool:
     if not all(is_byte(form) for form in forms.values()) or "input_scale" not in layer._buffers:
         return False
     if isinstance(layer, nn.Conv2d):
-        if layer.padding_mode != "zeros":
+        if layer.padding_mode != "zeros" or type(layer).__bases__[0] is not nn.Conv2d:
             return False
-    elif not isinstance(layer, nn.Linear):
+    elif type(layer).__bases__[0] is not nn.Linear:
         return False
     return not bool((layer.weight_zero - _move(forms["weight"])).any())
 
@@ -85,17 +85,19 @@ class _Integers(nn.Module):
         up = _OFFSET if forms["input"]["low"] < 0 else 0
         self.scale, self.zero = float(layer.input_scale), int(layer.input_zero) + up
         self.ends = (forms["input"]["low"] + up, forms["input"]["high"] + up)
+        for name, end in zip(("smallest", "largest"), self.ends, strict=True):
+            self.register_buffer(name, torch.tensor((end - self.zero) * self.scale))
         self.convolution: tuple[Any, ...] | None = None
         if isinstance(layer, nn.Conv2d):
             self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         ops = torch.ops.quantized_decomposed
+        if self.ends != _BYTE:  # before the rounding: kernels that write bytes know no other ends
+            low: Any = self.smallest
+            high: Any = self.largest
+            x = torch.minimum(torch.maximum(x, low), high)
         steps = ops.quantize_per_tensor.default(x, self.scale, self.zero, *_BYTE, torch.uint8)
-        if (
-            self.ends != _BYTE
-        ):  # on the integers: a kernel before this one that writes bytes knows no other ends
-            steps = steps.clamp(*self.ends)
         x = ops.dequantize_per_tensor.default(steps, self.scale, self.zero, *_BYTE, torch.uint8)
         weight = ops.dequantize_per_channel.default(
             self.weight, self.weight_scale, self.weight_zero, 0, -128, 127, torch.int8
@@ -116,5 +118,6 @@ def in_integers(module: nn.Module, names: Sequence[str], graph: Any) -> set[str]
         for node in graph.nodes
         if node.op == "get_attr" and any(_KERNEL.search(str(user.target)) for user in node.users)
     ]
+    scales = [s for s in scales if s.layout == torch.strided]  # packed weights are of another
     own: dict[str, Any] = {name: module.get_submodule(name).weight_scale for name in names}
     return {name for name, scale in own.items() if any(torch.equal(scale, s) for s in scales)}

@@ -59,6 +59,18 @@ def quantized(module: nn.Module) -> dict[str, nn.Module]:
     return {name: part for name, part in module.named_modules() if _rounds(type(part))}
 
 
+def shared_weights(module: nn.Module) -> dict[str, str]:
+    """Convolutions and linear layers whose weight is another one's: their name, and that of the first."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, part in module.named_modules():
+        if isinstance(part, LAYERS):
+            other = first.setdefault(id(part._parameters.get("weight")), name)
+            if other != name:
+                found[name] = other
+    return found
+
+
 def forms_of(layer: nn.Module) -> dict[str, Form | None]:
     """What a rounding layer does to its ``weight`` and ``input``."""
     return dict(layer.__dict__["_forms"])

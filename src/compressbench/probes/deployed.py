@@ -33,7 +33,9 @@ class Deployed:
     """
 
     runtimes: Mapping[str, HardwareTarget]
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = (
+        2  # 2: the reference is timed once; cast and half-quantized layers count as float
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.runtimes, Mapping) or not self.runtimes:
@@ -89,7 +91,14 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
     yield Metric("layers_in_float", len(lowered.in_float), "1", "computed", group=name, note=note)
     yield Metric("compile_seconds", lowered.compile_seconds, "s", n=1, group=name)
     if lowered.artefact:
-        yield Metric("artefact_bytes", len(lowered.artefact), "bytes", "on disk", group=name)
+        yield Metric(
+            "artefact_bytes",
+            len(lowered.artefact),
+            "bytes",
+            "on disk",
+            group=name,
+            note="the ONNX file that the runtime reads",
+        )
 
 
 def _times(
@@ -98,15 +107,19 @@ def _times(
     """Latencies in turns: the state, the reference in fp32 and bf16 on the same runtime, the simulation."""
     from compressbench.hardware.torch_cpu import TorchCPU
 
+    same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
     arms: dict[str, Lowered | Unsupported] = {"deployed": lowered}
     for precision, baseline in baselines(target).items():
-        arms[f"reference_{precision}"] = baseline.lower(reference)
+        itself = same and precision == "fp32"
+        arms[f"reference_{precision}"] = lowered if itself else baseline.lower(reference)
     settings: Any = target
     if subject.bench.device == "cpu":
         arms["simulated"] = TorchCPU(getattr(settings, "threads", 1), tuple(settings.batches)).lower(subject)
     ready = {arm: x for arm, x in arms.items() if isinstance(x, Lowered)}
+    each = list({id(x): x for x in ready.values()}.values())
     for batch in target.batches:
-        timings = dict(zip(ready, target.time(list(ready.values()), batch), strict=True))
+        found = dict(zip(map(id, each), target.time(each, batch), strict=True))
+        timings = {arm: found[id(x)] for arm, x in ready.items()}
         for arm, x in arms.items():
             if isinstance(x, Lowered):
                 yield _latency(f"{arm}_latency_b{batch}", timings[arm], name, x.runtime)

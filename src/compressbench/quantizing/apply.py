@@ -13,6 +13,7 @@ from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.models.build import module_of, prunable
+from compressbench.models.quantized import shared_weights
 from compressbench.models.quantized import unfit as unfit_layer
 from compressbench.quantizing import calibration, correction, ranges
 from compressbench.quantizing.folding import folded
@@ -147,6 +148,7 @@ def bits_by_layer(
             unfit.append(f"{layer} ({why})")
         else:
             fit[layer] = (bits["weights"], bits["inputs"])
+    unfit += [f"{name} (it shares the weight of {first})" for name, first in shared_weights(module).items()]
     if not fit:
         raise UserError("quantize: the net has no convolution or linear layer that can be quantized")
     return fit, [f"layers left in float: {', '.join(unfit)}"] if unfit else []

@@ -153,9 +153,7 @@ def _faster(panel: Panel, moment: str) -> list[str]:
         timed = {
             series.label: (point, dense, size < whole)
             for series, point, dense in found
-            if point
-            and (size := _parameters(point)) is not None
-            and (whole := _parameters(dense)) is not None
+            if point and (size := _macs(point)) is not None and (whole := _macs(dense)) is not None
         }
         if len({removed for _, _, removed in timed.values()}) < 2:
             continue
@@ -177,11 +175,11 @@ def _faster(panel: Panel, moment: str) -> list[str]:
         where = f" on {environment}" if environment else ""
         told.append(f"Measured against dense{where}, each at its lowest density, what is faster?")
         told += sentences
-        for removed, why in ((True, "parts removed"), (False, "the zeros are multiplied (runs dense)")):
+        for why in ("parts removed", "rounded", "the zeros are multiplied (runs dense)"):
             rest = [
                 f"{label} at {percent(point.density)}{slow[label]}"
                 for label, (point, _, gone) in timed.items()
-                if gone is removed and label not in faster and slow[label]
+                if label not in faster and slow[label] and why.startswith(_kind(point, gone))
             ]
             if rest:
                 told.append(f"Not faster, {why}: {_named(rest, '; ')}.")
@@ -197,10 +195,17 @@ def _named(names: Sequence[str], between: str = ", ") -> str:
     return between.join(names[:NAMED]) + more
 
 
-def _parameters(point: Point | None) -> float | None:
-    """Parameters that are there, zero or not."""
-    reading = point.reading("cost", "parameters") if point else None
+def _macs(point: Point | None) -> float | None:
+    """Multiply-accumulates of one forward, zeros counted: fewer where parts are gone."""
+    reading = point.reading("cost", "macs") if point else None
     return reading.spread.mean if reading and reading.spread else None
+
+
+def _kind(point: Point, removed: bool) -> str:
+    bits = point.reading("structure", "weight_bits")
+    if removed:
+        return "parts"
+    return "rounded" if bits and bits.spread and bits.spread.mean < 32 else "the zeros"
 
 
 def _noise(point: Point | None, environment: str, batch: int) -> float:

@@ -38,9 +38,14 @@ def print_tables(records: Records, console: Console) -> None:
             console.print("some levels are left out; the report has all", style="dim", markup=False)
         for each in panel.moments:
             table = accuracy_table(panel, each)
+            if table and any(" / " in c.text for row in table.rows for c in row.cells):
+                continue  # several states of one density: the table above has them apart
             for part in _abreast(table) if table else ():
                 console.print(f"\n{part.title}", style="bold", markup=False)
                 console.print(_of(part, console.width))
+        for runtime in dict.fromkeys(r.group for r in panel.rows if r.probe == "deployed" and r.group):
+            console.print(f"\nDeployed on {runtime}, {moment_name(moment)}", style="bold", markup=False)
+            console.print(_deployed(panel, moment, runtime, console.width))
         _print_worst(panel, moment, console)
         for sentence in _cost(panel, moment):
             console.print(sentence, markup=False, soft_wrap=False)
@@ -59,7 +64,8 @@ def _lecture(panel: Panel, moment: str, width: int) -> Grid:
     for environment in panel.environments:
         for batch in batches(panel)[:1]:
             speed = [x.point.reading("cost", f"speedup_b{batch}", "", environment) for x in found]
-            columns.append((f"Speed x{f' {environment}' if environment else ''}", [_cell(r) for r in speed]))
+            where = f" {environment}" if environment else ""
+            columns.append((f"Speed x, batch {batch}{where}", [_cell(r) for r in speed]))
     if panel.main:
         name = title_of(panel.main[1])
         columns.append((name, [_cell(panel.main_reading(x.point)) for x in found]))
@@ -80,6 +86,32 @@ def _lecture(panel: Panel, moment: str, width: int) -> Grid:
         for k, line in enumerate(found)
     ]
     return _grid("Method", ["Density", *(name for name, _ in shown)], rows, width)
+
+
+def _deployed(panel: Panel, moment: str, runtime: str, width: int) -> Grid:
+    """What a runtime computed: top-1 beside the simulation's, speed over its own float, layers that stay in float."""
+    found = lines(panel, moment, some)
+    columns: list[tuple[str, list[Cell]]] = []
+    environment = panel.environments[0]
+
+    def add(name: str, metric: str, group: str) -> None:
+        cells = [_cell(x.point.reading("deployed", metric, group, environment)) for x in found]
+        if any(c.text != MISSING for c in cells):
+            columns.append((name, cells))
+
+    add("Top-1 simulated", "simulated_top1", "")
+    add("deployed", "deployed_top1", runtime)
+    speeds = {r.metric for r in panel.rows if r.probe == "deployed" and r.group == runtime}
+    for batch in sorted(
+        int(m.removeprefix("deployed_speedup_b")) for m in speeds if re.fullmatch(r"deployed_speedup_b\d+", m)
+    ):
+        add(f"Speed x, batch {batch}", f"deployed_speedup_b{batch}", runtime)
+    add("layers in float", "layers_in_float", runtime)
+    rows = [
+        (line.series.label if line.first else "", [c[k].plain for _, c in columns])
+        for k, line in enumerate(found)
+    ]
+    return _grid("Method", [name for name, _ in columns], rows, width)
 
 
 def _cell(reading: Reading | None) -> Cell:
@@ -191,6 +223,9 @@ def _cost(panel: Panel, moment: str) -> list[str]:
         where = f" on {environment}" if environment else ""
         for batch in batches(panel):
             words = f"ms median, batch {batch}{where}"
+            speed = point.reading("cost", f"speedup_b{batch}", "", environment)
+            if speed and speed.spread:
+                words += f" ({plain(speed.spread, 'x')} x in turns)"
             told += _change("measured", words, dense, point, f"latency_median_b{batch}", environment)
         for batch in batches(panel)[:1]:
             speed = point.reading("cost", f"speedup_b{batch}", "", environment)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from compressbench.report.numbers import grouped, spread
+from compressbench.report.numbers import MISSING, grouped, spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, spread_cell
@@ -107,7 +107,10 @@ def _equal_bytes(panel: Panel, chosen: Sequence[Series], moment: str) -> Table |
             for series, found in zip(chosen, names[factor], strict=True)
         ]
         columns.add(f"{factor} × smaller", "", cells, f"minus {lead.label}, {difference_unit(unit)}")
-    note = "Read off each seed’s own curve, straight over the logarithm of bytes between neighbouring states."
+    note = (
+        "Read off each seed’s own curve, straight over the logarithm of bytes between neighbouring states: where these "
+        "are far apart, no such state was made. Bytes of the shortest encoding that there is of a state."
+    )
     return _table(panel, chosen, columns, f"At equal bytes, {moment_name(moment)}", note)
 
 
@@ -134,21 +137,30 @@ def _equal_accuracy(panel: Panel, chosen: Sequence[Series], moment: str) -> Tabl
         for series in chosen:
             dense = _dense(panel, series, moment)
             found = {
-                seed: (dense[seed][0], hit)
+                seed: at_accuracy(curve, dense[seed][1] - drop)
                 for seed, curve in _curves(panel, series, moment).items()
-                if seed in dense and (hit := at_accuracy(curve, dense[seed][1] - drop))
+                if seed in dense
             }
-            ends = sum(not falls for _, (_, falls) in found.values())
-            notes = (f"at least: {ends} of {len(found)} seeds never fall so low",) if ends else ()
-            figure = spread(size / bytes_ for size, (bytes_, _) in found.values())
-            cells.append(spread_cell(figure, "x", notes=notes))
+            cells.append(_times_smaller({s: dense[s][0] for s in found}, found))
         columns.add(f"dense − {drop:g}", "× smaller", cells)
     title = f"At equal accuracy ({title_of(panel.main[1])}), {moment_name(moment)}"
     note = (
         "How many times smaller than the dense file the state is at which accuracy first falls that far below the "
-        "dense model’s of the same seed; “–”: below it at every size."
+        "dense model’s of the same seed; “–”: its largest state is below already."
     )
     return _table(panel, chosen, columns, title, note)
+
+
+def _times_smaller(dense: Mapping[int, float], found: Mapping[int, tuple[float, bool] | None]) -> Cell:
+    """No mean over the seeds that happen to reach the accuracy: all of them do, or it is said how many."""
+    below = sum(hit is None for hit in found.values())
+    if below:
+        said = f"the largest state is below already at {below} of {len(found)} seeds"
+        return Cell(MISSING, notes=(said,) if below < len(found) else ())
+    hits = {seed: hit for seed, hit in found.items() if hit}
+    ends = sum(not falls for _, falls in hits.values())
+    notes = (f"at least: {ends} of {len(hits)} seeds never fall so low",) if ends else ()
+    return spread_cell(spread(dense[seed] / size for seed, (size, _) in hits.items()), "x", notes=notes)
 
 
 def _table(panel: Panel, chosen: Sequence[Series], columns: Columns, title: str, note: str) -> Table | None:

@@ -34,8 +34,8 @@ class Quantize:
         weights, inputs: bits, 1..16; null stays float.
         per: a scale for each output ``channel`` of a weight, or one for the ``tensor``.
         symmetric, inputs_symmetric: zero point 0, as many steps below zero as above.
-        observer, weight_observer: specs of functions ``(Observed, **settings) -> (low, high)``, or plain names:
-            ``min_max``, ``percentile``, ``mse``, ``entropy``.
+        observer, weight_observer: specs of functions ``(Observed, **settings) -> (low, high)``; a config may give plain
+            names: ``min_max``, ``percentile``, ``mse``, ``entropy``.
         examples, split: calibration images for the inputs' ranges; of ``train`` (said so) where none were held out.
         dynamic: the inputs' ranges are those of each batch, at run time; nothing is calibrated.
         fold: batch norms become part of the convolutions before them, as in every deployed net.
@@ -69,6 +69,8 @@ class Quantize:
         check_common(self)
         if self.weights is None and self.inputs is None and not self.layers:
             raise UserError("weights, inputs: null for both leaves the net in float; 8 is usual")
+        if not isinstance(self.layers, Mapping):
+            raise UserError(f"layers: {self.layers!r} is no mapping of patterns to bits; {{}} for none")
         for pattern, own in self.layers.items():
             check_own(pattern, own, self)
 
@@ -124,10 +126,13 @@ class Mixed:
     VERSION: ClassVar[int] = 2  # layers of a class derived from a convolution or linear layer round too
 
     def __post_init__(self) -> None:
-        if not self.choices or len(set(self.choices)) < len(self.choices):
+        choices: Any = self.choices
+        if not isinstance(choices, list | tuple) or not choices or len(set(choices)) < len(choices):
             raise UserError(f"choices: {self.choices!r} must be different numbers of bits, e.g. [8, 4, 2]")
         for place, bits in enumerate(self.choices):
-            check_bits(f"choices[{place}]", 0 if bits is None else bits, self.symmetric)
+            if bits is None:
+                raise UserError(f"choices[{place}]: null is no number of bits, {LOWEST}..{HIGHEST}")
+            check_bits(f"choices[{place}]", bits, self.symmetric)
         if isinstance(self.budget, bool) or not 0 < self.budget < 1:
             raise UserError(f"budget: {self.budget!r} is not in (0, 1); 0.125 are 4 bits of 32")
         check_bits("inputs", self.inputs, self.inputs_symmetric)
@@ -165,6 +170,9 @@ class Cast:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UserError(f"dtype: unknown {self.dtype!r}; {nearest(str(self.dtype), DTYPES)}")
+        patterns: Any = self.float32
+        if not isinstance(patterns, list | tuple):
+            raise UserError(f"float32: {patterns!r} is no list of patterns, e.g. [conv1]")
 
     def describe(self) -> str:
         """The stage in words."""
@@ -200,6 +208,12 @@ def check_common(settings: Any) -> None:
     """
     if settings.per not in PER:
         raise UserError(f"per: unknown {settings.per!r}; {nearest(str(settings.per), PER)}")
+    for name in ("observer", "weight_observer"):
+        spec = getattr(settings, name)
+        if not (isinstance(spec, Mapping) and specs.TARGET in spec):
+            raise UserError(
+                f"{name}: {spec!r} is no spec with {specs.TARGET} (a config takes plain names: min_max)"
+            )
     if settings.split == "test":
         raise UserError("split: test images choose nothing, ranges neither; validation or train")
     if settings.examples < 0:
