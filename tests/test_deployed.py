@@ -429,7 +429,17 @@ def test_a_gap_is_flagged(place: Bench, dense: State, monkeypatch: pytest.Monkey
     assert abs(gap) > 0.2
 
 
-@pytest.mark.parametrize("settings", [{"threads": 0}, {"batches": ()}, {"batches": (0,)}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threads": 0},
+        {"batches": ()},
+        {"batches": (0,)},
+        {"batches": (1.5,)},
+        {"batches": 8},
+        {"seconds": -1},
+    ],
+)
 @pytest.mark.parametrize("kind", [OnnxRuntimeCPU, OpenVINOCPU])
 def test_settings_are_checked(kind: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="hardware: "):
@@ -602,7 +612,7 @@ USER = """
 import json, sys
 import numpy as np
 folder, form = sys.argv[1:]
-data = np.load(folder + "/test.npz")
+data = np.load(folder + "/quantized.test.npz")
 mean, std = np.array(json.load(open(folder + "/norm.json"))).reshape(2, -1)
 x = (data["images"] * (1 / (255 * std)).astype("float32")[:, None, None]
      - (mean / std).astype("float32")[:, None, None]).astype("float32")
@@ -662,14 +672,13 @@ def test_a_plain_script_gives_the_recorded_accuracy_to_the_image(
     """The whole way: a run with a quantized state, its exports, and a user's script that knows nothing of us."""
     from compressbench.records import read_jsonl
 
-    test = digits.split("test")
-    np.savez(tmp_path / "test.npz", images=test.images, labels=test.labels)
     (tmp_path / "norm.json").write_text(json.dumps([*digits.mean, *digits.std]))
     (tmp_path / "user.py").write_text(USER)
     records = read_jsonl(finished / "records.jsonl").where(state="quantized", metric="deployed_top1")
     for form, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):
         done = command(
-            "export", str(finished), "--state", "quantized", "--to", form, "--output", str(tmp_path)
+            *("export", str(finished), "--state", "quantized", "--to", form, "--output", str(tmp_path)),
+            "--images",
         )
         assert done.returncode == 0, done.stderr
         script = [sys.executable, str(tmp_path / "user.py"), str(tmp_path), form]

@@ -21,6 +21,7 @@ SECTIONS = {
     "probes": "probe",
     "evaluations": "evaluation",
     "hardware": "hardware",
+    "targets": "target",
     "scales": "scale",
     "sweeps": "sweep",
 }

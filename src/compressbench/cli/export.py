@@ -35,13 +35,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, the one with config.yaml")
     parser.add_argument("--state", required=True, metavar="NAME", help="of the recipe, e.g. dense")
     parser.add_argument("--to", required=True, metavar="FORM", help=", ".join(FORMS))
+    parser.add_argument(
+        "--images", action="store_true", help="beside it the test images and labels, as NAME.test.npz"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="RUN/export by default")
     args = parser.parse_args(argv)
     if args.to not in FORMS:
         raise UserError(f"--to: unknown form {args.to!r}; {nearest(args.to, FORMS)}")
     ready = experiment_of(args.run)
     view, node = view_of(ready, args.state)
-    print(export(ready, view, node, args.to, args.output or args.run / "export", args.run))
+    folder = args.output or args.run / "export"
+    print(export(ready, view, node, args.to, folder, args.run))
+    if args.images:
+        print(write_images(view, folder, node))
     return 0
 
 
@@ -149,6 +155,16 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
         f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test images "
         f"(state {checked.simulated:.2f} %), same class for {checked.agreement:.2f} %\n{about}"
     )
+
+
+def write_images(view: View, folder: Path, node: Node) -> Path:
+    """The test split as ``NAME.test.npz``: ``images`` uint8 (n, c, h, w) and ``labels`` (n,), to check the file with."""
+    import numpy
+
+    split = view.bench.dataset.splits["test"]
+    path = folder / f"{node.name.replace('/', '_')}.test.npz"
+    numpy.savez_compressed(path, images=split.images, labels=split.labels)
+    return path
 
 
 def check(view: View, compute: Run, runtime: str) -> Checked:

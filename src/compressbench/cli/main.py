@@ -16,6 +16,22 @@ VERBS = {
         "compressbench.cli.export",
         "a state of a run as a file to deploy: export RUN --state NAME --to onnx|openvino|torch_export|…",
     ),
+    "advise": (
+        "compressbench.cli.advise",
+        "which state to take: advise RUN… --target T --max-bytes … --min-accuracy … [--export onnx]",
+    ),
+    "gate": (
+        "compressbench.cli.gate",
+        "exit code 1 when a state breaks a limit: gate RUN --max-drop 1.0 --min-loyalty 98",
+    ),
+    "timings": (
+        "compressbench.cli.timings",
+        "latencies measured on a phone or a board become records: timings import FILE --run RUN --state NAME --device D",
+    ),
+    "calibrate": (
+        "compressbench.cli.calibrate",
+        "this machine as a modelled target: calibrate [--runtime openvino|onnxruntime|torch] [--output FILE]",
+    ),
     "list": ("compressbench.cli.catalog", "models, datasets, recipes, criteria, hardware targets, probes"),
     "explain": (
         "compressbench.cli.explain",

@@ -48,9 +48,11 @@ class Modelled:
         cache: bytes next to the cores; ``cache_bandwidth`` is that of what fits.
         power: watts at work, for a bound on energy.
         overhead: seconds a layer, e.g. ``5 us``: what is spent whatever its size.
+        call: seconds a forward, beside those of its layers.
         pad: channels are rounded up to a multiple of this.
-        fitted: kind of layer (``convolution``, ``depthwise``, ``linear``) -> pairs of channels and share of the peak,
-            as ``compressbench calibrate`` measures them; 1 where nothing is said.
+        fitted: kind of layer (``convolution``, ``pointwise``, ``depthwise``, ``linear``; ``int8 convolution`` … where
+            integers differ) -> pairs of width (the root of channels in x channels out) and share of the peak, as
+            ``compressbench calibrate`` measures them; 1 where nothing is said.
         batches: sizes to price.
     """
 
@@ -67,6 +69,7 @@ class Modelled:
     cache_bandwidth: Any = None
     power: Any = None
     overhead: Any = "1 us"
+    call: Any = None
     pad: int = 1
     fitted: Mapping[str, Any] = field(default_factory=dict)
     batches: tuple[int, ...] = (1, 64)
@@ -123,6 +126,7 @@ class Modelled:
             cache_bandwidth=beside or 0.0,
             power=read(self.power, "power", ("W",)),
             overhead=quantity(self.overhead, f"{where}: overhead", ("s",), small=True),
+            call=read(self.call, "call", ("s",), small=True) or 0.0,
             pad=self.pad,
             supports=dict(self.supports),
             shares={k: tuple((float(c), float(s)) for c, s in v) for k, v in self.fitted.items()},
@@ -156,7 +160,7 @@ class Modelled:
         for x in lowered:
             assert x.price is not None
             layers = x.price(batch)
-            seconds = sum(layer.seconds for layer in layers)
+            seconds = self.device.call + sum(layer.seconds for layer in layers)
             joules = self.device.power * seconds if self.device.power else None
             timings.append(Timing(batch, (seconds,), basis="modelled", layers=tuple(layers), joules=joules))
         return timings
@@ -174,6 +178,7 @@ class Device:
     cache_bandwidth: float = 0.0
     power: float | None = None
     overhead: float = 0.0
+    call: float = 0.0
     pad: int = 1
     supports: Mapping[str, Any] = field(default_factory=dict)
     shares: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
@@ -300,7 +305,7 @@ def layer_time(layer: Layer, run: Run, device: Device, batch: int, resident: boo
         resident: whether the whole net lies in the cache; else only those activations do that fit it.
     """
     operations = 2 * layer.macs * batch * _padding(layer, device.pad) / run.gain
-    peak = device.peaks[run.type] * _share(layer, device)
+    peak = device.peaks[run.type] * share(layer, run.type, device)
     computing = operations / peak
     bits = TYPES[run.type]
     weights = run.kept * run.weight_bits / 8
@@ -324,17 +329,19 @@ def _padding(layer: Layer, multiple: int) -> float:
     return math.prod(-(-c // multiple) * multiple / c for c in layer.channels)
 
 
-def _share(layer: Layer, device: Device) -> float:
-    """The share of the peak that a layer of its width reaches, straight between the fitted ones."""
-    points = sorted(device.shares.get(layer.kind, ()))
+def share(layer: Layer, kind: str, device: Device) -> float:
+    """The share of the peak that a layer of its width reaches in a type, straight between the fitted ones."""
+    points = sorted(device.shares.get(f"{kind} {layer.kind}") or device.shares.get(layer.kind) or ())
     if not points:
         return 1.0
-    width = min(layer.channels)
-    if width <= points[0][0]:
-        return points[0][1] * max(width, 1) / points[0][0]
+    wide = (
+        layer.channels[1] if layer.kind == "depthwise" else math.sqrt(layer.channels[0] * layer.channels[1])
+    )
+    if wide <= points[0][0]:
+        return points[0][1] * max(wide, 1) / points[0][0]
     for (low, one), (high, other) in itertools.pairwise(points):
-        if width <= high:
-            return one + (width - low) / (high - low) * (other - one)
+        if wide <= high:
+            return one + (wide - low) / (high - low) * (other - one)
     return points[-1][1]
 
 

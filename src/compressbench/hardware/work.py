@@ -19,7 +19,7 @@ from compressbench.outputs import forward
 if TYPE_CHECKING:
     from compressbench.views import View
 
-CONVOLUTION, DEPTHWISE, LINEAR, OTHER = "convolution", "depthwise", "linear", "other"
+CONVOLUTION, POINTWISE, DEPTHWISE, LINEAR, OTHER = "convolution", "pointwise", "depthwise", "linear", "other"
 DENSE, UNSTRUCTURED, TWO_OF_FOUR = "dense", "unstructured", "2:4"
 
 
@@ -29,7 +29,7 @@ class Layer:
 
     Attributes:
         name: of the module; ``products`` for matrix products outside of any (attention).
-        kind: ``convolution``, ``depthwise``, ``linear`` or ``other``.
+        kind: ``convolution``, ``pointwise`` (1 x 1), ``depthwise``, ``linear`` or ``other``.
         macs: multiply-accumulates, zeros counted.
         weights: entries of the weight.
         nonzero: those that aren't zero.
@@ -115,7 +115,9 @@ def _layer(name: str, part: Any, macs: int, inputs: int, outputs: int) -> Layer:
     if isinstance(part, nn.Linear):
         kind = LINEAR
     else:
-        kind = DEPTHWISE if part.groups > 1 and weight.shape[1] == 1 else CONVOLUTION
+        kind = POINTWISE if weight[0, 0].numel() == 1 else CONVOLUTION
+        if part.groups > 1 and weight.shape[1] == 1:
+            kind = DEPTHWISE
     weight_bits, input_bits = _bits(name, part)
     forms: Mapping[str, Any] = part.__dict__.get("_forms") or {}
     dynamic = bool((forms.get("input") or {}).get("dynamic"))

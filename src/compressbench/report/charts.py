@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 5.0, 3.7
+LEGEND_ROWS, LEGEND_ROW = 4, 0.165
 ROWS_SHOWN = 24
 LABEL = 56
 CLOSE = 5.0
@@ -674,6 +675,9 @@ def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequenc
 
     columns = _legend_columns([len(_short(label, LABEL)) for label, _ in handles])
     rows = -(-len(handles) // columns)
+    if rows > LEGEND_ROWS:  # the legend takes room of its own, not the axes'
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + LEGEND_ROW * (rows - LEGEND_ROWS))
     # matplotlib fills a legend column by column; a reader goes row by row.
     across = [
         handles[k] for c in range(columns) for r in range(rows) if (k := r * columns + c) < len(handles)

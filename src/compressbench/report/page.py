@@ -200,6 +200,8 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
 def _learned(panel: Panel, suffix: str) -> Section:
     """Speed of learning: early-stop iteration, and accuracy by the dense net's early stop."""
     moment = panel.moments[0]
+    if _nobody_learned(panel, moment):
+        return Section("Speed of learning", "learning")
     drawn = [
         charts.metric_vs_density(panel, moment, ("learning", metric), words, f"{stem}{suffix}")
         for metric, words, stem in LEARNED
@@ -212,6 +214,19 @@ def _learned(panel: Panel, suffix: str) -> Section:
         "ticket hypothesis a subnetwork, trained alone, reaches the dense net’s accuracy in as many iterations or fewer."
     )
     return Section("Speed of learning", "learning", _kept(drawn), _kept(tables), _kept(more), lead)
+
+
+def _nobody_learned(panel: Panel, moment: str) -> bool:
+    """Whether all series have the dense net's own curve: nothing was trained after it."""
+    for series in panel.series:
+        dense = panel.dense_of(series, moment)
+        for point in series.at(moment):
+            for _, metric in LEARNING:
+                own = point.reading("learning", metric)
+                other = dense.reading("learning", metric) if dense else None
+                if own and other and own.by_seed != other.by_seed:
+                    return False
+    return True
 
 
 def _connected(panel: Panel, suffix: str) -> Section:
@@ -270,6 +285,8 @@ def _layers(panel: Panel, suffix: str) -> Section:
     moment = panel.moments[0]
     chart = charts.layer_density(panel, moment, f"layer_density{suffix}")
     first, rest = layer_table(panel, moment)
+    if all(r.value == 100 for r in panel.rows if r.metric == "layer_density"):
+        chart = first = rest = None  # nothing went anywhere
     counts = metric_table(panel, moment, "Counts", STRUCTURE)
     return Section("Where the weights went", "layers", _kept([chart]), _kept([first]), _kept([rest, counts]))
 

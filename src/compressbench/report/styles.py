@@ -38,7 +38,9 @@ def styles(panel: Panel) -> dict[str, Style]:
             grey += 1
             continue
         round_, place = divmod(coloured, len(COLOURS))
-        found[series.label] = Style(COLOURS[place], MARKERS[place], DASHES[round_ % len(DASHES)])
+        found[series.label] = Style(
+            COLOURS[place], MARKERS[(place + round_) % len(MARKERS)], DASHES[round_ % len(DASHES)]
+        )
         coloured += 1
     for floor in panel.floors:
         found[floor.label] = Style(MUTED, "", DASHES[2])

@@ -1,0 +1,259 @@
+"""Choosing among measured states: limits, what breaks them, what is not worth having; pure functions of records."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compressbench.errors import UserError, nearest
+from compressbench.records import Record, Records
+
+DENSE, FLOOR, FINAL = "dense", "floor", "final"
+ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
+BETTER = {"accuracy": 1, "loyalty": 1, "latency": -1, "bytes": -1}
+UNITS = {
+    "accuracy": "%",
+    "loyalty": "%",
+    "latency": "ms",
+    "bytes": "bytes",
+    "drop": "points",
+    "class drop": "points",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One state of one series, its figures averaged over seeds.
+
+    Attributes:
+        name: series, and the state where a series has several.
+        state: its name in the recipe.
+        figures: of ``accuracy``, ``loyalty``, ``latency``, ``bytes``, ``drop`` and ``class drop`` those that there are.
+        seeds: how many.
+        note: e.g. why it has no latency on a target.
+    """
+
+    name: str
+    recipe: str
+    state: str
+    figures: Mapping[str, float]
+    seeds: int
+    note: str = ""
+    basis: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a state must keep to; None asks for nothing.
+
+    Attributes:
+        max_bytes: of the shortest encoding.
+        max_latency: milliseconds.
+        min_accuracy, min_loyalty: percent.
+        max_drop: points of accuracy below the dense model of the same seed.
+        max_class_drop: points of recall below it, in the class that loses most.
+    """
+
+    max_bytes: float | None = None
+    max_latency: float | None = None
+    min_accuracy: float | None = None
+    min_loyalty: float | None = None
+    max_drop: float | None = None
+    max_class_drop: float | None = None
+
+    @property
+    def asked(self) -> dict[str, tuple[float, int]]:
+        """Figure -> (limit, 1 for a floor, -1 for a ceiling)."""
+        given = {
+            "bytes": (self.max_bytes, -1),
+            "latency": (self.max_latency, -1),
+            "accuracy": (self.min_accuracy, 1),
+            "loyalty": (self.min_loyalty, 1),
+            "drop": (self.max_drop, -1),
+            "class drop": (self.max_class_drop, -1),
+        }
+        return {name: (limit, sign) for name, (limit, sign) in given.items() if limit is not None}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is worth having within the limits, best accuracy first, and why each other state isn't."""
+
+    kept: tuple[Choice, ...]
+    out: Mapping[str, str] = field(default_factory=dict)
+
+
+def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
+    """Every state measured, dense ones too.
+
+    Args:
+        target: whose latency counts, by its name in the records of ``targets`` or ``deployed``, or the hardware's name
+            of ``cost``; empty for none.
+
+    Raises:
+        UserError: nothing was measured on such a target, or not at this batch size.
+    """
+    rows = [r for r in records if r.moment == FINAL and r.series != FLOOR]
+    spots: dict[tuple[str, str, str, int], list[Record]] = {}
+    for row in rows:
+        spots.setdefault((row.recipe, row.series, row.state, row.order), []).append(row)
+    if target:
+        _check_target(rows, target, batch)
+    dense = {(r.recipe, r.seed): r.value for r in rows if r.series == DENSE and _is_accuracy(r)}
+    several = {
+        (recipe, series)
+        for recipe, series, state, _ in spots
+        if len({s for r, other, s, _ in spots if (r, other) == (recipe, series)}) > 1
+    }
+    recipes = {recipe for recipe, *_ in spots}
+    found = []
+    for (recipe, series, state, _), own in spots.items():
+        name = f"{series} ({state})" if (recipe, series) in several else series
+        found.append(
+            _choice(
+                f"{recipe}: {name}" if len(recipes) > 1 else name, recipe, state, own, dense, target, batch
+            )
+        )
+    return found
+
+
+def _choice(
+    name: str,
+    recipe: str,
+    state: str,
+    rows: Sequence[Record],
+    dense: Mapping[tuple[str, int], float | None],
+    target: str,
+    batch: int,
+) -> Choice:
+    accuracy = {r.seed: r.value for r in rows if _is_accuracy(r) and r.value is not None}
+    drops = [d - a for seed, a in accuracy.items() if (d := dense.get((recipe, seed))) is not None]
+    sizes: dict[int, float] = {}
+    for r in rows:
+        if r.probe == "cost" and r.metric in ENCODINGS and r.value is not None:
+            sizes[r.seed] = min(r.value, sizes.get(r.seed, math.inf))
+    worst: dict[int, float] = {}
+    for r in rows:
+        if r.probe == "forgetting" and r.metric == "recall_change" and r.value is not None:
+            worst[r.seed] = max(-r.value, worst.get(r.seed, -math.inf))
+    timed = [r for r in rows if target and _is_latency(r, target, batch)]
+    values = {
+        "accuracy": list(accuracy.values()),
+        "drop": drops,
+        "class drop": list(worst.values()),
+        "loyalty": [
+            r.value
+            for r in rows
+            if r.probe == "loyalty" and r.metric == "label_loyalty" and r.value is not None
+        ],
+        "bytes": list(sizes.values()),
+        "latency": [r.value for r in timed if r.value is not None],
+    }
+    figures = {k: statistics.fmean(v) for k, v in values.items() if v}
+    note = next((r.note for r in timed if r.value is None), "")
+    return Choice(
+        name, recipe, state, figures, len({r.seed for r in rows}), note, next((r.basis for r in timed), "")
+    )
+
+
+def _is_accuracy(row: Record) -> bool:
+    return row.probe == "accuracy" and row.metric == "top1" and not row.group
+
+
+def _is_latency(row: Record, target: str, batch: int) -> bool:
+    if row.probe == "cost":
+        return row.hardware == target and row.metric == f"latency_median_b{batch}"
+    names = {"targets": f"latency_b{batch}", "deployed": f"deployed_latency_b{batch}"}
+    return row.group == target and row.metric == names.get(row.probe)
+
+
+def targets_of(records: Iterable[Record]) -> list[str]:
+    """Names of all targets that anything was timed or priced on."""
+    found: dict[str, None] = {}
+    for r in records:
+        if r.probe in ("targets", "deployed") and r.group and "/" not in r.group:
+            found.setdefault(r.group)
+        if r.probe == "cost" and r.metric.startswith("latency_median_b"):
+            found.setdefault(r.hardware)
+    return list(found)
+
+
+def _check_target(rows: Sequence[Record], target: str, batch: int) -> None:
+    known = targets_of(rows)
+    if target not in known:
+        hint = (
+            nearest(target, known)
+            if known
+            else "none was measured; +probe@evaluation.probes.targets=targets adds them"
+        )
+        raise UserError(f"--target: nothing was measured on {target!r}; {hint}")
+    if not any(_is_latency(r, target, batch) for r in rows):
+        raise UserError(f"--batch: {target} was not timed at batch {batch}")
+
+
+def broken(choice: Choice, limits: Limits) -> list[str]:
+    """The limits that a state breaks, in words; a figure that isn't there breaks its limit."""
+    told = []
+    for name, (limit, sign) in limits.asked.items():
+        value = choice.figures.get(name)
+        unit = UNITS[name]
+        if value is None:
+            told.append(f"{name} not known{f' ({choice.note})' if choice.note and name == 'latency' else ''}")
+        elif sign * value < sign * limit:
+            text = f"{value:,.0f} bytes" if name == "bytes" else f"{name} {value:.4g} {unit}"
+            told.append(f"{text} is {'below' if sign > 0 else 'above'} {limit:,.6g}")
+    return told
+
+
+def advise(found: Sequence[Choice], limits: Limits) -> Advice:
+    """States within the limits that no other one beats in accuracy, loyalty, latency and bytes at once.
+
+    Raises:
+        UserError: no state keeps to the limits; says which comes nearest.
+    """
+    out: dict[str, str] = {}
+    inside = []
+    for choice in found:
+        if faults := broken(choice, limits):
+            out[choice.name] = "; ".join(faults)
+        else:
+            inside.append(choice)
+    if not inside:
+        if not found:
+            raise UserError("advise: there are no records of states")
+        close = min(found, key=lambda c: _miss(c, limits))
+        raise UserError(f"no state keeps to the limits; nearest comes {close.name}: {out[close.name]}")
+    kept = []
+    for choice in inside:
+        better = next((other for other in inside if other is not choice and _dominates(other, choice)), None)
+        if better is not None:
+            out[choice.name] = f"{better.name} is at least as good in all"
+        else:
+            kept.append(choice)
+    kept.sort(key=lambda c: (-c.figures.get("accuracy", -math.inf), c.figures.get("latency", math.inf)))
+    return Advice(tuple(kept), out)
+
+
+def _miss(choice: Choice, limits: Limits) -> float:
+    """By how much a state breaks the limits, relative to each; a missing figure weighs most."""
+    total = 0.0
+    for name, (limit, sign) in limits.asked.items():
+        value = choice.figures.get(name)
+        if value is None:
+            total += 10.0
+        elif sign * value < sign * limit:
+            total += abs(value - limit) / max(abs(limit), 1e-9)
+    return total
+
+
+def _dominates(one: Choice, other: Choice) -> bool:
+    """At least as good in every figure that both have, better in one; equal ones are won by the first by name."""
+    signs = [
+        sign * (one.figures[name] - other.figures[name])
+        for name, sign in BETTER.items()
+        if name in one.figures and name in other.figures
+    ]
+    lacks = [name for name in BETTER if name in other.figures and name not in one.figures]
+    return bool(signs) and not lacks and min(signs) >= 0 and (max(signs) > 0 or one.name < other.name)

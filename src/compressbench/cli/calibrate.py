@@ -1,0 +1,47 @@
+"""``compressbench calibrate``: this machine as a modelled target, its peaks and bandwidths measured in under a minute."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from compressbench.cli.parser import Parser
+
+
+def main(argv: list[str]) -> int:
+    """The verb; returns an exit code.
+
+    Raises:
+        UserError: an unknown runtime, a missing package, a folder that can't be written.
+    """
+    parser = Parser(prog="compressbench calibrate", description=__doc__)
+    parser.add_argument("--runtime", default="openvino", help="openvino, onnxruntime or torch")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("conf/target/this_machine.yaml"),
+        metavar="FILE",
+        help="the target's YAML",
+    )
+    args = parser.parse_args(argv)
+    import os
+
+    from compressbench.hardware.calibrating import as_yaml, fit
+    from compressbench.hardware.target import busy, machine_load
+    from compressbench.provenance import processor
+
+    began = time.perf_counter()
+    note = busy(machine_load(), 1, os.cpu_count() or 1)
+    fitted = fit(args.runtime, lambda text: print(f"  {text}", flush=True))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(as_yaml(fitted, args.runtime, processor()), encoding="utf-8")
+    peaks = ", ".join(f"{kind} {value / 1e9:.3g} GOP/s" for kind, value in sorted(fitted.peaks.items()))
+    moved = (
+        f"{fitted.bandwidth / 1e9:.3g} GB/s from memory, {fitted.cache_bandwidth / 1e9:.3g} from the cache"
+    )
+    took = time.perf_counter() - began
+    print(f"{args.output}: {peaks}; {moved}; {1e6 * fitted.overhead:.3g} us a layer; {took:.0f} s")
+    if note:
+        print(f"{note}: calibrate again when it is quiet")
+    print("use it: --config-dir conf +target@evaluation.probes.targets.targets.this_machine=this_machine")
+    return 0

@@ -1,0 +1,34 @@
+"""An argument parser whose errors are the tool's own: one line, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import NoReturn
+
+from compressbench.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """``argparse``'s, raising ``UserError``."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line and how to ask for help."""
+        verb = self.prog.split()[1]
+        raise UserError(f"{verb}: {message}; try: compressbench {verb} --help")
+
+
+def number(text: str) -> float:
+    """A finite number, for ``type=``."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1, for ``type=``."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
