@@ -111,9 +111,9 @@ def main() -> None:
                 errors[form].append(error)
     for form, found in errors.items():
         if found:
-            worst = max(found, key=abs)
+            middle, worst = statistics.median(map(abs, found)), max(found, key=abs)
             print(
-                f"{form}: median |error| {100 * statistics.median(map(abs, found)):.1f} % over {len(found)} nets, worst {100 * worst:+.1f} %"
+                f"{form}: median |error| {100 * middle:.1f} % over {len(found)} nets, worst {100 * worst:+.1f} %"
             )
 
 

@@ -15,7 +15,7 @@ from compressbench.bench import Bench
 from compressbench.conf import conf_dir
 from compressbench.errors import UserError
 from compressbench.hardware.fpga import Fpga
-from compressbench.hardware.modelled import Device, Modelled, Roofline, as_run, layer_time, unfit
+from compressbench.hardware.modelled import Device, Modelled, Roofline, as_run, layer_time, share, unfit
 from compressbench.hardware.target import Lowered, Unsupported
 from compressbench.hardware.units import quantity
 from compressbench.hardware.work import DENSE, TWO_OF_FOUR, UNSTRUCTURED, Layer, Work, pattern_of, work_of
@@ -163,9 +163,9 @@ def test_two_of_four_gains_on_ampere_and_later_only(name: str) -> None:
 def test_two_of_four_takes_the_bytes_of_half_the_weights_and_their_places() -> None:
     """0.5625 of dense bytes in 16 bits, 0.625 in 8 (Mishra et al. 2021)."""
     device = target("a100").device
-    for layer, share in ((HALF, 0.5625), (INT8, 0.625)):
+    for layer, part in ((HALF, 0.5625), (INT8, 0.625)):
         run = as_run(pruned(layer, TWO_OF_FOUR, 0.5), device)
-        assert run.kept * run.weight_bits == share * layer.weights * layer.weight_bits
+        assert run.kept * run.weight_bits == part * layer.weights * layer.weight_bits
 
 
 @pytest.mark.parametrize("name", ROOFLINES)
@@ -354,3 +354,44 @@ def test_a_malformed_fpga_is_one_line(settings: dict[str, Any], message: str) ->
     assert isinstance(good, Fpga)
     with pytest.raises(UserError, match=message):
         dataclasses.replace(good, **settings)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_calibration_gives_a_target_that_prices(
+    runtime: str, place: Bench, dense: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few and short measurements: what is asserted is the form, never a speed."""
+    import yaml
+
+    from compressbench.hardware import calibrating
+
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    monkeypatch.setattr(
+        calibrating, "WIDTHS", {"convolution": (8, 16), "pointwise": (16,), "depthwise": (8,)}
+    )
+    fitted = calibrating.fit(runtime, lambda text: None, seconds=0.001)
+    assert set(fitted.peaks) == {"fp32", *(["int8"] if runtime == "openvino" else [])}
+    assert all(0 < s <= 1 for found in fitted.shares.values() for _, s in found)
+    assert fitted.cache_bandwidth >= fitted.bandwidth > 0
+    text = calibrating.as_yaml(fitted, runtime, "here")
+    thing = specs.build({**yaml.safe_load(text), "batches": [1]}, "this_machine")
+    found = thing.lower(View(dense, place))
+    assert isinstance(found, Lowered)
+    timing = thing.time([found], 1)[0]
+    assert timing.basis == "modelled"
+    assert timing.median > thing.device.call
+    with pytest.raises(UserError, match="unknown 'tensorrt'"):
+        calibrating.fit("tensorrt", lambda text: None)
+
+
+def test_the_share_of_the_peak_is_straight_between_what_was_fitted() -> None:
+    device = Device(
+        {"fp32": 1e9}, 1e9, 1e9, shares={"convolution": [(8, 0.2), (16, 0.6)], "int8 convolution": [(8, 1.0)]}
+    )
+    wide = {w: dataclasses.replace(LAYER, channels=(w, w)) for w in (4, 8, 12, 16, 99)}
+    assert [share(wide[w], "fp32", device) for w in (4, 8, 12, 16, 99)] == pytest.approx(
+        [0.1, 0.2, 0.4, 0.6, 0.6]
+    )
+    assert share(wide[16], "int8", device) == 1.0
+    assert share(dataclasses.replace(LAYER, kind="linear"), "fp32", device) == 1.0
