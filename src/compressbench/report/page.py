@@ -36,7 +36,7 @@ from compressbench.report.states import (
     timing_table,
 )
 from compressbench.report.tables import Table
-from compressbench.report.targets import target_tables
+from compressbench.report.targets import family_table, target_tables
 from compressbench.report.trade_off import trade_off_tables
 
 T = TypeVar("T")
@@ -316,7 +316,8 @@ def _costs(panel: Panel, moment: str, pick: Pick) -> list[Table | None]:
 def _targets(panel: Panel, suffix: str) -> Section:
     moment = panel.moments[0]
     found = [target_tables(panel, moment, environment) for environment in panel.environments]
-    tables = tuple(dict.fromkeys(t for shown, _ in found for t in shown))
+    choice = [family_table(panel, moment, environment) for environment in panel.environments]
+    tables = tuple(dict.fromkeys(t for t in (*choice, *(t for shown, _ in found for t in shown)) if t))
     layers = tuple(dict.fromkeys(t for _, folded in found for t in folded))
     return Section("Every hardware target", "targets", (), tables, layers)
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from compressbench.report.numbers import percentage
-from compressbench.report.panels import DENSE, Panel, Point, Reading, Series
+from compressbench.report.panels import DENSE, Panel, Point, Reading, Series, paired
 from compressbench.report.styles import styles
-from compressbench.report.tables import Columns, Row, Table, cell
+from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.wording import moment_name
 
 PROBE = "targets"
@@ -35,6 +35,93 @@ def target_tables(panel: Panel, moment: str, environment: str) -> tuple[list[Tab
             shown.append(_table(panel, moment, environment, states, own, basis, batch))
     layers = [_layers(panel, moment, states, name) for name in names if name in modelled]
     return [t for t in shown if t], [t for t in layers if t]
+
+
+def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
+    """The lecture's table of choices in numbers: for each target and family of methods its fastest state and its loss.
+
+    Families: fewer bits, zeros, fewer parts; a state of two families counts for neither. The fastest is taken at the
+    first batch size, whatever it lost: gain and loss stand beside each other.
+    """
+    states = [(s, p) for s, p in _states(panel, moment) if not s.is_random]
+    names = list(
+        dict.fromkeys(r.group for r in panel.rows if r.probe == PROBE and r.group and "/" not in r.group)
+    )
+    batches_ = _batches(panel, names)
+    if not batches_ or panel.main is None:
+        return None
+    metric = f"speedup_b{batches_[0]}"
+    columns = Columns()
+    for family, words in FAMILIES.items():
+        own = [(s, p) for s, p in states if _family(panel, s, p, moment) == family]
+        if not own:
+            continue
+        best = [_fastest(own, metric, name, environment) for name in names]
+        speeds = [
+            _reading(b[1], metric, n, environment) if b else None for b, n in zip(best, names, strict=True)
+        ]
+        columns.add("gain", "× dense", [cell(r, notes=False) for r in speeds], words)
+        drops = [_loss(panel, *b, moment) if b else EMPTY for b in best]
+        columns.add("loss", "points", drops, words)
+        loyal = [cell(b[1].reading("loyalty", "label_loyalty"), notes=False) if b else EMPTY for b in best]
+        columns.add("L-L", "%", loyal, words)
+        columns.add("by", "", [Cell(_name(*b)) if b else EMPTY for b in best], words)
+    if not columns.heads:
+        return None
+    modelled = {r.group for r in panel.rows if r.probe == PROBE and r.basis == MODELLED}
+    rows = tuple(
+        Row(f"{n} ({MODELLED})" if n in modelled else n, columns.row(k), first=True)
+        for k, n in enumerate(names)
+        if columns.filled(k)
+    )
+    notes = (
+        "Each family’s fastest state there, whatever it lost. Adaptive compute has no state here: none has exits.",
+    )
+    title = f"What each family of methods gains and loses on each target, batch {batches_[0]}, {moment_name(moment)}"
+    return Table(
+        title, "Target", tuple(columns.heads), rows, columns.spanning, notes, remarks=tuple(columns.remarks)
+    )
+
+
+def _loss(panel: Panel, series: Series, point: Point, moment: str) -> Cell:
+    dense = panel.main_reading(panel.dense_of(series, moment))
+    return spread_cell(paired(panel.main_reading(point), dense), "points", True)
+
+
+FAMILIES = {
+    "bits": "Fewer bits (quantization)",
+    "zeros": "Zeros (sparsity)",
+    "parts": "Fewer parts (structured)",
+}
+
+
+def _family(panel: Panel, series: Series, point: Point, moment: str) -> str:
+    bits, macs = point.reading("structure", "weight_bits"), point.reading("cost", "macs")
+    dense = panel.dense_of(series, moment)
+    whole = dense.reading("cost", "macs") if dense else None
+    if series.name == DENSE or not (bits and bits.spread and macs and macs.spread and whole and whole.spread):
+        return ""
+    kinds = [
+        kind
+        for kind, has in (
+            ("bits", bits.spread.mean < 32),
+            ("parts", macs.spread.mean < 0.999 * whole.spread.mean),
+            ("zeros", point.density < 0.999 and macs.spread.mean >= 0.999 * whole.spread.mean),
+        )
+        if has
+    ]
+    return kinds[0] if len(kinds) == 1 else ""
+
+
+def _fastest(
+    own: Sequence[tuple[Series, Point]], metric: str, name: str, environment: str
+) -> tuple[Series, Point] | None:
+    timed = [
+        (r.spread.mean, -place, (s, p))
+        for place, (s, p) in enumerate(own)
+        if (r := _reading(p, metric, name, environment)) and r.spread
+    ]
+    return max(timed)[2] if timed else None
 
 
 def _states(panel: Panel, moment: str) -> list[tuple[Series, Point]]:
