@@ -278,7 +278,7 @@ def test_every_target_prices_a_state_or_says_why_not(name: str, place: Bench, de
         assert "only integers run here" in latency.note
         return
     modelled = name in MODELLED
-    assert {m.basis for m in found} == {"modelled" if modelled else "measured"}
+    assert {m.basis for m in found if m.name != "file_bytes"} == {"modelled" if modelled else "measured"}
     assert latency.note.startswith("modelled: ") is modelled
     assert next(m for m in found if m.name == "speedup_b1").value > 0
     layers = [m for m in found if m.name == "layer_time"]

@@ -16,7 +16,7 @@ from typing import Any, overload
 from compressbench.errors import UserError
 
 SCHEMA = 1
-TIMING_UNITS = frozenset({"s", "ms", "examples/s", "load", "x"})
+TIMING_UNITS = frozenset({"s", "ms", "examples/s", "load", "x", "mJ"})
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Targets:
                 yield Metric(f"latency_b{target.batches[0]}", None, "ms", group=name, note=lowered.why)
                 continue
             beside = target.lower(reference)
+            yield from _facts(lowered, name)
             ready = [lowered, beside] if isinstance(beside, Lowered) else [lowered]
             for batch in target.batches:
                 timings = target.time(ready, batch)
@@ -57,6 +58,20 @@ class Targets:
                 yield _speedup(timings, subject, lowered, beside, name)
                 if batch == target.batches[0]:
                     yield from _layers(timings[0].layers, name)
+
+
+def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
+    """Of a state that really runs: seconds to make it ready, bytes of its file, joules of a forward at batch 1."""
+    if lowered.price is not None:
+        return
+    from compressbench.hardware.energy import joules_of
+
+    note = lowered.runtime
+    yield Metric("load_seconds", lowered.compile_seconds, "s", n=1, group=name, note=note)
+    if lowered.artefact:
+        yield Metric("file_bytes", len(lowered.artefact), "bytes", "on disk", group=name, note=note)
+    joules, calls, said = joules_of(lambda: lowered.run(lowered.inputs[:1]))
+    yield Metric("energy_b1", None if joules is None else 1000 * joules, "mJ", n=calls, group=name, note=said)
 
 
 def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:

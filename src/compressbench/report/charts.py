@@ -211,6 +211,32 @@ def metric_vs_density(
     return _finish(figure, axes, panel, name, caption, drawn=drawn)
 
 
+def throughput_vs_batch(panel: Panel, moment: str, target: str, environment: str, name: str) -> Chart | None:
+    """Examples a second against the batch size on one target; None for fewer than three sizes."""
+    lines = []
+    for series in (*panel.dense.values(), *panel.series):
+        point = series.lowest(moment)
+        keys = [f"throughput_b{2**k}" for k in range(14)] if point else []
+        found = [
+            (float(key.removeprefix("throughput_b")), reading.spread)
+            for key in keys
+            if point and (reading := point.reading("targets", key, target, environment)) and reading.spread
+        ]
+        if len(found) > 2:
+            lines.append((series, found))
+    if not lines:
+        return None
+    figure, axes = _canvas(f"Throughput on {target}{_at(moment)}")
+    counts = _draw(panel, axes, lines)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("batch size (log scale)")
+    axes.set_ylabel("examples a second (log scale)")
+    caption = f"Medians. {_bands(counts)} Each series at its lowest density."
+    return _finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
+
+
 def error_along_path(panel: Panel, moment: str, name: str) -> Chart | None:
     """Test error on the straight line from the reference (0) to a state (1), at the lead's lowest density."""
     lines = []

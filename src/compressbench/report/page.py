@@ -319,7 +319,15 @@ def _targets(panel: Panel, suffix: str) -> Section:
     choice = [family_table(panel, moment, environment) for environment in panel.environments]
     tables = tuple(dict.fromkeys(t for t in (*choice, *(t for shown, _ in found for t in shown)) if t))
     layers = tuple(dict.fromkeys(t for _, folded in found for t in folded))
-    return Section("Every hardware target", "targets", (), tables, layers)
+    names = dict.fromkeys(
+        r.group for r in panel.rows if r.probe == "targets" and r.metric.startswith("throughput")
+    )
+    drawn = [
+        charts.throughput_vs_batch(panel, moment, n, e, f"throughput_{_slug(n)}_{place}{suffix}")
+        for n in names
+        for place, e in enumerate(panel.environments)
+    ]
+    return Section("Every hardware target", "targets", _kept(drawn), tables, layers)
 
 
 def _others(panel: Panel, suffix: str) -> Section:

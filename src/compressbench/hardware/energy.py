@@ -1,0 +1,44 @@
+"""Energy of this machine while something runs, by its own counters; where none can be read, nothing is guessed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+POWERCAP = Path("/sys/class/powercap")
+LEAST = 0.3
+NONE = "energy not measured: no RAPL counter that can be read here"
+
+
+def joules_of(
+    run: Callable[[], object], seconds: float = LEAST, powercap: Path = POWERCAP
+) -> tuple[float | None, int, str]:
+    """(joules of one call, calls, what is to be said), of all processor packages, idle power included.
+
+    Args:
+        run: is called over and over for ``seconds``.
+        powercap: where Linux shows RAPL (Intel and AMD).
+    """
+    counters = [p for p in sorted(powercap.glob("*-rapl:*")) if p.name.count(":") == 1]
+    before = [_read(p / "energy_uj") for p in counters]
+    if not counters or any(b is None for b in before):
+        return None, 0, NONE
+    calls, begin = 0, time.perf_counter()
+    while not calls or time.perf_counter() - begin < seconds:
+        run()
+        calls += 1
+    total = 0.0
+    for place, old in zip(counters, before, strict=True):
+        now, most = _read(place / "energy_uj"), _read(place / "max_energy_range_uj")
+        if now is None or old is None:
+            return None, 0, NONE
+        total += (now - old) % (most + 1) if most else now - old
+    return total / 1e6 / calls, calls, "RAPL, the whole processor, idle power included"
+
+
+def _read(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
