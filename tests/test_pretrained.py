@@ -78,11 +78,12 @@ def test_efficientnet_lite0_quantized(tmp_path: Path) -> None:
         "dataset=imagenette",
     ]
     command += ["trust=[effnet]", "--config-dir", "conf", "evaluation=none", "outputs=out", "seed=0"]
-    command += ["+probe@evaluation.probes.accuracy=accuracy"]
+    command += [f"+probe@evaluation.probes.{name}={name}" for name in ("accuracy", "structure")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("out/runs/*/records.jsonl")
     found = read_jsonl(path).where(metric="top1", group="")
     top1 = {state: found.where(state=state).values()[0] for state in ("init", "tensor", "channel")}
     assert top1["init"] == pytest.approx(69.6, abs=0.01)
-    assert set(top1) == {"init", "tensor", "channel"}
+    bits = read_jsonl(path).where(metric="weight_bits")
+    assert {r.state: r.value for r in bits} == {"init": 32, "tensor": 8, "channel": 8}, "its own convolutions too"

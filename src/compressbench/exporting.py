@@ -81,25 +81,45 @@ def torch_export(view: View, stem: Path, sample: Tensor) -> Written:
 
 def executorch(view: View, stem: Path, sample: Tensor) -> Written:
     """``.pte``: for phones and small devices, one image a call, with XNNPACK's kernels; rounding stays simulated."""
-    try:
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-        from executorch.runtime import Runtime
-    except ImportError as error:
-        raise UserError(f"ExecuTorch isn't installed ({error}): pip install executorch") from error
     path = stem.with_name(f"{stem.name}.pte")
-    lowered = to_edge_transform_and_lower(
-        _program(view.module, sample[:1], free=False), partitioner=[XnnpackPartitioner()]
-    ).to_executorch()
-    path.write_bytes(lowered.buffer)
-    program = Runtime.get().load_program(path)  # lives as long as its method
-    method = program.load_method("forward")
+    path.write_bytes(xnnpack_program(view.module, sample[:1]))
+    method = method_of(path)
 
     def run(batch: Tensor) -> Tensor:
-        return torch.cat([program and method.execute([_plain(image)])[0].clone() for image in batch.split(1)])
+        return torch.cat([method(image) for image in batch.split(1)])
 
     words = "ExecuTorch, XNNPACK, one image a call"
     return [path], run, f"{words}, rounding simulated in float" if quantized(view.module) else words
+
+
+def xnnpack_program(module: nn.Module, sample: Tensor) -> bytes:
+    """A module for inputs of the sample's very shape, lowered to XNNPACK.
+
+    Raises:
+        UserError: ExecuTorch isn't installed, or the net can't be exported.
+    """
+    try:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+    except ImportError as error:
+        raise UserError(f"ExecuTorch isn't installed ({error}): pip install executorch") from error
+    program = _program(module, sample, free=False)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    return lowered.buffer
+
+
+def method_of(path: Path) -> Run:
+    """The forward of a program on disk."""
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(path)
+    method = program.load_method("forward")
+
+    def run(batch: Tensor) -> Tensor:
+        assert program is not None, "it lives as long as its method"
+        return method.execute([_plain(batch)])[0].clone()
+
+    return run
 
 
 def safetensors(view: View, stem: Path, sample: Tensor) -> Written:
@@ -194,7 +214,7 @@ def _program(module: nn.Module, sample: Tensor, free: bool = True) -> Any:
         with torch.no_grad():
             return torch.export.export(
                 _Logits(_spelled(module)).eval(),
-                (_plain(sample[:4]),),
+                (_plain(sample[:4] if free else sample),),
                 dynamic_shapes={"images": {0: n}} if free else None,
             )
     except Exception as error:  # it fails in many ways, all with the user's net as the reason

@@ -1,0 +1,83 @@
+"""ExecuTorch with XNNPACK's kernels, on this processor: what a phone's runtime makes of a state, but not on a phone."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressbench.errors import UserError
+from compressbench.hardware.onnxruntime_cpu import shortened
+from compressbench.hardware.target import Lowered, Timing, Unsupported
+from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compressbench.views import View
+
+
+@dataclass(frozen=True)
+class ExecutorchXNNPACK:
+    """A program for each batch size, in fp32; rounding is computed in float and named.
+
+    Attributes:
+        batches: sizes to time.
+        seconds: of timing for each batch size, for all states in turns.
+    """
+
+    VERSION: ClassVar[int] = 1
+    batches: tuple[int, ...] = (1,)
+    seconds: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_batches(self.batches, self.seconds)
+
+    def lower(self, view: View) -> Lowered | Unsupported:
+        """The state's programs; unsupported where ExecuTorch isn't installed or can't take the net."""
+        from compressbench.exporting import method_of, xnnpack_program
+        from compressbench.models.build import module_of
+        from compressbench.models.quantized import quantized
+
+        inputs = examples(view, max(self.batches)).cpu()
+        module = module_of(view.state, "cpu")
+        layers = tuple(quantized(module))
+        began = time.perf_counter()
+        methods: dict[int, Any] = {}
+        content = b""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                for batch in self.batches:
+                    path = Path(folder) / f"{batch}.pte"
+                    path.write_bytes(xnnpack_program(module, inputs[:batch]))
+                    content = content or path.read_bytes()
+                    methods[batch] = method_of(path)
+        except UserError as error:
+            return Unsupported(str(error))
+        took = time.perf_counter() - began
+
+        def run(batch: Tensor) -> object:
+            import torch
+
+            if len(batch) in methods:
+                return methods[len(batch)](batch)
+            size = min(methods)
+            parts = [methods[size](_filled(part, size))[: len(part)] for part in batch.split(size)]
+            return torch.cat(parts)
+
+        words = "ExecuTorch, XNNPACK on this processor (not a phone), fp32"
+        if layers:
+            words += f", {len(layers)} quantized layers simulated in float: {shortened(layers)}"
+        return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=layers)
+
+    def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
+        """Wall-clock seconds of forwards at one batch size, the states in turns."""
+        return time_in_turns(lowered, batch, 1, self.seconds)
+
+
+def _filled(images: Tensor, size: int) -> Tensor:
+    """Repeated up to a batch of this size."""
+    return images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
