@@ -1,4 +1,4 @@
-"""Energy by the machine's own counters: a planted one, one that wraps, none."""
+"""Energy by the machine's own counters, and a runtime's peak memory: planted figures, and what can't be had."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from compressbench.hardware import memory
 from compressbench.hardware.energy import NONE, joules_of
 
 
@@ -39,3 +40,27 @@ def test_no_counter_is_said(tmp_path: Path) -> None:
     counter = planted(tmp_path, 0, 1)
     counter.write_text("not a number")
     assert joules_of(lambda: None, powercap=tmp_path) == (None, 0, NONE)
+
+
+PLANTED = """
+def load(package, path, shape):
+    held = [bytearray(b"x" * int(open(path, "rb").read()))]
+    return lambda x: held.append(x.sum())
+"""
+
+
+def test_peak_memory_is_what_loading_and_running_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that holds as many bytes as its file says: 200 MB are seen, and half of them are half."""
+    monkeypatch.setitem(memory.PROGRAMS, "json", PLANTED)
+    found = [memory.peak_bytes("json", str(size).encode(), (1, 2))[0] for size in (100_000_000, 200_000_000)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[1] - found[0] == pytest.approx(200_000_000, rel=0.3), (
+        "the copy is alive beside it for a moment"
+    )
+
+
+def test_a_runtime_that_fails_is_said() -> None:
+    found, said = memory.peak_bytes("onnxruntime", b"no model", (1, 1, 2, 2))
+    assert found is None
+    assert said.startswith("peak memory not measured: ")

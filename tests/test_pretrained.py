@@ -86,4 +86,6 @@ def test_efficientnet_lite0_quantized(tmp_path: Path) -> None:
     top1 = {state: found.where(state=state).values()[0] for state in ("init", "tensor", "channel")}
     assert top1["init"] == pytest.approx(69.6, abs=0.01)
     bits = read_jsonl(path).where(metric="weight_bits")
-    assert {r.state: r.value for r in bits} == {"init": 32, "tensor": 8, "channel": 8}, "its own convolutions too"
+    assert {r.state: r.value for r in bits} == {"init": 32, "tensor": 8, "channel": 8}, (
+        "its own convolutions too"
+    )

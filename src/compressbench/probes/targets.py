@@ -27,9 +27,11 @@ class Targets:
 
     Attributes:
         targets: hardware targets by name.
+        memory: whether OpenVINO's and ONNX Runtime's peak memory is measured too, each in a process of its own.
     """
 
     targets: Mapping[str, HardwareTarget]
+    memory: bool = False
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -51,6 +53,8 @@ class Targets:
                 continue
             beside = target.lower(reference)
             yield from _facts(lowered, name)
+            if self.memory and lowered.artefact:
+                yield from _memory(target, lowered, name)
             ready = [lowered, beside] if isinstance(beside, Lowered) else [lowered]
             for batch in target.batches:
                 timings = target.time(ready, batch)
@@ -72,6 +76,17 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
         yield Metric("file_bytes", len(lowered.artefact), "bytes", "on disk", group=name, note=note)
     joules, calls, said = joules_of(lambda: lowered.run(lowered.inputs[:1]))
     yield Metric("energy_b1", None if joules is None else 1000 * joules, "mJ", n=calls, group=name, note=said)
+
+
+def _memory(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Metric]:
+    from compressbench.hardware.memory import PROGRAMS, peak_bytes
+
+    runtime = next((r for r in PROGRAMS if r in type(target).__module__), "")
+    if not runtime:
+        return
+    for batch in (target.batches[0], target.batches[-1]):
+        found, said = peak_bytes(runtime, lowered.artefact, (batch, *lowered.inputs.shape[1:]))
+        yield Metric(f"peak_memory_b{batch}", found, "bytes", n=1, group=name, note=said)
 
 
 def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:

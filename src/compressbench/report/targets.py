@@ -33,6 +33,7 @@ def target_tables(panel: Panel, moment: str, environment: str) -> tuple[list[Tab
     ):
         for batch in _batches(panel, own):
             shown.append(_table(panel, moment, environment, states, own, basis, batch))
+    shown.append(_facts(panel, moment, environment, states, names))
     layers = [_layers(panel, moment, states, name) for name in names if name in modelled]
     return [t for t in shown if t], [t for t in layers if t]
 
@@ -175,6 +176,44 @@ def _table(
     title = f"{heads[basis]}: every target, batch {batch}, {moment_name(moment)}{where}"
     return Table(
         title, "Target", tuple(columns.heads), rows, columns.spanning, (told,), remarks=tuple(columns.remarks)
+    )
+
+
+FACTS = (
+    ("load_seconds", "load", "s"),
+    ("file_bytes", "file", "bytes"),
+    ("energy_b1", "energy", "mJ a forward, batch 1"),
+)
+
+
+def _facts(
+    panel: Panel, moment: str, environment: str, states: Sequence[tuple[Series, Point]], names: Sequence[str]
+) -> Table | None:
+    """States against what else was measured of them: memory, load time, file, energy; a column each a target."""
+    memory = sorted(
+        {r.metric for r in panel.rows if r.probe == PROBE and r.metric.startswith("peak_memory_b")},
+        key=lambda m: int(m.removeprefix("peak_memory_b")),
+    )
+    wanted = [(m, "peak memory", f"bytes, batch {m.removeprefix('peak_memory_b')}") for m in memory]
+    columns = Columns()
+    for name in names:
+        for metric, words, unit in (*wanted, *FACTS):
+            readings = [_reading(p, metric, name, environment) for _, p in states]
+            if any(r and r.spread for r in readings):
+                columns.add(words, unit, [cell(r) for r in readings], name)
+    if not columns.heads:
+        return None
+    looks = styles(panel)
+    rows = tuple(
+        Row(_name(s, p), columns.row(k), looks[s.label].colour, first=True)
+        for k, (s, p) in enumerate(states)
+        if columns.filled(k)
+    )
+    no_energy = any(r.metric == "energy_b1" and r.value is None for r in panel.rows)
+    notes = ("Energy was not measured where no counter could be read.",) if no_energy else ()
+    title = f"Memory, load time, file, {moment_name(moment)}"
+    return Table(
+        title, "Method", tuple(columns.heads), rows, columns.spanning, notes, remarks=tuple(columns.remarks)
     )
 
 

@@ -1,0 +1,84 @@
+"""Peak memory of a runtime with one file: loaded and run in a process of its own, less what its import takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+PROGRAMS = {
+    "openvino": """
+def load(openvino, path, shape):
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape(shape)
+    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": ""}
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return lambda x: request.infer([x])
+""",
+    "onnxruntime": """
+def load(onnxruntime, path, shape):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"images": x})
+""",
+}
+MAIN = """
+import importlib, json, resource, sys
+sys.modules["openvino_telemetry"] = None
+import numpy
+name, path, shape = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+package = importlib.import_module(name)
+
+def peak():
+    try:  # getrusage would count the process that this one was forked from
+        lines = open("/proc/self/status").read().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+before = peak()
+run = load(package, path, shape)
+for _ in range(2):
+    run(numpy.zeros(shape, numpy.float32))
+print(peak() - before)
+"""
+
+
+def peak_bytes(runtime: str, artefact: bytes, shape: Sequence[int]) -> tuple[int | None, str]:
+    """(bytes that loading and running add at most, what is to be said).
+
+    Args:
+        runtime: ``openvino`` or ``onnxruntime``.
+        artefact: an ONNX file's content.
+        shape: of the inputs, with the batch.
+    """
+    import json
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(artefact)
+        command = [
+            sys.executable,
+            "-c",
+            PROGRAMS[runtime] + MAIN,
+            runtime,
+            str(path),
+            json.dumps(list(shape)),
+        ]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=env, cwd=folder, timeout=120, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return None, f"peak memory not measured: {type(error).__name__}"
+    if done.returncode:
+        told = done.stderr.strip().splitlines()
+        return None, f"peak memory not measured: {told[-1] if told else 'the process failed'}"
+    return int(done.stdout), "loading and two forwards in a process of its own, less what the import takes"
