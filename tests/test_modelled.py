@@ -275,7 +275,8 @@ def test_every_target_prices_a_state_or_says_why_not(name: str, place: Bench, de
     assert latency.group == name
     if latency.value is None:
         why = {"edge_tpu": "only integers run here", "xnnpack": "pip install executorch"}
-        assert why[name] in latency.note
+        assert why.get(name, "no CUDA device") in latency.note
+        assert name in why or name.startswith("cuda")
         return
     modelled = name in MODELLED
     assert {m.basis for m in found if m.name != "file_bytes"} == {"modelled" if modelled else "measured"}
@@ -395,3 +396,35 @@ def test_the_share_of_the_peak_is_straight_between_what_was_fitted() -> None:
     )
     assert share(wide[16], "int8", device) == 1.0
     assert share(dataclasses.replace(LAYER, kind="linear"), "fp32", device) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"precision": "f8"}, "precision 'f8'"),
+        ({"form": "jitted"}, "form 'jitted'"),
+        ({"semi_structured": True}, "wants precision f16 or bf16"),
+        ({"batches": (0,)}, "batches is"),
+    ],
+)
+def test_settings_of_a_gpu_are_checked(settings: dict[str, Any], said: str) -> None:
+    from compressbench.hardware.torch_cuda import TorchCUDA
+
+    with pytest.raises(UserError, match=said):
+        TorchCUDA(**settings)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs an NVIDIA GPU: none of these forms was ever run"
+)
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("cuda")])
+def test_a_gpu_computes_what_the_state_does(name: str, place: Bench, dense: State) -> None:
+    from compressbench.models.build import module_of
+
+    found = target(name).lower(View(dense, place))
+    assert isinstance(found, Lowered), found
+    with torch.no_grad():
+        own = module_of(dense)(found.inputs.cpu())
+    there = found.run(found.inputs)
+    assert isinstance(there, torch.Tensor)
+    assert float((there.float().cpu() - own).abs().max()) < 0.03 * float(own.max() - own.min())

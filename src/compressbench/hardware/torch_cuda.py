@@ -1,4 +1,7 @@
-"""An NVIDIA GPU, torch eager, timed with the GPU's own events."""
+"""An NVIDIA GPU: torch eager, compiled, or as a CUDA graph; 2:4 weights where they pay; timed with the GPU's own events.
+
+No part of this was run on a GPU in this repository: what is tested is that it says so where there is none.
+"""
 
 from __future__ import annotations
 
@@ -6,56 +9,89 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from compressbench.errors import UserError, nearest
+from compressbench.hardware.onnxruntime_cpu import shortened
 from compressbench.hardware.target import Lowered, Timing, Unsupported, busy, in_turns, machine_load
 from compressbench.hardware.torch_cpu import check_batches, examples
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from compressbench.views import View
 
 FEWEST = 10
+PRECISIONS = ("f32", "f16", "bf16")
+FORMS = ("eager", "compiled", "graph")
 
 
 @dataclass(frozen=True)
 class TorchCUDA:
-    """torch eager on the current CUDA device, fp32, dense kernels.
+    """torch on the current CUDA device. Quantized layers go on simulating, in float, and are named.
 
     Attributes:
         batches: sizes to time.
         seconds: of timing for each batch size, for all states in turns; at least 10 forwards of each.
+        precision: ``f32`` (TF32 as torch is set), ``f16`` or ``bf16``: of all weights and activations.
+        form: ``eager``; ``compiled`` by inductor; ``graph``: recorded once, launched as a whole (small nets wait for
+            launches, not for arithmetic).
+        semi_structured: linear layers whose weights are 2:4 run on sparse tensor cores (f16 and bf16; Ampere and later).
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
+    precision: str = "f32"
+    form: str = "eager"
+    semi_structured: bool = False
 
     def __post_init__(self) -> None:
         check_batches(self.batches, self.seconds)
+        if self.precision not in PRECISIONS:
+            raise UserError(
+                f"hardware: precision {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}"
+            )
+        if self.form not in FORMS:
+            raise UserError(f"hardware: form {self.form!r}; {nearest(str(self.form), FORMS)}")
+        if self.semi_structured and self.precision == "f32":
+            raise UserError("hardware: semi_structured wants precision f16 or bf16")
 
     def lower(self, view: View) -> Lowered | Unsupported:
-        """The state's module on the GPU, prepared for inference; unsupported where there is no GPU."""
+        """The state's module on the GPU; unsupported where there is none, or torch can't make the form of it."""
         import torch
 
         from compressbench.inference import prepared
         from compressbench.models.build import module_of
-        from compressbench.outputs import forward
+        from compressbench.models.quantized import quantized
 
         if not torch.cuda.is_available():
             return Unsupported("no CUDA device that torch can use on this machine")
+        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.precision]
         inputs = examples(view, max(self.batches)).cuda()
-        if view.bench.device.startswith("cuda"):
-            module = view.fast
-        else:
-            module = prepared(module_of(view.state, "cuda"), inputs[:8])
-
-        def run(batch: Tensor) -> object:
-            with torch.inference_mode():
-                return forward(module, batch).logits
-
-        return Lowered(run, inputs, f"torch eager, fp32, {torch.cuda.get_device_name()}")
+        module = module_of(view.state, "cuda").requires_grad_(False)
+        layers = tuple(quantized(module))
+        began = time.perf_counter()
+        try:
+            if self.precision == "f32" and self.form == "eager":
+                net: Callable[[Tensor], Any] = prepared(module, inputs[:8])
+                sparse: tuple[str, ...] = ()
+            else:
+                net = module.to(dtype)
+                sparse = _sparse(module) if self.semi_structured else ()
+            run = _RUNS[self.form](net, dtype)
+            for batch in self.batches:
+                run(inputs[:batch])
+        except Exception as error:  # a driver, a kernel or the net's own Python
+            reason = str(error).strip().splitlines()
+            return Unsupported(f"CUDA, {self.form}: {type(error).__name__}: {reason[0] if reason else ''}")
+        took = time.perf_counter() - began
+        words = f"torch {self.form}, {self.precision}, {torch.cuda.get_device_name()}"
+        if self.semi_structured:
+            words += f", {len(sparse)} layers 2:4{f' ({shortened(sparse)})' if sparse else ''}"
+        if layers:
+            words += f", {len(layers)} quantized layers simulated in float: {shortened(layers)}"
+        return Lowered(run, inputs, words, skips_zeros=bool(sparse), compile_seconds=took, in_float=layers)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """GPU seconds from the first kernel's start to the last one's end, the states in turns."""
@@ -83,3 +119,78 @@ def _timer(run: Callable[[Tensor], object], inputs: Tensor) -> Callable[[], floa
         return begin.elapsed_time(end) / 1000
 
     return once
+
+
+def _eager(net: Callable[[Tensor], Any], dtype: Any) -> Callable[[Tensor], object]:
+    import torch
+
+    from compressbench.outputs import forward
+
+    def run(batch: Tensor) -> object:
+        with torch.inference_mode():
+            return forward(net, batch.to(dtype)).logits
+
+    return run
+
+
+def _compiled(net: Callable[[Tensor], Any], dtype: Any) -> Callable[[Tensor], object]:
+    import torch
+
+    from compressbench.outputs import forward
+
+    fast = torch.compile(lambda x: forward(net, x).logits, dynamic=False)
+
+    def run(batch: Tensor) -> object:
+        with torch.no_grad():
+            return fast(batch.to(dtype))
+
+    return run
+
+
+def _graph(net: Callable[[Tensor], Any], dtype: Any) -> Callable[[Tensor], object]:
+    """Recorded once for each batch size; a call copies the batch in and launches the whole."""
+    import torch
+
+    eager = _eager(net, dtype)
+    recorded: dict[int, tuple[Any, Tensor, Any]] = {}
+
+    def record(batch: Tensor) -> tuple[Any, Tensor, Any]:
+        held = batch.to(dtype).clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                eager(held)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = eager(held)
+        return graph, held, result
+
+    def run(batch: Tensor) -> object:
+        if len(batch) not in recorded:
+            recorded[len(batch)] = record(batch)
+        graph, held, result = recorded[len(batch)]
+        held.copy_(batch)
+        graph.replay()
+        return result.clone()
+
+    return run
+
+
+_RUNS = {"eager": _eager, "compiled": _compiled, "graph": _graph}
+
+
+def _sparse(module: nn.Module) -> tuple[str, ...]:
+    """Puts 2:4 weights of linear layers into torch's semi-structured form; their names."""
+    from torch import nn
+    from torch.sparse import to_sparse_semi_structured
+
+    from compressbench.hardware.work import TWO_OF_FOUR, pattern_of
+
+    done = []
+    for name, part in module.named_modules():
+        if type(part) is nn.Linear and pattern_of(part.weight) == TWO_OF_FOUR:
+            part.weight = nn.Parameter(to_sparse_semi_structured(part.weight.detach()), requires_grad=False)
+            done.append(name)
+    return tuple(done)
