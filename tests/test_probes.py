@@ -12,15 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
 from compressbench import metrics, specs, views
 from compressbench.bench import Bench
+from compressbench.cli.run import composed
 from compressbench.data.dataset import Dataset, Split
 from compressbench.errors import UserError
 from compressbench.hardware import packing
@@ -583,8 +582,7 @@ def test_unpacking_something_else():
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "evaluation").glob("*.yaml")))
 def test_shipped_evaluations_compose_and_build(name):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose(overrides=[f"+evaluation={name}"]))["evaluation"]
+    config = composed([f"evaluation={name}", "scale=smoke"])["evaluation"]
     assert (CONF / "evaluation" / f"{name}.yaml").read_text().startswith(f"# {name}: ")
     bench = bench_of(20)
     view = net(bench)
