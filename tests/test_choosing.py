@@ -177,6 +177,12 @@ def test_the_gate_opens_and_closes(run: Path, command) -> None:
         (("timings", "import", "nowhere.csv", "--run", "RUN", "--device", "d"), "nowhere.csv: can't be read"),
         (("timings", "import", "nowhere.csv", "--run", "x", "--device", "d"), "x holds no records.jsonl"),
         (("timings", "import", "nowhere.csv", "--run", "RUN", "--device", "../d"), "is no name"),
+        (("timings", "import", "nowhere.csv", "--run", "RUN", "--device", "a\u2028b"), "is no name"),
+        (
+            ("timings", "import", "nowhere.csv", "--run", "RUN", "--device", "d" * 300),
+            "at most 80 characters",
+        ),
+        (("calibrate", "--output", "/dev/null/x.yaml"), "can't write /dev/null/x.yaml"),
     ],
 )
 def test_bad_input_is_one_line(args: tuple[str, ...], said: str, run: Path, command) -> None:
@@ -216,9 +222,19 @@ def test_tables_of_ones_own() -> None:
     [
         ("hello", "none of the known forms"),
         ("", "none of the known forms"),
-        ("state,batch,ms\nsmall,1,fast\n", "row 1: batch and n must be whole numbers"),
+        ("state,batch,ms\nsmall,1,fast\n", "row 1: could not convert string to float: 'fast'"),
         ("state,batch,ms\nsmall,1,-3\n", "must be above 0"),
         ("state,batch,ms\nsmall,0,3\n", "must be above 0"),
+        ("state,batch,ms\nsmall,1.5,3\n", "1.5 is no whole number"),
+        ("state,batch,ms\nsmall,1,1e-320\n", "must be above 0"),
+        ("state,batch,ms\nsmall,1,2\nsmall,1,3\n", "two rows for state 'small' at batch 1"),
+        ('[{"state": "a", "batch": Infinity, "ms": 1}]', "cannot convert float infinity"),
+        ('[{"state": "a", "batch": true, "ms": 1}]', "True is no number"),
+        ("[" * 100_000, "recursion|nested|valid JSON"),
+        ("[Step 1] Latency Median: 0.00 ms", "must be above 0"),
+        ("[Step 1] Latency Median: 1.2.3 ms", "could not convert"),
+        ("Total inference requests: 3\nP50 Latency: 1e999 s", "must be above 0"),
+        ("Total inference requests: 3\nP50 Latency: -1 s", "must be above 0"),
         ("state,batch,ms\nsmall,1,nan\n", "must be above 0"),
         ("state,batch,ms,who\nsmall,1,3,me\n", "unknown column 'who'"),
         ("[1, 2]", "a list of objects"),
@@ -235,17 +251,30 @@ def test_imported_timings_are_records_like_any_other(run: Path, tmp_path: Path, 
     table.write_text("state,batch,ms\ndense,1,8\nsmall,1,2\n")
     done = command("timings", "import", str(table), "--run", str(run), "--device", "Pixel 8")
     assert done.returncode == 0, done.stderr
-    found = read_jsonl(run / "timings" / "pixel-8" / "records.jsonl")
+    found = read_jsonl(next((run / "timings").glob("pixel-8-*")) / "records.jsonl")
     speed = found.where(state="small", metric="speedup_b1")[0]
     assert (speed.value, speed.group, speed.basis, speed.unit) == (4.0, "Pixel 8", "measured", "x")
     assert speed.machine == "Pixel 8"
     assert "read from phone.csv" in speed.note
     table.write_text("state,batch,ms\nsmall,1,1\n")
     assert command("timings", "import", str(table), "--run", str(run), "--device", "Pixel 8").returncode == 0
-    again = read_jsonl(run / "timings" / "pixel-8" / "records.jsonl")
+    again = read_jsonl(next((run / "timings").glob("pixel-8-*")) / "records.jsonl")
     assert [r.value for r in again.where(state="small", metric="latency_b1")] == [1.0]
-    assert command("advise", str(run), "--target", "Pixel 8", "--max-latency", "1.5").returncode == 0
+    assert [r.value for r in again.where(state="small", metric="speedup_b1")] == [8.0], "of what is there now"
+    (run / "config.yaml").write_text("a: run\n")
+    measured = (run / "records.jsonl").read_bytes()
     assert command("report", str(run)).returncode == 0
+    assert (run / "records.jsonl").read_bytes() == measured, "what a run measured stays as it is"
+    table.write_text("\ufeffstate,batch,ms\nsmall,1,3\n", encoding="utf-8")  # as Excel writes it
+    assert command("timings", "import", str(table), "--run", str(run), "--device", "Pixel 8").returncode == 0
+    advice = command("advise", str(run), "--target", "Pixel 8", "--max-latency", "4")
+    assert advice.returncode == 0, advice.stderr
+    assert advice.stdout.split("small")[1].split()[4] == "3", advice.stdout
+    assert command("timings", "import", str(table), "--run", str(run), "--device", "Pixel 8+").returncode == 0
+    assert len(list((run / "timings").iterdir())) == 2, "another name is another device"
+    taken = command("timings", "import", str(table), "--run", str(run), "--device", "board")
+    assert taken.returncode == 2
+    assert "is a target of this run already" in taken.stderr
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Pixel 8" in page
 
@@ -258,3 +287,47 @@ def test_timings_of_another_state_are_refused() -> None:
         records([Elsewhere("tiny", 1, 2.0)], THREE, "", "d", "f.csv")
     with pytest.raises(UserError, match="doesn't say which state"):
         records([Elsewhere("", 1, 2.0)], THREE, "", "d", "f.csv")
+
+
+def test_settings_of_a_sweep_and_models_are_never_averaged() -> None:
+    """Two models with states of the same names, and one series at two densities."""
+    from dataclasses import replace
+
+    both = Records([*THREE, *(replace(r, model="other", value=(r.value or 0) / 2) for r in THREE)])
+    found = {c.name: c.figures["accuracy"] for c in choices(both)}
+    assert len(found) == 6
+    assert sorted(found.values()) == [40.25, 44.25, 45.25, 80.5, 88.5, 90.5]
+    thin = Records([*THREE, *(replace(r, density=0.05, value=1.0) for r in THREE if r.series == "small")])
+    names = [c.name for c in choices(thin)]
+    assert len(set(names)) == len(names) == 4
+    assert any("5 %" in name for name in names)
+
+
+def test_latencies_of_two_machines_are_not_averaged() -> None:
+    from dataclasses import replace
+
+    both = Records([*THREE, *(replace(r, machine="another", seed=r.seed + 5) for r in THREE)])
+    with pytest.raises(UserError, match="board has latencies of several kinds"):
+        choices(both, "board")
+
+
+def test_a_seed_without_a_figure_is_no_pass() -> None:
+    lacking = Records(r for r in THREE if not (r.seed == 1 and r.metric == "top1" and r.series == "small"))
+    small = next(c for c in choices(lacking) if c.name == "small")
+    assert broken(small, Limits(max_drop=50)) == ["drop known for 1 of 2 seeds only"]
+
+
+def test_a_series_whose_name_ends_in_dense_is_gated(tmp_path: Path, command) -> None:
+    odd = rows(dense={"accuracy": 90}, **{"not: dense": {"accuracy": 10}})
+    write_jsonl(odd, tmp_path / "records.jsonl")
+    done = command("gate", str(tmp_path), "--max-drop", "1")
+    assert done.returncode == 1, done.stderr
+
+
+def test_the_nearest_is_no_state_of_which_nothing_is_known() -> None:
+    found = [
+        Choice("unknown", "r", "unknown", {"accuracy": 10.0}, 1),
+        Choice("close", "r", "close", {"accuracy": 84.0, "latency": 9.0}, 1),
+    ]
+    with pytest.raises(UserError, match="nearest comes close"):
+        advise(found, Limits(min_accuracy=85, max_latency=0.01))

@@ -13,10 +13,16 @@ from compressbench.hardware.energy import NONE, joules_of
 def planted(folder: Path, at: int, most: int) -> Path:
     package = folder / "intel-rapl:0"
     package.mkdir(parents=True)
+    (package / "name").write_text("package-0\n")
     (package / "energy_uj").write_text(str(at))
     (package / "max_energy_range_uj").write_text(str(most))
-    (folder / "intel-rapl:0:0").mkdir()  # a part of the package, which the package counts already
-    (folder / "intel-rapl:0:0" / "energy_uj").write_text("5")
+    for other, what in (
+        ("intel-rapl:0:0", "core"),
+        ("intel-rapl:1", "psys"),
+    ):  # parts of it, and what holds it
+        (folder / other).mkdir()
+        (folder / other / "name").write_text(what)
+        (folder / other / "energy_uj").write_text("no number")
     return package / "energy_uj"
 
 

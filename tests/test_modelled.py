@@ -41,7 +41,7 @@ MODELLED = [n for n in NAMES if not hasattr(target(n), "seconds")]
 ROOFLINES = [n for n in MODELLED if isinstance(target(n), Modelled)]
 LAYER = Layer("a", "convolution", 1_000_000, 9216, 9216, DENSE, 8192, 8192, (32, 32))
 INT8 = dataclasses.replace(LAYER, weight_bits=8, input_bits=8)
-HALF = dataclasses.replace(LAYER, weight_bits=16, input_bits=16)
+HALF = dataclasses.replace(LAYER, weight_bits=16, input_bits=16, half="float16")
 
 
 def pruned(layer: Layer, pattern: str, density: float) -> Layer:
@@ -185,8 +185,39 @@ def test_weights_alone_in_integers_run_in_float() -> None:
     assert "both be integers" in run.why
 
 
+def test_sixteen_bit_integers_are_no_half_floats() -> None:
+    wide = dataclasses.replace(LAYER, weight_bits=16, input_bits=16)
+    run = as_run(wide, target("t4").device)
+    assert run.type == "fp32"
+    assert "more than 8 bits" in run.why
+    assert as_run(HALF, target("t4").device).type == "fp16"
+
+
+def test_a_layer_that_runs_five_times_costs_five_overheads() -> None:
+    device = Device({"fp32": 1e15}, 1e15, 1e9, overhead=1e-3, supports={})
+    again = dataclasses.replace(LAYER, calls=5)
+    assert layer_time(again, as_run(again, device), device, 1, False).seconds == pytest.approx(5e-3)
+
+
+def test_rounded_weights_are_no_activations(place: Bench, dense: State) -> None:
+    state = Quantize(examples=16).apply(dense, place)
+    assert work_of(View(state, place)).activations <= work_of(View(dense, place)).activations
+
+
+def test_what_fits_at_one_batch_size_is_priced_there(place: Bench, dense: State) -> None:
+    held = work_of(View(dense, place)).activations * 4
+    board = dataclasses.replace(target("raspberry_pi_4"), memory=f"{held * 8 + 4096} B", batches=(1, 64))
+    found = {
+        m.name: m for m in Targets({"board": board}).measure(View(dense, place), View(dense, place), place)
+    }
+    assert found["latency_b1"].value
+    assert found["latency_b64"].value is None
+    assert "at batch 64 don't fit its memory" in found["latency_b64"].note
+
+
 def test_the_edge_tpu_takes_integers_only() -> None:
     device = target("edge_tpu").device
+    assert as_run(dataclasses.replace(INT8, ranges="dynamic"), device).type == ""
     assert as_run(LAYER, device).type == ""
     assert "quantize weights and inputs" in as_run(LAYER, device).why
     assert as_run(INT8, device).type == "int8"
@@ -333,6 +364,15 @@ def test_quantities(text: str, units: tuple[str, ...], value: float) -> None:
         ({"bandwidth": 12}, "unknown unit ''"),
         ({"memory": "4 GB/s"}, "unknown unit 'GB/s'"),
         ({"power": "0 W"}, "'0 W' is not above 0"),
+        ({"memory": "1e999 GB"}, "not above 0 and finite"),
+        ({"peaks": ["fp32"]}, "peaks: .* is no mapping"),
+        ({"supports": None}, "supports: None is no mapping"),
+        ({"sources": "me"}, "sources: 'me' is no mapping"),
+        ({"fitted": "all"}, "fitted: 'all' is no mapping"),
+        ({"fitted": {"convolution": [[8, 0]]}}, r"shares in \(0, 1\]"),
+        ({"fitted": {"convolution": [[8, -1]]}}, r"shares in \(0, 1\]"),
+        ({"fitted": {"convolution": [[1]]}}, "pairs of width and share"),
+        ({"fitted": {"pooling": [[8, 1]]}}, "unknown kind of layer"),
         ({"overhead": "-5 us"}, "is not above 0"),
         ({"cache": "1 MB", "cache_bandwidth": None}, "go together"),
         ({"supports": {"int8": True}}, "left out; true or a sentence"),
@@ -428,3 +468,16 @@ def test_a_gpu_computes_what_the_state_does(name: str, place: Bench, dense: Stat
     there = found.run(found.inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there.float().cpu() - own).abs().max()) < 0.03 * float(own.max() - own.min())
+
+
+@pytest.mark.parametrize("said", [True, 2.0, -1, 0, float("nan"), [1], ""])
+def test_skipped_zeros_are_a_density_or_a_sentence(said: Any) -> None:
+    good = target("raspberry_pi_4")
+    with pytest.raises(UserError, match=r"supports\.unstructured: .* or a sentence"):
+        dataclasses.replace(good, supports={**good.supports, "unstructured": said})
+
+
+def test_int8_wants_its_peak() -> None:
+    good = target("raspberry_pi_4")
+    with pytest.raises(UserError, match=r"supports\.int8 is true, but peaks has no int8"):
+        dataclasses.replace(good, supports={**good.supports, "int8": True})

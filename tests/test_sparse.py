@@ -91,6 +91,51 @@ def test_dense_layers_grouped_ones_and_rounding_ones_are_not_tried(monkeypatch: 
     assert type(with_sparse(net, ("2",))[0]) is nn.Conv2d
 
 
+class Viewing(nn.Module):
+    """Takes for granted what torch's own layers give: results that lie in one piece."""
+
+    def __init__(self, shape: list[int], classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(shape[0], 4, 3, padding=1)
+        self.fc = nn.Linear(4 * shape[1] * shape[2], classes, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return self.fc(y.view(y.shape[0], -1)).view(-1).view(len(x), -1)
+
+
+class Reading(nn.Module):
+    """Reads a layer's weight itself."""
+
+    def __init__(self, shape: list[int], classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(shape[0] * shape[1] * shape[2], classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.flatten(1)) * self.fc.weight.sum()
+
+
+@pytest.mark.parametrize("kind", ["Viewing", "Reading"])
+def test_nets_of_ones_own_run_sparse_or_dense_but_run(
+    kind: str, place: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = {"_target_": f"test_sparse.{kind}", "shape": "@shape", "classes": "@classes"}
+    state = Prune(criterion=MAGNITUDE, fraction=0.9).apply(
+        drawn({"name": kind, "build": build}, place), place
+    )
+
+    def always(one, other, inputs) -> bool:
+        one(inputs)
+        return True
+
+    monkeypatch.setattr(torch_sparse, "_is_faster", always)
+    found = TorchSparse(batches=(1, 4), densest=1.0).lower(View(state, place))
+    assert isinstance(found, Lowered)
+    assert found.skips_zeros is (kind == "Viewing")
+    with torch.inference_mode():
+        assert torch.allclose(found.run(found.inputs), module_of(state)(found.inputs), atol=1e-4)
+
+
 @pytest.mark.parametrize("settings", [{"densest": 1.5}, {"threads": 0}, {"batches": (0,)}, {"seconds": 0}])
 def test_settings_are_checked(settings: dict) -> None:
     with pytest.raises(UserError, match="hardware: "):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compressbench.errors import UserError, nearest
@@ -13,6 +13,8 @@ from compressbench.records import Record, Records
 DENSE, FLOOR, FINAL = "dense", "floor", "final"
 ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 BETTER = {"accuracy": 1, "loyalty": 1, "latency": -1, "bytes": -1}
+Spot = tuple[str, str, str, str, str, str, int, float]
+"""Recipe, model, dataset, scale, series, state, place in the series, density."""
 UNITS = {
     "accuracy": "%",
     "loyalty": "%",
@@ -33,6 +35,9 @@ class Choice:
         figures: of ``accuracy``, ``loyalty``, ``latency``, ``bytes``, ``drop`` and ``class drop`` those that there are.
         seeds: how many.
         note: e.g. why it has no latency on a target.
+        basis: of the latency, ``measured`` or ``modelled``.
+        series: that the state is of.
+        counts: figure -> seeds that it is known for.
     """
 
     name: str
@@ -42,6 +47,8 @@ class Choice:
     seeds: int
     note: str = ""
     basis: str = ""
+    series: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,40 +103,50 @@ def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
         UserError: nothing was measured on such a target, or not at this batch size.
     """
     rows = [r for r in records if r.moment == FINAL and r.series != FLOOR]
-    spots: dict[tuple[str, str, str, int], list[Record]] = {}
-    for row in rows:
-        spots.setdefault((row.recipe, row.series, row.state, row.order), []).append(row)
     if target:
         _check_target(rows, target, batch)
-    dense = {(r.recipe, r.seed): r.value for r in rows if r.series == DENSE and _is_accuracy(r)}
-    several = {
-        (recipe, series)
-        for recipe, series, state, _ in spots
-        if len({s for r, other, s, _ in spots if (r, other) == (recipe, series)}) > 1
-    }
-    recipes = {recipe for recipe, *_ in spots}
-    found = []
-    for (recipe, series, state, _), own in spots.items():
-        name = f"{series} ({state})" if (recipe, series) in several else series
-        found.append(
-            _choice(
-                f"{recipe}: {name}" if len(recipes) > 1 else name, recipe, state, own, dense, target, batch
-            )
-        )
-    return found
+    spots: dict[Spot, list[Record]] = {}
+    for row in rows:
+        spots.setdefault(
+            (*_setting(row), row.series, row.state, row.order, round(row.density, 6)), []
+        ).append(row)
+    dense = {(*_setting(r), r.seed): r.value for r in rows if r.series == DENSE and _is_accuracy(r)}
+    names = _names(list(spots))
+    return [_choice(names[spot], spot, own, dense, target, batch) for spot, own in spots.items()]
+
+
+def _setting(row: Record) -> tuple[str, str, str, str]:
+    return row.recipe, row.model, row.dataset, row.scale
+
+
+def _names(spots: Sequence[Spot]) -> dict[Spot, str]:
+    """What tells each state from all others, and no more: series, then state and density, then the setting."""
+    columns: list[Callable[[Spot], str]] = [
+        lambda s: s[4],
+        lambda s: f"{s[4]} ({s[5]})",
+        lambda s: f"{s[4]} ({s[5]}, {100 * s[7]:.4g} %)",
+        lambda s: f"{s[4]} ({s[5]}, {100 * s[7]:.4g} %, place {s[6]})",
+    ]
+    settings = {s[:4] for s in spots}
+    apart = [k for k in range(4) if len({setting[k] for setting in settings}) > 1]
+    names = {}
+    for spot in spots:
+        beside = [other for other in spots if other[:5] == spot[:5]]
+        text = next(c(spot) for c in columns if c is columns[-1] or sum(c(o) == c(spot) for o in beside) == 1)
+        names[spot] = ": ".join([" on ".join(str(spot[k]) for k in apart), text]) if apart else text
+    return names
 
 
 def _choice(
     name: str,
-    recipe: str,
-    state: str,
+    spot: Spot,
     rows: Sequence[Record],
-    dense: Mapping[tuple[str, int], float | None],
+    dense: Mapping[tuple[str, str, str, str, int], float | None],
     target: str,
     batch: int,
 ) -> Choice:
     accuracy = {r.seed: r.value for r in rows if _is_accuracy(r) and r.value is not None}
-    drops = [d - a for seed, a in accuracy.items() if (d := dense.get((recipe, seed))) is not None]
+    drops = {s: d - a for s, a in accuracy.items() if (d := dense.get((*spot[:4], s))) is not None}
     sizes: dict[int, float] = {}
     for r in rows:
         if r.probe == "cost" and r.metric in ENCODINGS and r.value is not None:
@@ -139,23 +156,35 @@ def _choice(
         if r.probe == "forgetting" and r.metric == "recall_change" and r.value is not None:
             worst[r.seed] = max(-r.value, worst.get(r.seed, -math.inf))
     timed = [r for r in rows if target and _is_latency(r, target, batch)]
-    values = {
-        "accuracy": list(accuracy.values()),
+    values: dict[str, Mapping[int, float]] = {
+        "accuracy": accuracy,
         "drop": drops,
-        "class drop": list(worst.values()),
-        "loyalty": [
-            r.value
-            for r in rows
-            if r.probe == "loyalty" and r.metric == "label_loyalty" and r.value is not None
-        ],
-        "bytes": list(sizes.values()),
-        "latency": [r.value for r in timed if r.value is not None],
+        "class drop": worst,
+        "loyalty": {r.seed: r.value for r in rows if r.metric == "label_loyalty" and r.value is not None},
+        "bytes": sizes,
+        "latency": _per_seed(timed),
     }
-    figures = {k: statistics.fmean(v) for k, v in values.items() if v}
-    note = next((r.note for r in timed if r.value is None), "")
+    figures = {k: statistics.fmean(v.values()) for k, v in values.items() if v}
     return Choice(
-        name, recipe, state, figures, len({r.seed for r in rows}), note, next((r.basis for r in timed), "")
+        name,
+        spot[0],
+        spot[5],
+        figures,
+        len({r.seed for r in rows}),
+        next((r.note for r in timed if r.value is None), ""),
+        next((r.basis for r in timed), ""),
+        spot[4],
+        {k: len(v) for k, v in values.items()},
     )
+
+
+def _per_seed(timed: Sequence[Record]) -> dict[int, float]:
+    """Repeated timings of one seed are averaged."""
+    found: dict[int, list[float]] = {}
+    for r in timed:
+        if r.value is not None:
+            found.setdefault(r.seed, []).append(r.value)
+    return {seed: statistics.fmean(v) for seed, v in found.items()}
 
 
 def _is_accuracy(row: Record) -> bool:
@@ -189,8 +218,15 @@ def _check_target(rows: Sequence[Record], target: str, batch: int) -> None:
             else "none was measured; +probe@evaluation.probes.targets=targets adds them"
         )
         raise UserError(f"--target: nothing was measured on {target!r}; {hint}")
-    if not any(_is_latency(r, target, batch) for r in rows):
+    timed = [r for r in rows if _is_latency(r, target, batch)]
+    if not timed:
         raise UserError(f"--batch: {target} was not timed at batch {batch}")
+    places = sorted(
+        {(r.basis, r.machine if r.basis == "measured" else "") for r in timed if r.value is not None}
+    )
+    if len(places) > 1:
+        told = "; ".join(f"{basis} {machine}".strip() for basis, machine in places)
+        raise UserError(f"--target: {target} has latencies of several kinds ({told}); give the runs of one")
 
 
 def broken(choice: Choice, limits: Limits) -> list[str]:
@@ -199,6 +235,9 @@ def broken(choice: Choice, limits: Limits) -> list[str]:
     for name, (limit, sign) in limits.asked.items():
         value = choice.figures.get(name)
         unit = UNITS[name]
+        known = choice.counts.get(name, choice.seeds)
+        if value is not None and known < choice.seeds and name != "latency":  # one seed's says that of all
+            told.append(f"{name} known for {known} of {choice.seeds} seeds only")
         if value is None:
             told.append(f"{name} not known{f' ({choice.note})' if choice.note and name == 'latency' else ''}")
         elif sign * value < sign * limit:
@@ -236,16 +275,16 @@ def advise(found: Sequence[Choice], limits: Limits) -> Advice:
     return Advice(tuple(kept), out)
 
 
-def _miss(choice: Choice, limits: Limits) -> float:
-    """By how much a state breaks the limits, relative to each; a missing figure weighs most."""
-    total = 0.0
+def _miss(choice: Choice, limits: Limits) -> tuple[int, float]:
+    """How far a state is from the limits: figures that aren't there, then by how many times limits are missed."""
+    missing, total = 0, 0.0
     for name, (limit, sign) in limits.asked.items():
         value = choice.figures.get(name)
         if value is None:
-            total += 10.0
+            missing += 1
         elif sign * value < sign * limit:
-            total += abs(value - limit) / max(abs(limit), 1e-9)
-    return total
+            total += abs(math.log((abs(value) + 1e-9) / (abs(limit) + 1e-9)))
+    return missing, total
 
 
 def _dominates(one: Choice, other: Choice) -> bool:

@@ -21,6 +21,7 @@ from compressbench.records import Record
 COLUMNS = ("state", "batch", "ms", "n", "runtime")
 WANTED = ("state", "batch", "ms")
 PROBE = "targets"
+LEAST, MOST = 1e-6, 1e9
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,18 @@ class Elsewhere:
     n: int = 0
     runtime: str = ""
 
+    def __post_init__(self) -> None:
+        whole = all(type(x) is int for x in (self.batch, self.n))
+        if (
+            not whole
+            or not 1 <= self.batch <= MOST
+            or not 0 <= self.n <= MOST
+            or not LEAST <= self.ms <= MOST
+        ):
+            raise ValueError(
+                f"batch {self.batch}, ms {self.ms}, n {self.n}: must be above 0 and finite, batch and n whole"
+            )
+
 
 def read(text: str, name: str) -> list[Elsewhere]:
     """The latencies in a file's content.
@@ -51,18 +64,25 @@ def read(text: str, name: str) -> list[Elsewhere]:
     Raises:
         UserError: none of the known forms, or a row of them that is malformed.
     """
-    if "[Step" in text and "Latency" in text:
-        return [_benchmark_app(text, name)]
-    if "inference time cost" in text.lower() or "Total inference requests" in text:
-        return [_perf_test(text, name)]
-    rows = _json(text, name) if text.lstrip().startswith(("[", "{")) else _csv(text, name)
-    return [_row(row, f"{name}, row {place}") for place, row in enumerate(rows, 1)]
+    try:
+        if "[Step" in text and "Latency" in text:
+            return [_benchmark_app(text, name)]
+        if "inference time cost" in text.lower() or "Total inference requests" in text:
+            return [_perf_test(text, name)]
+        rows = _json(text, name) if text.lstrip().startswith(("[", "{")) else _csv(text, name)
+        found = [_row(row, f"{name}, row {place}") for place, row in enumerate(rows, 1)]
+    except (ValueError, OverflowError, RecursionError, csv.Error) as error:
+        raise UserError(f"{name}: {str(error)[:160]}") from error
+    spots = [(one.state, one.batch) for one in found]
+    if twice := next((s for s in spots if spots.count(s) > 1), None):
+        raise UserError(f"{name}: two rows for state {twice[0]!r} at batch {twice[1]}")
+    return found
 
 
 def records(
     found: Iterable[Elsewhere], run: Iterable[Record], state: str, device: str, name: str
 ) -> list[Record]:
-    """One record a latency, and one of its ratio to dense's where the file has that too.
+    """One record a latency; see ``derived``.
 
     Args:
         run: the run's records, which know the states.
@@ -91,19 +111,22 @@ def records(
         )
         like = replace(like, hardware=device, machine=device, versions=one.runtime or "not stated")
         made.append((one, replace(like, metric=f"latency_b{one.batch}", value=one.ms, unit="ms")))
-    dense = {one.batch: one.ms for one, row in made if row.series == "dense"}
+    return [row for _, row in made]
+
+
+def derived(latencies: Iterable[Record]) -> list[Record]:
+    """The latencies of one device with throughputs, and ratios to dense's where that was timed at the same batch."""
+    rows = list(latencies)
+    dense = {(r.seed, r.metric): r.value for r in rows if r.series == "dense"}
     out = []
-    for one, row in made:
-        out += [
-            row,
-            replace(
-                row, metric=f"throughput_b{one.batch}", value=1000 * one.batch / one.ms, unit="examples/s"
-            ),
-        ]
-        if one.batch in dense:
-            out.append(
-                replace(row, metric=f"speedup_b{one.batch}", value=dense[one.batch] / one.ms, unit="x")
-            )
+    for row in rows:
+        batch = int(row.metric.removeprefix("latency_b"))
+        assert row.value is not None
+        rate = 1000 * batch / row.value
+        out += [row, replace(row, metric=f"throughput_b{batch}", value=rate, unit="examples/s")]
+        base = dense.get((row.seed, row.metric))
+        if base is not None:
+            out.append(replace(row, metric=f"speedup_b{batch}", value=base / row.value, unit="x"))
     return out
 
 
@@ -134,12 +157,24 @@ def _row(row: Mapping[str, Any], where: str) -> Elsewhere:
         if column not in COLUMNS:
             raise UserError(f"{where}: unknown column {column!r}; {nearest(str(column), COLUMNS)}")
     try:
-        batch, ms, n = int(row["batch"]), float(row["ms"]), int(row.get("n") or 0)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: batch and n must be whole numbers, ms a number ({error})") from error
-    if batch < 1 or not 0 < ms < float("inf") or n < 0:
-        raise UserError(f"{where}: batch {batch}, ms {ms}, n {n}: must be above 0")
-    return Elsewhere(str(row["state"]).strip(), batch, ms, n, str(row.get("runtime") or ""))
+        values = [_number(row.get(c)) for c in ("batch", "ms", "n")]
+        batch, ms, n = values[0], values[1], values[2] if row.get("n") not in (None, "") else 0.0
+        state = "" if row["state"] is None else str(row["state"]).strip()
+        return Elsewhere(state, _whole(batch), ms, _whole(n), str(row.get("runtime") or ""))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{where}: {str(error)[:160]}") from error
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is no number")
+    return float(value if value not in (None, "") else 0)
+
+
+def _whole(value: float) -> int:
+    if value != int(value):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
 
 
 def _benchmark_app(text: str, name: str) -> Elsewhere:

@@ -169,10 +169,11 @@ def read_jsonl(path: Path) -> Records:
         UserError: the file can't be read, a line is no record, or its schema is not ours.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read records {path}: {error}") from error
     rows = []
+    lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would cut at what JSON may hold
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)

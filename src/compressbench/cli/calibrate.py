@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from compressbench.cli.parser import Parser
+from compressbench.errors import UserError
 
 
 def main(argv: list[str]) -> int:
@@ -30,10 +31,14 @@ def main(argv: list[str]) -> int:
     from compressbench.hardware.target import busy, machine_load
     from compressbench.provenance import processor
 
+    try:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.touch()
+    except OSError as error:
+        raise UserError(f"--output: can't write {args.output}: {error.strerror}") from error
     began = time.perf_counter()
     note = busy(machine_load(), 1, os.cpu_count() or 1)
     fitted = fit(args.runtime, lambda text: print(f"  {text}", flush=True))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(as_yaml(fitted, args.runtime, processor()), encoding="utf-8")
     peaks = ", ".join(f"{kind} {value / 1e9:.3g} GOP/s" for kind, value in sorted(fitted.peaks.items()))
     moved = (

@@ -50,11 +50,7 @@ def main(argv: list[str]) -> int:
         raise UserError("gate: no limit given, e.g. --max-drop 1.0")
     if args.max_latency is not None and not args.target:
         raise UserError("--max-latency: on which target? add --target NAME")
-    found = [
-        c
-        for c in choices(gather(args.runs).records, args.target, args.batch)
-        if c.name.split(": ")[-1] != DENSE
-    ]
+    found = [c for c in choices(gather(args.runs).records, args.target, args.batch) if c.series != DENSE]
     known = list(dict.fromkeys(c.state for c in found))
     for name in args.state or ():
         if name not in known:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 from compressbench.cli.parser import Parser, count
 from compressbench.errors import UserError
+
+LONGEST = 80
+TOOLS = ("OpenVINO", "ONNX Runtime, perf_test")
+
+
+def _folder(device: str) -> str:
+    """A folder's name for a device: readable, and another one for every other name.
+
+    Raises:
+        UserError: no letters or digits, or what no file system should see.
+    """
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-").lower()
+    if not slug or not device.isprintable() or set("/\\") & set(device) or len(device) > LONGEST:
+        said = f"letters and digits are wanted, no slash, at most {LONGEST} characters"
+        raise UserError(f"--device: {device[:LONGEST]!r} is no name; {said}")
+    return f"{slug}-{hashlib.sha256(device.encode()).hexdigest()[:6]}"
 
 
 def main(argv: list[str]) -> int:
@@ -31,33 +48,39 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     from dataclasses import replace
 
-    from compressbench.elsewhere import read, records
+    from compressbench.elsewhere import derived, read, records
     from compressbench.records import read_jsonl, write_csv, write_jsonl
 
     source = args.run / "records.jsonl"
     if not source.is_file():
         raise UserError(f"--run: {args.run} holds no records.jsonl; give a finished run's folder")
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", args.device).strip("-").lower()
-    if not slug or "/" in args.device:
-        raise UserError(f"--device: {args.device!r} is no name; letters and digits are wanted, no slash")
+    run = [r for r in read_jsonl(source) if r.moment == "final" and r.series != "floor"]
+    folder = args.run / "timings" / _folder(args.device)
+    own = {r.group for r in run if r.probe in ("targets", "deployed")} | {r.hardware for r in run}
+    if args.device in own:
+        raise UserError(
+            f"--device: {args.device!r} is a target of this run already; another name tells them apart"
+        )
     try:
-        text = args.file.read_text(encoding="utf-8")
+        text = args.file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{args.file}: can't be read: {getattr(error, 'strerror', None) or error}") from error
     found = read(text, args.file.name)
     if args.batch:
+        if not found[0].runtime.startswith(TOOLS):
+            raise UserError("--batch: the file says its batches itself")
         found = [replace(one, batch=args.batch) for one in found]
-    run = [r for r in read_jsonl(source) if r.moment == "final" and r.series != "floor"]
     made = records(found, run, args.state, args.device, args.file.name)
-    folder = args.run / "timings" / slug
     path = folder / "records.jsonl"
     if path.is_file():  # what is imported again replaces what was
         fresh = {(r.state, r.metric) for r in made}
-        made = [r for r in read_jsonl(path) if (r.state, r.metric) not in fresh] + made
+        before = [r for r in read_jsonl(path) if r.metric.startswith("latency_b")]
+        made = [r for r in before if (r.state, r.metric) not in fresh] + made
+    rows = derived(made)
     folder.mkdir(parents=True, exist_ok=True)
-    write_jsonl(made, path)
-    write_csv(made, folder / "records.csv")
-    latencies = sum(r.metric.startswith("latency") for r in made)
+    write_jsonl(rows, path)
+    write_csv(rows, folder / "records.csv")
+    latencies = len(made)
     print(
         f"{path}: {latencies} latencies on {args.device}; compressbench report {args.run} shows them beside the others"
     )

@@ -20,7 +20,7 @@ def joules_of(
         run: is called over and over for ``seconds``.
         powercap: where Linux shows RAPL (Intel and AMD).
     """
-    counters = [p for p in sorted(powercap.glob("*-rapl:*")) if p.name.count(":") == 1]
+    counters = [p for p in sorted(powercap.glob("*-rapl:*")) if _name(p).startswith("package")]
     before = [_read(p / "energy_uj") for p in counters]
     if not counters or any(b is None for b in before):
         return None, 0, NONE
@@ -35,6 +35,14 @@ def joules_of(
             return None, 0, NONE
         total += (now - old) % (most + 1) if most else now - old
     return total / 1e6 / calls, calls, "RAPL, the whole processor, idle power included"
+
+
+def _name(place: Path) -> str:
+    """What a counter counts; a whole platform (psys) holds the packages, which hold cores and memory."""
+    try:
+        return (place / "name").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _read(path: Path) -> int | None:

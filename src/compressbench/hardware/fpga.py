@@ -1,7 +1,8 @@
 """An FPGA, "whatever you want": arithmetic is built for the bits that a state has, out of DSP blocks and lookup tables.
 
 Multiply-accumulates a cycle = DSP blocks x those that one does at these bits + lookup tables / those that one takes.
-Weights stay in block RAM where they fit at their own bits, else they are streamed. All of it is modelled.
+Weights stay in block RAM where they fit at their own bits, else they are streamed. Each layer is given the whole chip in
+turn: a net of several widths is priced as if its arithmetic were built anew for each. All of it is modelled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.hardware.modelled import FEATURES, UNVERIFIED, executes_nothing, no_inputs, size
+from compressbench.hardware.modelled import (
+    UNVERIFIED,
+    check_mappings,
+    check_supports,
+    executes_nothing,
+    no_inputs,
+    size,
+)
 from compressbench.hardware.target import LayerTime, Lowered, Timing, Unsupported
 from compressbench.hardware.torch_cpu import check_batches
 from compressbench.hardware.units import SIZES, SPEEDS, quantity
@@ -68,10 +76,8 @@ class Fpga:
                 raise UserError(f"{where}: {what} is {count!r}, must be a whole number, 1 or more")
         if not 0 < self.use <= 1:
             raise UserError(f"{where}: use is {self.use!r}, must be above 0 and at most 1")
-        if missing := [f for f in FEATURES if f not in self.supports]:
-            raise UserError(
-                f"{where}: supports: {', '.join(missing)} left out; true or a sentence why not is wanted"
-            )
+        check_mappings(where, supports=self.supports, sources=self.sources)
+        check_supports(where, self.supports)
         self.figures  # noqa: B018 - reads and checks every quantity
 
     @property
@@ -86,7 +92,9 @@ class Fpga:
             "overhead": quantity(self.overhead, f"{where}: overhead", ("s",), small=True),
         }
         return (
-            read if self.power is None else read | {"power": quantity(self.power, f"{where}: power", ("W",))}
+            read
+            if self.power is None
+            else read | {"power": quantity(self.power, f"{where}: power", ("W",), small=True)}
         )
 
     def peak(self, weight_bits: int, input_bits: int) -> float:
@@ -101,24 +109,19 @@ class Fpga:
         """The state's layers on arithmetic of their own bits; unsupported where it doesn't fit."""
         from compressbench.hardware.work import work_of
 
-        work, figures = work_of(view), self.figures
-        needed = sum(bits_of(x) for x in work.layers) / 8 + 4 * work.others
-        needed += (
-            work.activations * max(self.batches) * max((x.input_bits for x in work.layers), default=32) / 8
-        )
-        if needed > figures["memory"]:
-            return Unsupported(
-                f"modelled {self.name}: weights and activations of {size(needed)} don't fit its memory of "
-                f"{size(figures['memory'])}"
-            )
+        work = work_of(view)
+        price = _Price(self, work)
+        if why := price.unfit(min(self.batches)):
+            return Unsupported(f"modelled {self.name}: {why}")
         widths = sorted({f"{x.weight_bits}x{x.input_bits}" for x in work.layers if x.weights})
-        words = f"modelled: {self.name}, built for {', '.join(widths)} bits ({self.sources.get('peaks', UNVERIFIED)})"
+        built = f"built for {', '.join(widths)} bits; peaks: {self.sources.get('peaks', UNVERIFIED)}"
+        words = f"modelled: {self.name}, {built}"
         return Lowered(
             executes_nothing(self.name),
             no_inputs(view),
             words,
             skips_zeros=any(self._skipped(x)[0] > 1 for x in work.layers),
-            price=_Price(self, work),
+            price=price,
         )
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
@@ -149,14 +152,16 @@ class Fpga:
         held = 0.0 if on_chip else bits_of(layer) / 8
         moving = (held + (0.0 if moved <= figures["block_ram"] else moved)) / figures["bandwidth"]
         bound = "computing" if computing >= moving else "moving"
-        if figures["overhead"] > max(computing, moving):
+        if figures["overhead"] * layer.calls > max(computing, moving):
             bound = "overhead"
         kind = (
             "fp32"
             if max(layer.weight_bits, layer.input_bits) > 16
             else f"{layer.weight_bits}x{layer.input_bits}"
         )
-        return LayerTime(layer.name, max(computing, moving) + figures["overhead"], bound, kind, why)
+        return LayerTime(
+            layer.name, max(computing, moving) + figures["overhead"] * layer.calls, bound, kind, why
+        )
 
     def _skipped(self, layer: Layer) -> tuple[float, str]:
         """What zeros divide the operations by, and why not more."""
@@ -174,6 +179,16 @@ class Fpga:
 class _Price:
     target: Fpga
     work: Work
+
+    def unfit(self, batch: int) -> str:
+        """Why weights and activations don't fit the memory beside the chip, or nothing."""
+        bits = max((x.input_bits for x in self.work.layers), default=32)
+        needed = sum(bits_of(x) for x in self.work.layers) / 8 + 4 * self.work.others
+        needed += self.work.activations * batch * bits / 8
+        memory = self.target.figures["memory"]
+        if needed <= memory:
+            return ""
+        return f"weights and activations of {size(needed)} at batch {batch} don't fit its memory of {size(memory)}"
 
     def __call__(self, batch: int) -> list[LayerTime]:
         """One entry a layer."""

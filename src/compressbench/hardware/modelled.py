@@ -86,26 +86,18 @@ class Modelled:
             UserError: the first that is malformed.
         """
         where = f"target {self.name}"
+        check_mappings(
+            where, peaks=self.peaks, supports=self.supports, sources=self.sources, fitted=self.fitted
+        )
         for kind in self.peaks:
             if kind not in TYPES:
                 raise UserError(f"{where}: peaks: unknown type; {nearest(str(kind), TYPES)}")
         if not self.peaks:
             raise UserError(f"{where}: peaks: at least one is wanted, e.g. {{fp32: 48 GFLOP/s}}")
-        for feature, said in self.supports.items():
-            if feature not in FEATURES:
-                raise UserError(f"{where}: supports: unknown feature; {nearest(str(feature), FEATURES)}")
-            if (
-                said is False
-                or said is None
-                or (not isinstance(said, str | bool) and feature != "unstructured")
-            ):
-                raise UserError(
-                    f"{where}: supports.{feature}: {said!r}; true or a sentence why not is wanted"
-                )
-        missing = [f for f in FEATURES if f not in self.supports]
-        if missing:
+        check_supports(where, self.supports)
+        if self.supports["int8"] is True and "int8" not in self.peaks:
             raise UserError(
-                f"{where}: supports: {', '.join(missing)} left out; true or a sentence why not is wanted"
+                f"{where}: supports.int8 is true, but peaks has no int8; give it, or a sentence why not"
             )
         if isinstance(self.pad, bool) or not isinstance(self.pad, int) or self.pad < 1:
             raise UserError(f"{where}: pad is {self.pad!r}, must be a whole number, 1 or more")
@@ -124,12 +116,12 @@ class Modelled:
             storage=read(self.storage, "storage", SIZES),
             cache=cache or 0.0,
             cache_bandwidth=beside or 0.0,
-            power=read(self.power, "power", ("W",)),
+            power=read(self.power, "power", ("W",), small=True),
             overhead=quantity(self.overhead, f"{where}: overhead", ("s",), small=True),
             call=read(self.call, "call", ("s",), small=True) or 0.0,
             pad=self.pad,
             supports=dict(self.supports),
-            shares={k: tuple((float(c), float(s)) for c, s in v) for k, v in self.fitted.items()},
+            shares={k: _points(v, f"{where}: fitted.{k}") for k, v in self.fitted.items()},
         )
 
     def lower(self, view: View) -> Lowered | Unsupported:
@@ -137,14 +129,16 @@ class Modelled:
         from compressbench.hardware.work import work_of
 
         work, device = work_of(view), self.device
-        if why := unfit(work, device, max(self.batches)):
+        if why := unfit(work, device, min(self.batches)):
             return Unsupported(f"modelled {self.name}: {why}")
         runs = [as_run(layer, device) for layer in work.layers]
         if odd := next((run.why for run in runs if not run.type), ""):
             return Unsupported(f"modelled {self.name}: {odd}")
         peaks = sorted({run.type for run in runs})
         source = self.sources.get("peaks") or UNVERIFIED
-        words = f"modelled: {self.name}, {'+'.join(peaks)} ({source})"
+        words = f"modelled: {self.name}, {'+'.join(peaks)}; peaks: {source}"
+        if self.supports["structured"] is not True:
+            words += f"; fewer parts: {self.supports['structured']}"
         price = Roofline(work, device)
         return Lowered(
             executes_nothing(self.name),
@@ -164,6 +158,59 @@ class Modelled:
             joules = self.device.power * seconds if self.device.power else None
             timings.append(Timing(batch, (seconds,), basis="modelled", layers=tuple(layers), joules=joules))
         return timings
+
+
+def check_mappings(where: str, **given: Any) -> None:
+    """Refuses what a YAML gives as a list, a word or nothing where names and values are wanted.
+
+    Raises:
+        UserError: the first.
+    """
+    for name, value in given.items():
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: {name}: {value!r} is no mapping of names to values")
+
+
+def check_supports(where: str, supports: Mapping[str, Any]) -> None:
+    """Every feature is true or a sentence; for ``unstructured`` a density or a sentence.
+
+    Raises:
+        UserError: a feature that is unknown, left out, or neither.
+    """
+    for feature, said in supports.items():
+        if feature not in FEATURES:
+            raise UserError(f"{where}: supports: unknown feature; {nearest(str(feature), FEATURES)}")
+        words = isinstance(said, str) and said.strip()
+        if feature == "unstructured":
+            number = isinstance(said, int | float) and not isinstance(said, bool) and 0 < said <= 1
+            if not (words or number):
+                raise UserError(
+                    f"{where}: supports.unstructured: {said!r}; the density in (0, 1] below which zeros are skipped with "
+                    "profit, or a sentence why they aren't"
+                )
+        elif said is not True and not words:
+            raise UserError(f"{where}: supports.{feature}: {said!r}; true or a sentence why not is wanted")
+    if missing := [f for f in FEATURES if f not in supports]:
+        raise UserError(
+            f"{where}: supports: {', '.join(missing)} left out; true or a sentence why not is wanted"
+        )
+
+
+def _points(given: Any, where: str) -> tuple[tuple[float, float], ...]:
+    kinds = ("convolution", "pointwise", "depthwise", "linear")
+    if where.rpartition("fitted.")[2].split(" ")[-1] not in kinds:
+        raise UserError(
+            f"{where}: unknown kind of layer; {', '.join(kinds)} are known, with a type before or not"
+        )
+    try:
+        points = tuple((float(width), float(part)) for width, part in given)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: pairs of width and share are wanted, e.g. [[16, 0.5], [64, 0.9]]"
+        ) from error
+    if not points or any(not (0 < w < math.inf and 0 < p <= 1) for w, p in points):
+        raise UserError(f"{where}: widths must be above 0 and shares in (0, 1]")
+    return points
 
 
 @dataclass(frozen=True)
@@ -237,13 +284,15 @@ def as_run(layer: Layer, device: Device) -> Run:
 def _type(layer: Layer, device: Device) -> tuple[str, str]:
     """The arithmetic that a layer runs in, and why not another."""
     floats = [k for k in ("fp32", "bf16", "fp16") if k in device.peaks]
-    if layer.weight_bits == 16 and layer.input_bits == 16:
+    if layer.half:
         half = next((k for k in ("bf16", "fp16") if k in device.peaks), "")
         if half:
             return half, ""
         return (floats[0], "no 16-bit arithmetic: runs in fp32") if floats else ("", "only integers run here")
     if max(layer.weight_bits, layer.input_bits) <= 8 and layer.weights:
         said = device.supports["int8"]
+        if layer.ranges == "dynamic" and not floats:
+            return "", f"{layer.name}: ranges of each batch are taken in float, and only integers run here"
         if said is True and "int8" in device.peaks:
             fewer = layer.weight_bits < 8
             return "int8", f"{layer.weight_bits} bits run as 8" if fewer else ""
@@ -251,7 +300,13 @@ def _type(layer: Layer, device: Device) -> tuple[str, str]:
     if not floats:
         return "", f"{layer.name} computes in float, and only integers run here: quantize weights and inputs"
     if layer.weight_bits < 32 or layer.input_bits < 32:
-        return floats[0], "weights and inputs must both be integers: runs in float"
+        both = layer.weight_bits < 32 and layer.input_bits < 32
+        why = (
+            "more than 8 bits have no integer arithmetic"
+            if both
+            else "weights and inputs must both be integers"
+        )
+        return floats[0], f"{why}: runs in float"
     return floats[0], ""
 
 
@@ -285,6 +340,10 @@ class Roofline:
     work: Work
     device: Device
 
+    def unfit(self, batch: int) -> str:
+        """Why weights and activations don't fit, or nothing."""
+        return unfit(self.work, self.device, batch)
+
     def __call__(self, batch: int) -> list[LayerTime]:
         """One entry a layer."""
         runs = [as_run(layer, self.device) for layer in self.work.layers]
@@ -317,9 +376,10 @@ def layer_time(layer: Layer, run: Run, device: Device, batch: int, resident: boo
     moving = weights / far + moved / near
     bound = "computing" if computing >= moving else "moving"
     longest = max(computing, moving)
-    if device.overhead > longest:
+    overhead = device.overhead * layer.calls
+    if overhead > longest:
         bound = "overhead"
-    return LayerTime(layer.name, longest + device.overhead, bound, run.type, run.why)
+    return LayerTime(layer.name, longest + overhead, bound, run.type, run.why)
 
 
 def _padding(layer: Layer, multiple: int) -> float:

@@ -62,7 +62,7 @@ class Lowered:
     compile_seconds: float = 0.0
     artefact: bytes = field(default=b"", repr=False)
     in_float: tuple[str, ...] = ()
-    price: Callable[[int], Sequence[LayerTime]] | None = None
+    price: Price | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,16 @@ class Timing:
         if len(self.seconds) == 1:
             return self.seconds[0]
         return statistics.quantiles(self.seconds, n=10, method="inclusive")[-1]
+
+
+class Price(Protocol):
+    """What a state costs on a modelled device."""
+
+    def __call__(self, batch: int) -> Sequence[LayerTime]:
+        """One entry a layer."""
+
+    def unfit(self, batch: int) -> str:
+        """Why it doesn't fit the device at this batch size; empty if it does."""
 
 
 class HardwareTarget(Protocol):

@@ -71,7 +71,7 @@ class TorchSparse:
                 names = faster_sparse(module, inputs[:batch], self.densest, rounding)
                 if names and names not in forms:
                     forms[names] = with_sparse(module, names)
-                if names and not _is_faster(forms[names], dense, inputs[:batch]):
+                if names and not _pays(forms[names], dense, inputs[:batch]):
                     names = ()
                 chosen[batch] = names
         took = time.perf_counter() - began
@@ -139,19 +139,19 @@ def sparse(layer: Any) -> nn.Module:
 
         def __init__(self) -> None:
             super().__init__()
-            self.weight = layer.weight.detach().flatten(1).to_sparse_csr()
+            self.csr = layer.weight.detach().flatten(1).to_sparse_csr()
             self.bias = layer.bias
 
         def forward(self, x: Tensor) -> Tensor:
             if isinstance(layer, nn.Linear):
                 flat = x.reshape(-1, x.shape[-1])
-                result = torch.sparse.mm(self.weight, flat.t()).t()
+                result = torch.sparse.mm(self.csr, flat.t()).t()
                 result = result if self.bias is None else result + self.bias
-                return result.reshape(*x.shape[:-1], -1)
+                return result.reshape(*x.shape[:-1], -1).contiguous()
             n, _, height, width = x.shape
             columns = nn.functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
             across = columns.permute(1, 0, 2).reshape(columns.shape[1], -1)
-            result = torch.sparse.mm(self.weight, across)
+            result = torch.sparse.mm(self.csr, across)
             result = result if self.bias is None else result + self.bias[:, None]
             sizes = [
                 (size + 2 * p - d * (k - 1) - 1) // s + 1
@@ -164,7 +164,7 @@ def sparse(layer: Any) -> nn.Module:
                     strict=True,
                 )
             ]
-            return result.reshape(-1, n, *sizes).transpose(0, 1)
+            return result.reshape(-1, n, *sizes).transpose(0, 1).contiguous()
 
     return Product()
 
@@ -183,6 +183,14 @@ def _sparse_able(module: nn.Module, densest: float) -> Mapping[str, Any]:
         if int(part.weight.count_nonzero()) <= densest * part.weight.numel():
             found[name] = part
     return found
+
+
+def _pays(one: Callable[[Tensor], Any], other: Callable[[Tensor], Any], inputs: Tensor) -> bool:
+    """Whether the whole net is faster with its sparse layers; not where something else in it reads their weights."""
+    try:
+        return _is_faster(one, other, inputs)
+    except Exception:  # a net of a user's own, or one of torch's fast paths, may want the dense weight
+        return False
 
 
 def _is_faster(one: Callable[[Tensor], Any], other: Callable[[Tensor], Any], inputs: Tensor) -> bool:

@@ -20,7 +20,7 @@ def quantity(text: object, where: str, units: Sequence[str], small: bool = False
 
     Args:
         units: allowed ones, alike in meaning, e.g. ``("FLOP/s", "OP/s")``.
-        small: whether prefixes below one are meant (``us``, ``mW``), not those of large numbers.
+        small: whether prefixes below one are meant (``us``, ``mW``; ``k`` too), not those of large numbers.
 
     Raises:
         UserError: no number, a unit that isn't one of these, or not above 0.
@@ -30,7 +30,7 @@ def quantity(text: object, where: str, units: Sequence[str], small: bool = False
         number = float(hit[1]) if hit else None
     except ValueError:
         number = None
-    example = f"e.g. {'5 us' if small else '12.8 G'}{units[0] if not small else ''}"
+    example = f"e.g. {'5 u' if units[0] == 's' else '7 ' if small else '12.8 G'}{units[0]}"
     if hit is None or number is None:
         raise UserError(f"{where}: {text!r} is no quantity; a number with a unit is wanted, {example}")
     scale = _scale(hit[2], units, SMALL | {"": 1.0, "k": 1e3} if small else PREFIXES | BINARY)
@@ -38,8 +38,8 @@ def quantity(text: object, where: str, units: Sequence[str], small: bool = False
         raise UserError(
             f"{where}: unknown unit {hit[2]!r}; {' or '.join(units)} with a prefix is wanted, {example}"
         )
-    if not number > 0:
-        raise UserError(f"{where}: {text!r} is not above 0")
+    if not 0 < number * scale < float("inf"):
+        raise UserError(f"{where}: {text!r} is not above 0 and finite")
     return number * scale
 
 

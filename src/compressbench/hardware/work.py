@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compressbench.models.counting import count
-from compressbench.models.quantized import bits_of
+from compressbench.models.quantized import bits_of, unrounded
 from compressbench.outputs import forward
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ class Layer:
         channels: inputs and outputs that the weight mixes, for hardware that pads them.
         weight_bits: of what it computes with; 32 is float.
         input_bits: likewise.
+        half: ``bfloat16`` or ``float16`` where it was cast to it; empty for integers and float32.
         ranges: ``static``, or ``dynamic`` where the range of the inputs is taken anew for each batch.
+        calls: how often a forward runs it.
     """
 
     name: str
@@ -53,7 +56,9 @@ class Layer:
     channels: tuple[int, int]
     weight_bits: int = 32
     input_bits: int = 32
+    half: str = ""
     ranges: str = "static"
+    calls: int = 1
 
     @property
     def density(self) -> float:
@@ -87,10 +92,11 @@ def work_of(view: View) -> Work:
     module = module_of(view.state, "cpu")
     shape = view.bench.dataset.shape
     counts = count(module, shape)
-    seen: dict[str, tuple[int, int]] = {}
+    seen: dict[str, tuple[int, int, int]] = {}
     peak = _Alive()
-    with torch.no_grad(), _watching(module, counts.layers, seen), peak:
-        forward(module, torch.zeros(1, *shape))
+    # Rounded weights would count as activations: the copy computes in float.
+    with torch.no_grad(), _watching(plain := unrounded(copy.deepcopy(module)), counts.layers, seen), peak:
+        forward(plain, torch.zeros(1, *shape))
     layers = [_layer(name, module.get_submodule(name), counts.layers[name], *seen[name]) for name in seen]
     if counts.others:
         layers.append(Layer("products", OTHER, counts.others, 0, 0, DENSE, 0, 0, (0, 0)))
@@ -110,7 +116,7 @@ def pattern_of(weight: Tensor) -> str:
     return UNSTRUCTURED
 
 
-def _layer(name: str, part: Any, macs: int, inputs: int, outputs: int) -> Layer:
+def _layer(name: str, part: Any, macs: int, inputs: int, outputs: int, calls: int) -> Layer:
     weight = part.weight.detach()
     if isinstance(part, nn.Linear):
         kind = LINEAR
@@ -133,7 +139,9 @@ def _layer(name: str, part: Any, macs: int, inputs: int, outputs: int) -> Layer:
         (weight.shape[1] if weight.ndim > 1 else 1, weight.shape[0]),
         weight_bits,
         input_bits,
+        str((forms.get("weight") or {}).get("dtype", "")),
         "dynamic" if dynamic else "static",
+        calls,
     )
 
 
@@ -145,13 +153,13 @@ def _bits(name: str, part: nn.Module) -> tuple[int, int]:
 
 @contextmanager
 def _watching(
-    module: nn.Module, names: Mapping[str, int], seen: dict[str, tuple[int, int]]
+    module: nn.Module, names: Mapping[str, int], seen: dict[str, tuple[int, int, int]]
 ) -> Iterator[None]:
     """Notes how many entries each named layer reads and writes; a layer that runs twice adds up."""
 
     def note(name: str, inputs: Sequence[Any], output: Any) -> None:
-        before = seen.get(name, (0, 0))
-        seen[name] = (before[0] + inputs[0].numel(), before[1] + output.numel())
+        before = seen.get(name, (0, 0, 0))
+        seen[name] = (before[0] + inputs[0].numel(), before[1] + output.numel(), before[2] + 1)
 
     handles = [
         module.get_submodule(name).register_forward_hook(lambda _, i, o, n=name: note(n, i, o))

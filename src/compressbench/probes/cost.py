@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 DENSE = "no speed-up: runs dense"
+ROUNDED = "its zeros bring nothing: they run dense"
 SMALLER = "by its smaller shape alone: its zeros run dense"
 
 
@@ -85,6 +86,9 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
         if not isinstance(lowered[0], Lowered):
             yield Metric(f"latency_median_b{batch}", None, "ms", note=refused[0])
             continue
+        if why := next((w for x in ready if x.price and (w := x.price.unfit(batch))), ""):
+            yield Metric(f"latency_median_b{batch}", None, "ms", note=why)
+            continue
         timings = target.time(ready, batch)
         yield from _latencies(timings[0], lowered[0].runtime)
         yield _speedup(timings, same, caution(subject, lowered[0]), refused)
@@ -122,5 +126,7 @@ def caution(subject: View, lowered: Lowered) -> str:
         int(w.count_nonzero()) == w.numel() for w in prunable(subject.module).values()
     ):
         return ""
+    if any("quantize" in edit for edit in subject.state.edits):
+        return ROUNDED
     smaller = any(kind in edit for edit in subject.state.edits for kind in ("cut", "drop"))
     return SMALLER if smaller else DENSE

@@ -57,6 +57,16 @@ class Targets:
                 yield from _memory(target, lowered, name)
             ready = [lowered, beside] if isinstance(beside, Lowered) else [lowered]
             for batch in target.batches:
+                if why := next((w for x in ready if x.price and (w := x.price.unfit(batch))), ""):
+                    yield Metric(
+                        f"latency_b{batch}",
+                        None,
+                        "ms",
+                        "modelled",
+                        group=name,
+                        note=f"modelled {name}: {why}",
+                    )
+                    continue
                 timings = target.time(ready, batch)
                 yield from _times(timings[0], lowered, name)
                 yield _speedup(timings, subject, lowered, beside, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from compressbench.report.numbers import percentage
+from compressbench.report.numbers import MISSING, percentage
 from compressbench.report.panels import DENSE, Panel, Point, Reading, Series, paired
 from compressbench.report.styles import styles
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, cell, spread_cell
@@ -14,6 +14,7 @@ from compressbench.report.wording import moment_name
 PROBE = "targets"
 LAYER = "layer_time"
 MODELLED = "modelled"
+LEAST_GAIN = 1.02
 
 
 def target_tables(panel: Panel, moment: str, environment: str) -> tuple[list[Table], list[Table]]:
@@ -57,16 +58,20 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
         own = [(s, p) for s, p in states if _family(panel, s, p, moment) == family]
         if not own:
             continue
-        best = [_fastest(own, metric, name, environment) for name in names]
+        fastest = [_fastest(own, metric, name, environment) for name in names]
+        best = [
+            b if b and _gains(b[1], metric, n, environment) else None
+            for b, n in zip(fastest, names, strict=True)
+        ]
         speeds = [
-            _reading(b[1], metric, n, environment) if b else None for b, n in zip(best, names, strict=True)
+            _reading(b[1], metric, n, environment) if b else None for b, n in zip(fastest, names, strict=True)
         ]
         columns.add("gain", "× dense", [cell(r, notes=False) for r in speeds], words)
-        drops = [_loss(panel, *b, moment) if b else EMPTY for b in best]
-        columns.add("loss", "points", drops, words)
+        columns.add("loss", "points", [_loss(panel, *b, moment) if b else EMPTY for b in best], words)
         loyal = [cell(b[1].reading("loyalty", "label_loyalty"), notes=False) if b else EMPTY for b in best]
         columns.add("L-L", "%", loyal, words)
-        columns.add("by", "", [Cell(_name(*b)) if b else EMPTY for b in best], words)
+        by = [_name(*b) if b else "nothing" if f else MISSING for b, f in zip(best, fastest, strict=True)]
+        columns.add("by", "", [Cell(text) for text in by], words)
     if not columns.heads:
         return None
     modelled = {r.group for r in panel.rows if r.probe == PROBE and r.basis == MODELLED}
@@ -76,7 +81,8 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
         if columns.filled(k)
     )
     notes = (
-        "Each family’s fastest state there, whatever it lost. Adaptive compute has no state here: none has exits.",
+        "Each family’s fastest state there, whatever it lost; “nothing” where none is more than 2 % faster.",
+        "Adaptive compute has no state here: none has exits.",
     )
     title = f"What each family of methods gains and loses on each target, batch {batches_[0]}, {moment_name(moment)}"
     return Table(
@@ -125,6 +131,11 @@ def _fastest(
     return max(timed)[2] if timed else None
 
 
+def _gains(point: Point, metric: str, name: str, environment: str) -> bool:
+    reading = _reading(point, metric, name, environment)
+    return bool(reading and reading.spread and reading.spread.mean > LEAST_GAIN)
+
+
 def _states(panel: Panel, moment: str) -> list[tuple[Series, Point]]:
     return [(s, p) for s in panel.everything() for p in s.at(moment) if _told(p)]
 
@@ -168,7 +179,8 @@ def _table(
     )
     where = f", {environment}" if environment else ""
     told = (
-        "Measured on this machine. A speed-up is within one target."
+        f"Measured{'' if environment else ' on this machine'}. A speed-up is within one target, against the dense model "
+        "timed in turns with the state: times of two columns are of two moments."
         if basis == "measured"
         else "No device ran: each figure is a roofline’s, the slower of computing and moving bytes, layer by layer."
     )
