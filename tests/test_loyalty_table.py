@@ -458,7 +458,7 @@ def test_shifted_refuses(settings: dict, message: str) -> None:
 
 def test_the_recipe_has_the_thirteen_rows_of_the_lecture() -> None:
     compare = composed(["recipe=loyalty_table", "scale=smoke"])["recipe"]["compare"]
-    controls = {"random structured prune + fine-tune", "dense + fine-tune"}
+    controls = {"random prune + fine-tune", "dense + fine-tune"}
     assert controls < set(compare["series"])
     assert len(set(compare["series"]) - controls) == 12
     assert compare["reference"] == "dense", "the thirteenth: the teacher"
