@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FEWEST = 10
 PRECISIONS = ("f32", "f16", "bf16")
 FORMS = ("eager", "compiled", "graph")
+LEAST_ROWS, MULTIPLE = 32, 8  # of torch._int_mm on CUDA: more than 16 rows, sizes by eights
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class TorchCUDA:
         form: ``eager``; ``compiled`` by inductor; ``graph``: recorded once, launched as a whole (small nets wait for
             launches, not for arithmetic).
         semi_structured: linear layers whose weights are 2:4 run on sparse tensor cores (f16 and bf16; Ampere and later).
+        integers: quantized linear layers of 8 bits multiply integers, by the state's own scales; others are simulated.
     """
 
     VERSION: ClassVar[int] = 2
@@ -45,6 +47,7 @@ class TorchCUDA:
     precision: str = "f32"
     form: str = "eager"
     semi_structured: bool = False
+    integers: bool = False
 
     def __post_init__(self) -> None:
         check_batches(self.batches, self.seconds)
@@ -73,10 +76,12 @@ class TorchCUDA:
         layers = tuple(quantized(module))
         began = time.perf_counter()
         try:
-            if self.precision == "f32" and self.form == "eager":
+            done: tuple[str, ...] = ()
+            if self.precision == "f32" and self.form == "eager" and not self.integers:
                 net: Callable[[Tensor], Any] = prepared(module, inputs[:8])
                 sparse: tuple[str, ...] = ()
             else:
+                done = integer_linear(module) if self.integers else ()
                 net = module.to(dtype)
                 sparse = _sparse(module) if self.semi_structured else ()
             run = _RUNS[self.form](net, dtype)
@@ -89,9 +94,12 @@ class TorchCUDA:
         words = f"torch {self.form}, {self.precision}, {torch.cuda.get_device_name()}"
         if self.semi_structured:
             words += f", {len(sparse)} layers 2:4{f' ({shortened(sparse)})' if sparse else ''}"
-        if layers:
-            words += f", {len(layers)} quantized layers simulated in float: {shortened(layers)}"
-        return Lowered(run, inputs, words, skips_zeros=bool(sparse), compile_seconds=took, in_float=layers)
+        left = tuple(name for name in layers if name not in done)
+        if done:
+            words += f", {len(done)} linear layers int8 ({shortened(done)})"
+        if left:
+            words += f", {len(left)} quantized layers simulated in float: {shortened(left)}"
+        return Lowered(run, inputs, words, skips_zeros=bool(sparse), compile_seconds=took, in_float=left)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """GPU seconds from the first kernel's start to the last one's end, the states in turns."""
@@ -193,4 +201,56 @@ def _sparse(module: nn.Module) -> tuple[str, ...]:
         if type(part) is nn.Linear and pattern_of(part.weight) == TWO_OF_FOUR:
             part.weight = nn.Parameter(to_sparse_semi_structured(part.weight.detach()), requires_grad=False)
             done.append(name)
+    return tuple(done)
+
+
+def integer_linear(module: nn.Module) -> tuple[str, ...]:
+    """Quantized linear layers of 8 static bits become products of integers (``torch._int_mm``), in place; their names."""
+    import torch
+    from torch import nn
+
+    from compressbench.hardware.onnx_graph import is_byte
+    from compressbench.models.quantized import forms_of, integers, quantized
+
+    class Integers(nn.Module):
+        """(n, in) float to (n, out): inputs to int8 by the layer's scale, summed in int32, scaled back."""
+
+        def __init__(self, layer: Any) -> None:
+            super().__init__()
+            forms: Any = forms_of(layer)
+            weight, entering = forms["weight"], forms["input"]
+            steps = integers(
+                layer.weight, weight, layer.weight_scale, layer.weight_zero
+            ) - layer.weight_zero.view(-1, 1)
+            self.register_buffer("steps", steps.to(torch.int8).t().contiguous())
+            self.move = 128 if entering["high"] > 127 else 0
+            self.low, self.high = entering["low"] - self.move, entering["high"] - self.move
+            self.scale, self.zero = float(layer.input_scale), int(layer.input_zero) - self.move
+            # The zero point's part of each sum, and the scales, are the layer's own: float32 whatever the net is cast to.
+            self.offset = (self.zero * steps.sum(dim=1)).to(torch.int32)
+            self.scales = (layer.weight_scale * layer.input_scale).float().expand(len(steps)).clone()
+            self.bias = None if layer.bias is None else layer.bias.detach().float()
+
+        def forward(self, x: Tensor) -> Tensor:
+            flat = x.reshape(-1, x.shape[-1]).float()
+            q = ((flat * (1.0 / self.scale)).round() + self.zero).clamp(self.low, self.high).to(torch.int8)
+            rows = len(q)
+            if rows < LEAST_ROWS:
+                q = torch.cat([q, q.new_zeros(LEAST_ROWS - rows, q.shape[1])])
+            result = (torch._int_mm(q, self.steps)[:rows] - self.offset) * self.scales
+            result = result if self.bias is None else result + self.bias
+            return result.to(x.dtype).reshape(*x.shape[:-1], -1)
+
+    done = []
+    for name, found in quantized(module).items():
+        layer: Any = found
+        forms = forms_of(layer)
+        fits = type(layer).__bases__[0] is nn.Linear and all(is_byte(form) for form in forms.values())
+        if not fits or "input_scale" not in layer._buffers or layer.weight_zero.any():
+            continue
+        if layer.in_features % MULTIPLE or layer.out_features % MULTIPLE:  # what the GPU's kernel takes
+            continue
+        parent, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, Integers(layer).to(layer.weight.device))
+        done.append(name)
     return tuple(done)
