@@ -237,7 +237,8 @@ def integer_linear(module: nn.Module) -> tuple[str, ...]:
             rows = len(q)
             if rows < LEAST_ROWS:
                 q = torch.cat([q, q.new_zeros(LEAST_ROWS - rows, q.shape[1])])
-            result = (torch._int_mm(q, self.steps)[:rows] - self.offset) * self.scales
+            steps: Any = self.steps
+            result = (torch._int_mm(q, steps)[:rows] - self.offset) * self.scales
             result = result if self.bias is None else result + self.bias
             return result.to(x.dtype).reshape(*x.shape[:-1], -1)
 
