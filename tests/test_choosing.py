@@ -95,6 +95,17 @@ def test_figures_are_means_over_seeds() -> None:
     assert "latency" not in next(c for c in choices(THREE) if c.name == "small").figures
 
 
+def test_a_state_that_the_target_cannot_run_is_no_choice_for_it() -> None:
+    found = [
+        Choice("runs", "r", "runs", {"accuracy": 80.0, "latency": 5.0}, 1),
+        Choice("best", "r", "best", {"accuracy": 90.0}, 1, note="only integers run here"),
+    ]
+    advice = advise(found, Limits(needed=("latency",)))
+    assert [c.name for c in advice.kept] == ["runs"]
+    assert advice.out == {"best": "latency not known (only integers run here)"}
+    assert len(advise(found, Limits()).kept) == 2
+
+
 def test_advice_names_what_is_beaten_and_what_breaks_a_limit() -> None:
     advice = advise(choices(THREE, "board"), Limits(max_latency=5))
     assert [c.name for c in advice.kept] == ["small"]

@@ -61,6 +61,7 @@ class Limits:
         min_accuracy, min_loyalty: percent.
         max_drop: points of accuracy below the dense model of the same seed.
         max_class_drop: points of recall below it, in the class that loses most.
+        needed: figures that a state must have, whatever they are.
     """
 
     max_bytes: float | None = None
@@ -69,6 +70,7 @@ class Limits:
     min_loyalty: float | None = None
     max_drop: float | None = None
     max_class_drop: float | None = None
+    needed: tuple[str, ...] = ()
 
     @property
     def asked(self) -> dict[str, tuple[float, int]]:
@@ -172,7 +174,7 @@ def _choice(
         figures,
         len({r.seed for r in rows}),
         next((r.note for r in timed if r.value is None), ""),
-        next((r.basis for r in timed), ""),
+        next((r.basis for r in timed if r.value is not None), ""),
         spot[4],
         {k: len(v) for k, v in values.items()},
     )
@@ -231,7 +233,11 @@ def _check_target(rows: Sequence[Record], target: str, batch: int) -> None:
 
 def broken(choice: Choice, limits: Limits) -> list[str]:
     """The limits that a state breaks, in words; a figure that isn't there breaks its limit."""
-    told = []
+    told = [
+        f"{name} not known{f' ({choice.note})' if choice.note and name == 'latency' else ''}"
+        for name in limits.needed
+        if name not in choice.figures and name not in limits.asked
+    ]
     for name, (limit, sign) in limits.asked.items():
         value = choice.figures.get(name)
         unit = UNITS[name]
@@ -277,7 +283,7 @@ def advise(found: Sequence[Choice], limits: Limits) -> Advice:
 
 def _miss(choice: Choice, limits: Limits) -> tuple[int, float]:
     """How far a state is from the limits: figures that aren't there, then by how many times limits are missed."""
-    missing, total = 0, 0.0
+    missing, total = sum(name not in choice.figures for name in limits.needed), 0.0
     for name, (limit, sign) in limits.asked.items():
         value = choice.figures.get(name)
         if value is None:

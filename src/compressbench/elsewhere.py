@@ -109,7 +109,7 @@ def records(
         like = replace(
             known[own], probe=PROBE, group=device, basis="measured", n=one.n, note=said, artefact=""
         )
-        like = replace(like, hardware=device, machine=device, versions=one.runtime or "not stated")
+        like = replace(like, hardware=device, machine=device)
         made.append((one, replace(like, metric=f"latency_b{one.batch}", value=one.ms, unit="ms")))
     return [row for _, row in made]
 

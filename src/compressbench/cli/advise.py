@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="compressbench advise", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs or sweeps")
     parser.add_argument(
-        "--target", default="", metavar="T", help="whose latency counts, e.g. openvino or raspberry_pi_5"
+        "--target", default="", metavar="T", help="whose latency counts, e.g. cpu_openvino or raspberry_pi_5"
     )
     parser.add_argument("--batch", type=count, default=1, help="of the latency; 1 by default")
     parser.add_argument("--max-bytes", type=number, metavar="N", help="on disk, of the shortest encoding")
@@ -33,24 +33,34 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--max-drop", type=number, metavar="POINTS", help="of accuracy, below dense of the same seed"
     )
-    parser.add_argument("--export", metavar="FORM", help="writes the first choice: onnx, openvino, …")
+    parser.add_argument(
+        "--export", metavar="FORM", help="writes the first choice that is compressed: onnx, openvino, …"
+    )
     args = parser.parse_args(argv)
-    from compressbench.choosing import Limits, advise, choices, targets_of
+    from compressbench.choosing import DENSE, Limits, advise, choices, targets_of
     from compressbench.report.joint import gather
 
+    if args.export:
+        _check_form(args.export)
     if args.max_latency is not None and not args.target:
         raise UserError("--max-latency: on which target? add --target NAME")
     gathered = gather(args.runs)
     records = gathered.records
     found = choices(records, args.target, args.batch)
-    limits = Limits(args.max_bytes, args.max_latency, args.min_accuracy, args.min_loyalty, args.max_drop)
+    needed = ("latency",) if args.target else ()
+    limits = Limits(
+        args.max_bytes, args.max_latency, args.min_accuracy, args.min_loyalty, args.max_drop, needed=needed
+    )
     advice = advise(found, limits)
     _print(advice.kept, advice.out, args.target, args.batch)
     known = targets_of(records)
     if not args.target and known:
         print(f"no latency asked for; --target takes {', '.join(known)}")
     if args.export:
-        _export(advice.kept[0], gathered.files, args.export)
+        pick = next((c for c in advice.kept if c.series != DENSE), None)
+        if pick is None:
+            raise UserError("--export: within the limits nothing compressed is left, only the dense model")
+        _export(pick, gathered.files, args.export)
     return 0
 
 
@@ -92,12 +102,17 @@ def _text(value: float | None, kind: str) -> str:
     return f"{value:,.0f}" if kind == "bytes" else f"{value:.4g}" if kind == "latency" else f"{value:.2f}"
 
 
-def _export(pick: Choice, files: Sequence[Path], form: str) -> None:
-    from compressbench.cli.export import FORMS, experiment_of, export, view_of
+def _check_form(form: str) -> None:
+    from compressbench.cli.export import FORMS
     from compressbench.errors import nearest
 
     if form not in FORMS:
         raise UserError(f"--export: unknown form {form!r}; {nearest(form, FORMS)}")
+
+
+def _export(pick: Choice, files: Sequence[Path], form: str) -> None:
+    from compressbench.cli.export import experiment_of, export, view_of
+
     for file in files:
         if (file.parent / "config.yaml").is_file() and _has(file, pick):
             ready = experiment_of(file.parent)

@@ -29,7 +29,7 @@ class ExecutorchXNNPACK:
         seconds: of timing for each batch size, for all states in turns.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     batches: tuple[int, ...] = (1,)
     seconds: float = 0.5
 

@@ -91,7 +91,7 @@ class Modelled:
         )
         for kind in self.peaks:
             if kind not in TYPES:
-                raise UserError(f"{where}: peaks: unknown type; {nearest(str(kind), TYPES)}")
+                raise UserError(f"{where}: peaks: unknown type {kind!r}; {nearest(str(kind), TYPES)}")
         if not self.peaks:
             raise UserError(f"{where}: peaks: at least one is wanted, e.g. {{fp32: 48 GFLOP/s}}")
         check_supports(where, self.supports)
@@ -179,7 +179,9 @@ def check_supports(where: str, supports: Mapping[str, Any]) -> None:
     """
     for feature, said in supports.items():
         if feature not in FEATURES:
-            raise UserError(f"{where}: supports: unknown feature; {nearest(str(feature), FEATURES)}")
+            raise UserError(
+                f"{where}: supports: unknown feature {feature!r}; {nearest(str(feature), FEATURES)}"
+            )
         words = isinstance(said, str) and said.strip()
         if feature == "unstructured":
             number = isinstance(said, int | float) and not isinstance(said, bool) and 0 < said <= 1

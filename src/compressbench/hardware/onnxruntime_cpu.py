@@ -34,7 +34,7 @@ class OnnxRuntimeCPU:
             The state's own scales stay as they are. False keeps to the state, and such layers run in float.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5

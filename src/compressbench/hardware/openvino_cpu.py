@@ -39,7 +39,7 @@ class OpenVINOCPU:
         precision: of what isn't quantized: ``f32``, ``bf16`` or ``f16``; null takes a cast state's own, else ``f32``.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5

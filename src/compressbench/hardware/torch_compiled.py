@@ -37,7 +37,7 @@ class TorchCompiled:
         precision: of what isn't quantized: ``f32`` or ``bf16`` (autocast).
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5

@@ -32,7 +32,7 @@ class TorchCPU:
             each, at larger ones 3.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
@@ -48,6 +48,7 @@ class TorchCPU:
 
         from compressbench.inference import prepared
         from compressbench.models.build import module_of
+        from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
 
         inputs = examples(view, max(self.batches)).cpu()
@@ -60,7 +61,8 @@ class TorchCPU:
             with torch.inference_mode():
                 return forward(module, batch).logits
 
-        return Lowered(run, inputs, "torch eager, fp32")
+        rounds = ", rounding simulated" if quantized(view.module) else ""
+        return Lowered(run, inputs, f"torch eager, fp32{rounds}")
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""

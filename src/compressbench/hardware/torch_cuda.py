@@ -41,7 +41,7 @@ class TorchCUDA:
         integers: quantized linear layers of 8 bits multiply integers, by the state's own scales; others are simulated.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
     precision: str = "f32"

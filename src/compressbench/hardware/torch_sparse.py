@@ -36,7 +36,7 @@ class TorchSparse:
         densest: layers with more weights than this share left aren't tried.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5

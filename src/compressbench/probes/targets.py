@@ -32,7 +32,7 @@ class Targets:
 
     targets: Mapping[str, HardwareTarget]
     memory: bool = False
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.targets, Mapping) or not self.targets:
@@ -115,7 +115,8 @@ def _speedup(
     metric, basis = f"speedup_b{timings[0].batch}", timings[0].basis
     if isinstance(beside, Unsupported):
         return Metric(metric, None, "x", basis, group=name, note=f"reference: {beside.why}")
-    notes = [caution(subject, lowered), *_reasons(timings[0].layers), timings[0].busy]
+    ran = "" if lowered.price else lowered.runtime
+    notes = [caution(subject, lowered), *_reasons(timings[0].layers), ran, timings[0].busy]
     ratio = timings[1].median / timings[0].median
     note = "; ".join(dict.fromkeys(x for x in notes if x))
     return Metric(metric, ratio, "x", basis, n=len(timings[0].seconds), group=name, note=note)

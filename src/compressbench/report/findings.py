@@ -160,18 +160,22 @@ def _faster(panel: Panel, moment: str) -> list[str]:
         faster: set[str] = set()
         sentences, slow = [], dict.fromkeys(timed, "")
         for batch in batches(panel):
-            quick = []
+            quick, timed_here = [], 0
             for label, (point, dense, _) in timed.items():
                 speed = point.reading("cost", f"speedup_b{batch}", "", environment)
                 if speed is None or not speed.spread:
                     continue
+                timed_here += 1
                 noise = max(_noise(point, environment, batch), _noise(dense, environment, batch))
                 figure = _figure(speed.spread, "x").replace(" x (", "× (")
                 slow[label] += f", {figure} at batch {batch}"
                 if all(x > 1 + noise for x in speed.by_seed.values()):
                     faster.add(label)
                     quick.append(f"{label} at {percent(point.density)} {figure}")
-            sentences.append(f"Batch {batch}: {_named(quick) or 'nothing is faster'}.")
+            if timed_here:
+                sentences.append(f"Batch {batch}: {_named(quick) or 'nothing is faster'}.")
+        if not sentences:
+            continue
         where = f" on {environment}" if environment else ""
         told.append(f"Measured against dense{where}, each at its lowest density, what is faster?")
         told += sentences

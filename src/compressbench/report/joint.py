@@ -99,7 +99,12 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         for file in below:
             found.setdefault(file.resolve(), file)
     folders = [resolved.parent for resolved in found]
-    joint = {resolved for resolved in found if any(resolved.parent in folder.parents for folder in folders)}
+    joint = {
+        resolved
+        for resolved in found
+        if any(resolved.parent in folder.parents for folder in folders)
+        and not (resolved.parent / "config.yaml").is_file()  # a run with timings that were imported below it
+    }
     return [f for r, f in found.items() if r not in joint] + [f for r, f in found.items() if r in joint]
 
 

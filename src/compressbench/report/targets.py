@@ -82,9 +82,11 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
     )
     notes = (
         "Each family’s fastest state there, whatever it lost; “nothing” where none is more than 2 % faster.",
-        "Adaptive compute has no state here: none has exits.",
+        "Adaptive compute has no state here: none has exits. A target that can't run the dense net has no ratio.",
     )
-    title = f"What each family of methods gains and loses on each target, batch {batches_[0]}, {moment_name(moment)}"
+    where = f", {environment}" if environment else ""
+    when = f"batch {batches_[0]}, {moment_name(moment)}{where}"
+    title = f"What each family of methods gains and loses on each target, {when}"
     return Table(
         title, "Target", tuple(columns.heads), rows, columns.spanning, notes, remarks=tuple(columns.remarks)
     )
@@ -177,7 +179,7 @@ def _table(
     rows = tuple(
         Row(name, columns.row(place), first=True) for place, name in enumerate(names) if columns.filled(place)
     )
-    where = f", {environment}" if environment else ""
+    where = f", {environment}" if environment and basis == "measured" else ""
     told = (
         f"Measured{'' if environment else ' on this machine'}. A speed-up is within one target, against the dense model "
         "timed in turns with the state: times of two columns are of two moments."
