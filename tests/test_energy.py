@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from compressbench.hardware import memory
-from compressbench.hardware.energy import NONE, joules_of
+from compressbench.hardware.energy import NONE, joules_of, joules_of_gpu
 
 
 def planted(folder: Path, at: int, most: int) -> Path:
@@ -46,6 +48,22 @@ def test_no_counter_is_said(tmp_path: Path) -> None:
     counter = planted(tmp_path, 0, 1)
     counter.write_text("not a number")
     assert joules_of(lambda: None, powercap=tmp_path) == (None, 0, NONE)
+
+
+def test_a_gpus_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted NVML that counts 2 J a call; and none."""
+    spent = [7000]
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: spent[0],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    joules, calls, said = joules_of_gpu(lambda: spent.__setitem__(0, spent[0] + 2000), seconds=1e-9)
+    assert (joules, calls) == (2.0, 1)
+    assert said.startswith("NVML")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert joules_of_gpu(lambda: None) == (None, 0, "energy not measured: NVML says ModuleNotFoundError")
 
 
 PLANTED = """

@@ -37,6 +37,24 @@ def joules_of(
     return total / 1e6 / calls, calls, "RAPL, the whole processor, idle power included"
 
 
+def joules_of_gpu(run: Callable[[], object], seconds: float = LEAST) -> tuple[float | None, int, str]:
+    """The same of the first NVIDIA GPU, by NVML's counter (Volta and later); ``run`` must wait for the GPU."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        calls, begin = 0, time.perf_counter()
+        while not calls or time.perf_counter() - begin < seconds:
+            run()
+            calls += 1
+        spent = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before
+    except Exception as error:  # no package, no driver, a GPU without the counter
+        return None, 0, f"energy not measured: NVML says {type(error).__name__}"
+    return spent / 1000 / calls, calls, "NVML, the whole GPU, idle power included"
+
+
 def _name(place: Path) -> str:
     """What a counter counts; a whole platform (psys) holds the packages, which hold cores and memory."""
     try:

@@ -78,14 +78,26 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
     """Of a state that really runs: seconds to make it ready, bytes of its file, joules of a forward at batch 1."""
     if lowered.price is not None:
         return
-    from compressbench.hardware.energy import joules_of
+    from compressbench.hardware.energy import joules_of, joules_of_gpu
 
     note = lowered.runtime
     yield Metric("load_seconds", lowered.compile_seconds, "s", n=1, group=name, note=note)
     if lowered.artefact:
         yield Metric("file_bytes", len(lowered.artefact), "bytes", "on disk", group=name, note=note)
-    joules, calls, said = joules_of(lambda: lowered.run(lowered.inputs[:1]))
+    one = lowered.inputs[:1]
+    if one.is_cuda:
+        joules, calls, said = joules_of_gpu(lambda: _waited(lowered.run(one)))
+    else:
+        joules, calls, said = joules_of(lambda: lowered.run(one))
     yield Metric("energy_b1", None if joules is None else 1000 * joules, "mJ", n=calls, group=name, note=said)
+
+
+def _waited(result: object) -> object:
+    """What the GPU was asked for, when it is done."""
+    import torch
+
+    torch.cuda.synchronize()
+    return result
 
 
 def _memory(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Metric]:
@@ -103,6 +115,9 @@ def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:
     n, b, basis = len(timing.seconds), timing.batch, timing.basis
     note = "; ".join(x for x in (lowered.runtime, timing.busy) if x)
     yield Metric(f"latency_b{b}", 1000 * timing.median, "ms", basis, n=n, group=name, note=note)
+    if basis == "measured":
+        yield Metric(f"latency_min_b{b}", 1000 * timing.minimum, "ms", basis, n=n, group=name, note=note)
+        yield Metric(f"latency_p90_b{b}", 1000 * timing.p90, "ms", basis, n=n, group=name, note=note)
     yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", basis, n=n, group=name, note=note)
     if timing.joules is not None:
         bound = f"{note}; its power times the time" if basis == "modelled" else note
