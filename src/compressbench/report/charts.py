@@ -231,7 +231,8 @@ def throughput_vs_batch(panel: Panel, moment: str, target: str, environment: str
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for form in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        form(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
     axes.set_xlabel("batch size (log scale)")
     axes.set_ylabel("examples a second (log scale)")
     caption = f"Medians. {_bands(counts)} Each series at its lowest density."
