@@ -28,7 +28,6 @@ from compressbench.models.quantized import affine, load_scales, quantize, symmet
 from compressbench.probes.deployed import Deployed
 from compressbench.state import State
 from compressbench.views import View
-from tiny import TINY
 
 onnx = pytest.importorskip("onnx")
 for _runtime in ("onnxruntime", "openvino"):  # not imported here: that would write into the user's folder
@@ -78,19 +77,6 @@ def quantized_state(
             scales |= {f"{name}.input|scale": scale, f"{name}.input|zero": zero}
     edit = {"quantize": {n: {"weight": weight, "input": entering} for n in layers}}
     return dataclasses.replace(state, edits=(*state.edits, edit)).with_groups(scales=scales)
-
-
-@pytest.fixture(scope="module")
-def place(digits) -> Bench:
-    from compressbench.tasks.classification import Classification
-
-    task = Classification(digits.classes, digits.mean, digits.std)
-    return Bench(digits, task, seed=0, name="init", say=lambda text: None)
-
-
-@pytest.fixture(scope="module")
-def dense(place: Bench) -> State:
-    return drawn(TINY, place)
 
 
 def lowered(target: Any, state: State, bench: Bench) -> Lowered:

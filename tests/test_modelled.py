@@ -23,9 +23,7 @@ from compressbench.models.draw import drawn
 from compressbench.probes.targets import Targets
 from compressbench.stages.quantize import Quantize
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
 from compressbench.views import View
-from tiny import TINY
 
 NAMES = sorted(p.stem for p in (conf_dir() / "target").glob("*.yaml"))
 
@@ -50,17 +48,6 @@ def pruned(layer: Layer, pattern: str, density: float) -> Layer:
 
 def seconds(layer: Layer, device: Device, batch: int = 1) -> float:
     return Roofline(Work((layer,), 16384, 0), device)(batch)[0].seconds
-
-
-@pytest.fixture(scope="module")
-def place(digits) -> Bench:
-    task = Classification(digits.classes, digits.mean, digits.std)
-    return Bench(digits, task, seed=0, name="init", say=lambda text: None)
-
-
-@pytest.fixture(scope="module")
-def dense(place: Bench) -> State:
-    return drawn(TINY, place)
 
 
 @pytest.mark.parametrize(

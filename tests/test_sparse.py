@@ -14,18 +14,11 @@ from compressbench.hardware.torch_sparse import TorchSparse, faster_sparse, spar
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.stages.prune import Prune
-from compressbench.tasks.classification import Classification
 from compressbench.views import View
 from conftest import MLP
 from tiny import TINY
 
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
-
-
-@pytest.fixture(scope="module")
-def place(digits) -> Bench:
-    task = Classification(digits.classes, digits.mean, digits.std)
-    return Bench(digits, task, seed=0, name="init", say=lambda text: None)
 
 
 def thinned(layer: nn.Module, density: float) -> nn.Module:

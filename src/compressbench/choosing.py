@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compressbench.errors import UserError, nearest
-from compressbench.records import Record, Records
+from compressbench.plan import DENSE, FINAL, FLOOR
+from compressbench.records import ENCODINGS, Record, Records
 
-DENSE, FLOOR, FINAL = "dense", "floor", "final"
-ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 BETTER = {"accuracy": 1, "loyalty": 1, "latency": -1, "bytes": -1}
 Spot = tuple[str, str, str, str, str, str, int, float]
 """Recipe, model, dataset, scale, series, state, place in the series, density."""

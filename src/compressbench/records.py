@@ -16,6 +16,8 @@ from typing import Any, overload
 from compressbench.errors import UserError
 
 SCHEMA = 1
+ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
+"""Metrics of ``cost`` that are bytes of one state, each in another form."""
 TIMING_UNITS = frozenset({"s", "ms", "examples/s", "load", "x", "mJ"})
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from compressbench.cli.parser import Parser
 from compressbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -20,18 +20,13 @@ FORMS = ("onnx", "openvino", "torch_export", "executorch", "safetensors")
 LEAST_AGREEMENT = 90.0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"export: {message}; try: compressbench export --help")
-
-
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code.
 
     Raises:
         UserError: no run, an unknown state or form, a missing package, a net that the form can't hold.
     """
-    parser = _Parser(prog="compressbench export", description=__doc__)
+    parser = Parser(prog="compressbench export", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, the one with config.yaml")
     parser.add_argument("--state", required=True, metavar="NAME", help="of the recipe, e.g. dense")
     parser.add_argument("--to", required=True, metavar="FORM", help=", ".join(FORMS))

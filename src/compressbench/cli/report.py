@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import NoReturn
 
-from compressbench.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"report: {message}; try: compressbench report --help")
+from compressbench.cli.parser import Parser
 
 
 def main(argv: list[str]) -> int:
@@ -20,7 +13,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: nothing to report, something that is no record, or a folder that can't be written.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="compressbench report",
         description="Draws one report of many runs, recipes and seeds on the same axes.",
     )

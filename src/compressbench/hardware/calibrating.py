@@ -85,7 +85,7 @@ def _fit(compiled: Compile, say: Callable[[str], None], seconds: float, integers
             say(f"{kind}, {width} channels")
             sample = _sample(kind, width)
             layer, _ = each(lambda n, k=kind, w=width: _chain(k, w, n), sample)  # type: ignore[misc]
-            operations = 2 * _macs(kind, width, sample)
+            operations = 2 * _weights(kind, width) * sample.shape[2] * sample.shape[3]
             rates.setdefault(f"fp32 {kind}", []).append(
                 (width, operations / max(layer - overhead, layer / 4))
             )
@@ -179,14 +179,13 @@ def _linear(width: int, count: int) -> nn.Module:
 
 def _sample(kind: str, width: int) -> Tensor:
     """A picture on which a layer takes about ``MACS``, of 7 to 56 pixels a side."""
-    each = {"convolution": 9 * width**2, "pointwise": width**2, "depthwise": 9 * width}[kind]
-    side = max(7, min(56, round((MACS / each) ** 0.5)))
+    side = max(7, min(56, round((MACS / _weights(kind, width)) ** 0.5)))
     return torch.rand(1, width, side, side)
 
 
-def _macs(kind: str, width: int, sample: Tensor) -> float:
-    each = {"convolution": 9 * width**2, "pointwise": width**2, "depthwise": 9 * width}[kind]
-    return float(each * sample.shape[2] * sample.shape[3])
+def _weights(kind: str, width: int) -> int:
+    """Of one layer; each is used once for every position of the picture."""
+    return {"convolution": 9 * width**2, "pointwise": width**2, "depthwise": 9 * width}[kind]
 
 
 def _rounding(module: nn.Module) -> nn.Module:

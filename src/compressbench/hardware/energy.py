@@ -24,10 +24,7 @@ def joules_of(
     before = [_read(p / "energy_uj") for p in counters]
     if not counters or any(b is None for b in before):
         return None, 0, NONE
-    calls, begin = 0, time.perf_counter()
-    while not calls or time.perf_counter() - begin < seconds:
-        run()
-        calls += 1
+    calls = _repeat(run, seconds)
     total = 0.0
     for place, old in zip(counters, before, strict=True):
         now, most = _read(place / "energy_uj"), _read(place / "max_energy_range_uj")
@@ -45,14 +42,20 @@ def joules_of_gpu(run: Callable[[], object], seconds: float = LEAST) -> tuple[fl
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
         before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-        calls, begin = 0, time.perf_counter()
-        while not calls or time.perf_counter() - begin < seconds:
-            run()
-            calls += 1
+        calls = _repeat(run, seconds)
         spent = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before
     except Exception as error:  # no package, no driver, a GPU without the counter
         return None, 0, f"energy not measured: NVML says {type(error).__name__}"
     return spent / 1000 / calls, calls, "NVML, the whole GPU, idle power included"
+
+
+def _repeat(run: Callable[[], object], seconds: float) -> int:
+    """Calls over and over, at least once; how often."""
+    calls, begin = 0, time.perf_counter()
+    while not calls or time.perf_counter() - begin < seconds:
+        run()
+        calls += 1
+    return calls
 
 
 def _name(place: Path) -> str:

@@ -18,6 +18,7 @@ from compressbench.hardware.modelled import (
     check_supports,
     executes_nothing,
     no_inputs,
+    priced,
     size,
 )
 from compressbench.hardware.target import LayerTime, Lowered, Timing, Unsupported
@@ -126,22 +127,7 @@ class Fpga:
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Modelled seconds of a forward at one batch size."""
-        timings = []
-        for x in lowered:
-            assert x.price is not None
-            layers = tuple(x.price(batch))
-            seconds = sum(layer.seconds for layer in layers)
-            power = self.figures.get("power")
-            timings.append(
-                Timing(
-                    batch,
-                    (seconds,),
-                    basis="modelled",
-                    layers=layers,
-                    joules=power * seconds if power else None,
-                )
-            )
-        return timings
+        return [priced(x, batch, self.figures.get("power")) for x in lowered]
 
     def layer_time(self, layer: Layer, batch: int, on_chip: bool) -> LayerTime:
         """One layer: max(operations / peak, bits / bandwidth) + overhead."""

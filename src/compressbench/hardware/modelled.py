@@ -150,14 +150,16 @@ class Modelled:
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Modelled seconds of a forward at one batch size."""
-        timings = []
-        for x in lowered:
-            assert x.price is not None
-            layers = x.price(batch)
-            seconds = self.device.call + sum(layer.seconds for layer in layers)
-            joules = self.device.power * seconds if self.device.power else None
-            timings.append(Timing(batch, (seconds,), basis="modelled", layers=tuple(layers), joules=joules))
-        return timings
+        return [priced(x, batch, self.device.power, self.device.call) for x in lowered]
+
+
+def priced(lowered: Lowered, batch: int, power: float | None, call: float = 0.0) -> Timing:
+    """What a modelled device takes for a forward: its layers' seconds, and ``call`` beside them; joules at ``power``."""
+    assert lowered.price is not None
+    layers = tuple(lowered.price(batch))
+    seconds = call + sum(layer.seconds for layer in layers)
+    joules = power * seconds if power else None
+    return Timing(batch, (seconds,), basis="modelled", layers=layers, joules=joules)
 
 
 def check_mappings(where: str, **given: Any) -> None:

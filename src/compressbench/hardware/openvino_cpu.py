@@ -75,7 +75,8 @@ class OpenVINOCPU:
                 if "pip install" in str(error):
                     raise
                 return Unsupported(str(error))
-            request = _requests(core, graph.bytes(), tuple(inputs.shape[1:]), self.threads, precision)
+            content = graph.bytes()
+            request = _requests(core, content, tuple(inputs.shape[1:]), self.threads, precision)
             try:
                 wrong = self._wrong(module, request, inputs) if graph.integer else ""
             except Exception as error:  # the runtime's own errors have no common base
@@ -103,7 +104,7 @@ class OpenVINOCPU:
         if kept:
             words += f"; its integer kernels answer wrongly for {shortened(kept)}: in float"
         in_float = (*left, *(n for n in graph.rounded if not _half(module, n, precision)))
-        return Lowered(run, inputs, words, compile_seconds=took, artefact=graph.bytes(), in_float=in_float)
+        return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
     def _wrong(self, module: Any, request: Callable[[int], Any], inputs: Tensor) -> str:
         """Whether the runtime's answers are far from the state's at any batch size, in words; empty if near."""

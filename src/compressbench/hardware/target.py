@@ -115,6 +115,11 @@ class Price(Protocol):
         """Why it doesn't fit the device at this batch size; empty if it does."""
 
 
+def unfit(lowered: Sequence[Lowered], batch: int) -> str:
+    """Why one of these doesn't fit its modelled device at a batch size; empty where all do, or really run."""
+    return next((why for x in lowered if x.price and (why := x.price.unfit(batch))), "")
+
+
 class HardwareTarget(Protocol):
     """A device and the runtime on it. Settings only; found by its import path."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported
+from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported, unfit
 from compressbench.probes.structure import parameters
 from compressbench.records import Metric
 
@@ -86,7 +86,7 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
         if not isinstance(lowered[0], Lowered):
             yield Metric(f"latency_median_b{batch}", None, "ms", note=refused[0])
             continue
-        if why := next((w for x in ready if x.price and (w := x.price.unfit(batch))), ""):
+        if why := unfit(ready, batch):
             yield Metric(f"latency_median_b{batch}", None, "ms", note=why)
             continue
         timings = target.time(ready, batch)

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.hardware.target import HardwareTarget, LayerTime, Lowered, Timing, Unsupported
+from compressbench.hardware.target import (
+    HardwareTarget,
+    LayerTime,
+    Lowered,
+    Timing,
+    Unsupported,
+    unfit,
+)
 from compressbench.probes.cost import caution
 from compressbench.records import Metric
 
@@ -57,7 +64,7 @@ class Targets:
                 yield from _memory(target, lowered, name)
             ready = [lowered, beside] if isinstance(beside, Lowered) else [lowered]
             for batch in target.batches:
-                if why := next((w for x in ready if x.price and (w := x.price.unfit(batch))), ""):
+                if why := unfit(ready, batch):
                     yield Metric(
                         f"latency_b{batch}",
                         None,

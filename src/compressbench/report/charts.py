@@ -14,11 +14,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compressbench.records import Record
+from compressbench.records import ENCODINGS, Record
 from compressbench.report.numbers import Spread, between, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
 from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
-from compressbench.report.trade_off import ENCODINGS
 from compressbench.report.wording import NAMES
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
+from compressbench.records import ENCODINGS
 from compressbench.report.numbers import MISSING, grouped, spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, spread_cell
 from compressbench.report.wording import difference_unit, moment_name, title_of
 
-ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 FACTORS = (2, 4, 8, 16, 32, 64)
 DROPS = (0.5, 1.0, 2.0, 5.0)
 Curve = Sequence[tuple[float, float]]
