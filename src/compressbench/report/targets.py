@@ -20,10 +20,7 @@ LEAST_GAIN = 1.02
 def target_tables(panel: Panel, moment: str, environment: str) -> tuple[list[Table], list[Table]]:
     """(tables of targets against states, tables of layers against states, one a modelled target)."""
     states = _states(panel, moment)
-    names = list(
-        dict.fromkeys(r.group for r in panel.rows if r.probe == PROBE and r.group and "/" not in r.group)
-    )
-    modelled = {r.group for r in panel.rows if r.probe == PROBE and r.basis == MODELLED}
+    names, modelled = _targets(panel)
     modelled |= {
         r.group for r in panel.rows if r.probe == PROBE and r.value is None and r.note.startswith(MODELLED)
     }
@@ -46,9 +43,7 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
     first batch size, whatever it lost: gain and loss stand beside each other.
     """
     states = [(s, p) for s, p in _states(panel, moment) if not s.is_random]
-    names = list(
-        dict.fromkeys(r.group for r in panel.rows if r.probe == PROBE and r.group and "/" not in r.group)
-    )
+    names, modelled = _targets(panel)
     batches_ = _batches(panel, names)
     if not batches_ or panel.main is None:
         return None
@@ -74,7 +69,6 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
         columns.add("by", "", [Cell(text) for text in by], words)
     if not columns.heads:
         return None
-    modelled = {r.group for r in panel.rows if r.probe == PROBE and r.basis == MODELLED}
     rows = tuple(
         Row(f"{n} ({MODELLED})" if n in modelled else n, columns.row(k), first=True)
         for k, n in enumerate(names)
@@ -90,6 +84,13 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
     return Table(
         title, "Target", tuple(columns.heads), rows, columns.spanning, notes, remarks=tuple(columns.remarks)
     )
+
+
+def _targets(panel: Panel) -> tuple[list[str], set[str]]:
+    """(targets in the order of the records, groups with a modelled figure)."""
+    rows = [r for r in panel.rows if r.probe == PROBE]
+    names = dict.fromkeys(r.group for r in rows if r.group and "/" not in r.group)
+    return list(names), {r.group for r in rows if r.basis == MODELLED}
 
 
 def _loss(panel: Panel, series: Series, point: Point, moment: str) -> Cell:
