@@ -16,6 +16,7 @@ from compressbench.stages.quantize import Cast, Mixed, Quantize
 from compressbench.stages.rewind import LearningRate, RandomMask, Reinit, Weights
 from compressbench.stages.shrink import Channels
 from compressbench.stages.train import Train
+from compressbench.stages.transfer import Few, Munge, Pictures
 from compressbench.store import digest
 from compressbench.training.length import steps
 
@@ -34,6 +35,9 @@ _KEEPS_LAYERS = (
     Quantize,
     Mixed,
     Cast,
+    Few,
+    Munge,
+    Pictures,
 )
 TRIAL = 8
 QUICK = 64
@@ -51,7 +55,8 @@ def estimate(
         if known is not None:
             total += known
         elif isinstance(node.stage, Train) and not node.stage.checkpoint:
-            if not _same_layers(ready, node):
+            on_other_data = node.stage.data is not None and str(node.stage.length).endswith("ep")
+            if on_other_data or not _same_layers(ready, node):
                 untried += 1
                 continue
             stage = node.stage
@@ -95,6 +100,8 @@ def _same_layers(ready: Experiment, node: Node) -> bool:
             at = ready.plan.node(at.parent)
             if not isinstance(at.stage, _KEEPS_LAYERS):
                 return False
+        if not isinstance(at.stage, Init):
+            return False
     return True
 
 
@@ -128,7 +135,7 @@ def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     bench = replace(bench, references=drawn)
     rounding = _rounding(ready, node)
     state = rounding.apply(state, bench) if rounding else state
-    trial = replace(node.stage, start=None, stop=None, length="2it", validate=None, warmup=None)
+    trial = replace(node.stage, start=None, stop=None, length="2it", validate=None, warmup=None, data=None)
     try:
         trial.apply(state, bench)
         began = time.monotonic()

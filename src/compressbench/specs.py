@@ -35,6 +35,9 @@ ALLOWED = (
                 "scopes",
                 "grains",
                 "observers",
+                "distances",
+                "labels",
+                "features",
                 "training",
                 "probes",
                 "hardware",
@@ -53,13 +56,24 @@ Criterion = Mapping[str, Any]
 Scope = Mapping[str, Any]
 Grain = Mapping[str, Any]
 Observer = Mapping[str, Any]
-SHORT = {"Criterion": "criteria", "Scope": "scopes", "Grain": "grains", "Observer": "observers"}
+SHORT = {
+    "Criterion": "criteria",
+    "Scope": "scopes",
+    "Grain": "grains",
+    "Observer": "observers",
+    "Distance": "distances",
+    "Labels": "labels",
+    "Feature": "features",
+}
 # What the caller of each fills in itself.
 GIVEN = {
     "Criterion": ("given",),
     "Scope": ("units", "fraction", "of", "rates"),
     "Grain": (),
     "Observer": ("observed",),
+    "Distance": ("student", "teacher"),
+    "Labels": ("lesson",),
+    "Feature": ("student", "teacher"),
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Feed:
-    """Images uint8 (n, c, h, w) and labels int64 (n,) on one device."""
+    """Images uint8 (n, c, h, w) and labels int64 (n,) on one device; a label of -1 is not known."""
 
     images: Tensor
     labels: Tensor
@@ -25,6 +26,16 @@ class Feed:
         """The named split of a dataset, copied to the device once."""
         part = dataset.split(split)
         return Feed(torch.from_numpy(part.images).to(device), torch.from_numpy(part.labels).to(device))
+
+    @staticmethod
+    def made(tensors: Mapping[str, Tensor], device: str) -> Feed:
+        """A data set that a stage made, ``images`` and ``labels`` as in a state's group ``data``."""
+        return Feed(tensors["images"].to(device), tensors["labels"].to(device))
+
+    @functools.cached_property
+    def labelled(self) -> bool:
+        """Whether every example has a label."""
+        return bool((self.labels >= 0).all())
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -148,22 +148,32 @@ def _shape(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 
 def _read(base: Path, listing: dict[str, list[Path]], shape: tuple[int, int] | None, channels: int) -> Split:
+    labels = [label for label, paths in enumerate(listing.values()) for _ in paths]
+    pictures = read_pictures(base, [p for paths in listing.values() for p in paths], shape, channels)
+    return Split.of(pictures, np.array(labels))
+
+
+def read_pictures(
+    base: Path, paths: Sequence[Path | str], shape: tuple[int, int] | None, channels: int
+) -> np.ndarray:
+    """Pictures below ``base`` as uint8 (n, channels, height, width), in the order given.
+
+    Raises:
+        UserError: one lies outside ``base``, can't be read, or, without ``shape``, has another size than the first.
+    """
     inside = base.resolve()
     pictures: list[np.ndarray] = []
-    labels: list[int] = []
-    for label, paths in enumerate(listing.values()):
-        for path in paths:
-            if not path.resolve().is_relative_to(inside):
-                raise UserError(f"image_folder: {path} leads outside {base}")
-            picture = _picture(path, shape, channels)
-            if pictures and picture.shape != pictures[0].shape:
-                found, first = (" x ".join(map(str, p.shape[1:])) for p in (picture, pictures[0]))
-                raise UserError(
-                    f"image_folder: {path} is {found}, the first is {first}; set size: [height, width]"
-                )
-            pictures.append(picture)
-            labels.append(label)
-    return Split.of(np.stack(pictures), np.array(labels))
+    for path in map(Path, paths):
+        if not path.resolve().is_relative_to(inside):
+            raise UserError(f"image_folder: {path} leads outside {base}")
+        picture = _picture(path, shape, channels)
+        if pictures and picture.shape != pictures[0].shape:
+            found, first = (" x ".join(map(str, p.shape[1:])) for p in (picture, pictures[0]))
+            raise UserError(
+                f"image_folder: {path} is {found}, the first is {first}; set size: [height, width]"
+            )
+        pictures.append(picture)
+    return np.stack(pictures)
 
 
 def _picture(path: Path, shape: tuple[int, int] | None, channels: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench import specs
 from compressbench.errors import UserError, nearest
+from compressbench.specs import Ref
 from compressbench.training import length as lengths
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Train:
         warmup: linear warm-up length, null for none.
         weight_decay, decay: decay to ``weights`` (two or more dimensions) or to ``all``.
         order: name that, with the seed, draws the order of the batches.
+        data: a state that carries a data set made on the way (``stages.transfer``), trained on instead of the train split.
         clip: largest norm of the whole gradient; a longer one is scaled down to it. Null for any.
         augment: whether the data set's augmentation is applied.
         precision: ``fp32`` or ``bf16`` (autocast; reported in the records).
@@ -67,6 +69,7 @@ class Train:
     validate: str | None = "1ep"
     reparametrise: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    data: Ref | None = None
     VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

@@ -1,139 +1,269 @@
-"""Distillation: objectives with a teacher, which is another state of the recipe.
+"""Distillation: objectives with a teacher, which is another state of the recipe, or several as one ensemble.
 
-Hinton, Vinyals, Dean 2015 (softened outputs); Sun et al., EMNLP 2019 (patient: hidden states too).
+What is learned (``compressbench.labels``), by which distance (``compressbench.distances``) and where else to mimic
+(``compressbench.features``) are choices of their own. Bucila et al. 2006; Hinton, Vinyals, Dean 2015; Romero et al. 2015.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from compressbench.bench import Bench
+from compressbench.bench import Bench, derive_seed
+from compressbench.distances.kl import kl
 from compressbench.errors import UserError
+from compressbench.features.pooled import pooled
 from compressbench.inference import prepared
-from compressbench.models.build import module_of
+from compressbench.labels.lesson import Lesson
+from compressbench.labels.soft import soft
+from compressbench.models.composite import guide_of
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.specs import Ref
-from compressbench.training.objectives import Batch, Objective
+from compressbench.training.objectives import Batch, Objective, labelled_loss
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+Labels = Callable[[Lesson], Tensor]
+Feature = Callable[[Tensor, Tensor], Tensor]
+BLOCK = 256
 
 
-@dataclass(frozen=True)
-class Tapping:
-    """A loss that also reads intermediate outputs of the model in training: those of the modules in ``taps``."""
+class Guide(Protocol):
+    """How a teacher answers a batch."""
 
-    taps: tuple[str, ...]
-    loss: Objective
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """The loss of a batch whose ``outputs.taps`` hold them."""
-        return self.loss(batch)
+    def __call__(self, batch: Batch) -> Outputs: ...
 
 
-def distill(bench: Bench, teacher: Ref, temperature: float = 4.0, share: float = 0.9) -> Objective:
-    """A teacher's softened outputs, mixed with the labels: ``share`` T^2 KL(teacher || student) + (1 - share) task loss.
-
-    The teacher sees the very inputs that the student sees, augmentation included, in evaluation mode.
-
-    Args:
-        teacher: a state with the same classes.
-        temperature: T above 0; both logits are divided by it.
-        share: of the teacher, in [0, 1]; the rest goes to the labels.
-
-    Raises:
-        UserError: a setting out of range.
-    """
-    _check(temperature, share)
-    state = bench.references[teacher]
-    sample = bench.task.encode(bench.feed("train").images[:8])
-    guide = prepared(module_of(state, bench.device), sample)
-
-    def loss(batch: Batch) -> Tensor:
-        with torch.no_grad():
-            wanted = forward(guide, batch.inputs)
-        return _mixed(bench, batch, wanted, temperature, share)
-
-    return loss
-
-
-def patient(
+def distill(
     bench: Bench,
-    teacher: Ref,
-    points: Mapping[str, str],
+    teacher: tuple[Ref, ...],
     temperature: float = 4.0,
     share: float = 0.9,
-    beta: float = 10.0,
+    distance: Distance = kl,
+    labels: Labels = soft,
 ) -> Objective:
-    """``distill`` plus ``beta`` times how far normalised hidden states are from the teacher's (PKD, Sun et al. 2019).
+    """``share`` T² distance(student / T, teacher / T) + (1 - share) task loss, T the temperature, of logits.
 
-    A module's hidden state is one vector an example: (n, c, h, w) averaged over places, of (n, tokens, c) the first
-    token's. The distance is the mean over examples and points of ``|| h / |h| - t / |t| ||^2``.
+    The teacher sees the very inputs that the student sees, augmentation included, in evaluation mode. Where the training
+    augments nothing its logits are computed once for the whole training set. The task's loss is over the examples that
+    have a label.
 
     Args:
-        points: modules of the student, each with the teacher's module that it is to follow.
-        beta: 0 or more.
+        teacher: a state with the same classes; of several the probabilities are averaged (Bucila et al. 2006).
+        temperature: T above 0; both logits are divided by it.
+        share: of the teacher, in [0, 1] (alpha of Hinton et al. 2015); the rest goes to the labels.
+        distance: what is small where both say the same, see ``compressbench.distances``.
+        labels: what the student learns of the teacher's answer, see ``compressbench.labels``.
 
     Raises:
-        UserError: a setting out of range, a module that is not there, or vectors of unlike lengths.
+        UserError: a setting out of range, no teacher, or labels of which the distance is infinite.
     """
-    _check(temperature, share)
+    return _Distilled(bench, teacher, temperature, share, distance, labels)
+
+
+def mimic(
+    bench: Bench,
+    teacher: tuple[Ref, ...],
+    points: Mapping[str, str],
+    feature: Feature = pooled,
+    beta: float = 10.0,
+    regressor: bool = False,
+    alone: bool = False,
+    temperature: float = 4.0,
+    share: float = 0.9,
+    distance: Distance = kl,
+    labels: Labels = soft,
+) -> Objective:
+    """``distill`` plus ``beta`` times how far intermediate tensors are from the teacher's, mean over the points.
+
+    Neither net is changed: a point is any module by its path, and what it gives is read by a hook.
+
+    Args:
+        teacher: one state; an ensemble has no tensors of its own to follow.
+        points: modules of the student, each with the teacher's module that it is to follow.
+        feature: the distance of two such tensors, see ``compressbench.features``.
+        beta: 0 or more.
+        regressor: the student's tensor goes through a learnt 1x1 convolution (or linear layer) to the teacher's channels
+            first; it is trained with the student and left behind (FitNets).
+        alone: the features only, as in the first stage of FitNets; ``share`` and the labels then count nothing.
+
+    Raises:
+        UserError: a setting out of range, a module that is not there, or tensors that don't fit each other.
+    """
     if not points:
         raise UserError("points: at least one is wanted, {module of the student: module of the teacher}")
     if not beta >= 0:
         raise UserError(f"beta: {beta!r} is below 0")
-    guide = module_of(bench.references[teacher], bench.device).to(memory_format=torch.channels_last)
-    with tapped(guide, tuple(points.values())):
-        pass  # a name that the teacher has not is said before any training
+    if alone and not beta > 0:
+        raise UserError("beta: with alone: true a number above 0 is wanted, nothing else is learned")
+    base = _Distilled(bench, teacher, temperature, share, distance, labels)
+    return _Mimicking(base, dict(points), feature, beta, regressor, alone)
 
-    def loss(batch: Batch) -> Tensor:
-        with torch.no_grad(), tapped(guide, tuple(points.values())) as compute:
-            wanted = compute(batch.inputs)
-        far = [
-            _apart(batch.outputs.taps[own], wanted.taps[other], own, other) for own, other in points.items()
-        ]
-        return _mixed(bench, batch, wanted, temperature, share) + beta * torch.stack(far).mean()
 
-    return Tapping(tuple(points), loss)
+class _Distilled:
+    """The loss of ``distill``; holds the teacher."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        teacher: tuple[Ref, ...] | Ref,
+        temperature: float,
+        share: float,
+        distance: Distance,
+        labels: Labels,
+    ) -> None:
+        _check(temperature, share)
+        self.bench, self.temperature, self.share = bench, temperature, share
+        self.distance, self.labels = distance, labels
+        self.module = guide_of(bench, teacher)
+        self.kept: dict[str, Tensor] = {}
+        sample = bench.task.encode(bench.feed("train").images[:8])
+        self.fast = prepared(self.module, sample)
+        self._try(sample)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss of a batch."""
+        return self.of(batch, self.answers(batch))
+
+    def answers(self, batch: Batch) -> Tensor:
+        """(n, classes): the teacher's logits, from the table where the inputs are as they lie in the data set."""
+        if batch.plain:
+            return self.whole()[batch.rows]
+        with torch.no_grad():
+            return forward(self.fast, batch.inputs).logits.float()
+
+    def whole(self) -> Tensor:
+        """(N, classes): the teacher's logits for the whole training set."""
+        if "whole" not in self.kept:
+            feed, encode, parts = self.bench.feed("train"), self.bench.task.encode, []
+            with torch.no_grad():
+                for images, _ in feed.batches(BLOCK):
+                    parts.append(forward(self.fast, encode(images)).logits.float())
+            self.kept["whole"] = torch.cat(parts)
+        return self.kept["whole"]
+
+    def of(self, batch: Batch, answers: Tensor) -> Tensor:
+        """The loss, given the teacher's logits."""
+        own = batch.outputs.logits.float()
+        if own.shape != answers.shape:
+            raise UserError(
+                f"teacher: it has {answers.shape[1]} outputs an example, the student {own.shape[1]}; "
+                "the same classes are wanted"
+            )
+        loss = self._soft(own, answers, batch.labels, batch.rows) if self.share > 0 else own.sum() * 0
+        if self.share < 1:
+            loss = self.share * loss + (1 - self.share) * labelled_loss(self.bench, batch)
+        return loss
+
+    def _soft(self, own: Tensor, answers: Tensor, known: Tensor, rows: Tensor) -> Tensor:
+        t = self.temperature
+        with torch.no_grad():
+            wanted = self.labels(
+                Lesson(answers, known, rows, t, self.bench, self.module, self.whole, self.kept)
+            )
+        return self.distance(own / t, wanted / t) * t**2
+
+    def _try(self, sample: Tensor) -> None:
+        """Asks once, so that what can't work is said before the training begins."""
+        known, rows = self.bench.feed("train").labels[:8], torch.arange(len(sample), device=sample.device)
+        with torch.no_grad():
+            answers = forward(self.fast, sample).logits.float()
+        classes = len(self.bench.task.classes)
+        if answers.shape[1] != classes:
+            raise UserError(
+                f"teacher: it has {answers.shape[1]} outputs an example, the student {classes}; "
+                "the same classes are wanted"
+            )
+        if self.share > 0 and not bool(
+            torch.isfinite(self._soft(torch.zeros_like(answers), answers, known, rows))
+        ):
+            raise UserError(
+                "distance: it is infinite where the labels give a class no probability at all; "
+                "kl, cross_entropy or js take such labels"
+            )
+
+
+class _Mimicking:
+    """The loss of ``mimic``. ``taps`` and ``begin`` are read by the loop, see ``training.objectives``."""
+
+    def __init__(
+        self,
+        base: _Distilled,
+        points: Mapping[str, str],
+        feature: Feature,
+        beta: float,
+        regressor: bool,
+        alone: bool,
+    ) -> None:
+        self.base, self.points, self.feature = base, points, feature
+        self.beta, self.regressor, self.alone = beta, regressor, alone
+        self.taps = tuple(points)
+        self.maps: dict[str, nn.Module] = {}
+        self.guide = base.module.to(memory_format=torch.channels_last)
+        with tapped(self.guide, tuple(points.values())):
+            pass  # a name that the teacher has not is said before any training
+
+    def begin(self, module: nn.Module) -> Mapping[str, nn.Parameter]:
+        """Draws the regressors for a student, and tries the features on a few examples."""
+        bench = self.base.bench
+        sample = bench.task.encode(bench.feed("train").images[:2])
+        with torch.no_grad(), tapped(module.eval(), self.taps) as compute:
+            own = compute(sample).taps
+        wanted = self._wanted(sample).taps
+        found: dict[str, nn.Parameter] = {}
+        for number, (point, other) in enumerate(self.points.items()):
+            if self.regressor:
+                seed = derive_seed(bench.seed, bench.name, "regressor", number)
+                made = _regressor(own[point], wanted[other], seed).to(sample.device)
+                self.maps[point] = made
+                found |= {f"regressor{number}.{n}": p for n, p in made.named_parameters()}
+        with torch.no_grad():
+            self._far(own, wanted)
+        return found
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss of a batch whose ``outputs.taps`` hold the student's features."""
+        wanted = self._wanted(batch.inputs)
+        loss = self.beta * self._far(batch.outputs.taps, wanted.taps)
+        return loss if self.alone else loss + self.base.of(batch, wanted.logits.float())
+
+    def _wanted(self, inputs: Tensor) -> Outputs:
+        with torch.no_grad(), tapped(self.guide, tuple(self.points.values())) as compute:
+            return compute(inputs.contiguous(memory_format=torch.channels_last))
+
+    def _far(self, own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+        far = []
+        for point, other in self.points.items():
+            try:
+                mapped = self._mapped(point, own[point])
+                far.append(self.feature(mapped.float(), wanted[other].float()))
+            except UserError as error:
+                raise UserError(f"{error} ({point} to the teacher's {other})") from error
+        return torch.stack(far).mean()
+
+    def _mapped(self, point: str, features: Tensor) -> Tensor:
+        if point not in self.maps:
+            return features
+        return self.maps[point](features)
 
 
 def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) of logits (n, classes) divided by T, in nats, mean over examples.
+    """T² KL(teacher || student) of logits (n, classes) divided by T, in nats, mean over examples.
 
     Its gradient by a student's logit is T (q - p) / n; as T grows it nears that of half the squared distance of
     logits with zero mean, divided by the number of classes.
     """
-    own = F.log_softmax(student / temperature, dim=1)
-    wanted = F.log_softmax(teacher / temperature, dim=1)
-    return F.kl_div(own, wanted, reduction="batchmean", log_target=True) * temperature**2
+    return kl(student / temperature, teacher / temperature) * temperature**2
 
 
-def _mixed(bench: Bench, batch: Batch, wanted: Outputs, temperature: float, share: float) -> Tensor:
-    own, other = batch.outputs.logits.float(), wanted.logits.float()
-    if own.shape != other.shape:
-        raise UserError(
-            f"teacher: it has {other.shape[1]} outputs an example, the student {own.shape[1]}; "
-            "the same classes are wanted"
-        )
-    loss = share * softened(own, other, temperature)
-    return loss + (1 - share) * bench.task.loss(batch.outputs, batch.labels) if share < 1 else loss
-
-
-def _apart(own: Tensor, other: Tensor, name: str, teachers: str) -> Tensor:
-    one, two = _vector(own), _vector(other)
-    if one.shape != two.shape:
-        raise UserError(
-            f"points: {name} has {one.shape[1]} channels, the teacher's {teachers} {two.shape[1]}; "
-            "as many are wanted"
-        )
-    return (F.normalize(one, dim=1) - F.normalize(two, dim=1)).square().sum(dim=1).mean()
-
-
-def _vector(hidden: Tensor) -> Tensor:
-    hidden = hidden.float()
-    return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden[:, 0] if hidden.ndim == 3 else hidden
+def _regressor(own: Tensor, other: Tensor, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if own.ndim == 4:
+            return nn.Conv2d(own.shape[1], other.shape[1], 1, device="cpu")
+        return nn.Linear(own.shape[-1], other.shape[-1], device="cpu")
 
 
 def _check(temperature: float, share: float) -> None:

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from compressbench.bench import Bench, derive_seed
 from compressbench.data.augment import pad_crop_flip
+from compressbench.data.feed import Feed
 from compressbench.data.feed import order as draw_order
 from compressbench.errors import Diverged, UserError
 from compressbench.models.build import load, module_of, snapshot
@@ -36,6 +37,7 @@ from compressbench.training.objectives import Batch, Objective
 from compressbench.training.reparametrise import Reparametrised
 
 CHECK_EVERY = 25
+OBJECTIVE = "objective"
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,17 @@ class Live:
     step: int
     masks: dict[str, Tensor] = field(default_factory=dict)
     methods: Reparametrised | None = None
+    own: dict[str, nn.Parameter] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
     def named(self) -> dict[str, nn.Parameter]:
-        """All that may be trained, by name: the module's parameters and those of its reparametrisations."""
-        return dict(self.module.named_parameters()) | (self.methods.own() if self.methods else {})
+        """All that may be trained, by name: the module's parameters, its reparametrisations' and the objective's."""
+        return dict(self.module.named_parameters()) | self.beside()
+
+    def beside(self) -> dict[str, nn.Parameter]:
+        """What is trained beside the module's parameters."""
+        return self.own | (self.methods.own() if self.methods else {})
 
     def computing(self, training: bool) -> contextlib.AbstractContextManager[None]:
         """Inside, the module computes with effective weights."""
@@ -85,21 +92,26 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         Diverged: the loss is not finite; names iteration and learning rate.
         UserError: lengths that don't fit each other, or a batch larger than the training set.
     """
+    bench = _on_data(settings, bench)
     run = _run(settings, bench)
     facts = state.facts
     module = module_of(state, bench.device).to(memory_format=torch.channels_last)
     methods = reparametrise.built(module, bench, state, run, settings.methods())
-    optimizer = _optimizer(settings, module, run.lr, methods)
-    live = Live(module, optimizer, run.start, dict(state.masks), methods)
+    objective = settings.built("objective")(bench)
+    own = _begun(objective, module)
+    optimizer = _optimizer(settings, module, run.lr, methods, own)
+    live = Live(module, optimizer, run.start, dict(state.masks), methods, own)
     if run.start and state.group("optimizer"):
         if facts.get("optimizer") != settings.optimizer[TARGET]:
             raise UserError(
                 f"start: the state before was left by {facts.get('optimizer')}, this stage goes on with "
                 f"{settings.optimizer[TARGET]}; use the same, or a rewind/learning_rate stage in between"
             )
+        with torch.no_grad():
+            for name, tensor in state.group(OBJECTIVE).items():
+                own[name].copy_(tensor)
         _restore_optimizer(optimizer, live.named(), state.group("optimizer"))
     _resume(live, bench)
-    objective = settings.built("objective")(bench)
     stepper = settings.built("stepper")(module, optimizer)
     devices = [torch.device(bench.device)] if bench.device.startswith("cuda") else []
     taps = getattr(objective, "taps", ())
@@ -109,8 +121,12 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     state = _baked(live, state) if methods else state
     weights = snapshot(module)
     examples = (run.stop - run.start) * run.batch_size
+    short = run.stop < run.total
     result = state.with_groups(
-        weights=weights, optimizer=_optimizer_tensors(optimizer, live.named()) if run.stop < run.total else {}
+        weights=weights,
+        optimizer=_optimizer_tensors(optimizer, live.named()) if short else {},
+        data={},
+        **{OBJECTIVE: _copies(own) if short else {}},
     )
     if methods and result.masks:
         result = masked(result, result.masks)
@@ -123,6 +139,28 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         optimizer=settings.optimizer[TARGET],
         predicted_loss_increase=None,
     )
+
+
+def _on_data(settings: Any, bench: Bench) -> Bench:
+    """The bench whose training set is the one that the settings name."""
+    if settings.data is None:
+        return bench
+    tensors = bench.references[settings.data].group("data")
+    if not tensors:
+        raise UserError(
+            f"data: {settings.data} carries no data set; a stage such as data/few or data/munge makes one"
+        )
+    return replace(bench, feeds={**bench.feeds, "train": Feed.made(tensors, bench.device)})
+
+
+def _begun(objective: Any, module: nn.Module) -> dict[str, nn.Parameter]:
+    """The objective's own parameters, by names that no module's parameter has."""
+    begin = getattr(objective, "begin", None)
+    return {f"{OBJECTIVE}.{name}": p for name, p in begin(module).items()} if begin else {}
+
+
+def _copies(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in named.items()}
 
 
 def _before(facts: Mapping[str, Any], start: int) -> list[dict[str, float]]:
@@ -241,7 +279,7 @@ def _loop(
         ) -> Tensor:
             optimizer.zero_grad(set_to_none=True)
             with context, live.computing(True):
-                loss = objective(Batch(compute(inputs), inputs, labels, picked))
+                loss = objective(Batch(compute(inputs), inputs, labels, picked, not (pad or flip)))
             if live.methods and (penalty := live.methods.penalties(step)) is not None:
                 loss = loss + penalty
             loss.backward()
@@ -345,10 +383,14 @@ def _masks(module: nn.Module, masks: Mapping[str, Tensor]) -> tuple[list[Tensor]
 
 
 def _optimizer(
-    settings: Any, module: nn.Module, lr: float, methods: Reparametrised | None
+    settings: Any,
+    module: nn.Module,
+    lr: float,
+    methods: Reparametrised | None,
+    own: Mapping[str, nn.Parameter],
 ) -> torch.optim.Optimizer:
     """Weight decay goes to weights of two or more dimensions only, unless ``decay`` says ``all``."""
-    params = [p for p in module.parameters() if p.requires_grad]
+    params = [p for p in (*module.parameters(), *own.values()) if p.requires_grad]
     decayed = [p for p in params if p.ndim > 1 or settings.decay == "all"]
     plain = [p for p in params if p.ndim <= 1 and settings.decay != "all"]
     groups: list[dict[str, Any]] = [
@@ -411,9 +453,9 @@ def _checkpoint(live: Live, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"weights/{k}": v for k, v in snapshot(live.module).items()}
     tensors |= {f"optimizer/{k}": v for k, v in _optimizer_tensors(live.optimizer, live.named()).items()}
+    own = {**live.beside(), **(live.methods.kept() if live.methods else {})}
+    tensors |= {f"own/{k}": v for k, v in _copies(own).items()}
     if live.methods:
-        own = {**live.methods.own(), **live.methods.kept()}
-        tensors |= {f"own/{k}": v.detach().to("cpu", copy=True).contiguous() for k, v in own.items()}
         tensors |= {f"masks/{k}": v.contiguous() for k, v in live.masks.items()}
     note = {"step": live.step, "curve": live.curve, "seconds": live.seconds, "digest": _digest(tensors)}
     aside = folder / "checkpoint.part"
@@ -451,11 +493,11 @@ def _resume(live: Live, bench: Bench) -> None:
         group, _, name = full.partition("/")
         groups[group][name] = tensor
     load(live.module, groups["weights"], "the checkpoint")
+    own = {**live.beside(), **(live.methods.kept() if live.methods else {})}
+    with torch.no_grad():
+        for name, tensor in groups["own"].items():
+            own[name].copy_(tensor)
     if live.methods:
-        own = {**live.methods.own(), **live.methods.kept()}
-        with torch.no_grad():
-            for name, tensor in groups["own"].items():
-                own[name].copy_(tensor)
         live.masks = groups["masks"]
     _restore_optimizer(live.optimizer, live.named(), groups["optimizer"])
     live.step, live.curve, live.seconds = int(note["step"]), note["curve"], float(note["seconds"])

@@ -1,0 +1,35 @@
+"""KD-sim: relations of the classes read from the teacher's last layer (Tang et al. 2020)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from compressbench.errors import UserError
+from compressbench.labels.lesson import Lesson
+from compressbench.models.classifier import classifier
+
+
+def kd_sim(lesson: Lesson, sharpness: float = 0.3) -> Tensor:
+    """softmax over classes i of cos(w_t, w_i) / ``sharpness``, w the rows of the teacher's last layer, t the true class.
+
+    The same for all examples of a class; the temperature doesn't soften it further.
+
+    Raises:
+        UserError: sharpness is not above 0, or the teacher has no last layer with a row for every class.
+    """
+    if not sharpness > 0:
+        raise UserError(f"labels: sharpness {sharpness!r} is not above 0")
+    classes = lesson.logits.shape[1]
+
+    def table() -> Tensor:
+        found = classifier(lesson.teacher, classes)
+        if found is None:
+            raise UserError(
+                f"labels: kd_sim reads the teacher's last layer, and {type(lesson.teacher).__name__} has none with "
+                f"{classes} outputs; class_mean reads its answers instead"
+            )
+        rows = F.normalize(found[1].detach().float().flatten(1), dim=1)
+        return ((rows @ rows.T) / sharpness).softmax(dim=1)
+
+    return lesson.says(lesson.once(f"labels.kd_sim {sharpness}", table)[lesson.target])

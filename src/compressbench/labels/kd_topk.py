@@ -1,0 +1,25 @@
+"""KD-topk: only the classes that the teacher thinks most likely; the tail is levelled (Tang et al. 2020)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compressbench.errors import UserError
+from compressbench.labels.lesson import Lesson
+
+
+def kd_topk(lesson: Lesson, k: int = 3) -> Tensor:
+    """The ``k`` largest softened probabilities stay, what is left is spread evenly over the other classes.
+
+    Raises:
+        UserError: k is not from 1 to the number of classes.
+    """
+    p = lesson.probabilities
+    classes = p.shape[1]
+    if isinstance(k, bool) or not 1 <= k <= classes:
+        raise UserError(f"labels: k {k!r} is not from 1 to the {classes} classes")
+    if k == classes:
+        return lesson.says(p)
+    kept, places = p.topk(k, dim=1)
+    rest = (1 - kept.sum(dim=1, keepdim=True)).clamp(min=0) / (classes - k)
+    return lesson.says(rest.expand(-1, classes).scatter(1, places, kept))
