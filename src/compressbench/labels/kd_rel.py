@@ -52,7 +52,7 @@ def relations(classes: Sequence[str], groups: Sequence[Sequence[str]], top: floa
         others = [c for c in range(len(classes)) if c != own and c not in alike]
         near = siblings if alike and others else (1 - top if alike else 0.0)
         table[own, own] = top
-        for names, share in ((alike, near), (others, 1 - top - near)):
-            for c in names:
-                table[own, c] = share / len(names)
+        for members, share in ((alike, near), (others, 1 - top - near)):
+            for c in members:
+                table[own, c] = share / len(members)
     return table

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def classifier(module: nn.Module, classes: int) -> tuple[str, Tensor] | None:
-    """Name and weight (classes, …) of the last linear or convolutional layer with one output a class; None without one."""
+    """Name and weight (classes, …) of the last linear or convolutional layer with one output a class, if any."""
     found = None
     for name, part in module.named_modules():
         weight = getattr(part, "weight", None)

@@ -34,7 +34,7 @@ class Train:
         warmup: linear warm-up length, null for none.
         weight_decay, decay: decay to ``weights`` (two or more dimensions) or to ``all``.
         order: name that, with the seed, draws the order of the batches.
-        data: a state that carries a data set made on the way (``stages.transfer``), trained on instead of the train split.
+        data: a state that carries a data set made on the way (``stages.transfer``), in place of the train split.
         clip: largest norm of the whole gradient; a longer one is scaled down to it. Null for any.
         augment: whether the data set's augmentation is applied.
         precision: ``fp32`` or ``bf16`` (autocast; reported in the records).

@@ -58,7 +58,7 @@ def task_loss(bench: Bench) -> Objective:
 
 
 def smoothed(bench: Bench, smoothing: float = 0.1) -> Objective:
-    """Label smoothing: cross-entropy with (1 - s) on the label and s spread evenly over all classes (Szegedy et al. 2016).
+    """Label smoothing: cross-entropy, (1 - s) on the label and s spread over all classes (Szegedy et al. 2016).
 
     What is left of distillation when nothing is known of the teacher (Tang et al. 2020).
 

@@ -12,7 +12,7 @@ from compressbench.training.objectives import Batch, Objective, task_loss
 
 
 def online(bench: Bench, temperature: float = 4.0, weight: float = 1.0, detach: bool = False) -> Objective:
-    """CE(head) + sum over students of [CE(student) + ``weight`` T² KL(head || student)], of a ``models.composite.Online``.
+    """CE(head) + sum over students of [CE(student) + ``weight`` T² KL(head || student)], see ``models.composite``.
 
     The published code divides the KL by the number of classes as well (element-mean reduction): ``weight`` 1 / classes.
 
