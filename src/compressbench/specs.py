@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import keyword
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -74,6 +75,17 @@ GIVEN = {
     "Distance": ("student", "teacher"),
     "Labels": ("lesson",),
     "Feature": ("student", "teacher"),
+}
+
+
+# A number annotated with one of these is checked before anything runs, wherever in a config it stands.
+Positive = float
+NonNegative = float
+Share = float
+RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "Positive": (lambda x: 0 < x < math.inf, "not a number above 0"),
+    "NonNegative": (lambda x: 0 <= x < math.inf, "not a number of 0 or more"),
+    "Share": (lambda x: 0 <= x <= 1, "not in [0, 1]"),
 }
 
 
@@ -317,12 +329,26 @@ def check(
                     raise UserError(
                         f"{place}: unknown key {key!r} for {target}; {nearest(key, seen.parameters)}"
                     )
+        for key, value in settings.items():
+            if key in seen.parameters and seen.parameters[key].annotation in RANGES:
+                within(seen.parameters[key].annotation, value, f"{place}.{key}")
         if inner is spec and not inner.get(PARTIAL):
             missing = [
                 k for k, p in seen.parameters.items() if p.required and k not in settings and k not in given
             ]
             if missing:
                 raise UserError(f"{place}: {target} needs {', '.join(missing)}")
+
+
+def within(range_name: str, value: Any, where: str) -> None:
+    """Refuses what is out of one of ``RANGES``.
+
+    Raises:
+        UserError: the place, the value and what would be right.
+    """
+    fits, words = RANGES[range_name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+        raise UserError(f"{where}: {value!r} is {words}")
 
 
 def locate(target: str, where: str = "") -> Callable[..., Any]:

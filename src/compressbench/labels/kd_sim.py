@@ -8,9 +8,10 @@ from torch import Tensor
 from compressbench.errors import UserError
 from compressbench.labels.lesson import Lesson
 from compressbench.models.classifier import classifier
+from compressbench.specs import Positive, within
 
 
-def kd_sim(lesson: Lesson, sharpness: float = 0.3) -> Tensor:
+def kd_sim(lesson: Lesson, sharpness: Positive = 0.3) -> Tensor:
     """softmax over classes i of cos(w_t, w_i) / ``sharpness``, w the rows of the teacher's last layer, t the true class.
 
     The same for all examples of a class; the temperature doesn't soften it further.
@@ -18,8 +19,7 @@ def kd_sim(lesson: Lesson, sharpness: float = 0.3) -> Tensor:
     Raises:
         UserError: sharpness is not above 0, or the teacher has no last layer with a row for every class.
     """
-    if not sharpness > 0:
-        raise UserError(f"labels: sharpness {sharpness!r} is not above 0")
+    within("Positive", sharpness, "labels.sharpness")
     classes = lesson.logits.shape[1]
 
     def table() -> Tensor:

@@ -21,7 +21,7 @@ from compressbench.labels.lesson import Lesson
 from compressbench.labels.soft import soft
 from compressbench.models.composite import guide_of
 from compressbench.outputs import Outputs, forward, tapped
-from compressbench.specs import Ref
+from compressbench.specs import NonNegative, Positive, Ref, Share, within
 from compressbench.training.objectives import Batch, Objective, labelled_loss
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -39,8 +39,8 @@ class Guide(Protocol):
 def distill(
     bench: Bench,
     teacher: tuple[Ref, ...],
-    temperature: float = 4.0,
-    share: float = 0.9,
+    temperature: Positive = 4.0,
+    share: Share = 0.9,
     distance: Distance = kl,
     labels: Labels = soft,
 ) -> Objective:
@@ -68,11 +68,11 @@ def mimic(
     teacher: tuple[Ref, ...],
     points: Mapping[str, str],
     feature: Feature = pooled,
-    beta: float = 10.0,
+    beta: NonNegative = 10.0,
     regressor: bool = False,
     alone: bool = False,
-    temperature: float = 4.0,
-    share: float = 0.9,
+    temperature: Positive = 4.0,
+    share: Share = 0.9,
     distance: Distance = kl,
     labels: Labels = soft,
 ) -> Objective:
@@ -94,8 +94,7 @@ def mimic(
     """
     if not points:
         raise UserError("points: at least one is wanted, {module of the student: module of the teacher}")
-    if not beta >= 0:
-        raise UserError(f"beta: {beta!r} is below 0")
+    within("NonNegative", beta, "beta")
     if alone and not beta > 0:
         raise UserError("beta: with alone: true a number above 0 is wanted, nothing else is learned")
     base = _Distilled(bench, teacher, temperature, share, distance, labels)
@@ -114,7 +113,8 @@ class _Distilled:
         distance: Distance,
         labels: Labels,
     ) -> None:
-        _check(temperature, share)
+        within("Positive", temperature, "temperature")
+        within("Share", share, "share")
         self.bench, self.temperature, self.share = bench, temperature, share
         self.distance, self.labels = distance, labels
         self.module = guide_of(bench, teacher)
@@ -264,10 +264,3 @@ def _regressor(own: Tensor, other: Tensor, seed: int) -> nn.Module:
         if own.ndim == 4:
             return nn.Conv2d(own.shape[1], other.shape[1], 1, device="cpu")
         return nn.Linear(own.shape[-1], other.shape[-1], device="cpu")
-
-
-def _check(temperature: float, share: float) -> None:
-    if not temperature > 0:
-        raise UserError(f"temperature: {temperature!r} is not above 0")
-    if not 0 <= share <= 1:
-        raise UserError(f"share: {share!r} is not in [0, 1]")

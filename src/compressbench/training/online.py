@@ -7,11 +7,14 @@ from torch import Tensor
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.models.composite import STUDENT
+from compressbench.specs import NonNegative, Positive, within
 from compressbench.training.distillation import softened
 from compressbench.training.objectives import Batch, Objective, task_loss
 
 
-def online(bench: Bench, temperature: float = 4.0, weight: float = 1.0, detach: bool = False) -> Objective:
+def online(
+    bench: Bench, temperature: Positive = 4.0, weight: NonNegative = 1.0, detach: bool = False
+) -> Objective:
     """CE(head) + sum over students of [CE(student) + ``weight`` T² KL(head || student)], see ``models.composite``.
 
     The published code divides the KL by the number of classes as well (element-mean reduction): ``weight`` 1 / classes.
@@ -25,10 +28,8 @@ def online(bench: Bench, temperature: float = 4.0, weight: float = 1.0, detach: 
     Raises:
         UserError: a setting out of range, examples without labels, or a model without students.
     """
-    if not temperature > 0:
-        raise UserError(f"temperature: {temperature!r} is not above 0")
-    if not weight >= 0:
-        raise UserError(f"weight: {weight!r} is below 0")
+    within("Positive", temperature, "temperature")
+    within("NonNegative", weight, "weight")
     hard = task_loss(bench)
 
     def loss(batch: Batch) -> Tensor:
