@@ -12,5 +12,6 @@ def js(student: Tensor, teacher: Tensor) -> Tensor:
     own, other = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
     # From logarithms: a probability that underflows keeps its gradient.
     both = torch.logaddexp(own, other) - torch.log(torch.tensor(2.0, dtype=own.dtype, device=own.device))
-    parts = [F.kl_div(both, p.exp(), reduction="batchmean") for p in (own, other)]
-    return (parts[0] + parts[1]) / 2
+    # The student's stays in logarithms: its gradient is finite at probability 0. The teacher's may be minus infinity.
+    mine = F.kl_div(both, own, reduction="batchmean", log_target=True)
+    return (mine + F.kl_div(both, other.exp(), reduction="batchmean")) / 2

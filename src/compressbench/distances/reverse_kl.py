@@ -11,4 +11,6 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
 
     Infinite where the teacher gives a class no probability at all, as hard labels do.
     """
-    return F.kl_div(F.log_softmax(teacher, dim=1), F.softmax(student, dim=1), reduction="batchmean")
+    own, other = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
+    # As logarithms: a probability that underflows to 0 has a finite gradient.
+    return F.kl_div(other, own, reduction="batchmean", log_target=True)
