@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from compressbench.errors import UserError
-from compressbench.labels.lesson import Lesson
+from compressbench.labels.lesson import Lesson, levelled
 
 
 def kd_topk(lesson: Lesson, k: int = 3) -> Tensor:
@@ -16,10 +16,8 @@ def kd_topk(lesson: Lesson, k: int = 3) -> Tensor:
     """
     p = lesson.probabilities
     classes = p.shape[1]
-    if isinstance(k, bool) or not 1 <= k <= classes:
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
         raise UserError(f"labels: k {k!r} is not from 1 to the {classes} classes")
     if k == classes:
         return lesson.says(p)
-    kept, places = p.topk(k, dim=1)
-    rest = (1 - kept.sum(dim=1, keepdim=True)).clamp(min=0) / (classes - k)
-    return lesson.says(rest.expand(-1, classes).scatter(1, places, kept))
+    return lesson.says(levelled(p, p.topk(k, dim=1).indices))

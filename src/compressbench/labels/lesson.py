@@ -61,7 +61,10 @@ def true_class(known: Tensor, logits: Tensor) -> Tensor:
     return torch.where(known >= 0, known, logits.argmax(dim=1))
 
 
-def with_rest(top: Tensor, target: Tensor, classes: int) -> Tensor:
-    """(n, classes): ``top`` (n,) for the target class, what is missing to 1 spread evenly over the others."""
-    rest = ((1 - top) / (classes - 1)).unsqueeze(1).expand(-1, classes)
-    return rest.scatter(1, target.unsqueeze(1), top.unsqueeze(1))
+def levelled(p: Tensor, kept: Tensor) -> Tensor:
+    """(n, classes): ``p`` at the places ``kept`` (n, k), its sum over all others spread evenly over them.
+
+    Summed, not 1 - the kept ones: that is 0, a label that most distances can't take, as soon as a teacher is very sure.
+    """
+    rest = p.scatter(1, kept, 0.0).sum(dim=1, keepdim=True) / (p.shape[1] - kept.shape[1])
+    return rest.expand_as(p).scatter(1, kept, p.gather(1, kept))
