@@ -58,7 +58,8 @@ def munge(
 def neighbours(examples: Tensor, nominal: Tensor) -> Tensor:
     """(n,) the row nearest to each other than itself; the first of equals."""
     n = len(examples)
-    continuous, rest = examples[:, ~nominal], examples[:, nominal]
+    # Double: far from zero, float32 can't tell near rows apart (cdist subtracts squares).
+    continuous, rest = examples[:, ~nominal].double(), examples[:, nominal]
     found = []
     for start in range(0, n, ROWS):
         stop = min(start + ROWS, n)
