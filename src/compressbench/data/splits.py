@@ -27,6 +27,22 @@ def allocate(counts: np.ndarray, size: int, least: np.ndarray, most: np.ndarray)
     return share
 
 
+def seats(counts: np.ndarray, size: int) -> np.ndarray:
+    """As ``allocate``, by Webster's method: a larger ``size`` never gives a class fewer, as the largest remainder may.
+
+    Args:
+        counts: (classes,) examples there are.
+        size: examples wanted, at most ``counts.sum()``.
+
+    Returns:
+        (classes,) integers that sum to ``size``; ties go to the lower label.
+    """
+    classes = np.repeat(np.arange(len(counts)), counts)
+    nth = np.concatenate([np.arange(count) for count in counts])
+    order = np.argsort(-counts[classes] / (2 * nth + 1), kind="stable")
+    return np.bincount(classes[order[:size]], minlength=len(counts))
+
+
 def pick(labels: np.ndarray, shares: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     """Draws ``shares[c]`` examples of every class c.
 

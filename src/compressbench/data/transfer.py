@@ -12,7 +12,7 @@ from torch import Tensor
 from compressbench.bench import Bench, derive_seed
 from compressbench.data.folder import read_pictures
 from compressbench.data.munge import munge
-from compressbench.data.splits import allocate, pick
+from compressbench.data.splits import pick, seats
 from compressbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def few(state: State, bench: Bench, settings: Any) -> State:
     counts = np.bincount(labels[known].numpy(), minlength=len(bench.dataset.classes))
     if settings.labels > counts.sum():
         raise UserError(f"labels: {settings.labels} is more than the {counts.sum()} examples with a label")
-    shares = allocate(counts, settings.labels, counts * 0, counts)
+    shares = seats(counts, settings.labels)
     random = np.random.RandomState(derive_seed(bench.seed, bench.name, "few") % 2**32)
     chosen = known[torch.from_numpy(pick(labels[known].numpy(), shares, random))]
     kept = torch.full_like(labels, -1)
