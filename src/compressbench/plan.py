@@ -136,6 +136,8 @@ def _nodes(recipe: Mapping[str, Any], seed: int, context: Context) -> list[Node]
                 for n in resolver.many(str(r), place)
             ]
             refs += found
+            if not found:
+                raise UserError(f"{place}: at least one state is wanted")
             if not many and len(found) != 1:
                 raise UserError(f"{place}: one state is wanted, {ref!r} matches {len(found)}")
             return found if many else found[0]

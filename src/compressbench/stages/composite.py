@@ -57,6 +57,8 @@ class Take:
     def __post_init__(self) -> None:
         if isinstance(self.member, str) and self.member != BEST:
             raise UserError(f"member: {self.member!r} is neither a place, from 0, nor {BEST!r}")
+        if isinstance(self.member, int) and self.member < 0:
+            raise UserError(f"member: {self.member} is below 0; the first is 0")
 
     def describe(self) -> str:
         """The stage in words."""
