@@ -6,7 +6,8 @@ What is learned (``compressbench.labels``), by which distance (``compressbench.d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -131,14 +132,14 @@ class _Distilled:
         """(n, classes): the teacher's logits, from the table where the inputs are as they lie in the data set."""
         if batch.plain:
             return self.whole()[batch.rows]
-        with torch.no_grad():
+        with _undisturbed(batch.inputs):
             return forward(self.fast, batch.inputs).logits.float()
 
     def whole(self) -> Tensor:
         """(N, classes): the teacher's logits for the whole training set."""
         if "whole" not in self.kept:
             feed, encode, parts = self.bench.feed("train"), self.bench.task.encode, []
-            with torch.no_grad():
+            with _undisturbed(feed.images):
                 for images, _ in feed.batches(BLOCK):
                     parts.append(forward(self.fast, encode(images)).logits.float())
             self.kept["whole"] = torch.cat(parts)
@@ -230,7 +231,7 @@ class _Mimicking:
         return loss if self.alone else loss + self.base.of(batch, wanted.logits.float())
 
     def _wanted(self, inputs: Tensor) -> Outputs:
-        with torch.no_grad(), tapped(self.guide, tuple(self.points.values())) as compute:
+        with _undisturbed(inputs), tapped(self.guide, tuple(self.points.values())) as compute:
             return compute(inputs.contiguous(memory_format=torch.channels_last))
 
     def _far(self, own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
@@ -256,6 +257,13 @@ def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     logits with zero mean, divided by the number of classes.
     """
     return kl(student / temperature, teacher / temperature) * temperature**2
+
+
+@contextlib.contextmanager
+def _undisturbed(inputs: Tensor) -> Iterator[None]:
+    """The teacher answers as it is measured, in full precision and without gradients, however its student is trained."""
+    with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+        yield
 
 
 def _regressor(own: Tensor, other: Tensor, seed: int) -> nn.Module:

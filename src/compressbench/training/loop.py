@@ -107,8 +107,14 @@ def train(state: State, bench: Bench, settings: Any) -> State:
                 f"start: the state before was left by {facts.get('optimizer')}, this stage goes on with "
                 f"{settings.optimizer[TARGET]}; use the same, or a rewind/learning_rate stage in between"
             )
+        left = state.group(OBJECTIVE)
+        if any(name not in own or own[name].shape != tensor.shape for name, tensor in left.items()):
+            raise UserError(
+                f"start: the state before was left by an objective with {', '.join(left)}, which this stage's doesn't "
+                "train; use the same, or a rewind/learning_rate stage in between"
+            )
         with torch.no_grad():
-            for name, tensor in state.group(OBJECTIVE).items():
+            for name, tensor in left.items():
                 own[name].copy_(tensor)
         _restore_optimizer(optimizer, live.named(), state.group("optimizer"))
     _resume(live, bench)
