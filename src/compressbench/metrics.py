@@ -110,3 +110,32 @@ def probability_loyalty(log_p: Tensor, log_q: Tensor, base: float = math.e) -> f
         log_p, log_q: (n, classes) log-probabilities.
     """
     return 100 * float((1 - js_distance(log_p.double().exp(), log_q.double().exp(), base)).mean())
+
+
+def pearson(one: Tensor, other: Tensor) -> float:
+    """Correlation of two (n,) tensors, in [-1, 1]; not-a-number for fewer than two values or where one is constant.
+
+    Constant up to rounding: a spread below 1e-9 of the largest value is none.
+    """
+    one, other = one.double(), other.double()
+    if len(one) < 2 or _constant(one) or _constant(other):
+        return math.nan
+    one, other = one - one.mean(), other - other.mean()
+    # one root of the product: exactly 1 of a tensor with itself
+    return float((one @ other / ((one @ one) * (other @ other)).sqrt()).clamp(-1, 1))
+
+
+def spearman(one: Tensor, other: Tensor) -> float:
+    """Correlation of the ranks of two (n,) tensors, equal values at their mean rank; else as ``pearson``."""
+    return pearson(ranks(one), ranks(other))
+
+
+def ranks(x: Tensor) -> Tensor:
+    """(n,) ranks from 1, float64; equal values share the mean of their places."""
+    _, place, count = x.unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0).double()
+    return (last - (count.double() - 1) / 2)[place]
+
+
+def _constant(x: Tensor) -> bool:
+    return float(x.max() - x.min()) <= 1e-9 * float(x.abs().max())

@@ -13,6 +13,7 @@ from compressbench.models.build import module_of
 from compressbench.outputs import forward
 
 if TYPE_CHECKING:
+    from compressbench.representation import ClassMeans
     from compressbench.state import State
 
 BATCH = 64
@@ -61,3 +62,12 @@ class View:
     def labels(self) -> Tensor:
         """(n,) true labels of the test split, on the CPU."""
         return self.bench.feed("test").labels.cpu()
+
+    @functools.cached_property
+    def class_means(self) -> ClassMeans:
+        """The representation of the test split, averaged over each true class."""
+        from compressbench.representation import class_means
+
+        task = self.bench.task
+        batches = ((task.encode(x), y) for x, y in self.bench.feed("test").batches(BATCH))
+        return class_means(self.module, batches, len(task.classes))
