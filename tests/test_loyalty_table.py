@@ -1,4 +1,4 @@
-"""Distillation, patient distillation, Theseus, the Square attack, the shifted test set, and their table in the report."""
+"""Theseus, the Square attack, the shifted test set, and their table in the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from compressbench import black_box, corruptions
@@ -21,7 +20,6 @@ from compressbench.experiment import execute, prepare
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.models.theseus import Replaceable, begun, groups_of, taken
-from compressbench.outputs import Outputs, tapped
 from compressbench.probes.shifted import KNOWN, Shifted
 from compressbench.probes.square import Square
 from compressbench.records import Record, Records
@@ -29,8 +27,6 @@ from compressbench.stages.theseus import Replace, Shallower, Successor
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.tasks.classification import Surface
-from compressbench.training import distillation
-from compressbench.training.objectives import Batch
 from compressbench.views import View
 from conftest import MLP
 
@@ -52,170 +48,8 @@ def teacher(bench: Bench) -> State:
     return drawn(RESNET, bench)
 
 
-def with_teacher(bench: Bench, state: State) -> Bench:
-    return dataclasses.replace(bench, references={"teacher": state})
-
-
-def batch_of(bench: Bench, logits: torch.Tensor, **taps: torch.Tensor) -> Batch:
-    feed, n = bench.feed("train"), len(logits)
-    inputs = bench.task.encode(feed.images[:n])
-    return Batch(Outputs(logits, taps), inputs, feed.labels[:n], torch.arange(n))
-
-
 def training(length: str, **settings) -> Train:
     return Train(length=length, batch_size=32, lr=0.05, optimizer=SGD, validate=None, **settings)
-
-
-# Distillation ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("temperature", "expected"),
-    [(1, (0.038, -0.426, 0.387)), (4, (0.129, -0.724, 0.595)), (1000, (0.1665, -0.8330, 0.6664))],
-)
-def test_the_soft_gradient_of_hinton(temperature: float, expected: tuple[float, ...]) -> None:
-    z = torch.tensor([[1.0, -2.0, 1.0]], dtype=torch.float64, requires_grad=True)
-    v = torch.tensor([[0.5, 0.5, -1.0]], dtype=torch.float64)
-    distillation.softened(z, v, temperature).backward()
-    assert z.grad is not None
-    assert z.grad[0].tolist() == pytest.approx(expected, abs=6e-4)
-    q, p = (z.detach() / temperature).softmax(1), (v / temperature).softmax(1)
-    assert torch.allclose(z.grad, temperature * (q - p))
-
-
-def test_the_soft_loss_is_a_divergence_per_example() -> None:
-    torch.manual_seed(0)
-    z, v = torch.randn(6, 4), torch.randn(6, 4)
-    assert float(distillation.softened(z, z, 3.0)) == pytest.approx(0, abs=1e-6)
-    assert torch.allclose(
-        distillation.softened(z + 5, v - 2, 2.0), distillation.softened(z, v, 2.0), atol=1e-5
-    )
-    p, q = (v / 2).softmax(1), (z / 2).softmax(1)
-    by_hand = 4 * (p * (p / q).log()).sum(1).mean()  # mean over examples, not over examples x classes
-    assert torch.allclose(distillation.softened(z, v, 2.0), by_hand, atol=1e-6)
-
-
-def test_the_share_mixes_teacher_and_labels(bench: Bench, teacher: State) -> None:
-    bench = with_teacher(bench, teacher)
-    torch.manual_seed(0)
-    batch = batch_of(bench, torch.randn(16, 10))
-    with torch.no_grad():
-        guide = module_of(teacher)(batch.inputs)
-    soft = distillation.softened(batch.outputs.logits, guide, 4.0)
-    hard = F.cross_entropy(batch.outputs.logits, batch.labels)
-    for share in (0.0, 0.3, 1.0):
-        found = distillation.distill(bench, "teacher", temperature=4.0, share=share)(batch)
-        assert torch.allclose(found, share * soft + (1 - share) * hard, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"temperature": 0}, "temperature: 0 is not above 0"),
-        ({"temperature": float("nan")}, "temperature: nan"),
-        ({"share": 1.5}, r"share: 1.5 is not in \[0, 1\]"),
-    ],
-)
-def test_distillation_refuses_in_one_line(bench: Bench, teacher: State, settings: dict, message: str) -> None:
-    bench = with_teacher(bench, teacher)
-    with pytest.raises(UserError, match=message) as told:
-        distillation.distill(bench, "teacher", **settings)
-    assert "\n" not in str(told.value)
-    with pytest.raises(UserError, match=message):
-        distillation.patient(bench, "teacher", {"layer1": "layer1"}, **settings)
-
-
-def test_a_teacher_with_other_classes_is_one_line(bench: Bench, teacher: State) -> None:
-    build = {**RESNET["build"], "classes": 7}
-    five = dataclasses.replace(teacher, model={**teacher.model, "classes": 7}, tensors={})
-    torch.manual_seed(0)
-    from compressbench import specs
-    from compressbench.models.build import fill
-
-    module = specs.build(fill(build, bench.dataset))
-    five = five.with_groups(weights=module.state_dict())
-    objective = distillation.distill(with_teacher(bench, five), "teacher")
-    with pytest.raises(UserError, match="it has 7 outputs an example, the student 10"):
-        objective(batch_of(bench, torch.randn(4, 10)))
-
-
-def test_taps_watch_a_module_and_leave_no_hook(teacher: State, bench: Bench) -> None:
-    module = module_of(teacher)
-    inputs = bench.task.encode(bench.feed("train").images[:3])
-    with tapped(module, ("layer1", "layer3.1.conv2")) as compute:
-        found = compute(inputs)
-    assert torch.equal(found.logits, module(inputs))
-    assert found.taps["layer1"].shape[:2] == (3, 4)
-    assert found.taps["layer3.1.conv2"].shape[:2] == (3, 16)
-    assert not any(m._forward_hooks for m in module.modules())
-    with pytest.raises(UserError, match=r"no module 'layer9'.*layer3"), tapped(module, ("layer9",)):
-        pass
-
-
-def test_patient_distillation_by_hand(bench: Bench, teacher: State) -> None:
-    bench = with_teacher(bench, teacher)
-    objective = distillation.patient(bench, "teacher", {"a": "layer1", "b": "layer2"}, share=0.0, beta=3.0)
-    assert objective.taps == ("a", "b")
-    torch.manual_seed(0)
-    module = module_of(teacher)
-    batch = batch_of(bench, torch.randn(5, 10))
-    with torch.no_grad(), tapped(module, ("layer1", "layer2")) as compute:
-        wanted = compute(batch.inputs).taps
-    own = {"a": torch.rand(5, 4, 3, 3), "b": torch.rand(5, 8, 2, 2)}
-    batch = dataclasses.replace(batch, outputs=Outputs(batch.outputs.logits, own))
-    far = []
-    for mine, other in (("a", "layer1"), ("b", "layer2")):
-        h, t = own[mine].mean((2, 3)), wanted[other].mean((2, 3))
-        h, t = h / h.norm(dim=1, keepdim=True), t / t.norm(dim=1, keepdim=True)
-        far.append((h - t).square().sum(1).mean())
-    hard = F.cross_entropy(batch.outputs.logits, batch.labels)
-    assert torch.allclose(objective(batch), hard + 3 * (far[0] + far[1]) / 2, atol=1e-4)
-    same = dataclasses.replace(
-        batch, outputs=Outputs(batch.outputs.logits, {"a": wanted["layer1"], "b": wanted["layer2"]})
-    )
-    assert torch.allclose(objective(same), hard, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("points", "message"),
-    [
-        ({"layer1": "layer7"}, "no module 'layer7'"),
-        ({"nowhere": "layer1"}, "no module 'nowhere'"),
-        ({"layer1": "layer3"}, "layer1 has 4 channels, the teacher's layer3 16"),
-        ({}, "points: at least one"),
-    ],
-)
-def test_points_that_do_not_fit_are_one_line(
-    bench: Bench, teacher: State, points: dict, message: str
-) -> None:
-    bench = with_teacher(bench, teacher)
-    spec = {"_target_": "compressbench.training.distillation.patient", "_partial_": True}
-    stage = training("2it", objective={**spec, "teacher": "teacher", "points": points})
-    with pytest.raises(UserError, match=message):
-        stage.apply(teacher, bench)
-
-
-def test_a_distilled_student_is_more_loyal(bench: Bench, teacher: State) -> None:
-    trained = training("60it").apply(teacher, bench)
-    bench = with_teacher(bench, trained)
-    student = Shallower().apply(trained, bench)
-    arms = {
-        "distill": {},
-        "patient": {"points": {"layer1": "layer1", "layer2": "layer2"}},
-    }
-    reference = View(trained, bench).log_probs.argmax(1)
-
-    def loyalty(state: State) -> float:
-        return float((View(state, bench).log_probs.argmax(1) == reference).float().mean())
-
-    before = loyalty(student)
-    for name, settings in arms.items():
-        spec = {"_target_": f"compressbench.training.distillation.{name}", "_partial_": True}
-        stage = training("40it", objective={**spec, "teacher": "teacher", **settings})
-        found = stage.apply(student, bench)
-        assert loyalty(found) > max(before, 0.7)
-        again = stage.apply(student, bench)
-        assert all(torch.equal(t, again.weights[n]) for n, t in found.weights.items())
 
 
 # Theseus -----------------------------------------------------------------------------------------------------------
