@@ -20,14 +20,23 @@ from compressbench.models.composite import Ensemble
 from compressbench.models.draw import drawn
 from compressbench.probes.relations import Relations, confusion, entropy, pairs
 from compressbench.probes.rescaling import FLAT, Rescaling, ends, missing, rescaling, unsure
-from compressbench.records import Metric
+from compressbench.records import Metric, Record, Records
+from compressbench.report import charts
+from compressbench.report.page import write_report
+from compressbench.report.panels import Panel, panels
+from compressbench.report.relations import matrices
+from compressbench.report.states import leftover_tables
+from compressbench.report.students import branch, families, gain_tables
 from compressbench.representation import class_means, last_layer, relations, represented
 from compressbench.state import State
 from compressbench.tasks.classification import Classification
 from compressbench.training.distillation import softened
 from compressbench.views import View
 from conftest import MLP
+from test_report import Page, accuracies, record
 from tiny import TINY
+
+SIZES = {"linear": 7_850, "mlp12": 9_550, "mlp64": 50_890, "mlp256": 203_530}
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -285,7 +294,8 @@ def test_a_layer_that_does_not_give_the_logits_is_not_the_last() -> None:
     torch.testing.assert_close(represented(Overwriting(4, 3), x, "fc"), x[:, 0, 0])
     assert not net.fc._forward_hooks
     assert (
-        class_means(both, [(x, torch.arange(6) % 3)], 3).words == "of the logits, which no single layer gives"
+        class_means(both, [(x, torch.arange(6) % 3)], 3).words
+        == "means of the logits, which no single layer gives"
     )
 
 
@@ -336,7 +346,7 @@ def test_the_probe_on_planted_features(place: Bench) -> None:
     assert one["relation a · b"].value == one["relation b · a"].value > 0.9
     assert one["relation a · c"].value < -0.9
     assert one["relation_agreement"].value == pytest.approx(1)  # the same features
-    assert one["relation_agreement"].note == "of what fc reads; no test example of d"
+    assert one["relation_agreement"].note == "means of what fc reads; no test example of d"
     assert one["relation_confusion"].value > 0.7
     assert one["entropy"].unit == "nats"
     assert one["entropy_share"].value == pytest.approx(100 * one["entropy"].value / math.log(4))
@@ -358,10 +368,220 @@ def test_the_reference_agrees_with_itself_and_another_net_less(place: Bench, den
     view = View(dense, place)
     itself = by_name(list(Relations().measure(view, view, place)))
     assert itself["relation_agreement"].value == 1.0
-    assert itself["relation_agreement"].note == "of what fc reads"
+    assert itself["relation_agreement"].note == "means of what fc reads"
     other = View(drawn(MLP, dataclasses.replace(place, name="other")), place)
     apart = by_name(list(Relations().measure(other, view, place)))
     assert apart["relation_agreement"].value < 0.999
     assert len([m for m in apart.values() if m.name == "relation"]) == 100
     again = list(Relations().measure(View(dense, place), View(drawn(TINY, place), place), place))
     assert by_name(again)["relation 3 · 5"] == itself["relation 3 · 5"]
+
+
+# the report: relations between classes
+
+
+def related(
+    series: str, values: dict[str, list[list[float | None]]] | list, order: int = 1, **given
+) -> list[Record]:
+    """Rows of the matrix ``relation``, a list of matrices one a seed."""
+    names = given.pop("names", "ab")
+    common = {
+        "series": series,
+        "order": order,
+        "probe": "relations",
+        "metric": "relation",
+        "unit": "1",
+    } | given
+    return [
+        record(**common, seed=seed, group=f"{a} · {b}", value=matrix[k][m])
+        for seed, matrix in enumerate(values)
+        for k, a in enumerate(names)
+        for m, b in enumerate(names)
+    ]
+
+
+def one(*rows: list[Record]) -> Panel:
+    (panel,) = panels(Records(r for part in rows for r in part))
+    return panel
+
+
+def test_matrices_are_of_dense_and_each_series_the_mean_over_seeds() -> None:
+    dense = [[[1.0, -0.5], [-0.5, 1.0]], [[1.0, -0.7], [-0.7, 1.0]]]
+    lost = [[[1.0, None], [None, None]]]
+    panel = one(
+        related("dense", dense, order=0),
+        related("student", lost, note="the first 2 of 9 classes"),
+        accuracies("silent", 1, 1.0, {0: 9.0}),
+    )
+    found = matrices(panel, "final")
+    assert [m.title for m in found] == ["dense", "student"]
+    assert [m.classes for m in found] == [("a", "b"), ("a", "b")]
+    assert [pytest.approx(row) for row in found[0].values] == [(1, -0.6), (-0.6, 1)]
+    assert (found[0].counts, found[1].counts) == ((2,), (1,))
+    assert found[1].values == ((1.0, None), (None, None))
+    assert found[1].notes == ("the first 2 of 9 classes",)
+    chart = charts.class_relations(panel, "final", "relations")
+    assert "Mean over 1–2 seeds." in chart.caption
+    assert "Shown are the first 2 of 9 classes." in chart.caption
+
+
+def test_classes_may_be_called_anything() -> None:
+    names = ["a · a", "b", "· c", "<d>"]
+    square = [[1.0 if k == m else k / 10 - m / 5 for m in range(4)] for k in range(4)]
+    (matrix,) = matrices(one(related("dense", [square], order=0, names=names)), "final")
+    assert matrix.classes == tuple(names)
+    assert [list(row) for row in matrix.values] == square
+
+
+def test_a_series_of_several_states_says_which_is_drawn() -> None:
+    square = [[[1.0, 0.0], [0.0, 1.0]]]
+    rows = [related("s", square, order=k, state=f"student_{n}.ce") for k, n in enumerate(SIZES)]
+    assert [m.title for m in matrices(one(*rows), "final")] == ["s, linear"]
+
+
+@pytest.mark.parametrize(("classes", "most"), [(3, 120_000), (20, 400_000), (40, 1_600_000)])
+def test_the_matrices_are_drawn_without_a_picture_and_in_few_bytes(classes: int, most: int) -> None:
+    names = [f"class {k}" for k in range(classes)]
+    square = relations(torch.randn(classes, 30, generator=generator(), dtype=torch.float64)).tolist()
+    rows = [related(f"series {k}", [square], names=names) for k in range(11)]
+    with charts.drawing():
+        panel = one(related("dense", [square], order=0, names=names), *rows)
+        chart = charts.class_relations(panel, "final", "relations")
+    assert "<image" not in chart.svg
+    assert len(chart.svg) < most
+    assert "4 more series in the records." in chart.caption
+    assert ("class 2</text>" in chart.svg) == (classes <= 20)
+    assert chart.svg == charts_again(panel)
+
+
+def charts_again(panel: Panel) -> str:
+    with charts.drawing():
+        return charts.class_relations(panel, "final", "relations").svg
+
+
+def test_the_page_has_one_section_of_relations_and_lists_no_pair_of_classes(tmp_path) -> None:
+    figures = {
+        ("relations", "entropy"): "nats",
+        ("relations", "relation_agreement"): "1",
+        ("relations", "relation_confusion"): "1",
+        ("rescaling", "rescaling_hard"): "1",
+        ("rescaling", "rescaling_rank_correlation"): "1",
+    }
+    rows = []
+    for series, order in (("dense", 0), ("student", 1)):
+        rows += accuracies(series, order, 1.0, {0: 90.0, 1: 91.0})
+        rows += related(series, [[[1.0, -0.5], [-0.5, 1.0]]] * 2, order=order)
+        for seed in (0, 1):
+            rows += [
+                record(series=series, order=order, seed=seed, probe=p, metric=m, unit=u, value=0.123 + seed)
+                for (p, m), u in figures.items()
+            ]
+    assert not leftover_tables(one(rows), "final")
+    page = Page(write_report(Records(rows), tmp_path, "relations"))
+    assert page.ids["relations"] == 1
+    assert page.ids["other"] == 0
+    for words in ("Agreement", "Confusion", "Median, hard", "Rank correlation", "0.623", "±0.707"):
+        assert words in page.text
+    assert (tmp_path / "class_relations.svg").is_file()
+
+
+# the report: students of several sizes
+
+
+def students(
+    series: str, task: str, gain: float, recipe: str = "kd", sizes: dict[str, int] = SIZES
+) -> list[Record]:
+    """A series of one student a size, over two seeds that differ by 10 points."""
+    rows = []
+    for order, (name, size) in enumerate(sizes.items(), 1):
+        given = {"state": f"student_{name}.{task}", "recipe": recipe}
+        rows += accuracies(series, order, 1.0, {s: 50 + 10 * s + gain * order + s for s in (0, 1)}, **given)
+        for seed in (0, 1):
+            given |= {"series": series, "order": order, "seed": seed, "probe": "structure"}
+            rows.append(record(**given, metric="parameters", value=size, unit="1", basis="theoretical"))
+    return rows
+
+
+def teacher(recipe: str = "kd") -> list[Record]:
+    return accuracies("dense", 0, 1.0, {0: 95.0, 1: 96.0}, recipe=recipe)
+
+
+def test_the_gain_of_each_later_series_is_paired_by_seed_and_ordered_by_size() -> None:
+    backwards = dict(reversed(SIZES.items()))
+    panel = one(
+        teacher(),
+        students("labels", "ce", 0.0, sizes=backwards),
+        students("taught", "kd", 1.5, sizes=backwards),
+        students("else", "x", 9.0, sizes={"a": 1, "b": 2, "c": 3, "d": 4}),
+    )
+    (family,) = families(panel, "final")
+    assert [s.label for s in family] == ["labels", "taught"]
+    (table,) = gain_tables(panel, "final")
+    assert [row.label for row in table.rows] == list(SIZES)
+    assert [head for head, _ in table.heads] == ["Parameters", "labels", "taught", "taught"]
+    assert [row.cells[0].plain for row in table.rows][:2] == ["7\u202f850", "9\u202f550"]
+    assert table.rows[0].cells[1].plain == "55.5±7.8"
+    # the seeds' own 11 points cancel
+    assert [row.cells[3].plain for row in table.rows] == ["+6.0±0.0", "+4.5±0.0", "+3.0±0.0", "+1.5±0.0"]
+    assert table.counts == (2,)
+    with charts.drawing():
+        (chart,) = charts.gain_vs_parameters(panel, "final", "gain")
+    assert "standard error over 2 seeds" in chart.caption
+    assert all(f">{name}</text>" in chart.svg for name in SIZES)
+    assert "taught" in chart.svg
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        students("labels", "ce", 0.0),
+        students("labels", "ce", 0.0) + students("taught", "kd", 1.0, recipe="other"),
+        students("labels", "ce", 0.0, sizes={"a": 5, "b": 5, "c": 7})
+        + students("taught", "kd", 1.0, sizes={"a": 5, "b": 5, "c": 7}),
+        [
+            dataclasses.replace(r, density=1 / (1 + r.order))
+            for r in students("labels", "ce", 0.0) + students("taught", "kd", 1.0)
+        ],
+    ],
+    ids=["one series", "two recipes", "two sizes", "pruned"],
+)
+def test_what_is_no_family_of_students_has_no_gain(rows: list[Record]) -> None:
+    panel = one(teacher(), rows)
+    assert not families(panel, "final")
+    assert not charts.gain_vs_parameters(panel, "final", "gain")
+    assert not gain_tables(panel, "final")
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ("student_mlp12.ce", "mlp12"),
+        ("student_a_b.ce", "a_b"),
+        ("student_mlp12", "mlp12"),
+        ("dense", "dense"),
+        ("level1.prune_kd", "level1.prune_kd"),
+    ],
+)
+def test_a_student_s_name_is_its_branch(state: str, name: str) -> None:
+    panel = one(accuracies("s", 1, 1.0, {0: 1.0}, state=state))
+    assert branch(panel.series[0].at("final")[0]) == name
+
+
+def test_names_of_students_keep_a_distance() -> None:
+    assert charts.apart([0.1, 0.5], 0.2) == [0.1, 0.5]
+    assert charts.apart([0.1, 0.15, 0.2], 0.1) == pytest.approx([0.1, 0.2, 0.3])
+    assert charts.apart([0.5, 0.95, 0.97], 0.1) == pytest.approx([0.5, 0.9, 1.0])
+
+
+def test_with_students_of_several_sizes_the_page_draws_their_gain_and_nothing_against_density(
+    tmp_path,
+) -> None:
+    rows = teacher() + students("labels", "ce", 0.0) + students("taught", "kd", 1.5)
+    text = Page(write_report(Records(rows), tmp_path / "one", "students")).text
+    assert "Gain over labels by the student’s size" in text
+    assert (tmp_path / "one" / "gain_vs_parameters.svg").is_file()
+    assert not list((tmp_path / "one").glob("*_vs_density.svg"))
+    varied = rows + accuracies("pruned", 1, 0.5, {0: 80.0, 1: 81.0}, recipe="kd")
+    write_report(Records(varied), tmp_path / "two", "students and a pruned net")
+    assert (tmp_path / "two" / "gain_vs_parameters.svg").is_file()
+    assert (tmp_path / "two" / "accuracy_vs_density.svg").is_file()

@@ -33,7 +33,11 @@ class ClassMeans:
     @property
     def words(self) -> str:
         """What was averaged, for a note."""
-        return f"of what {self.layer} reads" if self.layer else "of the logits, which no single layer gives"
+        return (
+            f"means of what {self.layer} reads"
+            if self.layer
+            else "means of the logits, which no single layer gives"
+        )
 
 
 def class_means(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> ClassMeans:

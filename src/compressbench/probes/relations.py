@@ -1,4 +1,4 @@
-"""Relations: which classes a net takes for alike, and how dense its answers are: what soft labels tell beside the class."""
+"""Relations: which classes a net takes for alike, and how dense its answers are: what a soft label says."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -15,20 +16,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressbench.records import ENCODINGS, Record
-from compressbench.report.numbers import Spread, between, percentage, spread
+from compressbench.report.numbers import Spread, between, counted, number, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
+from compressbench.report.relations import Matrix, matrices
+from compressbench.report.students import branch, families, size_of
 from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
+from compressbench.report.tables import GAIN, LOSS
 from compressbench.report.wording import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import PathPatch
 
 WIDTH, HEIGHT = 5.0, 3.7
 LEGEND_ROWS, LEGEND_ROW = 4, 0.165
 ROWS_SHOWN = 24
 LABEL = 56
 CLOSE = 5.0
+MATRICES = 8
+CLASSES_NAMED, MANY = 20, 10
+NAME_WIDTH = 0.036
+SHADES = 41  # matplotlib makes a picture of a colour bar of 50 or more
+TITLE_WIDTH = 26
+NOTHING = "#dfe1e4"
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -346,6 +357,180 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     caption = f"State minus dense model of the same seed, so what seeds share cancels. {_bands(counts)}{tail}"
     drawn = [*panel.dense.values(), *(series for series, _ in lines)]
     return _finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def gain_vs_parameters(panel: Panel, moment: str, name: str) -> list[Chart]:
+    """What each later series gains over the first one by the size of the student; one chart a family of students."""
+    found = [
+        _gain(panel, moment, family, name + (f"_{place + 1}" if place else ""))
+        for place, family in enumerate(families(panel, moment))
+    ]
+    return [chart for chart in found if chart]
+
+
+def _gain(panel: Panel, moment: str, family: Sequence[Series], name: str) -> Chart | None:
+    base, *others = family
+    pairs = [[(p, b) for p, b in zip(s.at(moment), base.at(moment), strict=True)] for s in others]
+    lines = []
+    for series, both in zip(others, pairs, strict=True):
+        gains = [(size_of(p), paired(panel.main_reading(p), panel.main_reading(b))) for p, b in both]
+        points = sorted(((x, d) for x, d in gains if x and d), key=lambda point: point[0])
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    label, unit = _accuracy(panel)
+    figure, axes = _canvas(f"Gain against the student’s capacity{_at(moment)}")
+    looks, errors = styles(panel), []
+    low, high = (math.log10(f(x for _, points in lines for x, _ in points)) for f in (min, max))
+    for place, (series, points) in enumerate(lines):
+        look, shift = looks[series.label], (place - (len(lines) - 1) / 2) * 0.008 * (high - low)
+        bars = [(d.sd or 0) / math.sqrt(d.n) for _, d in points]
+        errors += [(d.mean - e, d.mean + e) for (_, d), e in zip(points, bars, strict=True)]
+        xs, ys = [x * 10**shift for x, _ in points], [d.mean for _, d in points]
+        axes.plot(xs, ys, color=look.colour, linestyle=look.dash, linewidth=0.8, alpha=0.6)
+        axes.errorbar(xs, ys, bars, color=look.colour, fmt=look.marker, elinewidth=1, capsize=2, zorder=3)
+    axes.axhline(0, color=INK, linewidth=1.2)
+    bottom, top = min([0.0, *(a for a, _ in errors)]), max([0.0, *(b for _, b in errors)])
+    room = (top - bottom) or 1.0
+    axes.set_ylim(bottom - 0.06 * room, top + 0.4 * room)
+    axes.set_xscale("log")
+    axes.set_xlim(10 ** (low - 0.06 * (high - low)), 10 ** (high + 0.06 * (high - low)))
+    _count_ticks(axes)
+    _name_students(axes, [(size_of(p) or 1.0, branch(p)) for p in base.at(moment)])
+    axes.set_xlabel("parameters of the student (log scale)")
+    axes.set_ylabel(
+        f"{label} over {_short(clean(base.label), 30)}, {'points' if unit == '%' else unit}".rstrip(", ")
+    )
+    counts = {d.n for _, points in lines for _, d in points}
+    spread_words = (
+        "One seed: no spread."
+        if counts <= {1}
+        else f"Bars: mean ± standard error over {between(counts)} seeds."
+    )
+    caption = f"Each series minus “{base.label}”, seed by seed, for each student. {spread_words}"
+    return _finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
+
+
+def _count_ticks(axes: Axes) -> None:
+    """1, 2 and 5 of each decade of a logarithmic x axis, as counts are written elsewhere."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = axes.get_xlim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    axes.xaxis.set_major_locator(
+        FixedLocator([t for d in decades for s in steps if low <= (t := s * 10.0**d) <= high])
+    )
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, "1")))
+
+
+def _name_students(axes: Axes, students: Sequence[tuple[float, str]]) -> None:
+    """Names upright under the top edge, at their place on the x axis or, where another stands there, beside it."""
+    low, high = map(math.log10, axes.get_xlim())
+    known = sorted(students)
+    places = apart([(math.log10(x) - low) / (high - low) for x, _ in known], NAME_WIDTH)
+    for (x, text), place in zip(known, places, strict=True):
+        axes.axvline(x, color="#e4e6e8", linewidth=0.6, zorder=0)
+        axes.text(
+            place, 0.985, _short(clean(text), 16), rotation=90, ha="center", va="top", fontsize=7,
+            color=MUTED, transform=axes.transAxes,
+        )  # fmt: skip
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places in [0, 1], moved as little to the right, then to the left, as leaves the gap between them."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + gap) if moved else place)
+    limit = 1.0
+    for k in range(len(moved) - 1, -1, -1):
+        moved[k] = min(moved[k], limit)
+        limit = moved[k] - gap
+    return moved
+
+
+def class_relations(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Relations between classes in the representation: a small matrix each of dense and the series."""
+    found = matrices(panel, moment)
+    if not found:
+        return None
+    shown, left = found[:MATRICES], len(found) - MATRICES
+    counts = {n for matrix in shown for n in matrix.counts}
+    told = [
+        "Cosine between the means of two classes in what the last layer reads, about the mean of all classes. "
+        "Blue: the net takes them for alike; orange: for opposites.",
+        "One seed." if counts <= {1} else f"Mean over {between(counts)} seeds.",
+        *(f"Shown are {note}." for note in dict.fromkeys(n for matrix in shown for n in matrix.notes)),
+        *([f"{counted(left, 'more series', 'more series')} in the records."] if left > 0 else []),
+    ]
+    title = f"Relations between classes{_at(moment)}"
+    return _saved(_matrices(shown, title), name, title, " ".join(told), [])
+
+
+def _matrices(shown: Sequence[Matrix], title: str) -> Figure:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.figure import Figure
+
+    most = max(len(matrix.classes) for matrix in shown)
+    across = min(len(shown), 3 if most <= MANY else 2)
+    rows = -(-len(shown) // across)
+    figure = Figure(figsize=(WIDTH, 1.0 + rows * (WIDTH - 0.2) / max(across, 2)), layout="constrained")
+    figure.suptitle(clean(title), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+    ends = [tuple(part / 255 for part in colour) for colour in (LOSS, (255, 255, 255), GAIN)]
+    colours = LinearSegmentedColormap.from_list("relations", ends, N=SHADES)
+    scale = Normalize(-1, 1)
+    grid = figure.subplots(rows, across, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(shown):
+            axes.set_axis_off()
+            continue
+        below = place + across >= len(shown)
+        _matrix(axes, shown[place], colours, scale, named=(place % across == 0, below))
+    bar = figure.colorbar(
+        ScalarMappable(scale, colours), ax=grid, location="bottom", fraction=0.03, aspect=45, ticks=[-1, 0, 1]
+    )
+    bar.outline.set_visible(False)
+    bar.set_label("cosine")
+    return figure
+
+
+def _matrix(axes: Axes, matrix: Matrix, colours: Any, scale: Any, named: tuple[bool, bool]) -> None:
+    """One matrix; ``named``: whether the classes stand at its left, and whether below it."""
+    from matplotlib.colors import to_hex
+
+    k = len(matrix.classes)
+    cells: dict[str, list[tuple[int, int]]] = {}
+    for y, row in enumerate(matrix.values):
+        for x, value in enumerate(row):
+            cells.setdefault(NOTHING if value is None else to_hex(colours(scale(value))), []).append((x, y))
+    for colour, places in cells.items():
+        axes.add_patch(_squares(places, colour))
+    axes.set_aspect("equal")
+    axes.set_xlim(0, k)
+    axes.set_ylim(k, 0)
+    axes.grid(visible=False)
+    lines = textwrap.wrap(_short(clean(matrix.title), LABEL), TITLE_WIDTH, break_on_hyphens=False) or [""]
+    axes.set_title("\n".join(lines), fontsize=7.5, fontweight="normal", pad=4)
+    axes.tick_params(length=0, labelsize=5.5, pad=1.5)
+    axes.spines[:].set_visible(False)
+    names = [_short(clean(c), 12) for c in matrix.classes] if k <= CLASSES_NAMED else []
+    for named_here, ticks in zip(named, (axes.set_yticks, axes.set_xticks), strict=True):
+        kept = names if named_here else []
+        ticks([place + 0.5 for place in range(len(kept))], kept)
+    axes.tick_params(axis="x", rotation=90)
+
+
+def _squares(places: Sequence[tuple[int, int]], colour: str) -> PathPatch:
+    """Unit squares of one colour, as one path: a third of the bytes of a path each."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    corners = [(x + a, y + b) for x, y in places for a, b in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(places)
+    return PathPatch(Path(corners, codes), facecolor=colour, linewidth=0, clip_on=False)
 
 
 def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
@@ -712,12 +897,13 @@ def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequenc
     buffer = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.legend(
-            [handle for _, handle in across],
-            ["\u200b" + _short(clean(label), LABEL) for label, _ in across],
-            loc="outside lower left",
-            ncols=columns,
-        )
+        if handles:
+            figure.legend(
+                [handle for _, handle in across],
+                ["\u200b" + _short(clean(label), LABEL) for label, _ in across],
+                loc="outside lower left",
+                ncols=columns,
+            )
         figure.savefig(
             buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )

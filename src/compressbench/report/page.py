@@ -22,6 +22,8 @@ from compressbench.report.states import (
     CONNECTED,
     LEARNING,
     QUALITY,
+    RELATED,
+    RESCALED,
     ROBUSTNESS,
     STRUCTURE,
     Pick,
@@ -35,11 +37,22 @@ from compressbench.report.states import (
     thinned,
     timing_table,
 )
+from compressbench.report.students import gain_tables
 from compressbench.report.tables import Table
 from compressbench.report.targets import family_table, target_tables
 from compressbench.report.trade_off import trade_off_tables
 
 T = TypeVar("T")
+RELATING = (
+    "Entropy: of a net’s own answers, softened: 0 for one class alone, high for dense answers. Relation: how close two "
+    "classes lie in what the last layer reads. Agreement: correlation of a net’s relations with the dense net’s, its "
+    "teacher’s. Confusion: rank correlation of its relations with how likely the dense net, softened, thinks the one "
+    "class on examples of the other."
+)
+RESCALING = (
+    "Rescaling: the gradient of the true class’s logit under the teacher’s soft labels over that under the label "
+    "alone; hard and easy: the quarters of examples whose true class the teacher, softened, thinks least and most likely."
+)
 LEARNED = (
     (
         "early_stop_iteration",
@@ -148,6 +161,7 @@ def _chapter(panel: Panel, place: int, many: int) -> Chapter:
         _paired,
         _connected,
         _forgotten,
+        _related,
         _quality,
         _attacked,
         _layers,
@@ -177,11 +191,16 @@ def _moment_suffix(panel: Panel, moment: str) -> str:
 
 
 def _accuracy(panel: Panel, suffix: str) -> Section:
-    drawn, tables = [], []
+    drawn: list[Chart | None] = []
+    shown, tables = [], []
     for moment in panel.moments:
         tail = _moment_suffix(panel, moment) + suffix
+        gains = charts.gain_vs_parameters(panel, moment, f"gain_vs_parameters{tail}")
+        drawn += gains
+        shown += gain_tables(panel, moment)
         bits = charts.accuracy_vs_bits(panel, moment, f"accuracy_vs_bits{tail}")
-        if not bits or len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1:
+        varied = len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1
+        if varied or not (bits or gains):
             drawn += [
                 charts.accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
                 charts.change_vs_density(panel, moment, f"change_vs_density{tail}"),
@@ -193,8 +212,10 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
             charts.accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
         ]
     drawn += charts.published(panel, f"published{suffix}")
-    equal = tuple(t for m in panel.moments for t in trade_off_tables(panel, m))
-    return Section("Accuracy against size and training cost", "accuracy", _kept(drawn), equal, _kept(tables))
+    shown += [t for m in panel.moments for t in trade_off_tables(panel, m)]
+    return Section(
+        "Accuracy against size and training cost", "accuracy", _kept(drawn), tuple(shown), _kept(tables)
+    )
 
 
 def _learned(panel: Panel, suffix: str) -> Section:
@@ -265,6 +286,25 @@ def _forgotten(panel: Panel, suffix: str) -> Section:
     return Section(
         "What was forgotten, class by class", "forgetting", _kept(drawn), _kept(tables), _kept(more)
     )
+
+
+def _related(panel: Panel, suffix: str) -> Section:
+    """What a student may learn from soft labels: relations between the classes, and weights of the examples."""
+
+    def relations(moment: str, pick: Pick) -> Table | None:
+        return metric_table(panel, moment, "Answers and relations between classes", RELATED, pick)
+
+    def rescaled(moment: str, pick: Pick) -> Table | None:
+        return metric_table(panel, moment, "Rescaling of each example’s gradient", RESCALED, pick)
+
+    title, anchor = "Relations between classes", "relations"
+    both = [_both(panel, title, anchor, build) for build in (relations, rescaled)]
+    chart = charts.class_relations(panel, panel.moments[0], f"class_relations{suffix}")
+    tables, more = ([t for s in both for t in part(s)] for part in (lambda s: s.tables, lambda s: s.more))
+    lead = " ".join(
+        words for section, words in zip(both, (RELATING, RESCALING), strict=True) if section.tables
+    )
+    return Section(title, anchor, _kept([chart]), tuple(tables), tuple(more), lead)
 
 
 def _quality(panel: Panel, suffix: str) -> Section:

@@ -61,6 +61,13 @@ LEARNING = tuple(
     )
 )
 CONNECTED = (("connectivity", "barrier"),)
+RELATED = tuple(
+    ("relations", metric)
+    for metric in ("entropy", "entropy_share", "relation_agreement", "relation_confusion")
+)
+RESCALED = tuple(
+    ("rescaling", f"rescaling_{metric}") for metric in ("mean", "median", "hard", "easy", "rank_correlation")
+)
 STRUCTURE = tuple(
     ("structure", metric)
     for metric in ("parameters", "prunable", "nonzero", "density", "density_all", "empty_layers")
@@ -316,7 +323,8 @@ def _generic_groups(panel: Panel, moment: str, probe: str, metric: str, names: l
 
 def _known(panel: Panel) -> set[tuple[str, str, bool]]:
     """(probe, metric, has a group) of all that the named tables show."""
-    known = {(p, m, False) for p, m in (*QUALITY, *ROBUSTNESS, *STRUCTURE, *LEARNING, *CONNECTED)}
+    named = (*QUALITY, *ROBUSTNESS, *STRUCTURE, *LEARNING, *CONNECTED, *RELATED, *RESCALED)
+    known = {(p, m, False) for p, m in named}
     known |= {("loyalty", m, False) for m, _, _ in LOYAL}
     known |= {("cost", m, False) for m in (*THEORETICAL, *ON_DISK, LOAD)}
     known |= {("cost", f"{m}_b{b}", False) for m in MEASURED for b in batches(panel)}
@@ -326,6 +334,7 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
     known |= {("forgetting", m, True) for m in ("recall", "recall_change", "forgotten", "learned")}
     known |= {
         ("connectivity", "error_at", True),
+        ("relations", "relation", True),
         ("structure", "layer_density", True),
         ("structure", "weight_bits", False),
         ("structure", "input_bits", False),

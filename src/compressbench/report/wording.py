@@ -53,6 +53,15 @@ NAMES = {
     "square_queries": "#Q",
     "layers_in_float": "Layers in float",
     "compile_seconds": "Compiled in",
+    "entropy": "Entropy",
+    "entropy_share": "Entropy, share",
+    "relation_agreement": "Agreement",
+    "relation_confusion": "Confusion",
+    "rescaling_mean": "Mean",
+    "rescaling_median": "Median",
+    "rescaling_hard": "Median, hard",
+    "rescaling_easy": "Median, easy",
+    "rescaling_rank_correlation": "Rank correlation",
     "artefact_bytes": "File",
 }
 LOYALTY = (
