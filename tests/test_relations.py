@@ -22,10 +22,11 @@ from compressbench.probes.relations import Relations, confusion, entropy, pairs
 from compressbench.probes.rescaling import FLAT, Rescaling, ends, missing, rescaling, unsure
 from compressbench.records import Metric, Record, Records
 from compressbench.report import charts
+from compressbench.report.accuracy import difference_tables
 from compressbench.report.page import write_report
 from compressbench.report.panels import Panel, panels
 from compressbench.report.relations import matrices
-from compressbench.report.states import leftover_tables
+from compressbench.report.states import lecture_table, leftover_tables
 from compressbench.report.students import branch, families, gain_tables
 from compressbench.representation import class_means, last_layer, relations, represented
 from compressbench.state import State
@@ -565,6 +566,20 @@ def test_what_is_no_family_of_students_has_no_gain(rows: list[Record]) -> None:
 def test_a_student_s_name_is_its_branch(state: str, name: str) -> None:
     panel = one(accuracies("s", 1, 1.0, {0: 1.0}, state=state))
     assert branch(panel.series[0].at("final")[0]) == name
+
+
+def test_students_of_one_density_are_told_apart_and_compared_one_by_one() -> None:
+    panel = one(teacher(), students("labels", "ce", 0.0), students("taught", "kd", 1.5))
+    table = lecture_table(panel, "final")
+    assert [head for head, _ in table.heads][:2] == ["Density", "State"]
+    assert [row.cells[1].text for row in table.rows] == ["–", *SIZES, *SIZES]
+    (differences,) = difference_tables(panel, "final")
+    assert [row.cells[0].plain for row in differences.rows] == [
+        "−1.5±0.0",
+        "−3.0±0.0",
+        "−4.5±0.0",
+        "−6.0±0.0",
+    ]
 
 
 def test_names_of_students_keep_a_distance() -> None:

@@ -189,7 +189,8 @@ def close(one: float, other: float, ratio: float = SAME_DENSITY) -> bool:
 def counterpart(point: Point, series: Series, same_recipe: bool) -> Point | None:
     """The point of another series to set beside this one: that of the same density.
 
-    Within a recipe the same level counts too if its density is nearly the same.
+    Within a recipe the same level counts too if its density is nearly the same. Of several equally near, as students of
+    several sizes are, it is the one of the same level.
     """
     near = [
         p
@@ -197,7 +198,7 @@ def counterpart(point: Point, series: Series, same_recipe: bool) -> Point | None
         if close(p.density, point.density)
         or (same_recipe and p.order == point.order and close(p.density, point.density, SAME_STATE))
     ]
-    return min(near, key=lambda p: abs(p.density - point.density), default=None)
+    return min(near, key=lambda p: (abs(p.density - point.density), p.order != point.order), default=None)
 
 
 def beside_lead(panel: Panel, series: Series, moment: str) -> Point | None:

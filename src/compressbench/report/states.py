@@ -19,6 +19,7 @@ from compressbench.report.panels import (
     relative_compute,
     restricted,
 )
+from compressbench.report.students import branch
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.wording import LOYALTY, difference_unit, examples, moment_name, title_of
@@ -346,12 +347,19 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
 
 
 def columns_of(found: Sequence[Line]) -> Columns:
-    """The columns that name a row: density, and bits where anything was rounded."""
+    """The columns that name a row: density, bits where anything was rounded, the state where these leave it open."""
     columns = Columns()
     columns.add("Density", "%", [Cell(percentage(line.point.density)) for line in found], always=True)
     bits = rounded_to(found)
     if bits:
         columns.add("Bits", "weights/inputs", [Cell(text) for text in bits], always=True)
+    names = [(x.series.label, percentage(x.point.density), *bits[k : k + 1]) for k, x in enumerate(found)]
+    if len(set(names)) < len(names):
+        told = [
+            branch(x.point) if names.count(name) > 1 else MISSING
+            for x, name in zip(found, names, strict=True)
+        ]
+        columns.add("State", "", [Cell(text) for text in told], always=True)
     return columns
 
 
