@@ -837,6 +837,22 @@ def test_with_augmentation_the_teacher_sees_what_the_student_sees(
     assert counted.images == 900 + 8
 
 
+def test_an_estimate_does_not_ask_the_teacher_for_the_whole_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compressbench.cli.run import composed
+    from compressbench.estimate import estimate
+    from compressbench.execute import Executor, Watcher
+    from compressbench.experiment import prepare
+
+    ready = prepare(composed(["recipe=loyalty_table", "scale=smoke", f"outputs={tmp_path}"]))
+    counted = Counted(monkeypatch)
+    executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
+    assert "about" in estimate(ready, executor, ["ptq_kd"], [])
+    batch = ready.plan.node("ptq_kd").stage.batch_size
+    assert counted.images == 2 * (8 + 2 * batch), "two trials of the stage, each on two batches"
+
+
 @pytest.mark.parametrize("objective", ["distill", "mimic"])
 def test_the_teacher_never_changes(objective: str, taught: Bench, teacher: State, student: State) -> None:
     before = {n: t.clone() for n, t in teacher.weights.items()}
