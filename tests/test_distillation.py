@@ -32,6 +32,7 @@ from compressbench.models.build import module_of
 from compressbench.models.composite import STUDENT, Ensemble, Online
 from compressbench.models.draw import drawn
 from compressbench.outputs import Outputs, forward, tapped
+from compressbench.records import read_jsonl
 from compressbench.stages.composite import Ensemble as Together
 from compressbench.stages.composite import Take
 from compressbench.stages.prune import Prune
@@ -468,7 +469,7 @@ def test_kd_sim_by_hand(place: Bench, teacher: State) -> None:
         wanted = ((rows @ rows.T) / sharpness).softmax(1)[given.known]
         assert torch.allclose(says(labelling("kd_sim", sharpness=sharpness), given), wanted, atol=1e-5)
     headless = dataclasses.replace(given, teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), kept={})
-    with pytest.raises(UserError, match="Sequential has none with 10 outputs; class_mean"):
+    with pytest.raises(UserError, match="no single layer of Sequential gives its logits; class_mean"):
         labelling("kd_sim")(headless)
     with pytest.raises(UserError, match=r"labels.sharpness: 0 is not a number above 0"):
         labelling("kd_sim", sharpness=0)(given)
@@ -1623,3 +1624,20 @@ def test_words_and_yaml_files_are_the_same() -> None:
     for folder, group in (("distances", "distance"), ("labels", "labels"), ("features", "feature")):
         words = {p.stem for p in (conf / group).glob("*.yaml")}
         assert words == set(everything(folder)), group
+
+
+# From nothing but YAML ------------------------------------------------------------------------------------------------
+
+
+def test_prune_distill_take_and_prune_again_is_one_recipe(command: Command) -> None:
+    done = command(
+        "run", "--config-dir", str(Path(__file__).parent / "conf"), "recipe=chain", "scale=smoke",
+        "hardware=cpu1", "evaluation=quick",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    records = read_jsonl(next(Path("outputs/runs").iterdir()) / "records.jsonl")
+    density = {r.series: r.value for r in records.where(metric="density")}
+    assert density["taken"] == pytest.approx(50, abs=2)
+    assert density["pruned again"] == pytest.approx(density["taken"] / 2, abs=0.02)
+    macs = {r.series: r.compute for r in records}
+    assert macs["pruned again"] > macs["taken"] > 0

@@ -43,6 +43,18 @@ QUANTIZED = (
     "checkpoint_seconds=0.1",
 )
 
+CHAIN = (
+    "run",
+    "--config-dir",
+    str(ROOT / "tests" / "conf"),
+    "recipe=chain",
+    "scale=smoke",
+    "hardware=cpu1",
+    "recipe.length=12ep",
+    "evaluation=quick",
+    "checkpoint_seconds=0.1",
+)
+
 
 def start(folder: Path, *args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
@@ -67,7 +79,7 @@ def stages_underway(folder: Path) -> list[Path]:
     return [p for p in found if not (folder / "outputs" / "store" / "states" / p.parent.name).exists()]
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, QUANTIZED], ids=["tickets", "quantized"])
+@pytest.mark.parametrize("recipe", [RECIPE, QUANTIZED, CHAIN], ids=["tickets", "quantized", "distilled"])
 def test_kill_9_at_ten_moments_changes_nothing(recipe: tuple[str, ...], tmp_path: Path) -> None:
     """Five kills inside a training (its checkpoint is there, its state not), one inside a write, four at random."""
     if recipe is QUANTIZED:

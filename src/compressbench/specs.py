@@ -82,10 +82,12 @@ GIVEN = {
 Positive = float
 NonNegative = float
 Share = float
+Count = int
 RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "Positive": (lambda x: 0 < x < math.inf, "not a number above 0"),
     "NonNegative": (lambda x: 0 <= x < math.inf, "not a number of 0 or more"),
     "Share": (lambda x: 0 <= x <= 1, "not in [0, 1]"),
+    "Count": (lambda x: isinstance(x, int) and x >= 1, "not a whole number of 1 or more"),
 }
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from compressbench.errors import UserError, nearest
 from compressbench.labels.lesson import Lesson
+from compressbench.specs import Share
 
 
 def kd_rel(
-    lesson: Lesson, groups: Sequence[Sequence[str]], top: float = 0.8, siblings: float = 0.15
+    lesson: Lesson, groups: Sequence[Sequence[str]], top: Share = 0.8, siblings: Share = 0.15
 ) -> Tensor:
     """``top`` for the true class, ``siblings`` shared by the other classes of its group, the rest by all others.
 

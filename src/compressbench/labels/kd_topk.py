@@ -6,9 +6,10 @@ from torch import Tensor
 
 from compressbench.errors import UserError
 from compressbench.labels.lesson import Lesson, levelled
+from compressbench.specs import Count
 
 
-def kd_topk(lesson: Lesson, k: int = 3) -> Tensor:
+def kd_topk(lesson: Lesson, k: Count = 3) -> Tensor:
     """The ``k`` largest softened probabilities stay, what is left is spread evenly over the other classes.
 
     Raises:

@@ -19,6 +19,7 @@ from torch import Tensor
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.outputs import Outputs
+from compressbench.specs import Share
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def task_loss(bench: Bench) -> Objective:
     return loss
 
 
-def smoothed(bench: Bench, smoothing: float = 0.1) -> Objective:
+def smoothed(bench: Bench, smoothing: Share = 0.1) -> Objective:
     """Label smoothing: cross-entropy, (1 - s) on the label and s spread over all classes (Szegedy et al. 2016).
 
     What is left of distillation when nothing is known of the teacher (Tang et al. 2020).
