@@ -119,6 +119,9 @@ class Train:
         part = " ".join(f"{word} {v}" for word, v in (("from", self.start), ("to", self.stop)) if v)
         optimizer = str(self.optimizer[specs.TARGET]).rpartition(".")[2]
         methods = "".join(f", {name.replace('_', ' ')}" for name in self.reparametrise)
+        objective = str(self.objective[specs.TARGET]).rpartition(".")[2].replace("_", " ")
+        methods += f", {objective}" if objective != "task loss" else ""
+        methods += f", data of {self.data}" if self.data else ""
         return (
             f"train {self.length}{', ' + part if part else ''} "
             f"({optimizer}, lr {self.lr:g}, batch {self.batch_size}{methods})"
