@@ -1641,3 +1641,15 @@ def test_prune_distill_take_and_prune_again_is_one_recipe(command: Command) -> N
     assert density["pruned again"] == pytest.approx(density["taken"] / 2, abs=0.02)
     macs = {r.series: r.compute for r in records}
     assert macs["pruned again"] > macs["taken"] > 0
+
+
+def test_a_teachers_forwards_count_as_training_cost(place: Bench, teacher: State, student: State) -> None:
+    bench = dataclasses.replace(place, references={"teacher": teacher})
+    spec = {"_target_": "compressbench.training.distillation.distill", "_partial_": True, "teacher": "teacher"}
+    plain = training("4it").apply(student, bench).facts["macs"]
+    cached = training("4it", objective=spec).apply(student, bench).facts["macs"]
+    assert cached - plain == teacher.facts["forward_macs"] * len(bench.feed("train"))
+    points = {**spec, "_target_": "compressbench.training.distillation.mimic", "points": {"layer1": "layer1"}}
+    points["regressor"] = True
+    seen = training("4it", objective=points).apply(student, bench).facts["macs"]
+    assert seen - plain == teacher.facts["forward_macs"] * 4 * 32

@@ -274,6 +274,37 @@ def error_along_path(panel: Panel, moment: str, name: str) -> Chart | None:
     return _finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
 
 
+def accuracy_by_method(panel: Panel, moment: str, name: str) -> Chart | None:
+    """One row a series, in the recipe's order: for methods that all leave the weights as many as they are."""
+    rows = [
+        (series, spread)
+        for series in panel.series
+        for point in series.at(moment)
+        if (spread := _main(panel, point)) is not None
+    ]
+    if len(rows) < 2:
+        return None
+    label, unit = _accuracy(panel)
+    figure, axes = _canvas(f"{label} by method" + _at(moment), rows=2 * len(rows))
+    looks = styles(panel)
+    for place, (series, found) in enumerate(rows):
+        look = looks[series.label]
+        if found.sd:
+            ends = [found.mean - found.sd, found.mean + found.sd]
+            axes.plot(ends, [place, place], color=look.colour, linewidth=1.2, alpha=0.7)
+        axes.plot([found.mean], [place], look.marker or "o", color=look.colour, markersize=5)
+    for dense in panel.dense.values():
+        for point in dense.at(moment):
+            if (whole := _main(panel, point)) is not None:
+                axes.axvline(whole.mean, color=INK, linewidth=1.2)
+    axes.set_yticks(range(len(rows)), [_short(clean(s.label), 40) for s, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"{label}, {unit}")
+    caption = f"Vertical line: the reference. {_bars({found.n for _, found in rows})}"
+    return _saved(figure, name, axes.get_title(loc="left"), caption, [])
+
+
 def published(panel: Panel, name: str) -> list[Chart]:
     """Figures from the literature, each net and data set on axes of its own, never on ours."""
     found: dict[str, dict[str, list[Record]]] = {}

@@ -200,7 +200,10 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
         shown += gain_tables(panel, moment)
         bits = charts.accuracy_vs_bits(panel, moment, f"accuracy_vs_bits{tail}")
         varied = len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1
-        if varied or not (bits or gains):
+        single = not varied and all(len(s.at(moment)) == 1 for s in panel.series if s.at(moment))
+        if single and not (bits or gains):
+            drawn.append(charts.accuracy_by_method(panel, moment, f"accuracy_by_method{tail}"))
+        elif varied or not (bits or gains):
             drawn += [
                 charts.accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
                 charts.change_vs_density(panel, moment, f"change_vs_density{tail}"),

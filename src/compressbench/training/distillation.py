@@ -119,6 +119,8 @@ class _Distilled:
         self.bench, self.temperature, self.share = bench, temperature, share
         self.distance, self.labels = distance, labels
         self.module = guide_of(bench, teacher)
+        names = (teacher,) if isinstance(teacher, str) else teacher
+        self.teacher_macs = sum(bench.references[n].facts.get("forward_macs", 0) for n in names)
         self.kept: dict[str, Tensor] = {}
         sample = bench.task.encode(bench.feed("train").images[:8])
         self.fast = prepared(self.module, sample)
@@ -127,6 +129,10 @@ class _Distilled:
     def __call__(self, batch: Batch) -> Tensor:
         """The loss of a batch."""
         return self.of(batch, self.answers(batch))
+
+    def macs(self, examples: int, plain: bool) -> int:
+        """Multiply-accumulates of the teacher's forwards in a training on so many examples."""
+        return self.teacher_macs * (len(self.bench.feed("train")) if plain else examples)
 
     def answers(self, batch: Batch) -> Tensor:
         """(n, classes): the teacher's logits, from the table where the inputs are as they lie in the data set."""
@@ -223,6 +229,10 @@ class _Mimicking:
         with torch.no_grad():
             self._far(own, wanted)
         return found
+
+    def macs(self, examples: int, plain: bool) -> int:
+        """Multiply-accumulates of the teacher's forwards in a training on so many examples; none is computed once."""
+        return self.base.macs(examples, plain=False)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss of a batch whose ``outputs.taps`` hold the student's features."""

@@ -138,7 +138,9 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         result = masked(result, result.masks)
     return result.with_facts(
         examples=facts.get("examples", 0) + examples,
-        macs=facts.get("macs", 0) + 3 * facts.get("forward_macs", 0) * examples,
+        macs=facts.get("macs", 0)
+        + 3 * facts.get("forward_macs", 0) * examples
+        + _beside(objective, run, examples),
         seconds=facts.get("seconds", 0.0) + live.seconds,
         curve=[*_before(facts, run.start), *live.curve],
         dtype="bf16" if run.autocast else "fp32",
@@ -163,6 +165,12 @@ def _begun(objective: Any, module: nn.Module) -> dict[str, nn.Parameter]:
     """The objective's own parameters, by names that no module's parameter has."""
     begin = getattr(objective, "begin", None)
     return {f"{OBJECTIVE}.{name}": p for name, p in begin(module).items()} if begin else {}
+
+
+def _beside(objective: Any, run: Run, examples: int) -> int:
+    """Multiply-accumulates of what the objective itself computed: a teacher's forwards."""
+    count = getattr(objective, "macs", None)
+    return count(examples, not (run.augment.get("pad") or run.augment.get("flip"))) if count else 0
 
 
 def _copies(named: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 A later method (distillation, label smoothing, exits) is one more function here or in a user's file; what it refers
 to is a parameter annotated ``Ref``, found as ``bench.references[name]``.
 
-What a factory returns may have two attributes beside being called. ``taps``: names of modules of the model in training,
+What a factory returns may have attributes beside being called. ``taps``: names of modules of the model in training,
 whose outputs each batch then carries. ``begin(module)``: called once before the training with the model in evaluation
 mode; returns parameters of the objective's own by name, which are trained, checkpointed and left behind at the end.
+``macs(examples, plain)``: what it computes beside the model, a teacher's forwards, for the record of the training's cost.
 """
 
 from __future__ import annotations
