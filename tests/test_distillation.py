@@ -1645,7 +1645,11 @@ def test_prune_distill_take_and_prune_again_is_one_recipe(command: Command) -> N
 
 def test_a_teachers_forwards_count_as_training_cost(place: Bench, teacher: State, student: State) -> None:
     bench = dataclasses.replace(place, references={"teacher": teacher})
-    spec = {"_target_": "compressbench.training.distillation.distill", "_partial_": True, "teacher": "teacher"}
+    spec = {
+        "_target_": "compressbench.training.distillation.distill",
+        "_partial_": True,
+        "teacher": "teacher",
+    }
     plain = training("4it").apply(student, bench).facts["macs"]
     cached = training("4it", objective=spec).apply(student, bench).facts["macs"]
     assert cached - plain == teacher.facts["forward_macs"] * len(bench.feed("train"))

@@ -55,7 +55,10 @@ def estimate(
         if known is not None:
             total += known
         elif isinstance(node.stage, Train) and not node.stage.checkpoint:
-            on_other_data = node.stage.data is not None and str(node.stage.length).endswith("ep")
+            split = len(ready.dataset.split("train"))
+            on_other_data = node.stage.data is not None and (
+                str(node.stage.length).endswith("ep") or node.stage.batch_size > split
+            )
             if on_other_data or not _same_layers(ready, node):
                 untried += 1
                 continue

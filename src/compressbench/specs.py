@@ -246,6 +246,11 @@ def expand(value: Any, where: str = "") -> Any:
         for name, inner in value.items():
             annotation = seen.parameters[name].annotation if seen and name in seen.parameters else ""
             place = f"{where}.{name}"
+            if annotation in SHORT and isinstance(inner, Mapping) and not is_spec(inner):
+                raise UserError(
+                    f"{place}: {dict(inner)!r} are settings of nothing; name the function too, "
+                    f"{{{TARGET}: {OWN}.{SHORT[annotation]}.NAME.NAME, {PARTIAL}: true, …}}, or choose it by its YAML"
+                )
             if annotation in SHORT and isinstance(inner, str):
                 inner = _named(inner, SHORT[annotation], place)
             if annotation in SHORT and is_spec(inner):
@@ -332,8 +337,11 @@ def check(
                         f"{place}: unknown key {key!r} for {target}; {nearest(key, seen.parameters)}"
                     )
         for key, value in settings.items():
-            if key in seen.parameters and seen.parameters[key].annotation in RANGES:
-                within(seen.parameters[key].annotation, value, f"{place}.{key}")
+            annotation = seen.parameters[key].annotation if key in seen.parameters else ""
+            if annotation in RANGES:
+                within(annotation, value, f"{place}.{key}")
+            if annotation.startswith("Mapping[") and not isinstance(value, Mapping):
+                raise UserError(f"{place}.{key}: {value!r} is no mapping such as {{name: value}}")
         if inner is spec and not inner.get(PARTIAL):
             missing = [
                 k for k, p in seen.parameters.items() if p.required and k not in settings and k not in given

@@ -31,7 +31,7 @@ def few(state: State, bench: Bench, settings: Any) -> State:
     if settings.labels > counts.sum():
         raise UserError(f"labels: {settings.labels} is more than the {counts.sum()} examples with a label")
     shares = seats(counts, settings.labels)
-    random = np.random.RandomState(derive_seed(bench.seed, bench.name, "few") % 2**32)
+    random = np.random.RandomState(derive_seed(bench.seed, settings.draw, "few") % 2**32)
     chosen = known[torch.from_numpy(pick(labels[known].numpy(), shares, random))]
     kept = torch.full_like(labels, -1)
     kept[chosen] = labels[chosen]

@@ -40,6 +40,8 @@ def relations(classes: Sequence[str], groups: Sequence[Sequence[str]], top: floa
     """(classes, classes): row c is the label of every example of class c."""
     places = {name: place for place, name in enumerate(classes)}
     group: dict[int, int] = {}
+    if not _lists_of_names(groups):
+        raise UserError(f"labels: groups {groups!r} are no lists of class names, [[cat, dog], [ship, truck]]")
     for number, names in enumerate(groups):
         for name in names:
             if name not in places:
@@ -57,3 +59,8 @@ def relations(classes: Sequence[str], groups: Sequence[Sequence[str]], top: floa
             for c in members:
                 table[own, c] = share / len(members)
     return table
+
+
+def _lists_of_names(groups: object) -> bool:
+    lists = isinstance(groups, list | tuple) and all(isinstance(g, list | tuple) for g in groups)
+    return lists and all(isinstance(name, str) for g in groups for name in g)  # type: ignore[attr-defined]

@@ -54,6 +54,7 @@ def together(states: Sequence[State], target: str, bench: Bench) -> State:
         "whole_parameters": sum(f.get("whole_parameters", 0) for f in known) or counts.parameters,
         "forward_macs": counts.macs,
         **{name: sum(f.get(name, 0) for f in known) for name in ("examples", "macs", "seconds")},
+        "dtype": "bf16" if any(f.get("dtype") == "bf16" for f in known) else "fp32",
         "flags": list(dict.fromkeys(flag for f in known for flag in f.get("flags", []))),
     }
     return masked(made.with_facts(**facts), made.masks)

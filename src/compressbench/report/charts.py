@@ -34,7 +34,7 @@ LEGEND_ROWS, LEGEND_ROW = 4, 0.165
 ROWS_SHOWN = 24
 LABEL = 56
 CLOSE = 5.0
-MATRICES = 8
+MATRICES = 16
 CLASSES_NAMED, MANY = 20, 10
 NAME_WIDTH = 0.036
 SHADES = 41  # matplotlib makes a picture of a colour bar of 50 or more
@@ -588,6 +588,7 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     _label_ends(axes, lines[0][1], densities)
     if max(spans) / min(spans) > 20:
         axes.set_xscale("log")
+        _percent_ticks(axes.xaxis, [*spans, 1.0])
     else:
         left = min([1.0, *spans])
         right = max([1.0, *spans])
@@ -596,7 +597,8 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.set_xlabel("training MACs of the whole lineage, in dense trainings")
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     caption = (
-        "What a state cost to train, all earlier levels included; the dense model costs 1. "
+        "What a state cost to train, all earlier levels and a teacher’s forwards included, not the teacher’s own "
+        "training; the dense model costs 1. "
         f"Small figures: the first series’ density. {_bands(counts)}"
         + (
             " Marks without a line: a series whose states all cost the same."

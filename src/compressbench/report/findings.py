@@ -253,6 +253,8 @@ def _within(panel: Panel, series: Series, moment: str) -> list[str]:
     if unit != "points":
         return []
     lowest, change = min(changes, key=lambda x: x[0].density)
+    if len(changes) == 1 and lowest.density == 1:
+        return [f"{series.label} is {_figure(change, unit, True)} from dense."]
     near = [(p, c) for p, c in changes if c.mean >= -1]
     told = []
     if near:

@@ -212,7 +212,7 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
         drawn += [
             bits,
             charts.accuracy_vs_bytes(panel, moment, f"accuracy_vs_bytes{tail}"),
-            charts.accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
+            None if gains else charts.accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
         ]
     drawn += charts.published(panel, f"published{suffix}")
     shown += [t for m in panel.moments for t in trade_off_tables(panel, m)]

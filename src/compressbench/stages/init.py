@@ -29,6 +29,11 @@ class Init:
     VERSION: ClassVar[int] = 2  # 2: the state knows the sizes of the net as drawn
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, Mapping):
+            raise UserError(
+                f"model: {self.model!r} is no mapping with build; choose another model's YAML by "
+                "model@recipe.stages.NAME.model=…"
+            )
         for key in self.model:
             if key not in MODEL_KEYS:
                 raise UserError(f"model: unknown key {key!r}; {nearest(str(key), MODEL_KEYS)}")

@@ -34,7 +34,8 @@ class Weights:
 
         source = bench.references[self.to]
         groups = cut_groups(source.tensors, later(state.edits, source.edits, f"to: {self.to}"))
-        back = state.with_groups(weights=groups["weights"], optimizer=groups.get("optimizer", {}))
+        kept = {name: groups.get(name, {}) for name in ("optimizer", "objective")}
+        back = state.with_groups(weights=groups["weights"], **kept)
         return masked(
             back.with_facts(optimizer=source.facts.get("optimizer"), curve=source.facts.get("curve", [])),
             state.masks,
@@ -53,7 +54,7 @@ class LearningRate:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state without optimiser state."""
-        return state.with_groups(optimizer={})
+        return state.with_groups(optimizer={}, objective={})
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,23 @@ def _partial(target: str, **settings: Any) -> dict[str, Any]:
     return {specs.TARGET: target, specs.PARTIAL: True, **settings}
 
 
+def _in_words(spec: Mapping[str, Any]) -> str:
+    """A spec by its last name and its settings: ``distill: teacher dense, temperature 4``."""
+    name = str(spec[specs.TARGET]).rpartition(".")[2].replace("_", " ")
+    told = ", ".join(f"{k} {_short(v)}" for k, v in specs.settings_of(spec).items() if v is not None)
+    return f"{name}: {told}" if told else name
+
+
+def _short(value: Any) -> str:
+    if specs.is_spec(value):
+        return _in_words(value)
+    if isinstance(value, Mapping):
+        return " ".join(f"{k}:{_short(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class Train:
     """Trains a state; masks hold, batches come in an order that all trainings of a seed share.
@@ -119,9 +136,9 @@ class Train:
         part = " ".join(f"{word} {v}" for word, v in (("from", self.start), ("to", self.stop)) if v)
         optimizer = str(self.optimizer[specs.TARGET]).rpartition(".")[2]
         methods = "".join(f", {name.replace('_', ' ')}" for name in self.reparametrise)
-        objective = str(self.objective[specs.TARGET]).rpartition(".")[2].replace("_", " ")
-        methods += f", {objective}" if objective != "task loss" else ""
         methods += f", data of {self.data}" if self.data else ""
+        own = _in_words(self.objective)
+        methods += f"; {own}" if own != "task loss" else ""
         return (
             f"train {self.length}{', ' + part if part else ''} "
             f"({optimizer}, lr {self.lr:g}, batch {self.batch_size}{methods})"

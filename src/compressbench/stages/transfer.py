@@ -22,13 +22,15 @@ class Few:
     """Some of the training examples keep their labels, as many of each class as its share; the others lose them.
 
     Attributes:
-        labels: how many examples keep theirs; drawn from seed and stage name, fewer are a part of more.
+        labels: how many examples keep theirs; fewer are a part of more.
+        draw: name that, with the seed, draws which; stages of one name hide the same labels.
         unlabelled: whether the others stay, without a label; false leaves them out.
         data: a state whose data set is meant instead of the train split.
     """
 
     labels: int
     unlabelled: bool = False
+    draw: str = "few"
     data: Ref | None = None
     VERSION: ClassVar[int] = 1
 

@@ -98,8 +98,11 @@ def mimic(
     within("NonNegative", beta, "beta")
     if alone and not beta > 0:
         raise UserError("beta: with alone: true a number above 0 is wanted, nothing else is learned")
+    if not isinstance(teacher, str) and len(teacher) > 1:
+        raise UserError(f"teacher: {len(teacher)} states; to mimic tensors one is wanted")
     base = _Distilled(bench, teacher, temperature, share, distance, labels)
-    return _Mimicking(base, dict(points), feature, beta, regressor, alone)
+    points = {str(own): str(other) for own, other in points.items()}
+    return _Mimicking(base, points, feature, beta, regressor, alone)
 
 
 class _Distilled:
@@ -249,7 +252,10 @@ class _Mimicking:
         for point, other in self.points.items():
             try:
                 mapped = self._mapped(point, own[point])
-                far.append(self.feature(mapped.float(), wanted[other].float()))
+                with torch.autocast(
+                    mapped.device.type, enabled=False
+                ):  # a loss is computed in full precision
+                    far.append(self.feature(mapped.float(), wanted[other].float()))
             except UserError as error:
                 raise UserError(f"{error} ({point} to the teacher's {other})") from error
         return torch.stack(far).mean()
@@ -279,6 +285,7 @@ def _undisturbed(inputs: Tensor) -> Iterator[None]:
 def _regressor(own: Tensor, other: Tensor, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        width = other.shape[1] if other.ndim == 4 else other.shape[-1]
         if own.ndim == 4:
-            return nn.Conv2d(own.shape[1], other.shape[1], 1, device="cpu")
-        return nn.Linear(own.shape[-1], other.shape[-1], device="cpu")
+            return nn.Conv2d(own.shape[1], width, 1, device="cpu")
+        return nn.Linear(own.shape[-1], width, device="cpu")

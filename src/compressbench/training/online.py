@@ -21,7 +21,7 @@ def online(
 
     Args:
         temperature: T above 0.
-        weight: of the KL, 0 or more; 0 trains the students side by side, each alone.
+        weight: of the KL, 0 or more; 0 leaves it out; the head's own loss still reaches every student.
         detach: whether the head is spared the gradient of the KL; the published code lets it pass, so that head and
             students learn from each other.
 
