@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressbench import specs
+from compressbench.cli.run import composed
 from compressbench.errors import UserError
 from compressbench.models import build
 from compressbench.models.checkpoint import read_weights
@@ -39,9 +42,15 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@functools.cache
+def config_of(name: str) -> dict[str, Any]:
+    """conf/model/NAME.yaml as the command composes it, at scale=paper."""
+    return composed([f"model={name}", "scale=paper"])["model"]
+
+
 def built(name: str, shape=CIFAR, classes=10, seed=0, **changes) -> nn.Module:
     """The module of conf/model/NAME.yaml."""
-    spec = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))["build"]
+    spec = config_of(name)["build"]
     known = {"@shape": list(shape), "@classes": classes}
     filled = {k: known.get(v, v) if isinstance(v, str) else v for k, v in spec.items()}
     torch.manual_seed(seed)
@@ -427,7 +436,7 @@ def test_every_config_has_a_line_a_name_and_checks_out():
     for path in (CONF / "model").rglob("*.yaml"):
         assert path.read_text().startswith(f"# {path.stem}: ")
     for name in OWN:
-        config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
+        config = config_of(name)
         assert set(config) == {"name", "build", "weights"}
         assert (config["name"], config["weights"]) == (name, None)
         specs.check(config["build"], "model.build")

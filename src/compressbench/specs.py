@@ -340,7 +340,8 @@ def check(
             annotation = seen.parameters[key].annotation if key in seen.parameters else ""
             if annotation in RANGES:
                 within(annotation, value, f"{place}.{key}")
-            if annotation.startswith("Mapping[") and not isinstance(value, Mapping):
+            may_lack = value is None and "None" in annotation
+            if annotation.startswith("Mapping[") and not isinstance(value, Mapping) and not may_lack:
                 raise UserError(f"{place}.{key}: {value!r} is no mapping such as {{name: value}}")
         if inner is spec and not inner.get(PARTIAL):
             missing = [

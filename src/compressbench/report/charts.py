@@ -34,7 +34,7 @@ LEGEND_ROWS, LEGEND_ROW = 4, 0.165
 ROWS_SHOWN = 24
 LABEL = 56
 CLOSE = 5.0
-MATRICES = 16
+MATRICES, OF_MANY_CLASSES, MANY_CLASSES = 16, 8, 12
 CLASSES_NAMED, MANY = 20, 10
 NAME_WIDTH = 0.036
 SHADES = 41  # matplotlib makes a picture of a colour bar of 50 or more
@@ -487,7 +487,8 @@ def class_relations(panel: Panel, moment: str, name: str) -> Chart | None:
     found = matrices(panel, moment)
     if not found:
         return None
-    shown, left = found[:MATRICES], len(found) - MATRICES
+    most = OF_MANY_CLASSES if max(len(m.classes) for m in found) > MANY_CLASSES else MATRICES
+    shown, left = found[:most], len(found) - most
     counts = {n for matrix in shown for n in matrix.counts}
     told = [
         "Cosine between the means of two classes in what the last layer reads, about the mean of all classes. "
