@@ -502,7 +502,7 @@ def test_a_run_measured_early_alone_is_reported(tmp_path):
     rows = full(levels=1, moments=("early",))
     assert "ticket" in " ".join(summary(panels(rows)[0]))
     write_report(rows, tmp_path, "early")
-    assert (tmp_path / "accuracy_vs_density.svg").is_file()
+    assert (tmp_path / "accuracy_by_method.svg").is_file()
 
 
 def test_no_records_and_no_values(tmp_path):

@@ -201,8 +201,11 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
         bits = charts.accuracy_vs_bits(panel, moment, f"accuracy_vs_bits{tail}")
         varied = len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1
         single = not varied and all(len(s.at(moment)) == 1 for s in panel.series if s.at(moment))
+        by_method = None
         if single and not (bits or gains):
-            drawn.append(charts.accuracy_by_method(panel, moment, f"accuracy_by_method{tail}"))
+            by_method = charts.accuracy_by_method(panel, moment, f"accuracy_by_method{tail}")
+        if by_method is not None:
+            drawn.append(by_method)
         elif varied or not (bits or gains):
             drawn += [
                 charts.accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
