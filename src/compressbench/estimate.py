@@ -65,7 +65,7 @@ def estimate(
             stage = node.stage
             methods = {n: m[specs.TARGET] for n, m in stage.reparametrise.items()}
             rounds = _rounding(ready, node) is not None
-            kind = [methods, stage.objective, rounds]
+            kind = [methods, stage.objective, stage.stepper, rounds]
             model = digest([_top(ready, node).spec, stage.batch_size, stage.precision, *kind])
             if model not in per_step:
                 per_step[model] = _trial(ready, executor, node)
@@ -143,7 +143,9 @@ def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     # A part of the set will do: a teacher that is asked once for all of it would be most of so short a trial.
     feed, few = bench.feed("train"), 2 * node.stage.batch_size
     bench = replace(bench, feeds={**bench.feeds, "train": Feed(feed.images[:few], feed.labels[:few])})
-    trial = replace(node.stage, start=None, stop=None, length="2it", validate=None, warmup=None, data=None)
+    trial = replace(
+        node.stage, start=None, stop=None, length="2it", validate=None, warmup=None, data=None, averager=None
+    )
     try:
         trial.apply(state, bench)
         began = time.monotonic()

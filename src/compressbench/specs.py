@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressbench.conf import conf_dir
 from compressbench.errors import UserError, nearest
+from compressbench.training.length import check as check_length
 
 TARGET = "_target_"
 PARTIAL = "_partial_"
@@ -83,6 +85,8 @@ Positive = float
 NonNegative = float
 Share = float
 Count = int
+# Epochs or iterations, ``4ep`` or ``500it``.
+Length = str
 RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "Positive": (lambda x: 0 < x < math.inf, "not a number above 0"),
     "NonNegative": (lambda x: 0 <= x < math.inf, "not a number of 0 or more"),
@@ -340,9 +344,13 @@ def check(
             annotation = seen.parameters[key].annotation if key in seen.parameters else ""
             if annotation in RANGES:
                 within(annotation, value, f"{place}.{key}")
+            if annotation == "Length":
+                check_length(value, f"{place}.{key}")
             may_lack = value is None and "None" in annotation
             if annotation.startswith("Mapping[") and not isinstance(value, Mapping) and not may_lack:
-                raise UserError(f"{place}.{key}: {value!r} is no mapping such as {{name: value}}")
+                shipped = (conf_dir() / key / f"{value}.yaml").is_file()
+                way = f"; choose it by its YAML: +{key}@{place}.{key}={value}" if shipped else ""
+                raise UserError(f"{place}.{key}: {value!r} is no mapping such as {{name: value}}{way}")
         if inner is spec and not inner.get(PARTIAL):
             missing = [
                 k for k, p in seen.parameters.items() if p.required and k not in settings and k not in given

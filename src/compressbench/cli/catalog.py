@@ -15,6 +15,8 @@ SECTIONS = {
     "criteria": "stage/prune",
     "scopes": "scope",
     "grains": "grain",
+    "steppers": "stepper",
+    "averagers": "averager",
     "reparametrisations": "reparametrise",
     "observers": "observer",
     "distances": "distance",

@@ -48,6 +48,8 @@ class Train:
         batch_size: examples a step; the last, smaller batch of an epoch is left out.
         lr: the peak learning rate.
         optimizer, schedule, stepper, objective: specs of functions, see ``compressbench.training``.
+        averager: a spec of which weights on the way are averaged into the trained net, see ``training.averagers``; null
+            for the last ones alone.
         warmup: linear warm-up length, null for none.
         weight_decay, decay: decay to ``weights`` (two or more dimensions) or to ``all``.
         order: name that, with the seed, draws the order of the batches.
@@ -87,6 +89,7 @@ class Train:
     reparametrise: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     data: Ref | None = None
+    averager: Mapping[str, Any] | None = None
     VERSION: ClassVar[int] = 3  # 3: a teacher's forwards count as training cost
 
     def __post_init__(self) -> None:
@@ -137,6 +140,9 @@ class Train:
         optimizer = str(self.optimizer[specs.TARGET]).rpartition(".")[2]
         methods = "".join(f", {name.replace('_', ' ')}" for name in self.reparametrise)
         methods += f", data of {self.data}" if self.data else ""
+        stepper = _in_words(self.stepper)
+        methods += f", {stepper}" if stepper != "plain" else ""
+        methods += f", {_in_words(self.averager)}" if self.averager else ""
         own = _in_words(self.objective)
         methods += f"; {own}" if own != "task loss" else ""
         return (

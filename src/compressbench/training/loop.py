@@ -32,12 +32,15 @@ from compressbench.specs import TARGET
 from compressbench.state import State
 from compressbench.store import save_tensors
 from compressbench.training import reparametrise, schedules
+from compressbench.training.averaging import Average
 from compressbench.training.length import steps
 from compressbench.training.objectives import Batch, Objective
 from compressbench.training.reparametrise import Reparametrised
+from compressbench.training.steppers import Stepper
 
 CHECK_EVERY = 25
 OBJECTIVE = "objective"
+AVERAGE = "average"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Live:
     masks: dict[str, Tensor] = field(default_factory=dict)
     methods: Reparametrised | None = None
     own: dict[str, nn.Parameter] = field(default_factory=dict)
+    average: Average | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -79,6 +83,10 @@ class Live:
     def beside(self) -> dict[str, nn.Parameter]:
         """What is trained beside the module's parameters."""
         return self.own | (self.methods.own() if self.methods else {})
+
+    def remembered(self) -> list[Tensor]:
+        """What a forward in training moves: statistics of norms, ranges that a method observes."""
+        return [*self.module.buffers(), *(self.methods.kept().values() if self.methods else ())]
 
     def computing(self, training: bool) -> contextlib.AbstractContextManager[None]:
         """Inside, the module computes with effective weights."""
@@ -101,6 +109,8 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     own = _begun(objective, module)
     optimizer = _optimizer(settings, module, run.lr, methods, own)
     live = Live(module, optimizer, run.start, dict(state.masks), methods, own)
+    if settings.averager is not None:
+        live.average = Average.begun(settings.built("averager"), state.group(AVERAGE) if run.start else {})
     if run.start and state.group("optimizer"):
         if facts.get("optimizer") != settings.optimizer[TARGET]:
             raise UserError(
@@ -132,14 +142,18 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         weights=weights,
         optimizer=_optimizer_tensors(optimizer, live.named()) if short else {},
         data={},
-        **{OBJECTIVE: _copies(own) if short else {}},
+        **{
+            OBJECTIVE: _copies(own) if short else {},
+            AVERAGE: live.average.tensors() if short and live.average else {},
+        },
     )
     if methods and result.masks:
         result = masked(result, result.masks)
     return result.with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0)
-        + 3 * facts.get("forward_macs", 0) * examples
+        + facts.get("forward_macs", 0)
+        * (3 * getattr(stepper, "passes", 1) * examples + (live.average.read if live.average else 0))
         + _beside(objective, run, examples),
         seconds=facts.get("seconds", 0.0) + live.seconds,
         curve=[*_before(facts, run.start), *live.curve],
@@ -248,12 +262,11 @@ def _loop(
     bench: Bench,
     compute: Callable[[Tensor], Outputs],
     objective: Objective,
-    stepper: Callable[[Callable[[], Tensor]], Tensor],
+    stepper: Stepper,
     state: State,
 ) -> None:
     feed, task, module, optimizer = bench.feed("train"), bench.task, live.module, live.optimizer
     masks = _masks(module, live.masks)
-    cuda = bench.device.startswith("cuda")
     context: Any = (
         torch.autocast(bench.device.partition(":")[0], torch.bfloat16)
         if run.autocast
@@ -280,30 +293,15 @@ def _loop(
         seed = derive_seed(bench.seed, run.order, "step", step)
         if pad or flip:
             images = pad_crop_flip(images, torch.Generator().manual_seed(seed), pad, flip)
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
         inputs = task.encode(images).contiguous(memory_format=torch.channels_last)
         now = rate(run, step)
         for group in optimizer.param_groups:
             group["lr"] = now * group.get("share", 1.0)
 
-        def gradient(
-            inputs: Tensor = inputs, labels: Tensor = labels, picked: Tensor = picked, step: int = step
-        ) -> Tensor:
-            optimizer.zero_grad(set_to_none=True)
-            with context, live.computing(True):
-                loss = objective(Batch(compute(inputs), inputs, labels, picked, not (pad or flip)))
-            if live.methods and (penalty := live.methods.penalties(step)) is not None:
-                loss = loss + penalty
-            loss.backward()
-            if live.methods:
-                live.methods.after_gradient()
-            if run.clip is not None:
-                nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], run.clip)
-            return loss.detach()
-
-        losses.append(stepper(gradient))
+        batch = _Iteration(
+            live, run, compute, objective, context, inputs, labels, picked, not (pad or flip), seed, masks
+        )
+        losses.append(stepper(batch))
         if masks[0]:
             with torch.no_grad():
                 torch._foreach_mul_(masks[0], masks[1])
@@ -312,6 +310,12 @@ def _loop(
             live.methods.after_step()
             masks = _remask(live, state, masks)
         last = live.step == run.stop
+        if live.average is not None:
+            live.average.take(live.named(), live.step, run.total, run.per_epoch)
+            if live.step == run.total:
+                live.average.settle(
+                    live.named(), masks, live.module, lambda: live.computing(True), feed, task
+                )
         due = (
             bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
         )
@@ -326,6 +330,52 @@ def _loop(
             _checkpoint(live, bench.checkpoints)
             saved = time.monotonic()
     live.seconds = before + time.monotonic() - began
+
+
+@dataclass
+class _Iteration:
+    """The gradient of one iteration, as often as a stepper asks for it; see ``steppers.Gradient``."""
+
+    live: Live
+    run: Run
+    compute: Callable[[Tensor], Outputs]
+    objective: Objective
+    context: Any
+    inputs: Tensor
+    labels: Tensor
+    rows: Tensor
+    plain: bool
+    seed: int
+    masked: tuple[list[Tensor], list[Tensor]]
+
+    def __call__(self) -> Tensor:
+        """Fills the gradients; returns the loss."""
+        live, clip = self.live, self.run.clip
+        torch.default_generator.manual_seed(self.seed)
+        if self.inputs.is_cuda:
+            torch.cuda.manual_seed(self.seed)
+        live.optimizer.zero_grad(set_to_none=True)
+        with self.context, live.computing(True):
+            batch = Batch(self.compute(self.inputs), self.inputs, self.labels, self.rows, self.plain)
+            loss = self.objective(batch)
+        if live.methods and (penalty := live.methods.penalties(live.step)) is not None:
+            loss = loss + penalty
+        loss.backward()
+        if live.methods:
+            live.methods.after_gradient()
+        if clip is not None:
+            nn.utils.clip_grad_norm_([p for g in live.optimizer.param_groups for p in g["params"]], clip)
+        return loss.detach()
+
+    def again(self) -> Tensor:
+        """The same, and what training remembers beside the parameters is put back."""
+        remembered = self.live.remembered()
+        before = [tensor.detach().clone() for tensor in remembered]
+        loss = self()
+        with torch.no_grad():
+            for tensor, value in zip(remembered, before, strict=True):
+                tensor.copy_(value)
+        return loss
 
 
 def _checked(losses: list[Tensor], last: int, run: Run) -> float:
@@ -471,6 +521,8 @@ def _checkpoint(live: Live, folder: Path) -> None:
     tensors |= {f"own/{k}": v for k, v in _copies(own).items()}
     if live.methods:
         tensors |= {f"masks/{k}": v.contiguous() for k, v in live.masks.items()}
+    if live.average:
+        tensors |= {f"{AVERAGE}/{k}": v for k, v in live.average.tensors().items()}
     note = {"step": live.step, "curve": live.curve, "seconds": live.seconds, "digest": _digest(tensors)}
     aside = folder / "checkpoint.part"
     save_tensors(tensors, aside, json.dumps(note))
@@ -502,7 +554,13 @@ def _resume(live: Live, bench: Bench) -> None:
         bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
         path.unlink(missing_ok=True)
         return
-    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "own": {}, "masks": {}}
+    groups: dict[str, dict[str, Tensor]] = {
+        "weights": {},
+        "optimizer": {},
+        "own": {},
+        "masks": {},
+        AVERAGE: {},
+    }
     for full, tensor in tensors.items():
         group, _, name = full.partition("/")
         groups[group][name] = tensor
@@ -513,6 +571,8 @@ def _resume(live: Live, bench: Bench) -> None:
             own[name].copy_(tensor)
     if live.methods:
         live.masks = groups["masks"]
+    if live.average:
+        live.average = live.average.begun(live.average.share, groups[AVERAGE])
     _restore_optimizer(live.optimizer, live.named(), groups["optimizer"])
     live.step, live.curve, live.seconds = int(note["step"]), note["curve"], float(note["seconds"])
 

@@ -25,6 +25,11 @@ def step(done: float, at: list[float], gamma: float = 0.1) -> float:
     return gamma ** sum(done >= mark for mark in at)
 
 
+def plateau(done: float, start: float = 0.5, stop: float = 0.9, floor: float = 0.5) -> float:
+    """1 up to ``start``, a straight line to ``floor`` at ``stop``, then that (Izmailov et al. 2018)."""
+    return 1 - (1 - floor) * min(1.0, max(0.0, (done - start) / (stop - start)))
+
+
 def warmup(step_number: int, steps: int) -> float:
     """Rises linearly over the first ``steps`` iterations, then stays 1."""
     return min(1.0, (step_number + 1) / steps) if steps else 1.0

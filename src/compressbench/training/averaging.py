@@ -1,0 +1,109 @@
+"""Averaging of weights on the way, for the one loop: what ``averagers`` decide is done here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.data.feed import Feed
+from compressbench.outputs import forward
+from compressbench.training.averagers import Averager
+
+BLOCK = 256
+TAKEN = "taken"
+
+
+@dataclass
+class Average:
+    """The average so far.
+
+    Attributes:
+        share: the averager: which share the current weights get, or None.
+        weights: by parameter, empty before the first.
+        taken: how many weights are in it.
+        read: examples read to make batch-norm statistics anew.
+    """
+
+    share: Averager
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    taken: int = 0
+    read: int = 0
+
+    @classmethod
+    def begun(cls, share: Averager, tensors: Mapping[str, Tensor]) -> Average:
+        """Where an earlier part of the training left it."""
+        weights = {name: t.clone() for name, t in tensors.items() if name != TAKEN}
+        return cls(share, weights, int(tensors[TAKEN]) if TAKEN in tensors else 0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as CPU copies, for a checkpoint or a state that stops short; empty before the first."""
+        if not self.taken:
+            return {}
+        kept = {n: w.detach().to("cpu", copy=True).contiguous() for n, w in self.weights.items()}
+        return kept | {TAKEN: torch.tensor(self.taken)}
+
+    def take(self, named: Mapping[str, nn.Parameter], step: int, total: int, per_epoch: int) -> None:
+        """Takes the weights after iteration ``step`` in, if it is their turn."""
+        share = self.share(step=step, total=total, per_epoch=per_epoch, taken=self.taken)
+        if share is None:
+            return
+        with torch.no_grad():
+            if self.taken:
+                for name, weight in self.weights.items():
+                    weight.copy_(weight.to(named[name].device).lerp(named[name], share))
+            else:
+                self.weights = {name: p.detach().clone() for name, p in named.items()}
+        self.taken += 1
+
+    def settle(
+        self,
+        named: Mapping[str, nn.Parameter],
+        masks: tuple[list[Tensor], list[Tensor]],
+        module: nn.Module,
+        computing: Callable[[], contextlib.AbstractContextManager[None]],
+        feed: Feed,
+        task: Any,
+    ) -> None:
+        """Puts the average, masked, in the parameters' place; statistics of norms are made anew from the training set."""
+        if not self.taken:
+            return
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                named[name].copy_(weight)
+            if masks[0]:
+                torch._foreach_mul_(*masks)
+            with computing():
+                self.read = restated(module, feed, task)
+
+
+def restated(module: nn.Module, feed: Feed, task: Any) -> int:
+    """Batch-norm statistics as the mean over the training set's batches; returns how many examples that read.
+
+    Nothing is read where no module has such statistics. The examples are the set's own, not augmented.
+    """
+    norms = [
+        m
+        for m in module.modules()
+        if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
+    ]
+    if not norms:
+        return 0
+    before = [norm.momentum for norm in norms]
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    for images, _ in feed.batches(BLOCK):
+        forward(module, task.encode(images).contiguous(memory_format=torch.channels_last))
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    for part, training in modes.items():
+        part.training = training
+    return len(feed)

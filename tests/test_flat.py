@@ -1,0 +1,331 @@
+"""Training flat: SAM and ASAM around any optimiser, averaged weights; exact facts of FACTS section 8."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from compressbench.conf import conf_dir
+from compressbench.errors import UserError
+from compressbench.models.build import module_of
+from compressbench.models.draw import drawn
+from compressbench.outputs import forward
+from compressbench.pruning import masked
+from compressbench.stages.prune import Prune
+from compressbench.stages.train import Train
+from compressbench.training.averagers import ema, swa
+from compressbench.training.sam import asam, sam, uphill
+from compressbench.training.schedules import plateau
+from compressbench.training.steppers import plain
+from conftest import MLP
+
+SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
+ADAM = {"_target_": "torch.optim.Adam", "_partial_": True}
+MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
+RESNET = {
+    "name": "resnet8",
+    "build": {
+        "_target_": "compressbench.models.resnet.CifarResNet",
+        "depth": 8,
+        "width": 8,
+        "shape": "@shape",
+        "classes": "@classes",
+    },
+}
+STEPPERS = sorted(p.stem for p in (conf_dir() / "stepper").glob("*.yaml"))
+AVERAGERS = sorted(p.stem for p in (conf_dir() / "averager").glob("*.yaml"))
+
+
+class Dropping(nn.Module):
+    """A net that draws noise in training, with a batch norm."""
+
+    def __init__(self, shape: list[int], classes: int) -> None:
+        super().__init__()
+        self.fc1, self.norm, self.drop = nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Dropout(0.3)
+        self.fc2 = nn.Linear(32, classes)
+
+    def forward(self, x):
+        return self.fc2(self.drop(self.norm(self.fc1(x.flatten(1))).relu()))
+
+
+DROPPING = {
+    "name": "dropping",
+    "build": {"_target_": "test_flat.Dropping", "shape": "@shape", "classes": "@classes"},
+}
+
+
+def stepper(name: str, **changes):
+    return {"_target_": f"compressbench.training.sam.{name}", "_partial_": True, **changes}
+
+
+def averager(name: str, **changes):
+    return {"_target_": f"compressbench.training.averagers.{name}", "_partial_": True, **changes}
+
+
+def train(**changes) -> Train:
+    return Train(
+        **{"length": "24it", "batch_size": 50, "lr": 0.05, "optimizer": SGD, "weight_decay": 1e-2, **changes}
+    )
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@dataclasses.dataclass
+class Toy:
+    """The gradient of any function of parameters, and how often it was asked for."""
+
+    params: list[nn.Parameter]
+    loss: object
+    masked: tuple = ((), ())
+    calls: int = 0
+    seen: list = dataclasses.field(default_factory=list)
+
+    def __call__(self):
+        self.calls += 1
+        self.seen.append([p.detach().clone() for p in self.params])
+        for p in self.params:
+            p.grad = None
+        loss = self.loss()
+        loss.backward()
+        return loss.detach()
+
+    again = __call__
+
+
+def test_gradient_of_sam_on_a_parabola() -> None:
+    for start in (1.5, -0.25):
+        w = nn.Parameter(torch.tensor([start], dtype=torch.float64))
+        optimizer = torch.optim.SGD([w], lr=1.0)
+        a, rho = 3.0, 0.1
+        toy = Toy([w], lambda w=w, a=a: (a * w**2 / 2).sum())
+        loss = sam(nn.Module(), optimizer, rho)(toy)
+        assert float(loss) == pytest.approx(a * start**2 / 2)
+        assert float(start - w.detach()) == pytest.approx(
+            a * (start + rho * (1 if start > 0 else -1)), rel=1e-12
+        )
+        assert toy.calls == 2
+
+
+def test_sam_as_published_over_all_parameters_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(32, 6, generator=generator), torch.randint(3, (32,), generator=generator)
+
+    def made():
+        net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+        with torch.no_grad():
+            for k, p in enumerate(net.parameters()):
+                p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(k)))
+        return net, torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+    for adaptive, make in ((False, sam), (True, asam)):
+        (net, optimizer), (other, base) = made(), made()
+        step = make(net, optimizer, 0.3)
+        toy = Toy(list(net.parameters()), lambda net=net: nn.functional.cross_entropy(net(x), y))
+        for _ in range(5):
+            step(toy)
+            base.zero_grad()
+            nn.functional.cross_entropy(other(x), y).backward()
+            scale = [p.detach().abs() if adaptive else torch.ones_like(p) for p in other.parameters()]
+            norm = (
+                sum(((s * p.grad) ** 2).sum() for s, p in zip(scale, other.parameters(), strict=True)) ** 0.5
+            )
+            old = [p.detach().clone() for p in other.parameters()]
+            with torch.no_grad():
+                for s, p in zip(scale, other.parameters(), strict=True):
+                    p += 0.3 * s**2 * p.grad / norm
+            base.zero_grad()
+            nn.functional.cross_entropy(other(x), y).backward()
+            with torch.no_grad():
+                for p, before in zip(other.parameters(), old, strict=True):
+                    p.copy_(before)
+            base.step()
+        for p, q in zip(net.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_the_move_has_length_rho_and_a_flat_place_has_none() -> None:
+    params = [torch.randn(7), torch.randn(3, 4)]
+    grads = [torch.randn(7), torch.randn(3, 4)]
+    moves = uphill(params, grads, 0.7)
+    assert float(torch.cat([m.flatten() for m in moves]).norm()) == pytest.approx(0.7, rel=1e-5)
+    moves = uphill(params, grads, 0.7, adaptive=True)
+    relative = torch.cat([(m / p).flatten() for m, p in zip(moves, params, strict=True)])
+    assert float(relative.norm()) == pytest.approx(0.7, rel=1e-5)
+    assert all(not m.any() for m in uphill(params, [torch.zeros(7), torch.zeros(3, 4)], 0.7))
+
+
+def test_the_adaptive_move_follows_a_rescaling_and_the_plain_one_does_not() -> None:
+    w, g = [torch.tensor([2.0, -3.0]), torch.tensor([0.5])], [torch.tensor([1.0, 0.2]), torch.tensor([-4.0])]
+    scaled = [[4 * w[0], w[1] / 4], [g[0] / 4, 4 * g[1]]]
+    one, other = uphill(w, g, 0.1, adaptive=True), uphill(*scaled, 0.1, adaptive=True)
+    torch.testing.assert_close([4 * one[0], one[1] / 4], other)
+    one, other = uphill(w, g, 0.1), uphill(*scaled, 0.1)
+    assert not torch.allclose(4 * one[0], other[0])
+
+
+@pytest.mark.parametrize("model", [MLP, RESNET, DROPPING], ids=["mlp", "resnet", "dropout"])
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sam", "asam"])
+def test_rho_0_is_the_base_optimizer_bit_by_bit(name, optimizer, model, bench) -> None:
+    start = drawn(model, bench)
+    base = train(optimizer=optimizer, lr=0.01).apply(start, bench)
+    wrapped = train(optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.0)).apply(start, bench)
+    assert same(base.weights, wrapped.weights)
+    flat = train(optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.5)).apply(start, bench)
+    assert not same(base.weights, flat.weights)
+
+
+def test_two_passes_and_statistics_of_the_first_alone(bench) -> None:
+    start = drawn(RESNET, bench)
+    plain_one = train(length="1it", lr=1e-30).apply(start, bench)
+    flat = train(length="1it", lr=1e-30, stepper=stepper("sam", rho=1.0)).apply(start, bench)
+    for name, weight in plain_one.weights.items():  # restored exactly; statistics taken once
+        assert float((weight.double() - flat.weights[name].double()).abs().max()) < 1e-25, name
+    assert not torch.equal(flat.weights["bn1.running_mean"], start.weights["bn1.running_mean"])
+    assert flat.weights["bn1.num_batches_tracked"] == 1
+    assert flat.facts["macs"] == 2 * plain_one.facts["macs"] > 0
+    assert flat.facts["examples"] == plain_one.facts["examples"]
+
+
+def test_masked_weights_are_neither_moved_nor_counted() -> None:
+    w = nn.Parameter(torch.tensor([1.0, 0.0, 2.0]))
+    mask = torch.tensor([1.0, 0.0, 1.0])
+    slope = torch.tensor([3.0, 100.0, 4.0])
+    toy = Toy([w], lambda: (slope * w).sum(), masked=([w], [mask]))
+    sam(nn.Module(), torch.optim.SGD([w], lr=0.1), 1.0)(toy)
+    torch.testing.assert_close(toy.seen[1][0] - toy.seen[0][0], torch.tensor([0.6, 0.0, 0.8]))
+
+
+def test_pruned_nets_train_flat_and_stay_pruned(bench) -> None:
+    pruned = Prune(MAGNITUDE, 0.7).apply(drawn(MLP, bench), bench)
+    flat = train(stepper=stepper("sam")).apply(pruned, bench)
+    for name, mask in pruned.masks.items():
+        assert not flat.weights[name][~mask].any()
+        assert (flat.weights[name][mask] != pruned.weights[name][mask]).any()
+
+
+def read(group: str, name: str):
+    spec = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+    # averagers of epochs and slow memories: as if the training were long
+    return {**spec, **{k: v for k, v in (("every", "3it"), ("decay", 0.8)) if k in spec}}
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [("stepper", n) for n in STEPPERS] + [("averager", n) for n in AVERAGERS]
+)
+def test_every_stepper_and_averager_twice_in_halves_and_after_a_kill(
+    group, name, bench, tmp_path: Path
+) -> None:
+    start, settings = drawn(DROPPING, bench), {group: read(group, name)}
+    whole, again = (train(**settings).apply(start, bench) for _ in range(2))
+    assert same(whole.weights, again.weights)
+    assert all(bool(torch.isfinite(w).all()) for w in whole.weights.values())
+    bench.name = "first"
+    first = train(stop="21it", **settings).apply(start, bench)
+    second = train(start="21it", **settings).apply(first, bench)
+    assert same(whole.weights, second.weights)
+    assert not second.group("average")
+    assert whole.facts["macs"] == second.facts["macs"]
+
+    class Killed(Exception):
+        pass
+
+    class Bomb:
+        def step(self, done, total, **figures):
+            if done == 22:
+                raise Killed
+
+    broken = dataclasses.replace(bench, checkpoints=tmp_path, checkpoint_seconds=0.0, progress=Bomb())
+    with pytest.raises(Killed):
+        train(**settings).apply(start, broken)
+    assert (tmp_path / "checkpoint.safetensors").is_file()
+    resumed = train(**settings).apply(start, dataclasses.replace(bench, checkpoints=tmp_path))
+    assert same(whole.weights, resumed.weights)
+    assert whole.facts["macs"] == resumed.facts["macs"]
+
+
+def test_swa_is_the_mean_of_the_weights_it_takes(bench) -> None:
+    start = drawn(MLP, bench)
+    parts = [train(stop=f"{k}it").apply(start, bench) for k in (18, 20, 22)]
+    parts.append(train().apply(start, bench))
+    averaged = train(averager=averager("swa", every="2it")).apply(start, bench)
+    for name, weight in averaged.weights.items():
+        mean = torch.stack([p.weights[name].double() for p in parts]).mean(0)
+        torch.testing.assert_close(weight.double(), mean, rtol=1e-5, atol=1e-6)
+    alone = train(averager=averager("swa", start=1.0)).apply(start, bench)
+    assert same(alone.weights, parts[-1].weights)
+
+
+def test_statistics_of_an_average_are_those_of_the_training_set(bench) -> None:
+    start = drawn(RESNET, bench)
+    averaged = train(averager=averager("swa", every="2it")).apply(start, bench)
+    module, seen = module_of(averaged), []
+    module.conv1.register_forward_hook(lambda _, i, o: seen.append(o.detach()))
+    with torch.no_grad():
+        for images, _ in bench.feed("train").batches(256):
+            forward(module, bench.task.encode(images))
+    means = torch.stack([o.mean((0, 2, 3)) for o in seen]).mean(0)
+    torch.testing.assert_close(averaged.weights["bn1.running_mean"], means, rtol=1e-3, atol=1e-4)
+    spare = averaged.facts["macs"] - train().apply(start, bench).facts["macs"]
+    assert spare == len(bench.feed("train")) * start.facts["forward_macs"]
+
+
+def test_an_average_keeps_masks(bench) -> None:
+    pruned = Prune(MAGNITUDE, 0.7).apply(drawn(RESNET, bench), bench)
+    averaged = train(averager=averager("ema", decay=0.5)).apply(masked(pruned, pruned.masks), bench)
+    for name, mask in pruned.masks.items():
+        assert not averaged.weights[name][~mask].any()
+
+
+def test_which_weights_an_averager_takes() -> None:
+    taken = [s for s in range(1, 101) if swa(s, 100, 10, 0) is not None]
+    assert taken == [80, 90, 100]
+    assert [swa(100, 100, 10, n) for n in range(3)] == [1, 1 / 2, 1 / 3]
+    assert [s for s in range(1, 11) if swa(s, 10, 4, 0, start=0.5, every="2it")] == [6, 8, 10]
+    assert ema(1, 10, 5, 0) == 1.0
+    assert ema(500, 1000, 5, 100000, decay=0.99) == pytest.approx(0.01)
+    assert ema(2, 10, 5, 1, decay=0.999) == pytest.approx(1 - 2 / 11)
+    assert [plateau(x) for x in (0, 0.5, 0.7, 0.9, 1)] == pytest.approx([1, 1, 0.75, 0.5, 0.5])
+
+
+class Searching(torch.optim.SGD):
+    """An optimiser that asks for the loss itself."""
+
+    def step(self, closure):  # type: ignore[override]
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("make", [plain, sam, asam])
+def test_an_optimizer_that_asks_for_the_loss_itself_is_refused(make) -> None:
+    w = nn.Parameter(torch.ones(1))
+    with pytest.raises(UserError, match="Searching, which evaluates the loss itself by a closure"):
+        make(nn.Module(), Searching([w], lr=0.1))
+    make(nn.Module(), torch.optim.SGD([w], lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["+stepper@STAGE.stepper=sam", "STAGE.stepper.rho=-0.1"], "rho: -0.1 is not a number of 0 or more"),
+        (["+stepper@STAGE.stepper=asam", "STAGE.stepper.rho=nan"], "rho: nan is not a number of 0 or more"),
+        (["+averager@STAGE.averager=swa", "STAGE.averager.every=often"], "every: 'often' is no length"),
+        (["+averager@STAGE.averager=swa", "STAGE.averager.start=1.5"], "start: 1.5 is not in [0, 1]"),
+        (["STAGE.averager=swa"], "choose it by its YAML: +averager@STAGE.averager=swa"),
+        (["STAGE.stepper=sam"], "choose it by its YAML: +stepper@STAGE.stepper=sam"),
+        (["STAGE.optimizer._target_=torch.optim.LBFGS"], "LBFGS"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_one_line(command, arguments, words) -> None:
+    stage = "recipe.stages.dense"
+    found = command("run", "recipe=one_shot", "scale=smoke", *(a.replace("STAGE", stage) for a in arguments))
+    assert found.returncode == 2
+    assert words.replace("STAGE", stage) in found.stderr
+    assert "Traceback" not in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
