@@ -95,7 +95,7 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
         hardware=str(hardware["name"]),
         seed=seed,
     )
-    asked = _asked(plan, config["evaluation"].get("probes") or {})
+    asked = _asked(plan, config["evaluation"].get("probes") or {}, config["scale"])
     setting = Setting(dataset, context, labels, probes, target, float(seconds), asked)
     told = published((recipe.get("compare") or {}).get("published"), labels)
     return Experiment(config, dataset, plan, setting, store, told)
@@ -112,7 +112,7 @@ def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str
     return probes
 
 
-def _asked(plan: Plan, given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _asked(plan: Plan, given: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Shipped probes that a moment names and the evaluation leaves open; none where it has no probe at all."""
     from omegaconf import DictConfig, OmegaConf
 
@@ -121,7 +121,7 @@ def _asked(plan: Plan, given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]
     names = dict.fromkeys(p for m in plan.measures for p in m.probes or () if given and p not in given)
     files = {name: conf_dir() / "probe" / f"{name}.yaml" for name in names}
     return {
-        name: plain(loaded)
+        name: plain(OmegaConf.create({"scale": dict(scale), "probe": loaded}))["probe"]
         for name, path in files.items()
         if path.is_file() and isinstance(loaded := OmegaConf.load(path), DictConfig)
     }

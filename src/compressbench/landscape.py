@@ -255,7 +255,7 @@ def keskar(
     return 100 * (best - base) / (1 + base)
 
 
-def extent(landscape: Landscape, direction: Tensor, rise: float, farthest: float, refine: int = 12) -> float:
+def extent(landscape: Landscape, direction: Tensor, rise: float, farthest: float, refine: int = 8) -> float:
     """How far one can go along a direction before the loss has risen by ``rise``; ``farthest`` where it never does.
 
     The distance doubles until the loss is too high, then the interval is halved ``refine`` times: a ridge narrower than
@@ -267,7 +267,7 @@ def extent(landscape: Landscape, direction: Tensor, rise: float, farthest: float
         farthest: length.
     """
     limit = landscape.loss() + rise
-    low, high = 0.0, farthest / 2**12
+    low, high = 0.0, farthest / 2**10
     while landscape.loss_at(direction * high) <= limit:
         low, high = high, 2 * high
         if low >= farthest:
@@ -334,5 +334,6 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
         yield "_rescaled", found
         return
     other, count = found
-    note = f"layers before and after {count} ReLU{'s' if count > 1 else ''} scaled by {factor:g} and its inverse, same function"
+    relus = f"{count} ReLU{'s' if count > 1 else ''}"
+    note = f"layers before and after {relus} scaled by {factor:g} and its inverse, same function"
     yield "_rescaled", (landscape_of(other, view.state.masks, batches, task), note)

@@ -37,7 +37,7 @@ class FlatRegion:
     """
 
     rise: Positive = 0.1
-    directions: Count = 3
+    directions: Count = 2
     farthest: Positive = 4.0
     factor: Positive = 4.0
     examples: Count = 500

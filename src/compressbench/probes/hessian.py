@@ -36,9 +36,9 @@ class Hessian:
 
     tolerance: Positive = 0.01
     products: Count = 40
-    samples: Count = 8
+    samples: Count = 4
     factor: Positive = 4.0
-    examples: Count = 1000
+    examples: Count = 500
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

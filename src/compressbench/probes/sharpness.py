@@ -40,10 +40,10 @@ class Sharpness:
     rho: NonNegative = 0.05
     adaptive_rho: NonNegative = 1.0
     epsilon: Positive = 1e-3
-    steps: Count = 8
+    steps: Count = 5
     dimensions: Count | None = None
     factor: Positive = 4.0
-    examples: Count = 1000
+    examples: Count = 500
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

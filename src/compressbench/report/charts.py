@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressbench.records import ENCODINGS, Record
+from compressbench.report.flatness import Mark, accuracy_marks, drop_marks, measured_at, widest
 from compressbench.report.numbers import Spread, between, counted, number, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
 from compressbench.report.relations import Matrix, matrices
@@ -34,6 +35,7 @@ LEGEND_ROWS, LEGEND_ROW = 4, 0.165
 ROWS_SHOWN = 24
 LABEL = 56
 CLOSE = 5.0
+CURVATURE = ("hessian", "hessian_largest")
 MATRICES, OF_MANY_CLASSES, MANY_CLASSES = 16, 8, 12
 CLASSES_NAMED, MANY = 20, 10
 NAME_WIDTH = 0.036
@@ -303,6 +305,67 @@ def accuracy_by_method(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.set_xlabel(f"{label}, {unit}")
     caption = f"Vertical line: the reference. {_bars({found.n for _, found in rows})}"
     return _saved(figure, name, axes.get_title(loc="left"), caption, [])
+
+
+def drop_vs_flatness(panel: Panel, name: str) -> list[Chart]:
+    """What compression cost each trained net against the curvature at which it lies; one chart a kind of compression."""
+    moment = measured_at(panel)
+    if moment is None:
+        return []
+    found = []
+    for place, outcome in enumerate(widest(panel, moment)):
+        marks = drop_marks(panel, moment, outcome, CURVATURE)
+        if len(marks) < 2:
+            continue
+        figure, axes = _canvas(f"Drop at {outcome.name} against curvature")
+        axes.set_xscale("log")
+        counts = _marks(panel, axes, marks)
+        axes.set_xlabel("largest eigenvalue of the training loss’s Hessian (log scale)")
+        axes.set_ylabel("points lost to compression")
+        caption = f"Each trained net against itself before. {_bars(counts)}"
+        drawn = [series for series, *_ in marks]
+        found.append(_finish(figure, axes, panel, f"{name}_{place}", caption, drawn=drawn))
+    return found
+
+
+def accuracy_vs_dense(panel: Panel, name: str) -> list[Chart]:
+    """Accuracy after compression against that before: nets above each other had the same dense accuracy."""
+    moment = measured_at(panel)
+    if moment is None or panel.main is None:
+        return []
+    found = []
+    for place, outcome in enumerate(widest(panel, moment)):
+        marks = accuracy_marks(panel, moment, outcome)
+        if len(marks) < 2:
+            continue
+        figure, axes = _canvas(f"Accuracy at {outcome.name} against dense")
+        counts = _marks(panel, axes, marks)
+        base = marks[0][1]
+        line = sorted(
+            (x.mean, y.mean) for _, label, x, y in marks if label == base or label.startswith(f"{base}, ")
+        )
+        told = ""
+        if len(line) > 1:
+            axes.plot(*zip(*line, strict=True), color=MUTED, linewidth=0.9, zorder=1)
+            told = f" Grey: {clean(base)} trained for other lengths."
+        axes.set_xlabel("the same net’s accuracy before, %")
+        axes.set_ylabel(f"{_accuracy(panel)[0]}, %")
+        caption = f"What lies above each other was equally accurate before.{told} {_bars(counts)}"
+        drawn = [series for series, *_ in marks]
+        found.append(_finish(figure, axes, panel, f"{name}_{place}", caption, drawn=drawn))
+    return found
+
+
+def _marks(panel: Panel, axes: Axes, marks: Sequence[Mark]) -> set[int]:
+    """A mark a net, with bars for the spread on both axes."""
+    looks = styles(panel)
+    for series, _, x, y in marks:
+        look = looks[series.label]
+        axes.errorbar(
+            [x.mean], [y.mean], xerr=x.sd or None, yerr=y.sd or None, fmt=look.marker or "o",
+            color=look.colour, elinewidth=0.7, markersize=4.5, zorder=2,
+        )  # fmt: skip
+    return {y.n for *_, y in marks}
 
 
 def published(panel: Panel, name: str) -> list[Chart]:

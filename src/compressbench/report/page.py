@@ -15,6 +15,7 @@ from compressbench.report.accuracy import accuracy_table, difference_tables
 from compressbench.report.charts import Chart
 from compressbench.report.deployed import deployed_tables
 from compressbench.report.findings import provenance, summary, warnings
+from compressbench.report.flatness import flatness_tables
 from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.numbers import counted, grouped, seeds
 from compressbench.report.panels import Panel, panels
@@ -52,6 +53,11 @@ RELATING = (
 RESCALING = (
     "Rescaling: the gradient of the true class’s logit under the teacher’s soft labels over that under the label "
     "alone; hard and easy: the quarters of examples whose true class the teacher, softened, thinks least and most likely."
+)
+FLAT = (
+    "Sharpness: how much the training loss rises nearby. Extent: how far the weights can move before it has risen by 0.1 "
+    "nats. Rescaled: layers before a ReLU made larger and those after it smaller, which leaves the function as it is; "
+    "what changes then is a property of how the weights are written, not of the net (Dinh et al. 2017)."
 )
 LEARNED = (
     (
@@ -156,6 +162,7 @@ def _chapter(panel: Panel, place: int, many: int) -> Chapter:
     suffix = f"_{_slug(panel.model)}_{_slug(panel.dataset)}_{place + 1}" if many > 1 else ""
     builders = (
         _accuracy,
+        _flat,
         _learned,
         _side_by_side,
         _paired,
@@ -222,6 +229,15 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
     return Section(
         "Accuracy against size and training cost", "accuracy", _kept(drawn), tuple(shown), _kept(tables)
     )
+
+
+def _flat(panel: Panel, suffix: str) -> Section:
+    """Flatness of the trained nets and what it goes along with."""
+    drawn = [
+        *charts.drop_vs_flatness(panel, f"drop_vs_curvature{suffix}"),
+        *charts.accuracy_vs_dense(panel, f"accuracy_vs_dense{suffix}"),
+    ]
+    return Section("Flatness", "flatness", tuple(drawn), tuple(flatness_tables(panel)), (), FLAT)
 
 
 def _learned(panel: Panel, suffix: str) -> Section:

@@ -63,6 +63,17 @@ NAMES = {
     "rescaling_easy": "Median, easy",
     "rescaling_rank_correlation": "Rank correlation",
     "artefact_bytes": "File",
+    "sam_sharpness": "SAM sharpness",
+    "adaptive_sharpness": "Adaptive sharpness",
+    "keskar_sharpness": "Keskar’s sharpness",
+    "hessian_largest": "Largest eigenvalue",
+    "hessian_trace": "Trace",
+    "extent_random": "Extent, random",
+    "extent_random_relative": "Extent, random, of weights",
+    "extent_gradient": "Extent, gradient",
+    "extent_gradient_relative": "Extent, gradient, of weights",
+    "generalisation_gap": "Generalisation gap",
+    "gradient_norm": "Gradient norm",
 }
 LOYALTY = (
     "L-L: label loyalty, the share of examples on which a state predicts what its dense model predicts. "

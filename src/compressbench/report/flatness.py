@@ -1,0 +1,372 @@
+"""Flatness beside what compression costs: measures of the trained nets, rank correlations, matched dense accuracy.
+
+A *setting* is a trained net whose flatness was measured: a series at the moment of these measurements, of several states
+one of them. What became of it is found by name. A series of that label, or of that label and a comma and more, holds its
+compressed states; where the setting's series has several states, the other has as many, in the same order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from compressbench.report.numbers import MISSING, Spread, number, percentage, spread
+from compressbench.report.panels import Panel, Point, Series
+from compressbench.report.styles import styles
+from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
+from compressbench.report.wording import difference_unit, title_of
+
+SUFFIX = "_rescaled"
+MEASURES = (
+    ("sharpness", "sam_sharpness"),
+    ("sharpness", "adaptive_sharpness"),
+    ("sharpness", "keskar_sharpness"),
+    ("hessian", "hessian_largest"),
+    ("hessian", "hessian_trace"),
+    ("flat_region", "extent_random"),
+    ("flat_region", "extent_random_relative"),
+    ("flat_region", "extent_gradient"),
+)
+PROBES = tuple(dict.fromkeys(probe for probe, _ in MEASURES))
+GAP = ("sharpness", "generalisation_gap")
+RESAMPLES = 2000
+FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One trained net over seeds."""
+
+    label: str
+    series: Series
+    point: Point
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the settings: accuracy after a kind and level of compression, by setting and seed.
+
+    Attributes:
+        name: ``20 % density`` or ``3 bits, inputs too``; ``kind`` is the part of it that isn't a level.
+        accuracy: setting's label -> seed -> accuracy of the compressed net.
+    """
+
+    name: str
+    kind: str
+    accuracy: Mapping[str, Mapping[int, float]]
+
+
+def measured_at(panel: Panel) -> str | None:
+    """The first moment at which flatness was measured of any series."""
+    for moment in panel.moments:
+        for series in panel.series:
+            if any(key[0] in PROBES for point in series.at(moment) for key in point.readings):
+                return moment
+    return None
+
+
+def settings(panel: Panel, moment: str) -> list[Setting]:
+    """All nets measured at a moment; of a series with several states each is named by what its state is named."""
+    found = []
+    for series in panel.series:
+        points = [p for p in series.at(moment) if any(key[0] in PROBES for key in p.readings)]
+        for point in points:
+            name = series.label if len(points) == 1 else f"{series.label} {_value(point.states[0])}"
+            found.append(Setting(name, series, point))
+    return found
+
+
+def _value(state: str) -> str:
+    """``0.03`` of the state ``rate_0p03.train``."""
+    branch = state.partition(".")[0].partition("_")[2] or state
+    text = branch.replace("p", ".", 1) if branch[:1].isdigit() else branch
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return branch
+
+
+def outcomes(panel: Panel, moment: str) -> list[Outcome]:
+    """Every kind and level of compression that at least two settings went through."""
+    known = settings(panel, moment)
+    by_series: dict[str, list[Setting]] = {}
+    for setting in known:
+        by_series.setdefault(setting.series.label, []).append(setting)
+    found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for series in panel.series:
+        label = _root(series.label, by_series)
+        if label is None:
+            continue
+        own = by_series[label]
+        for other in panel.moments:
+            if other == moment:
+                continue
+            points = [p for p in series.at(other) if panel.main_reading(p)]
+            if len(own) > 1 and len(points) != len(own):
+                continue
+            pairs = zip(own, points, strict=True) if len(own) > 1 else zip(itertools.repeat(own[0]), points)
+            for setting, point in pairs:
+                if point.states == setting.point.states:
+                    continue
+                kind = series.label[len(label) :].removeprefix(", ")
+                reading = panel.main_reading(point)
+                assert reading is not None
+                found.setdefault((kind, _level(point)), {})[setting.label] = dict(reading.by_seed)
+    return [
+        Outcome(f"{level}, {kind}" if kind else level, kind, values)
+        for (kind, level), values in found.items()
+        if len(values) > 1
+    ]
+
+
+def _root(label: str, known: Mapping[str, object]) -> str | None:
+    """The longest known label that a series' label is, or begins with before a comma."""
+    fitting = [k for k in known if label == k or label.startswith(f"{k}, ")]
+    return max(fitting, key=len, default=None)
+
+
+def _level(point: Point) -> str:
+    bits = point.reading("structure", "weight_bits")
+    rounded = bits is not None and bits.spread is not None and bits.spread.mean < 32
+    # A first or last layer may be kept in more bits; the level is what the rest has.
+    parts = [f"{round(bits.spread.mean)} bits"] if rounded and bits and bits.spread else []
+    if point.density < 0.995 or not parts:
+        parts.insert(0, f"{percentage(point.density)} % density")
+    return ", ".join(parts)
+
+
+def drops(panel: Panel, moment: str, outcome: Outcome) -> dict[str, dict[int, float]]:
+    """Setting -> seed -> points lost against the same net before compression."""
+    found = {}
+    for setting in settings(panel, moment):
+        dense = panel.main_reading(setting.point)
+        after = outcome.accuracy.get(setting.label)
+        if dense is not None and after:
+            found[setting.label] = {s: dense.by_seed[s] - after[s] for s in after if s in dense.by_seed}
+    return found
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's, ties at their mean rank; None where one side is all alike or fewer than three pairs."""
+    if len(pairs) < 3:
+        return None
+    one, other = (_ranks([p[k] for p in pairs]) for k in (0, 1))
+    if len(set(one)) == 1 or len(set(other)) == 1:
+        return None
+    return statistics.correlation(one, other)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(range(len(values)), key=lambda k: values[k])
+    ranks = [0.0] * len(values)
+    for _, group in itertools.groupby(order, key=lambda k: values[k]):
+        places = list(group)
+        first = order.index(places[0])
+        for k in places:
+            ranks[k] = first + (len(places) - 1) / 2
+    return ranks
+
+
+def interval(pairs: Sequence[tuple[float, float]], resamples: int = RESAMPLES) -> tuple[float, float] | None:
+    """95 % of the rank correlations of as many pairs drawn with replacement, the same draws each time."""
+    drawing = random.Random(0)
+    found = sorted(
+        r
+        for _ in range(resamples)
+        if (r := rank_correlation(drawing.choices(pairs, k=len(pairs)))) is not None
+    )
+    if len(found) < resamples / 2:
+        return None
+    return found[round(0.025 * (len(found) - 1))], found[round(0.975 * (len(found) - 1))]
+
+
+def at_matched(curve: Sequence[tuple[float, float]], dense: float) -> float | None:
+    """Compressed accuracy at a dense accuracy, on the straight lines between neighbours; None beyond the ends."""
+    points = sorted(curve)
+    for (low, one), (high, other) in itertools.pairwise(points):
+        if low <= dense <= high:
+            return one if high == low else one + (dense - low) / (high - low) * (other - one)
+    return None
+
+
+def flatness_tables(panel: Panel) -> list[Table]:
+    """What was measured of the trained nets, what it goes along with, and arms at the same dense accuracy."""
+    moment = measured_at(panel)
+    if moment is None:
+        return []
+    found = [_measures(panel, moment), _correlations(panel, moment), *_matched(panel, moment)]
+    return [t for t in found if t is not None]
+
+
+def _measures(panel: Panel, moment: str) -> Table:
+    known, looks = settings(panel, moment), styles(panel)
+    columns = Columns()
+    if panel.main:
+        dense = [cell(panel.main_reading(s.point), notes=False) for s in known]
+        columns.add(title_of(panel.main[1]), "%", dense)
+    for group, suffix in (("As trained", ""), ("Rescaled, the same function", SUFFIX)):
+        for probe, metric in MEASURES:
+            readings = [s.point.reading(probe, metric + suffix) for s in known]
+            unit = next((r.unit for r in readings if r), "1")
+            columns.add(title_of(metric), "" if unit == "1" else unit, [cell(r) for r in readings], group)
+    gaps = [s.point.reading(*GAP) for s in known]
+    columns.add(title_of(GAP[1]), "nats", [cell(r) for r in gaps])
+    rows = [Row(s.label, columns.row(k), looks[s.series.label].colour) for k, s in enumerate(known)]
+    return Table("Flatness of the trained nets", "Net", tuple(columns.heads), tuple(rows), columns.spanning)
+
+
+def _of(setting: Setting, probe: str, metric: str) -> float | None:
+    reading = setting.point.reading(probe, metric)
+    return reading.spread.mean if reading and reading.spread else None
+
+
+def _targets(panel: Panel, moment: str) -> dict[str, dict[str, float]]:
+    """What measures are set beside: outcome -> setting -> mean over seeds."""
+    found = {}
+    for outcome in outcomes(panel, moment):
+        lost = {k: statistics.fmean(v.values()) for k, v in drops(panel, moment, outcome).items() if v}
+        found[f"Drop at {outcome.name}"] = lost
+    gaps = {s.label: g for s in settings(panel, moment) if (g := _of(s, *GAP)) is not None}
+    found["Generalisation gap"] = gaps
+    return {name: values for name, values in found.items() if len(values) >= FEWEST}
+
+
+def _correlations(panel: Panel, moment: str) -> Table | None:
+    known, targets = settings(panel, moment), _targets(panel, moment)
+    rows = []
+    for suffix in ("", SUFFIX):
+        for place, (probe, metric) in enumerate(MEASURES):
+            own = {s.label: v for s in known if (v := _of(s, probe, metric + suffix)) is not None}
+            cells = [
+                _correlation([(own[k], v) for k, v in values.items() if k in own])
+                for values in targets.values()
+            ]
+            if any(c.text != MISSING for c in cells):
+                name = title_of(metric) + (", rescaled" if suffix else "")
+                rows.append(Row(name, tuple(cells), first=place == 0))
+    if not rows:
+        return None
+    count = len(known)
+    note = (
+        f"Spearman’s rank correlation over the {count} nets above, each the mean of its seeds; in brackets 95 % of "
+        f"{RESAMPLES} bootstrap samples of nets. An interval that holds 0 tells nothing. Measures of sharpness should be "
+        "above 0, extents below it. Which nets there are decides much: these are no sample of all."
+    )
+    return Table(
+        "Rank correlation with what is lost",
+        "Measure",
+        tuple((n, "") for n in targets),
+        tuple(rows),
+        notes=(note,),
+    )
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> Cell:
+    found = rank_correlation(pairs) if len(pairs) >= FEWEST else None
+    if found is None:
+        return Cell(MISSING)
+    ends = interval(pairs)
+    text = number(found, "x", signed=True)
+    return Cell(text, f" [{number(ends[0], 'x', True)}, {number(ends[1], 'x', True)}]" if ends else "")
+
+
+def _matched(panel: Panel, moment: str) -> list[Table]:
+    """Each other arm against the first one's curve over its lengths, at its own dense accuracy, seed by seed."""
+    known = {s.label: s for s in settings(panel, moment)}
+    base = next(iter(known), None)
+    if base is None or panel.main is None or len({s.series.label for s in known.values()}) != len(known):
+        return []
+    lengths = [k for k in known if k == base or k.startswith(f"{base}, ")]
+    arms = [k for k in known if k not in lengths]
+    if len(lengths) < 2 or not arms:
+        return []
+    unit = difference_unit("%")
+    columns = Columns()
+    for outcome in outcomes(panel, moment):
+        cells = []
+        for arm in arms:
+            gains = [
+                outcome.accuracy[arm][seed] - there
+                for seed, dense in _dense(panel, known[arm]).items()
+                if seed in outcome.accuracy.get(arm, {})
+                if (there := at_matched(_curve(panel, known, lengths, outcome, seed), dense)) is not None
+            ]
+            cells.append(spread_cell(spread(gains), unit, signed=True))
+        columns.add(outcome.name, unit, cells)
+    looks = styles(panel)
+    rows = [Row(a, columns.row(k), looks[known[a].series.label].colour) for k, a in enumerate(arms)]
+    rows = [row for k, row in enumerate(rows) if columns.filled(k)]
+    if not rows:
+        return []
+    note = (
+        f"Accuracy after compression minus that of “{base}” at the same dense accuracy, which is read off its nets of "
+        f"{len(lengths)} lengths ({', '.join(lengths)}), seed by seed, straight between neighbours; a seed whose dense "
+        "accuracy is beyond them is left out."
+    )
+    return [
+        Table(
+            "At the same dense accuracy", "Net", tuple(columns.heads), tuple(rows), columns.spanning, (note,)
+        )
+    ]
+
+
+def _dense(panel: Panel, setting: Setting) -> Mapping[int, float]:
+    reading = panel.main_reading(setting.point)
+    return reading.by_seed if reading else {}
+
+
+def _curve(
+    panel: Panel, known: Mapping[str, Setting], lengths: Sequence[str], outcome: Outcome, seed: int
+) -> list[tuple[float, float]]:
+    return [
+        (dense[seed], outcome.accuracy[k][seed])
+        for k in lengths
+        if seed in (dense := _dense(panel, known[k])) and seed in outcome.accuracy.get(k, {})
+    ]
+
+
+Mark = tuple[Series, str, Spread, Spread]
+
+
+def widest(panel: Panel, moment: str) -> list[Outcome]:
+    """Of each kind of compression the level at which the settings' drops are farthest apart: what charts show."""
+    best: dict[str, tuple[float, Outcome]] = {}
+    for outcome in outcomes(panel, moment):
+        lost = [statistics.fmean(v.values()) for v in drops(panel, moment, outcome).values() if v]
+        kind = outcome.kind or ("bits" if "bits" in outcome.name else "density")
+        apart = max(lost) - min(lost) if len(lost) > 1 else 0.0
+        if kind not in best or apart > best[kind][0]:
+            best[kind] = (apart, outcome)
+    return [outcome for _, outcome in best.values()]
+
+
+def drop_marks(panel: Panel, moment: str, outcome: Outcome, measure: tuple[str, str]) -> list[Mark]:
+    """For each setting its measure and its drop, over seeds."""
+    lost = drops(panel, moment, outcome)
+    marks = []
+    for setting in settings(panel, moment):
+        reading, drop = setting.point.reading(*measure), spread(lost.get(setting.label, {}).values())
+        if (
+            reading
+            and reading.spread
+            and drop
+            and reading.spread.mean > 0
+            and math.isfinite(reading.spread.mean)
+        ):
+            marks.append((setting.series, setting.label, reading.spread, drop))
+    return marks
+
+
+def accuracy_marks(panel: Panel, moment: str, outcome: Outcome) -> list[Mark]:
+    """For each setting its accuracy before and after compression, over seeds."""
+    marks = []
+    for setting in settings(panel, moment):
+        dense = panel.main_reading(setting.point)
+        after = spread(outcome.accuracy.get(setting.label, {}).values())
+        if dense and dense.spread and after:
+            marks.append((setting.series, setting.label, dense.spread, after))
+    return marks
