@@ -68,7 +68,7 @@ class Hessian:
             drawn = trace(place, bench.generator("trace"), self.samples)
             told = f"{len(drawn)} random vectors"
             if len(drawn) > 1:
-                told += f", standard error {statistics.stdev(drawn) / len(drawn) ** 0.5:.2g}"
+                told += f", standard error {float(f'{statistics.stdev(drawn) / len(drawn) ** 0.5:.2g}'):g}"
             yield Metric(
                 names[1],
                 _finite(statistics.fmean(drawn)),

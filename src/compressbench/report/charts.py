@@ -320,6 +320,7 @@ def drop_vs_flatness(panel: Panel, name: str) -> list[Chart]:
         figure, axes = _canvas(f"Drop at {outcome.name} against curvature")
         axes.set_xscale("log")
         counts = _marks(panel, axes, marks)
+        _percent_ticks(axes.xaxis, [x.mean for _, _, x, _ in marks])
         axes.set_xlabel("largest eigenvalue of the training loss’s Hessian (log scale)")
         axes.set_ylabel("points lost to compression")
         caption = f"Each trained net against itself before. {_bars(counts)}"

@@ -198,25 +198,34 @@ def flatness_tables(panel: Panel) -> list[Table]:
     moment = measured_at(panel)
     if moment is None:
         return []
-    found = [_measures(panel, moment), _correlations(panel, moment), *_matched(panel, moment)]
+    found = [
+        _measures(panel, moment, "", "Flatness of the trained nets"),
+        _measures(panel, moment, SUFFIX, "Flatness of the same functions, weights rescaled"),
+        _correlations(panel, moment),
+        *_matched(panel, moment),
+    ]
     return [t for t in found if t is not None]
 
 
-def _measures(panel: Panel, moment: str) -> Table:
+def _measures(panel: Panel, moment: str, suffix: str, title: str) -> Table | None:
     known, looks = settings(panel, moment), styles(panel)
     columns = Columns()
-    if panel.main:
+    if panel.main and not suffix:
         dense = [cell(panel.main_reading(s.point), notes=False) for s in known]
-        columns.add(title_of(panel.main[1]), "%", dense)
-    for group, suffix in (("As trained", ""), ("Rescaled, the same function", SUFFIX)):
-        for probe, metric in MEASURES:
-            readings = [s.point.reading(probe, metric + suffix) for s in known]
-            unit = next((r.unit for r in readings if r), "1")
-            columns.add(title_of(metric), "" if unit == "1" else unit, [cell(r) for r in readings], group)
-    gaps = [s.point.reading(*GAP) for s in known]
-    columns.add(title_of(GAP[1]), "nats", [cell(r) for r in gaps])
+        columns.add(title_of(panel.main[1]), "%", dense, always=True)
+    for probe, metric in MEASURES:
+        readings = [s.point.reading(probe, metric + suffix) for s in known]
+        unit = next((r.unit for r in readings if r), "1")
+        columns.add(title_of(metric), "" if unit == "1" else unit, [cell(r) for r in readings])
+    if not suffix:
+        gaps = [s.point.reading(*GAP) for s in known]
+        columns.add(title_of(GAP[1]), "nats", [cell(r, notes=False) for r in gaps])
     rows = [Row(s.label, columns.row(k), looks[s.series.label].colour) for k, s in enumerate(known)]
-    return Table("Flatness of the trained nets", "Net", tuple(columns.heads), tuple(rows), columns.spanning)
+    if not any(columns.filled(k) for k in range(len(rows))):
+        return None
+    return Table(
+        title, "Net", tuple(columns.heads), tuple(rows), columns.spanning, remarks=tuple(columns.remarks)
+    )
 
 
 def _of(setting: Setting, probe: str, metric: str) -> float | None:
@@ -239,7 +248,7 @@ def _correlations(panel: Panel, moment: str) -> Table | None:
     known, targets = settings(panel, moment), _targets(panel, moment)
     rows = []
     for suffix in ("", SUFFIX):
-        for place, (probe, metric) in enumerate(MEASURES):
+        for probe, metric in MEASURES:
             own = {s.label: v for s in known if (v := _of(s, probe, metric + suffix)) is not None}
             cells = [
                 _correlation([(own[k], v) for k, v in values.items() if k in own])
@@ -247,7 +256,7 @@ def _correlations(panel: Panel, moment: str) -> Table | None:
             ]
             if any(c.text != MISSING for c in cells):
                 name = title_of(metric) + (", rescaled" if suffix else "")
-                rows.append(Row(name, tuple(cells), first=place == 0))
+                rows.append(Row(name, tuple(cells)))
     if not rows:
         return None
     count = len(known)
