@@ -23,6 +23,7 @@ from compressbench.training.sam import asam, sam, uphill
 from compressbench.training.schedules import plateau
 from compressbench.training.steppers import plain
 from conftest import MLP
+from test_reparametrise import METHODS, method, ready
 
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True}
@@ -209,6 +210,17 @@ def test_pruned_nets_train_flat_and_stay_pruned(bench) -> None:
     for name, mask in pruned.masks.items():
         assert not flat.weights[name][~mask].any()
         assert (flat.weights[name][mask] != pruned.weights[name][mask]).any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_rho_0_is_the_base_with_every_reparametrisation(name, bench) -> None:
+    """What a method observes or draws in a forward must not be observed or drawn twice."""
+    start = ready(name, MLP, bench)
+    base = train(reparametrise=method(name)).apply(start, bench)
+    wrapped = train(reparametrise=method(name), stepper=stepper("sam", rho=0.0)).apply(start, bench)
+    assert base.tensors.keys() == wrapped.tensors.keys()
+    for group, named in base.tensors.items():
+        assert same(named, wrapped.tensors[group]), group
 
 
 def read(group: str, name: str):

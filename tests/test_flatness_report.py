@@ -92,13 +92,7 @@ def flat_records(seeds: int = 2) -> Records:
                 after = {seed: dense + seed - factor * sharp}
                 tuned = {seed: dense + seed - 0.1 * sharp}
                 rows += accuracies(arm, order, density, after, state=f"{name}.at{order}")
-                rows += accuracies(
-                    f"{arm}, fine-tuned",
-                    order,
-                    density,
-                    {seed: dense + seed - 0.1 * sharp},
-                    state=f"{name}.tuned{order}",
-                )
+                rows += accuracies(f"{arm}, fine-tuned", order, density, tuned, state=f"{name}.tuned{order}")
         rows += accuracies("pruned at random", 1, 0.2, {seed: 11.0})
     return Records(rows)
 

@@ -279,6 +279,7 @@ def _loop(
     losses: list[Tensor] = []
     rows: Tensor | None = None
     epoch = -1
+    asks_again = getattr(stepper, "passes", 1) > 1
     if live.methods and live.step == run.start:
         masks = _remask(live, state, masks)
     while live.step < run.stop:
@@ -299,8 +300,9 @@ def _loop(
             group["lr"] = now * group.get("share", 1.0)
 
         batch = _Iteration(
-            live, run, compute, objective, context, inputs, labels, picked, not (pad or flip), seed, masks
-        )
+            live, run, compute, objective, context, inputs, labels, picked, not (pad or flip), seed, masks,
+            [t.detach().clone() for t in live.remembered()] if asks_again else [],
+        )  # fmt: skip
         losses.append(stepper(batch))
         if masks[0]:
             with torch.no_grad():
@@ -347,6 +349,7 @@ class _Iteration:
     plain: bool
     seed: int
     masked: tuple[list[Tensor], list[Tensor]]
+    before: list[Tensor]
 
     def __call__(self) -> Tensor:
         """Fills the gradients; returns the loss."""
@@ -368,14 +371,19 @@ class _Iteration:
         return loss.detach()
 
     def again(self) -> Tensor:
-        """The same, and what training remembers beside the parameters is put back."""
+        """The same, from what was remembered before the first time; afterwards that is what the first time left."""
         remembered = self.live.remembered()
-        before = [tensor.detach().clone() for tensor in remembered]
+        after = [tensor.detach().clone() for tensor in remembered]
+        _put_back(remembered, self.before or after)
         loss = self()
-        with torch.no_grad():
-            for tensor, value in zip(remembered, before, strict=True):
-                tensor.copy_(value)
+        _put_back(remembered, after)
         return loss
+
+
+def _put_back(tensors: list[Tensor], values: list[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
 
 
 def _checked(losses: list[Tensor], last: int, run: Run) -> float:
