@@ -72,7 +72,7 @@ def counted(states: Mapping[str, State]) -> dict[str, Counts]:
         print(f"  {name:<14}{c.parameters:>12,}{c.macs:>14,}   {SLIDE[name]}")
     whole = with_norms_and_sums(modules["standard, A"], SHAPE)
     print(
-        f"  The slide's FLOPs of the standard net: MACs + 2 an element of a batch norm + 1 an element of a sum, {whole:,}\n"
+        f"  The slide's FLOPs of the standard net: MACs + 2 for each element out of a norm + 1 of a sum, {whole:,}\n"
         "  with shortcut A; those of the three others: MACs alone."
     )
     return counts

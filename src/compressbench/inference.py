@@ -182,7 +182,8 @@ def _overwriting(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
     """Sums and ReLUs written over results that nothing else reads."""
     _Shapes(traced).run(sample)
     graph, modules = traced.graph, dict(traced.named_modules())
-    fresh = {n for n in graph.nodes if n.op == "call_module" and type(modules[str(n.target)]) in _FRESH}
+    kinds = (*_FRESH, _ConvReLU)
+    fresh = {n for n in graph.nodes if n.op == "call_module" and type(modules[str(n.target)]) in kinds}
     for node in list(graph.nodes):
         if _is_relu(node, modules) and node.args[0] in fresh and len(node.args[0].users) == 1:
             new = _instead(node, torch.relu_, (node.args[0],))
@@ -220,7 +221,7 @@ class _ConvReLU(nn.Module):
 
 
 def _one_kernel(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
-    """Every convolution with the ReLU, or the sum and ReLU, that alone follow it as one oneDNN call."""
+    """Every convolution with the ReLU, or the sum and ReLU, alone following it as one oneDNN call; the rest in place."""
     if sample.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         raise ValueError("oneDNN's fused convolutions are for the CPU")
     _Shapes(traced).run(sample)
@@ -244,7 +245,7 @@ def _one_kernel(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
         node.replace_all_uses_with(fused)
         for old in replaced:
             graph.erase_node(old)
-    return _finished(traced)
+    return _overwriting(_finished(traced), sample)
 
 
 def _fusable(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
