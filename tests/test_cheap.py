@@ -5,19 +5,35 @@ from __future__ import annotations
 import copy
 import functools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
+from compressbench import specs
+from compressbench.bench import Bench
+from compressbench.cli.main import run
+from compressbench.data.dataset import Dataset, Split
 from compressbench.errors import UserError
+from compressbench.hardware.onnx_graph import graph_of
+from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU, open_session
+from compressbench.hardware.openvino_cpu import OpenVINOCPU
+from compressbench.hardware.target import Lowered
+from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.inference import prepared
 from compressbench.models import cheap
+from compressbench.models.build import module_of
 from compressbench.models.cheap import CheapResNet, Shift, depthwise, grouped, one_hot, shift, shifted
 from compressbench.models.counting import count, with_norms_and_sums
-from test_models import CIFAR, built, parameters
+from compressbench.models.draw import drawn
+from compressbench.stages.shrink import Channels
+from compressbench.tasks.classification import Classification
+from compressbench.views import View
+from test_models import CIFAR, built, config_of, parameters
 
 GROUP16 = functools.partial(grouped, groups=16)
+MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
 SPATIAL = {"group16": GROUP16, "depthwise": depthwise, "shift": shifted}
 # The lecture slide's figures of Xie et al. 2019: parameters and FLOPs in millions.
 SLIDE = {
@@ -196,6 +212,92 @@ def test_forwards_backwards_and_the_form_for_inference(name):
         assert torch.allclose(fast(x), net.eval()(x), atol=1e-4)
 
 
+def place_of(size: int) -> Bench:
+    """Random images with random labels."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (16, 3, size, size), dtype=np.uint8)
+    split = Split.of(images, rng.integers(0, 10, 16))
+    names = tuple("0123456789")
+    splits = {"train": split, "validation": split, "test": split}
+    dataset = Dataset("random", splits, names, (0.5,) * 3, (0.25,) * 3)
+    return Bench(dataset, Classification(names, dataset.mean, dataset.std), seed=0, name="init")
+
+
+def shift_net(bench: Bench, depth: int):
+    """The state of a ResNet of shifts."""
+    return drawn({"name": "shift", "build": {**config_of("resnet56_shift")["build"], "depth": depth}}, bench)
+
+
+@pytest.mark.parametrize("target", [TorchCPU, OnnxRuntimeCPU, OpenVINOCPU])
+def test_a_runtime_shifts_as_torch_does(target):
+    pytest.importorskip({OnnxRuntimeCPU: "onnxruntime", OpenVINOCPU: "openvino"}.get(target, "torch"))
+    bench = place_of(9)
+    state = shift_net(bench, 8)
+    lowered = target(batches=(1, 16)).lower(View(state, bench))
+    assert isinstance(lowered, Lowered), lowered
+    module = module_of(state)
+    for batch in (1, 16):
+        with torch.no_grad():
+            own = module(lowered.inputs[:batch])
+        assert torch.allclose(lowered.run(lowered.inputs[:batch]), own, atol=1e-4)
+
+
+class Tinted(nn.Module):
+    """A net with two equal constants that are no part of its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 10, 1)
+        self.register_buffer("one", torch.full((10, 1, 1), 2.5), persistent=False)
+        self.register_buffer("two", torch.full((10, 1, 1), 2.5), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ((self.conv(x) + self.one) * self.two).mean((2, 3))
+
+
+def test_constants_are_exported_as_they_are():
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    net, x = Tinted().eval(), torch.randn(2, 3, 4, 4)
+    session = open_session(runtime, graph_of(net, x).bytes(), 1)
+    with torch.no_grad():
+        assert torch.allclose(
+            torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), net(x), atol=1e-5
+        )
+
+
+def test_channels_that_a_shift_reads_stay():
+    pytest.importorskip("torch_pruning")
+    bench = place_of(8)
+    settings = {"criterion": MAGNITUDE, "fraction": 0.5}
+    shallow = shift_net(bench, 8)
+    thin = Channels(**settings).apply(shallow, bench)
+    assert thin.weights["fc.weight"].shape == (10, 32)
+    assert thin.weights["layer3.0.conv1.weight"].shape == shallow.weights["layer3.0.conv1.weight"].shape
+    for state, inside in ((shallow, True), (shift_net(bench, 14), False)):
+        with pytest.raises(UserError, match="CheapResNet has no channels that can be removed") as caught:
+            Channels(inside=inside, **settings).apply(state, bench)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_spatial_op_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "their_ops.py").write_text(
+        "from torch import nn\n"
+        "def pooled(channels, stride):\n"
+        "    return nn.AvgPool2d(3, stride=stride, padding=1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = {
+        **config_of("resnet56_shift")["build"],
+        "spatial": {"_target_": "their_ops.pooled", "_partial_": True},
+    }
+    with pytest.raises(UserError, match=r"trust=\[their_ops\]"):
+        specs.check(spec, "model.build")
+    specs.check(spec, "model.build", trusted=["their_ops"])
+    module = built("resnet56_shift", spatial=spec["spatial"])
+    assert count(module, CIFAR).macs == 15_385_216
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -215,3 +317,17 @@ def test_bad_arguments_get_one_clear_line(make, message):
     with pytest.raises(UserError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_groups_that_do_not_divide_end_a_run_with_one_line(tmp_path, capsys):
+    args = [
+        "recipe=one_shot",
+        "model=resnet56_group16",
+        "model.build.spatial.groups=5",
+        "model.build.depth=8",
+    ]
+    code = run(["run", *args, "scale=smoke", "hardware=cpu1", f"outputs={tmp_path}"])
+    told = capsys.readouterr().err
+    assert code == 2
+    assert "groups: 5 does not divide the 16 channels of a convolution" in told
+    assert "Traceback" not in told
