@@ -23,6 +23,8 @@ from compressbench.outputs import forward
 
 LOGIT_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 1e-2
+# Up to so many elements a 1 x 1 convolution is done before oneDNN's call has begun: one matrix product and a ReLU.
+FEW = 131_072
 
 _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
@@ -180,7 +182,8 @@ def _overwriting(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
     """Sums and ReLUs written over results that nothing else reads."""
     _Shapes(traced).run(sample)
     graph, modules = traced.graph, dict(traced.named_modules())
-    fresh = {n for n in graph.nodes if n.op == "call_module" and type(modules[str(n.target)]) in _FRESH}
+    kinds = (*_FRESH, _ConvReLU)
+    fresh = {n for n in graph.nodes if n.op == "call_module" and type(modules[str(n.target)]) in kinds}
     for node in list(graph.nodes):
         if _is_relu(node, modules) and node.args[0] in fresh and len(node.args[0].users) == 1:
             new = _instead(node, torch.relu_, (node.args[0],))
@@ -198,23 +201,27 @@ def _overwriting(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
 
 
 class _ConvReLU(nn.Module):
-    """relu(conv(x)) or relu(conv(x) + other) in one pass over memory; has no backward."""
+    """relu(conv(x)) or relu(conv(x) + other), of more than a few elements in one pass over memory; has no backward."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv = conv
         self.rest = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self.pointwise = conv.kernel_size == (1, 1)
 
     def forward(self, inputs: Tensor, other: Tensor | None = None) -> Tensor:
         """(n, c, h, w) to (n, d, h', w'); ``other`` has the result's shape."""
         convolve, conv = torch.ops.mkldnn._convolution_pointwise, self.conv
+        if self.pointwise and inputs.numel() <= FEW and torch.get_num_threads() == 1:
+            result = conv(inputs)
+            return (result if other is None else result.add_(other)).relu_()
         if other is None:
             return convolve(inputs, conv.weight, conv.bias, *self.rest, "relu", [], "")
         return convolve.binary(inputs, other, conv.weight, conv.bias, *self.rest, "add", 1.0, "relu", [], "")
 
 
 def _one_kernel(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
-    """Every convolution with the ReLU, or the sum and ReLU, that alone follow it as one oneDNN call."""
+    """Every convolution with the ReLU, or the sum and ReLU, alone following it as one oneDNN call; the rest in place."""
     if sample.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         raise ValueError("oneDNN's fused convolutions are for the CPU")
     _Shapes(traced).run(sample)
@@ -238,7 +245,7 @@ def _one_kernel(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
         node.replace_all_uses_with(fused)
         for old in replaced:
             graph.erase_node(old)
-    return _finished(traced)
+    return _overwriting(_finished(traced), sample)
 
 
 def _fusable(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

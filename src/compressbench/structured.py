@@ -37,7 +37,8 @@ LATENCY_STEPS = 6
 AGREE = 1e-3
 
 # In such a place a channel that is zero isn't a channel that isn't there: what remains would be computed differently.
-_MIXING = ("Bmm", "Softmax", "NativeGroupNorm", "NativeLayerNorm")
+# A convolution that is no layer has a kernel of its own making: which channel meets what in it goes by their number.
+_MIXING = ("Bmm", "Softmax", "NativeGroupNorm", "NativeLayerNorm", "ConvolutionBackward")
 _PLAIN = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.PReLU)
 _SUMS = ("AddBackward", "SubBackward", "ConstantPad")
 # A user's net may fail to trace, or run, in any way at all; the answer is the same one line.

@@ -158,7 +158,10 @@ def exported(plain: nn.Module, sample: Tensor) -> Any:
     package = onnx()
     stand_in = copy.deepcopy(plain)
     with torch.no_grad():
-        for place, tensor in enumerate({id(t): t for t in _tensors(stand_in).values()}.values()):
+        named = stand_in.state_dict(
+            keep_vars=True
+        )  # the exporter names no others: constants keep their values
+        for place, tensor in enumerate({id(t): t for t in named.values()}.values()):
             if tensor.is_floating_point():
                 tensor.fill_((place + 1) / 1024)
     buffer: Any = io.BytesIO()

@@ -105,6 +105,20 @@ def _stage(
     return nn.Sequential(*blocks)
 
 
+def cifar_plan(depth: int, shape: Sequence[int], classes: int, width: int) -> tuple[int, int]:
+    """(channels of an image, blocks in each of the three stages) of a CIFAR ResNet.
+
+    Raises:
+        UserError: a depth other than 6 n + 2, or a shape, width or number of classes below 1.
+    """
+    if not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
+        raise UserError(f"CIFAR ResNet: depth must be 6n + 2 (8, 20, 32, 44, 56, 110 …); got {depth!r}")
+    if not isinstance(width, int) or width < 1:
+        raise UserError(f"ResNet-{depth}: width must be an integer of at least 1; got {width!r}")
+    channels, _, _ = image_shape(shape, classes, f"ResNet-{depth}")
+    return channels, depth // 6
+
+
 class CifarResNet(nn.Module):
     """ResNet for small images: 3 x 3 stem, three stages of basic blocks 16-32-64 wide, global average.
 
@@ -134,16 +148,12 @@ class CifarResNet(nn.Module):
         init: Draw = nn.init.kaiming_normal_,
     ) -> None:
         super().__init__()
-        if not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
-            raise UserError(f"CIFAR ResNet: depth must be 6n + 2 (8, 20, 32, 44, 56, 110 …); got {depth!r}")
+        channels, count = cifar_plan(depth, shape, classes, width)
         if shortcut not in SHORTCUTS:
             raise UserError(
                 f"ResNet-{depth}: shortcut must be A (padding) or B (projection); got {shortcut!r}"
             )
-        if not isinstance(width, int) or width < 1:
-            raise UserError(f"ResNet-{depth}: width must be an integer of at least 1; got {width!r}")
-        channels, _, _ = image_shape(shape, classes, f"ResNet-{depth}")
-        count, through = depth // 6, SHORTCUTS[shortcut]
+        through = SHORTCUTS[shortcut]
         self.conv1 = _conv(channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()

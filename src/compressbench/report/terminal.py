@@ -61,6 +61,11 @@ def _lecture(panel: Panel, moment: str, width: int) -> Grid:
     found = lines(panel, moment, some)
     bits = rounded_to(found)
     columns: list[tuple[str, list[Cell]]] = [("Bits", [Cell(text) for text in bits])] if bits else []
+    if len({x.point.density for x in found}) == 1:  # nets of their own sizes
+        for metric in ("parameters", "macs"):
+            cells = [_cell(x.point.reading("cost", metric)) for x in found]
+            if len({c.text for c in cells}) > 1:
+                columns.append((title_of(metric), cells))
     for environment in panel.environments:
         for batch in batches(panel)[:1]:
             speed = [x.point.reading("cost", f"speedup_b{batch}", "", environment) for x in found]

@@ -1,0 +1,141 @@
+"""ResNet-56 of cheap convolutions (Xie et al. 2019): counts beside the lecture slide's figures, and times.
+
+    python benchmarks/cheap_convolutions.py [--batches 1 32] [--seconds 20] [--compiled]
+
+Random weights and images: only time is measured, CPU time at one thread, the five nets in turns on each runtime. A ratio
+is that of medians; beside it the middle half of the ratios of single rounds. MACs promise what the last column says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from compressbench import specs
+from compressbench.allocator import keep_freed_memory
+from compressbench.bench import Bench
+from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
+from compressbench.hardware.openvino_cpu import OpenVINOCPU
+from compressbench.hardware.target import Lowered, in_turns, machine_load
+from compressbench.hardware.torch_compiled import TorchCompiled
+from compressbench.hardware.torch_cpu import TorchCPU
+from compressbench.models.build import module_of
+from compressbench.models.counting import Counts, count, with_norms_and_sums
+from compressbench.models.draw import drawn
+from compressbench.provenance import processor, versions
+from compressbench.state import State
+from compressbench.views import View
+from deployment import bench_of
+
+SHAPE = (3, 32, 32)
+# The lecture slide's figures of Xie et al. 2019: parameters and FLOPs in millions, error in %.
+SLIDE = {
+    "standard, A": "0.85 / 126.81 / 6.20",
+    "standard, B": "-",
+    "group-16": "0.16 / 23.35 / 8.58",
+    "depthwise": "0.13 / 20.14 / 9.55",
+    "shift": "0.10 / 15.39 / 10.17",
+}
+BASES = ("standard, A", "group-16")
+
+
+def nets() -> dict[str, dict[str, Any]]:
+    """The specs of all five."""
+    rest = {"depth": 56, "shape": "@shape", "classes": "@classes"}
+    resnet = {specs.TARGET: "compressbench.models.resnet.CifarResNet", **rest}
+    cheap = {specs.TARGET: "compressbench.models.cheap.CheapResNet", **rest}
+
+    def spatial(name: str, **settings: Any) -> dict[str, Any]:
+        target = f"compressbench.models.cheap.{name}"
+        return {**cheap, "spatial": {specs.TARGET: target, specs.PARTIAL: True, **settings}}
+
+    return {
+        "standard, A": {**resnet, "shortcut": "A"},
+        "standard, B": {**resnet, "shortcut": "B"},
+        "group-16": spatial("grouped", groups=16),
+        "depthwise": spatial("depthwise"),
+        "shift": spatial("shifted"),
+    }
+
+
+def counted(states: Mapping[str, State]) -> dict[str, Counts]:
+    """Prints what is counted, and returns it."""
+    modules = {name: module_of(state) for name, state in states.items()}
+    counts = {name: count(module, SHAPE) for name, module in modules.items()}
+    print(f"  {'':<14}{'parameters':>12}{'MACs':>14}   slide: M parameters / M FLOPs / error %")
+    for name, c in counts.items():
+        print(f"  {name:<14}{c.parameters:>12,}{c.macs:>14,}   {SLIDE[name]}")
+    whole = with_norms_and_sums(modules["standard, A"], SHAPE)
+    print(
+        f"  The slide's FLOPs of the standard net: MACs + 2 for each element out of a norm + 1 of a sum, {whole:,}\n"
+        "  with shortcut A; those of the three others: MACs alone."
+    )
+    return counts
+
+
+def measured(target: Any, states: Mapping[str, State], bench: Bench, counts: Mapping[str, Counts]) -> None:
+    """Prints one runtime's times."""
+    lowered = {name: target.lower(View(state, bench)) for name, state in states.items()}
+    for name, x in lowered.items():
+        if not isinstance(x, Lowered):
+            print(f"  {name}: {x}")
+            return
+    print(next(iter(lowered.values())).runtime)
+    for batch in target.batches:
+        timers = [_timer(x.run, x.inputs[:batch]) for x in lowered.values()]
+        for timer in timers * 3:
+            timer()
+        times = dict(zip(lowered, in_turns(timers, target.seconds, 20, time.process_time), strict=True))
+        for name, own in times.items():
+            words = "".join(
+                f"{base} / this {_ratio(times[base], own)}, MACs {counts[base].macs / counts[name].macs:5.2f}   "
+                for base in BASES
+            )
+            print(
+                f"  batch {batch:<3}{name:<12}{1000 * statistics.median(own):9.3f} ms (n={len(own)})  {words}"
+            )
+
+
+def _ratio(base: list[float], own: list[float]) -> str:
+    single = sorted(b / o for b, o in zip(base, own, strict=True))
+    middle = f"{single[len(single) // 4]:.2f}-{single[-1 - len(single) // 4]:.2f}"
+    return f"{statistics.median(base) / statistics.median(own):5.2f} ({middle})"
+
+
+def _timer(run: Callable[[torch.Tensor], object], inputs: torch.Tensor) -> Callable[[], float]:
+    def once() -> float:
+        began = time.process_time()
+        run(inputs)
+        return time.process_time() - began
+
+    return once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--seconds", type=float, default=20, help="of timing, a runtime and batch size")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile too: minutes of compiling")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    print(f"ResNet-56, {'x'.join(map(str, SHAPE))}; {processor()}; {versions()}; CPU time, 1 thread")
+    bench = bench_of(SHAPE[1], 10, max(*args.batches, 16))
+    states = {name: drawn({"name": name, "build": build}, bench) for name, build in nets().items()}
+    counts = counted(states)
+    settings: dict[str, Any] = {"batches": tuple(args.batches), "seconds": args.seconds}
+    targets: list[Any] = [TorchCPU(**settings), OnnxRuntimeCPU(**settings), OpenVINOCPU(**settings)]
+    for target in [*targets, *([TorchCompiled(**settings)] if args.compiled else [])]:
+        print(f"load {machine_load()}; ", end="")
+        measured(target, states, bench, counts)
+
+
+if __name__ == "__main__":
+    main()
