@@ -48,6 +48,7 @@ bench: setup  ## speed against a bare loop, as ratios in CPU time at one thread
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/distillation.py
+	$(BIN)/python benchmarks/flatness.py
 	$(BIN)/python benchmarks/cheap_convolutions.py
 
 lock: setup  ## pin the versions anew, for each Python version
