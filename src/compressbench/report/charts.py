@@ -392,7 +392,8 @@ def _published(of: str, labels: dict[str, list[Record]], name: str) -> Chart | N
     if not drawn:
         return None
     first = next(r for rows in labels.values() for r in rows if r.value is not None)
-    figure, axes = _canvas(f"Published: {of}")
+    one_each = len(drawn) > 1 and len({x for points in drawn.values() for x, _ in points}) == 1
+    figure, axes = _canvas(f"Published: {of}", rows=2 * len(drawn) if one_each else 0)
     handles = []
     for place, (label, points) in enumerate(drawn.items()):
         looks = {
@@ -403,11 +404,21 @@ def _published(of: str, labels: dict[str, list[Record]], name: str) -> Chart | N
             "markersize": 5,
             "linewidth": 1,
         }
+        if one_each:
+            axes.plot([y for _, y in points], [place] * len(points), **looks)  # type: ignore[arg-type]
+            continue
         axes.plot([x for x, _ in sorted(points)], [y for _, y in sorted(points)], **looks)  # type: ignore[arg-type]
         handles.append((f"{label} (published)", Line2D([], [], **looks)))  # type: ignore[arg-type]
-    _density_axis(axes, [x for points in drawn.values() for x, _ in points])
     label = NAMES.get(first.metric, first.metric)
-    axes.set_ylabel(f"{label}, {first.unit}" if first.unit != "1" else label)
+    value = f"{label}, {first.unit}" if first.unit != "1" else label
+    if one_each:
+        axes.set_yticks(range(len(drawn)), [_short(clean(x), 40) for x in drawn])
+        axes.set_ylim(len(drawn) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(value)
+    else:
+        _density_axis(axes, [x for points in drawn.values() for x, _ in points])
+        axes.set_ylabel(value)
     told: dict[str, list[str]] = {}
     for series, rows in labels.items():
         told.setdefault("; ".join(dict.fromkeys(r.note for r in rows if r.note)), []).append(series)
