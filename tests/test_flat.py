@@ -17,8 +17,10 @@ from compressbench.models.draw import drawn
 from compressbench.outputs import forward
 from compressbench.pruning import masked
 from compressbench.stages.prune import Prune
+from compressbench.stages.rewind import LearningRate, Reinit, Weights
 from compressbench.stages.train import Train
 from compressbench.training.averagers import ema, swa
+from compressbench.training.averaging import restated
 from compressbench.training.sam import asam, sam, uphill
 from compressbench.training.schedules import plateau
 from compressbench.training.steppers import plain
@@ -283,10 +285,101 @@ def test_statistics_of_an_average_are_those_of_the_training_set(bench) -> None:
     with torch.no_grad():
         for images, _ in bench.feed("train").batches(256):
             forward(module, bench.task.encode(images))
-    means = torch.stack([o.mean((0, 2, 3)) for o in seen]).mean(0)
-    torch.testing.assert_close(averaged.weights["bn1.running_mean"], means, rtol=1e-3, atol=1e-4)
+    mean = torch.cat(seen).mean((0, 2, 3))
+    torch.testing.assert_close(averaged.weights["bn1.running_mean"], mean, rtol=1e-3, atol=1e-4)
     spare = averaged.facts["macs"] - train().apply(start, bench).facts["macs"]
     assert spare == len(bench.feed("train")) * start.facts["forward_macs"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_statistics_of_an_average_are_those_of_the_finished_net(name, bench) -> None:
+    start = ready(name, RESNET, bench)
+    averaged = train(reparametrise=method(name), averager=averager("ema", decay=0.5)).apply(start, bench)
+    module = module_of(averaged)
+    restated(module, bench.feed("train"), bench.task)
+    for norm in ("bn1", "layer3.0.bn2"):
+        for part in ("running_mean", "running_var"):
+            if f"{norm}.{part}" not in averaged.weights:  # folded into its convolution
+                continue
+            own, anew = averaged.weights[f"{norm}.{part}"], module.state_dict()[f"{norm}.{part}"]
+            torch.testing.assert_close(own, anew, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 257, 258, 300, 700])
+def test_statistics_of_sets_of_any_size(count, bench) -> None:
+    feed = bench.feed("train")
+    few = type(feed)(feed.images[:count], feed.labels[:count])
+    x = bench.task.encode(few.images).flatten(1)
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
+    assert restated(net, few, bench.task) == count
+    torch.testing.assert_close(net[1].running_mean, x.mean(0), rtol=1e-2, atol=1e-2)
+    varied = x.var(0) > 1e-3
+    torch.testing.assert_close(net[1].running_var[varied], x.var(0)[varied], rtol=0.15, atol=0.02)
+    assert net[1].momentum == 0.1
+    kept = nn.InstanceNorm2d(1, track_running_stats=True)
+    restated(kept, few, bench.task)
+    torch.testing.assert_close(
+        kept.running_mean, bench.task.encode(few.images).mean((0, 2, 3)), rtol=1e-2, atol=1e-2
+    )
+    assert restated(nn.Flatten(), few, bench.task) == 0
+
+
+def test_an_average_goes_where_the_training_goes(bench) -> None:
+    start, settings = drawn(DROPPING, bench), {"averager": averager("ema", decay=0.8)}
+    whole = train(**settings).apply(start, bench)
+    first = train(stop="15it", **settings).apply(start, bench)
+    assert first.group("average")
+    trained = train().apply(start, bench)
+    bench = dataclasses.replace(bench, references={"first": first})
+    rewound = Weights(to="first").apply(trained, bench)
+    assert same(train(start="15it", **settings).apply(rewound, bench).weights, whole.weights)
+    pruned = Prune(MAGNITUDE, 0.5).apply(first, bench)
+    for left in (LearningRate().apply(first, bench), Reinit().apply(first, bench), pruned):
+        assert not any(left.group(name) for name in ("average", "optimizer", "objective"))
+    for other in ({"averager": averager("swa", every="2it")}, {}):
+        with pytest.raises(UserError, match=r"start: the state before was left by .*averagers.ema"):
+            train(start="15it", **other).apply(first, bench)
+
+
+class Taken(nn.Module):
+    """A net with a parameter of an awkward name."""
+
+    def __init__(self, shape: list[int], classes: int) -> None:
+        super().__init__()
+        self.fc, self.taken = nn.Linear(64, classes), nn.Parameter(torch.zeros(classes))
+
+    def forward(self, x):
+        return self.fc(x.flatten(1)) + self.taken
+
+
+def test_any_name_of_a_parameter_will_do(bench) -> None:
+    model = {"name": "t", "build": {"_target_": "test_flat.Taken", "shape": "@shape", "classes": "@classes"}}
+    start, settings = drawn(model, bench), {"averager": averager("ema", decay=0.8)}
+    first = train(stop="15it", **settings).apply(start, bench)
+    whole = train(**settings).apply(start, bench)
+    assert same(train(start="15it", **settings).apply(first, bench).weights, whole.weights)
+
+
+def asking_again(module, optimizer):
+    """A stepper that doesn't say that it asks twice."""
+
+    def step(gradient):
+        loss = gradient()
+        gradient.again()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def test_a_stepper_that_asks_twice_has_to_say_so(bench) -> None:
+    spec = {"_target_": "test_flat.asking_again", "_partial_": True}
+    with pytest.raises(UserError, match="needs an attribute passes"):
+        train(stepper=spec).apply(drawn(MLP, bench), bench)
+    for name, words in (("averagers.swa", "missing"), ("sam.uphill", "missing")):
+        spec = {"_target_": f"compressbench.training.{name}", "_partial_": True}
+        with pytest.raises(UserError, match=f"stepper compressbench.training.{name}: .*{words}"):
+            train(stepper=spec).apply(drawn(MLP, bench), bench)
 
 
 def test_an_average_keeps_masks(bench) -> None:
@@ -304,6 +397,9 @@ def test_which_weights_an_averager_takes() -> None:
     assert ema(1, 10, 5, 0) == 1.0
     assert ema(500, 1000, 5, 100000, decay=0.99) == pytest.approx(0.01)
     assert ema(2, 10, 5, 1, decay=0.999) == pytest.approx(1 - 2 / 11)
+    assert [plateau(x, 0.5, 0.5) for x in (0.5, 0.51)] == [1.0, 0.5]
+    with pytest.raises(UserError, match=r"averager.every: 0.01ep is less than one iteration \(10 an epoch\)"):
+        swa(100, 100, 10, 0, every="0.01ep")
     assert [plateau(x) for x in (0, 0.5, 0.7, 0.9, 1)] == pytest.approx([1, 1, 0.75, 0.5, 0.5])
 
 

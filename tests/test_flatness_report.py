@@ -74,7 +74,9 @@ def flat_records(seeds: int = 2) -> Records:
         for arm, (dense, sharp) in ARMS.items():
             name = arm.replace(" ", "_")
             here = {"moment": "trained", "series": arm, "order": 1, "seed": seed, "state": f"{name}.train"}
-            rows += accuracies(arm, 1, 1.0, {seed: dense + seed}, moment="trained", state=f"{name}.train")
+            here["compute"] = 1e9 * {"SGD, half as long": 1, "SGD, twice as long": 4}.get(arm, 2)
+            own = {k: here[k] for k in ("moment", "state", "compute")}
+            rows += accuracies(arm, 1, 1.0, {seed: dense + seed}, **own)
             for suffix, factor in (("", 1), ("_rescaled", 10)):
                 rows.append(
                     record(
@@ -162,6 +164,55 @@ def test_series_of_several_nets_go_by_their_order() -> None:
     tables = {t.title: t for t in flatness_tables(panel)}
     assert tables["Rank correlation with what is lost"].rows[0].cells[0].text == "+1.00"
     assert "At the same dense accuracy" not in tables
+
+
+def trained(
+    series: str, state: str, order: int = 1, sharp: float = 1.0, moment: str = "trained", **given
+) -> list:
+    here = {"moment": moment, "series": series, "order": order, "state": state, **given}
+    return [
+        record(**here, value=90.0 - sharp),
+        record(**here, probe="hessian", metric="hessian_trace", value=sharp, unit="1"),
+    ]
+
+
+def test_only_what_stands_in_the_same_block_is_what_became_of_a_net() -> None:
+    """The pruned states of a net that wasn't measured are nobody's, whatever their series is called."""
+    rows = accuracies("dense", 0, 1.0, {0: 90.0}, state="sgd.train")
+    for arm in ("SGD", "Adam"):
+        rows += trained(arm, f"{arm.lower()}.train")
+        rows += accuracies(arm, 1, 0.2, {0: 70.0}, state=f"{arm.lower()}.at.prune")
+    rows += accuracies("SGD, half as long", 1, 0.2, {0: 41.0}, state="half.at.prune")
+    rows += accuracies("Adam, half as long", 1, 0.2, {0: 41.0}, state="adam_half.at.prune")
+    (panel,) = panels(Records(rows))
+    assert [o.name for o in outcomes(panel, "trained")] == ["20.0 % density"]
+
+
+def test_the_same_level_at_two_moments_is_two_outcomes() -> None:
+    rows = accuracies("dense", 0, 1.0, {0: 90.0}, state="sgd.train")
+    for arm in ("SGD", "Adam"):
+        rows += trained(arm, f"{arm.lower()}.train")
+        for moment, after in (("pruned", 50.0), ("final", 80.0)):
+            rows += accuracies(arm, 1, 0.2, {0: after}, moment=moment, state=f"{arm.lower()}.{moment}")
+    (panel,) = panels(Records(rows))
+    assert {o.name for o in outcomes(panel, "trained")} == {"20.0 % density, pruned", "20.0 % density, final"}
+
+
+def test_nets_of_nested_branches_have_names_of_their_own() -> None:
+    rows = accuracies("dense", 0, 1.0, {0: 90.0}, moment="trained", state="base")
+    for order, rate in enumerate(("0p01", "1em05", "0p3"), 1):
+        rows += trained("SGD", f"arm_sgd.rate_{rate}.train", order)
+    (panel,) = panels(Records(rows))
+    assert [s.label for s in settings(panel, "trained")] == ["SGD 0.01", "SGD 1e-05", "SGD 0.3"]
+
+
+def test_a_dense_net_that_no_series_has_is_listed_too() -> None:
+    rows = trained("dense", "dense", 0, moment="final")
+    for order, density in enumerate((0.5, 0.2), 1):
+        rows += trained("magnitude", f"magnitude_{order}.prune", order, moment="final", density=density)
+    (panel,) = panels(Records(rows))
+    assert [s.label for s in settings(panel, "final")] == ["dense", "magnitude 1", "magnitude 2"]
+    assert flatness_tables(panel)[0].title == "Flatness of the nets"
 
 
 def test_the_page_has_a_section_and_charts(tmp_path) -> None:

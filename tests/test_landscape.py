@@ -101,6 +101,19 @@ def test_extents_of_a_parabola() -> None:
     assert extent(bowl([0.0], [1.0]), torch.ones(1), 0.1, 7.0) == 7.0, "never rises"
 
 
+def test_more_dimensions_than_weights_are_refused() -> None:
+    place = bowl(A, W, {"w": torch.tensor([True, False, True, True])})
+    with pytest.raises(UserError, match="dimensions: 4 is more than the 3 weights that can move"):
+        keskar(place, 1e-3, 2, torch.Generator(), dimensions=4)
+    assert keskar(place, 1e-3, 2, torch.Generator().manual_seed(0), dimensions=3) > 0
+
+
+def test_very_short_extents_are_found() -> None:
+    assert extent(bowl([2e10], [0.0]), torch.ones(1), 0.1, 100.0) == pytest.approx(
+        (0.1 / 1e10) ** 0.5, rel=5e-3
+    )
+
+
 def test_moves_are_undone_exactly_and_masks_hold() -> None:
     place = bowl(A, W, {"w": torch.tensor([True, False, True, True])})
     before = place.weights().clone()
@@ -125,6 +138,16 @@ def test_lanczos_against_dense_eigenvalues() -> None:
         exact = float(torch.linalg.eigvalsh(matrix)[-1])
         assert abs(found.value - exact) <= 1e-3 * abs(exact)
         assert found.products <= 60
+
+
+def test_lanczos_does_not_stop_at_a_crowd_below_the_top() -> None:
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.cat(
+            [torch.tensor([1.2]), torch.ones(100), 0.01 * torch.rand(3899, generator=generator)]
+        )
+        found = lanczos(lambda v, d=values: d * v, torch.randn(4000, generator=generator), 0.01)
+        assert found.value == pytest.approx(1.2, rel=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +262,66 @@ def test_which_layers_may_be_rescaled() -> None:
     assert "no layer is followed by a ReLU" in rescaled(nn.Linear(64, 3), 4.0, torch.randn(2, 64))  # type: ignore[operator]
 
 
+class Named(nn.Module):
+    """A module whose name is that of an activation that it isn't."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.a, self.relu, self.b = nn.Linear(64, 8), activation, nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.b(self.relu(self.a(x)))
+
+
+def test_what_a_module_is_called_says_nothing() -> None:
+    assert pairs(Named(nn.ReLU())) == [Pair("a", "b")]
+    for activation in (nn.ReLU6(), nn.GELU(), nn.Tanh(), nn.PReLU()):
+        assert pairs(Named(activation)) == []
+
+
+class Reading(nn.Module):
+    """One layer's weight is read elsewhere as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = nn.functional.linear(x, self.a.weight)
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+def test_a_layer_that_is_read_elsewhere_is_left_alone() -> None:
+    assert pairs(Reading()) == [Pair("b", "c")]
+
+
+class Attending(nn.Module):
+    """Fused attention, which has no derivative in forward mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = x.flatten(1).unflatten(1, (8, 8))
+        x = nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+        return self.fc(self.out(x).mean(1))
+
+
+def test_products_where_forward_mode_is_missing(place) -> None:
+    torch.manual_seed(0)
+    images, labels = place.feed("train").images[:50], place.feed("train").labels[:50]
+    here = landscape_of(Attending(), {}, [(place.task.encode(images), labels)], place.task)
+    assert not here.forward_mode
+    v = random_direction(here, torch.Generator().manual_seed(0))
+    with here.moved(v * 1e-2):
+        above = here.gradient()
+    with here.moved(v * -1e-2):
+        below = here.gradient()
+    torch.testing.assert_close(here.product(v), (above - below) / 2e-2, rtol=0.02, atol=2e-3)
+
+
 def test_of_a_chain_every_other_link_is_rescaled() -> None:
     layers = [
         nn.Linear(6, 6),
@@ -305,7 +388,7 @@ def test_sharp_and_flat_are_told_apart(place) -> None:
         (lambda: Sharpness(steps=0), "steps: 0 is not a whole number of 1 or more"),
         (lambda: Sharpness(dimensions=0), "dimensions: 0 is not a whole number"),
         (lambda: Hessian(tolerance=0.0), "tolerance: 0.0 is not a number above 0"),
-        (lambda: FlatRegion(factor=-4.0), "factor: -4.0 is not a number above 0"),
+        (lambda: FlatRegion(factor=-4.0), "factor: -4.0 is not a factor between 1/1024 and 1024"),
     ],
 )
 def test_bad_settings(make, words) -> None:

@@ -10,11 +10,12 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressbench.errors import UserError
 from compressbench.models.equivalent import rescaled
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 BLOCK = 250
+NEARER = 40
+LEAST = 8
+"""Products before a top eigenvalue may count as found: a start has little of its vector, and a wrong one looks
+settled."""
+
+
+class NoCurvature(UserError):
+    """The loss has no second derivative that could be had."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Landscape:
         params: what is moved, by name.
         masks: multipliers of those that have one, by name.
         batches: encoded inputs and labels, moderately large.
+        forward_mode: whether all that the module computes has a derivative in forward mode, the cheaper way to a product.
     """
 
     module: nn.Module
@@ -44,6 +54,7 @@ class Landscape:
     masks: Mapping[str, Tensor]
     batches: Sequence[tuple[Tensor, Tensor]]
     task: Classification
+    forward_mode: bool = True
 
     @property
     def examples(self) -> int:
@@ -69,18 +80,45 @@ class Landscape:
         return self.held(total) / self.examples
 
     def product(self, vector: Tensor) -> Tensor:
-        """(parameters,) Hessian times vector, exact: the gradient's derivative along it, forward over reverse."""
-        at = {n: p.detach() for n, p in self.params.items()}
-        along = dict(zip(at, self.shaped(self.held(vector)), strict=True))
+        """(parameters,) Hessian times vector, exact: the gradient's derivative along it.
+
+        Raises:
+            NoCurvature: something in the net has no second derivative.
+        """
         total = torch.zeros_like(vector)
+        along = self.held(vector)
         for inputs, labels in self.batches:
-
-            def loss(named: dict[str, Tensor], inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
-                return self.task.loss(forward(lambda x: self._called(named, x), inputs), labels)
-
-            found: dict[str, Tensor] = torch.func.jvp(torch.func.grad(loss), (at,), (along,))[1]
-            total += self.flat([found[n] for n in at]) * len(labels)
+            found = (
+                self._forward(inputs, labels, along)
+                if self.forward_mode
+                else self._twice(inputs, labels, along)
+            )
+            total += self.flat(found) * len(labels)
         return self.held(total) / self.examples
+
+    def _forward(self, inputs: Tensor, labels: Tensor, along: Tensor) -> list[Tensor]:
+        """Forward over reverse."""
+        at = {n: p.detach() for n, p in self.params.items()}
+
+        def loss(named: dict[str, Tensor]) -> Tensor:
+            return self.task.loss(forward(lambda x: self._called(named, x), inputs), labels)
+
+        found: dict[str, Tensor] = torch.func.jvp(torch.func.grad(loss), (at,), (self.named(along),))[1]
+        return [found[n] for n in at]
+
+    def _twice(self, inputs: Tensor, labels: Tensor, along: Tensor) -> list[Tensor]:
+        """Reverse over reverse; fused attention kernels have no second derivative, plain ones have."""
+        params = list(self.params.values())
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            loss = self.task.loss(forward(self.module, inputs), labels)
+            try:
+                first = torch.autograd.grad(
+                    loss, params, create_graph=True, allow_unused=True, materialize_grads=True
+                )
+                slope = sum(((g * v).sum() for g, v in zip(first, self.shaped(along), strict=True)), loss * 0)
+                return list(torch.autograd.grad(slope, params, allow_unused=True, materialize_grads=True))
+            except (NotImplementedError, RuntimeError) as error:
+                raise NoCurvature(f"no second derivative: {str(error).splitlines()[0]}") from error
 
     def _called(self, named: dict[str, Tensor], inputs: Tensor) -> Any:
         buffers = dict(self.module.named_buffers())
@@ -150,7 +188,7 @@ def ascent(landscape: Landscape, gradient: Tensor, rho: float, adaptive: bool = 
 
 @dataclass(frozen=True)
 class Extreme:
-    """The largest eigenvalue found, its vector, a bound on its error, and the number of products it took."""
+    """The largest eigenvalue found, its vector, an estimate of its error, and the number of products it took."""
 
     value: float
     vector: Tensor
@@ -163,12 +201,15 @@ def lanczos(
 ) -> Extreme:
     """Largest eigenvalue of a symmetric operator, by Lanczos with every vector kept orthogonal to all before.
 
-    It stops when the error bound min(r, r² / gap) is within ``tolerance`` of the value, r the residual of the largest
-    Ritz value and gap its distance to the next (Parlett 1980); or after ``most`` products, then ``error`` is larger.
+    It stops after ``LEAST`` products or more, when two in a row say that min(r, r² / gap) is within ``tolerance`` of the
+    value, r the residual of the largest Ritz value and gap its distance to the next (Parlett 1980); or after
+    ``most``. That estimates the error to *an* eigenvalue; a larger one of which the start has nearly nothing may
+    still be missed.
 
     Args:
         start: (n,) not zero.
     """
+    settled = 0
     basis = [(start / start.norm())]
     alphas: list[float] = []
     betas: list[float] = []
@@ -189,7 +230,8 @@ def lanczos(
         residual = beta * abs(float(vectors[-1, -1]))
         gap = top - float(values[-2]) - residual if size > 1 else 0.0
         error = min(residual, residual**2 / gap) if gap > 0 else residual
-        done = size > 1 and error <= tolerance * abs(top)
+        settled = settled + 1 if size > 1 and error <= tolerance * abs(top) else 0
+        done = settled >= 2 and size >= LEAST
         if done or size >= most or size >= len(start) or beta <= 1e-7 * max(abs(a) for a in alphas):
             vector = vectors[:, -1].to(start.dtype).to(start.device) @ torch.stack(basis)
             return Extreme(top, vector, error, size)
@@ -226,7 +268,13 @@ def keskar(
         epsilon: 1e-3 or 5e-4 in the paper.
         steps: gradients.
         dimensions: of a random subspace, columns of A of length 1; None for all, A the identity.
+
+    Raises:
+        UserError: more dimensions than weights that can move.
     """
+    free = int(landscape.held(torch.ones_like(landscape.weights())).sum())
+    if dimensions is not None and dimensions > free:
+        raise UserError(f"dimensions: {dimensions} is more than the {free} weights that can move")
     columns = (
         None
         if dimensions is None
@@ -272,6 +320,11 @@ def extent(landscape: Landscape, direction: Tensor, rise: float, farthest: float
         low, high = high, 2 * high
         if low >= farthest:
             return farthest
+    for _ in range(NEARER if low == 0 else 0):  # too high at the first step already
+        if landscape.loss_at(direction * high / 2) <= limit:
+            low = high / 2
+            break
+        high /= 2
     for _ in range(refine):
         middle = (low + high) / 2
         if landscape.loss_at(direction * middle) <= limit:
@@ -301,9 +354,18 @@ def landscape_of(
     multipliers = {
         n: torch.empty_like(params[n], dtype=torch.float32).copy_(m) for n, m in masks.items() if n in params
     }
-    return Landscape(
-        module.eval(), params, multipliers, [(x.to(device), y.to(device)) for x, y in batches], task
-    )
+    placed = [(x.to(device), y.to(device)) for x, y in batches]
+    made = Landscape(module.eval(), params, multipliers, placed, task)
+    return replace(made, forward_mode=_differentiable_forwards(made))
+
+
+def _differentiable_forwards(landscape: Landscape) -> bool:
+    inputs, labels = landscape.batches[0]
+    try:
+        landscape._forward(inputs[:2], labels[:2], landscape.weights())
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 Form = tuple[str, tuple[Landscape, str] | str]
@@ -326,7 +388,11 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
         (task.encode(images).contiguous(memory_format=torch.channels_last), labels)
         for images, labels in view.bench.feed("train").batches(BLOCK, examples)
     ]
-    batches = [(x[y >= 0], y[y >= 0]) for x, y in batches]
+    batches = [(x[y >= 0], y[y >= 0]) for x, y in batches if bool((y >= 0).any())]
+    if not batches:
+        why = f"none of the first {examples} training examples has a label"
+        yield from (("", why), ("_rescaled", why))
+        return
     laid_out = module.to(memory_format=torch.channels_last)
     yield "", (landscape_of(laid_out, view.state.masks, batches, task), "")
     found = rescaled(laid_out, factor, batches[0][0][:8])

@@ -146,7 +146,7 @@ def prune(state: State, bench: Bench, settings: Any) -> State:
     )
     if decision.weights is not None:
         state = state.with_groups(weights={**state.weights, **decision.weights})
-    pruned = masked(state.with_groups(optimizer={}), decision.masks)
+    pruned = masked(state.settled(), decision.masks)
     return pruned.with_facts(predicted_loss_increase=decision.predicted)
 
 

@@ -38,7 +38,7 @@ def share(state: State, bench: Bench, settings: Any) -> State:
             shared[name] = weight.clone()
             shared[name][weight != 0] = found[nearest_of(values, found)]
         bench.progress.step(done + 1, len(bits))
-    return state.with_groups(weights={**state.weights, **shared}, optimizer={})
+    return state.settled().with_groups(weights={**state.weights, **shared})
 
 
 def lloyd(values: Tensor, centroids: Tensor, iterations: int) -> Tensor:

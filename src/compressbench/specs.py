@@ -85,12 +85,14 @@ Positive = float
 NonNegative = float
 Share = float
 Count = int
+Moderate = float
 # Epochs or iterations, ``4ep`` or ``500it``.
 Length = str
 RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "Positive": (lambda x: 0 < x < math.inf, "not a number above 0"),
     "NonNegative": (lambda x: 0 <= x < math.inf, "not a number of 0 or more"),
     "Share": (lambda x: 0 <= x <= 1, "not in [0, 1]"),
+    "Moderate": (lambda x: 1 / 1024 <= x <= 1024, "not a factor between 1/1024 and 1024"),
     "Count": (lambda x: isinstance(x, int) and x >= 1, "not a whole number of 1 or more"),
 }
 
@@ -342,8 +344,9 @@ def check(
                     )
         for key, value in settings.items():
             annotation = seen.parameters[key].annotation if key in seen.parameters else ""
-            if annotation in RANGES:
-                within(annotation, value, f"{place}.{key}")
+            range_name = annotation.removesuffix(" | None")
+            if range_name in RANGES and not (value is None and range_name != annotation):
+                within(range_name, value, f"{place}.{key}")
             if annotation == "Length":
                 check_length(value, f"{place}.{key}")
             may_lack = value is None and "None" in annotation

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Tensors = Mapping[str, "Tensor"]
+UNFINISHED = ("optimizer", "objective", "average")
+"""Groups that only a training which stopped short leaves, for the one that goes on."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class State:
         """A copy with whole groups replaced; an empty group is dropped."""
         merged = {**self.tensors, **groups}
         return replace(self, tensors={name: dict(group) for name, group in merged.items() if group}, key="")
+
+    def settled(self) -> State:
+        """A copy that no training goes on with: nothing but the net is kept."""
+        return self.with_groups(**{name: {} for name in UNFINISHED})
 
     def with_facts(self, **facts: Any) -> State:
         """A copy with facts replaced by name."""

@@ -85,7 +85,7 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
     def macs_of(removed: Removed) -> float:
         return count(_thinned(module, edit_of(removed), shape), shape).macs / state.facts["forward_macs"]
 
-    base = state.with_groups(optimizer={})
+    base = state.settled()
     flags: list[str] = []
     if settings.macs is not None:
         removed = _reach(macs_of, coupled, settings.how, settings.macs, "MACs", MACS_STEPS, refine=True)
@@ -128,7 +128,7 @@ def blocks(state: State, bench: Bench, settings: Any) -> State:
         raise UserError(
             f"fraction: {settings.fraction} would leave no weight at all; a smaller one is wanted"
         )
-    base = state.with_groups(optimizer={})
+    base = state.settled()
     if not gone:
         return base
     edit = {"drop": [path for path in found if path in gone]}

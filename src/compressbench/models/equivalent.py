@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from compressbench.outputs import forward
 
@@ -54,11 +55,13 @@ def pairs(module: nn.Module) -> list[Pair]:
         return []
     parts = dict(module.named_modules())
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     owners = Counter(id(p) for part in parts.values() for p in part._parameters.values() if p is not None)
 
     def alone(path: str) -> bool:
         own = [p for p in parts[path]._parameters.values() if p is not None]
-        return calls[path] == 1 and bool(own) and all(owners[id(p)] == 1 for p in own)
+        plain = path not in read and not is_parametrized(parts[path])
+        return plain and calls[path] == 1 and bool(own) and all(owners[id(p)] == 1 for p in own)
 
     found, taken = [], set()
     for node in graph.nodes:
@@ -84,7 +87,7 @@ def _followed(node: fx.Node, parts: dict[str, nn.Module]) -> Pair | None:
             return Pair(before, str(node.target)) if relu else None
         if isinstance(part, _NORMS) and not relu and part.affine:
             before = str(node.target)
-        elif isinstance(part, _RELUS) or node.target in _RELU_CALLS:
+        elif isinstance(part, _RELUS) or (part is None and node.target in _RELU_CALLS):
             relu = True
         elif not (isinstance(part, _PASSING) or (part is None and node.target in _PASSING_CALLS)):
             return None

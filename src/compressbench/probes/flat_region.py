@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Count, Positive, within
+from compressbench.specs import Count, Moderate, Positive, within
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -39,12 +39,13 @@ class FlatRegion:
     rise: Positive = 0.1
     directions: Count = 2
     farthest: Positive = 4.0
-    factor: Positive = 4.0
+    factor: Moderate = 4.0
     examples: Count = 500
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name in ("rise", "farthest", "factor"):
+        within("Moderate", self.factor, "factor")
+        for name in ("rise", "farthest"):
             within("Positive", getattr(self, name), name)
         for name in ("directions", "examples"):
             within("Count", getattr(self, name), name)

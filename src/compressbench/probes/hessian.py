@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Count, Positive, within
+from compressbench.specs import Count, Moderate, Positive, within
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -24,7 +24,7 @@ class Hessian:
     leaves the function as it is (Dinh et al. 2017).
 
     Attributes:
-        tolerance: relative error bound at which the eigenvalue is good enough.
+        tolerance: relative error, as estimated, at which the eigenvalue is good enough.
         products: Hessian-vector products at most; each costs about three and a half gradients.
         samples: random vectors for the trace; the note has their standard error.
         factor: of the rescaling, a power of two is exact.
@@ -37,19 +37,19 @@ class Hessian:
     tolerance: Positive = 0.01
     products: Count = 40
     samples: Count = 4
-    factor: Positive = 4.0
+    factor: Moderate = 4.0
     examples: Count = 500
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name in ("tolerance", "factor"):
-            within("Positive", getattr(self, name), name)
+        within("Moderate", self.factor, "factor")
+        within("Positive", self.tolerance, "tolerance")
         for name in ("products", "samples", "examples"):
             within("Count", getattr(self, name), name)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject alone."""
-        from compressbench.landscape import forms, lanczos, random_direction, trace
+        from compressbench.landscape import NoCurvature, forms, lanczos, random_direction, trace
 
         for suffix, found in forms(subject, self.examples, self.factor):
             names = (f"hessian_largest{suffix}", f"hessian_trace{suffix}")
@@ -58,11 +58,14 @@ class Hessian:
                 continue
             place, note = found
             n = place.examples
-            top = lanczos(
-                place.product, random_direction(place, bench.generator("top")), self.tolerance, self.products
-            )
+            start = random_direction(place, bench.generator("top"))
+            try:
+                top = lanczos(place.product, start, self.tolerance, self.products)
+            except NoCurvature as error:
+                yield from (Metric(name, None, "1", note=str(error)) for name in names)
+                continue
             told = (
-                f"{top.products} products, error at most {100 * top.error / max(abs(top.value), 1e-30):.2g} %"
+                f"{top.products} products, error about {100 * top.error / max(abs(top.value), 1e-30):.2g} %"
             )
             yield Metric(names[0], _finite(top.value), "1", n=n, note="; ".join(filter(None, (told, note))))
             drawn = trace(place, bench.generator("trace"), self.samples)

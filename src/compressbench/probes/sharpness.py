@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Count, NonNegative, Positive, within
+from compressbench.specs import Count, Moderate, NonNegative, Positive, within
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -42,7 +42,7 @@ class Sharpness:
     epsilon: Positive = 1e-3
     steps: Count = 5
     dimensions: Count | None = None
-    factor: Positive = 4.0
+    factor: Moderate = 4.0
     examples: Count = 500
     VERSION: ClassVar[int] = 1
 
@@ -53,7 +53,7 @@ class Sharpness:
             within("Count", getattr(self, name), name)
         if self.dimensions is not None:
             within("Count", self.dimensions, "dimensions")
-        within("Positive", self.factor, "factor")
+        within("Moderate", self.factor, "factor")
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject alone."""

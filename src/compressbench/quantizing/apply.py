@@ -116,7 +116,7 @@ def prepared(state: State, bench: Bench, fold: bool) -> tuple[State, list[str]]:
 def floating(state: State) -> State:
     """The state without rounding: its latent weights as they are."""
     edits = tuple(e for e in state.edits if "quantize" not in e)
-    return replace(state, edits=edits, key="").with_groups(scales={}, ranges={}, optimizer={})
+    return replace(state, edits=edits, key="").settled().with_groups(scales={}, ranges={})
 
 
 def bits_by_layer(
@@ -199,5 +199,5 @@ def with_forms(
     """
     fold = base.edits[len(floating(before).edits) :]
     edits = (*before.edits, *fold, {"quantize": dict(forms)})
-    result = replace(base, edits=edits, key="").with_groups(scales=dict(scales), ranges={}, optimizer={})
+    result = replace(base, edits=edits, key="").settled().with_groups(scales=dict(scales), ranges={})
     return result.with_facts(flags=[*base.facts.get("flags", []), *flags], predicted_loss_increase=None)

@@ -1,8 +1,8 @@
 """Flatness beside what compression costs: measures of the trained nets, rank correlations, matched dense accuracy.
 
-A *setting* is a trained net whose flatness was measured: a series at the moment of these measurements, of several states
-one of them. What became of it is found by name. A series of that label, or of that label and a comma and more, holds its
-compressed states; where the setting's series has several states, the other has as many, in the same order.
+A *setting* is a net whose flatness was measured: a state of a series at the moment of these measurements. What became
+of it is found by name: in the series of that label, or of that label, a comma and more, those states that stand in
+the same block of the recipe (``arm_sam.at_0p9.prune`` of ``arm_sam.train``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,55 +71,78 @@ def measured_at(panel: Panel) -> str | None:
 
 
 def settings(panel: Panel, moment: str) -> list[Setting]:
-    """All nets measured at a moment; of a series with several states each is named by what its state is named."""
-    found = []
+    """All nets measured at a moment, the dense one too unless a series has it; of several in a series each is named."""
+    found: list[Setting] = []
     for series in panel.series:
-        points = [p for p in series.at(moment) if any(key[0] in PROBES for key in p.readings)]
-        for point in points:
-            name = series.label if len(points) == 1 else f"{series.label} {_value(point.states[0])}"
-            found.append(Setting(name, series, point))
-    return found
+        points = [p for p in series.at(moment) if _measured(p)]
+        names = _told_apart([p.states[0] for p in points])
+        for point, name in zip(points, names, strict=True):
+            found.append(Setting(f"{series.label} {name}" if name else series.label, series, point))
+    known = {state for s in found for state in s.point.states}
+    dense = [
+        Setting(series.label, series, point)
+        for series in panel.dense.values()
+        for point in series.at(moment)
+        if _measured(point) and not known & set(point.states)
+    ]
+    return [*dense, *found]
 
 
-def _value(state: str) -> str:
-    """``0.03`` of the state ``rate_0p03.train``."""
-    branch = state.partition(".")[0].partition("_")[2] or state
-    text = branch.replace("p", ".", 1) if branch[:1].isdigit() else branch
+def _measured(point: Point) -> bool:
+    return any(key[0] in PROBES for key in point.readings)
+
+
+def _told_apart(states: Sequence[str]) -> list[str]:
+    """What tells states apart: ``0.03`` of ``rate_0p03.train`` among others; empty for a single one."""
+    if len(states) < 2:
+        return ["" for _ in states]
+    parts = [s.split(".") for s in states]
+    if len({len(p) for p in parts}) == 1:
+        places = [k for k in range(len(parts[0])) if len({p[k] for p in parts}) > 1]
+        names = [" ".join(_value(p[k]) for k in places) for p in parts]
+        if len(set(names)) == len(states):
+            return names
+    return list(states)
+
+
+def _value(part: str) -> str:
+    """``0.03`` of a stage's name ``rate_0p03``, as ``for_each`` names its branches."""
+    branch = part.partition("_")[2] or part
     try:
-        return f"{float(text):g}"
+        return f"{float(branch.replace('p', '.').replace('m', '-')):g}"
     except ValueError:
         return branch
 
 
 def outcomes(panel: Panel, moment: str) -> list[Outcome]:
     """Every kind and level of compression that at least two settings went through."""
-    known = settings(panel, moment)
     by_series: dict[str, list[Setting]] = {}
-    for setting in known:
+    for setting in settings(panel, moment):
         by_series.setdefault(setting.series.label, []).append(setting)
-    found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    found: dict[tuple[str, str, str], dict[str, dict[int, float]]] = {}
     for series in panel.series:
         label = _root(series.label, by_series)
-        if label is None:
-            continue
-        own = by_series[label]
-        for other in panel.moments:
-            if other == moment:
-                continue
-            points = [p for p in series.at(other) if panel.main_reading(p)]
-            if len(own) > 1 and len(points) != len(own):
-                continue
-            pairs = zip(own, points, strict=True) if len(own) > 1 else zip(itertools.repeat(own[0]), points)
-            for setting, point in pairs:
-                if point.states == setting.point.states:
-                    continue
-                kind = series.label[len(label) :].removeprefix(", ")
-                reading = panel.main_reading(point)
-                assert reading is not None
-                found.setdefault((kind, _level(point)), {})[setting.label] = dict(reading.by_seed)
+        for setting in by_series.get(label or "", ()):
+            scope = setting.point.states[0].rpartition(".")[0]
+            for other in panel.moments:
+                for point in series.at(other) if other != moment else ():
+                    reading = panel.main_reading(point)
+                    same = point.states == setting.point.states
+                    if (
+                        reading is None
+                        or same
+                        or not point.states[0].startswith(f"{scope}." if scope else "")
+                    ):
+                        continue
+                    kind = series.label[len(label or "") :].removeprefix(", ")
+                    place = found.setdefault((kind, _level(point), other), {})
+                    place[setting.label] = dict(reading.by_seed)
+    often = Counter((kind, level) for kind, level, _ in found)
     return [
-        Outcome(f"{level}, {kind}" if kind else level, kind, values)
-        for (kind, level), values in found.items()
+        Outcome(
+            ", ".join(x for x in (level, kind, where if often[kind, level] > 1 else "") if x), kind, values
+        )
+        for (kind, level, where), values in found.items()
         if len(values) > 1
     ]
 
@@ -198,8 +222,9 @@ def flatness_tables(panel: Panel) -> list[Table]:
     moment = measured_at(panel)
     if moment is None:
         return []
+    whole = all(s.point.density == 1 for s in settings(panel, moment))
     found = [
-        _measures(panel, moment, "", "Flatness of the trained nets"),
+        _measures(panel, moment, "", "Flatness of the trained nets" if whole else "Flatness of the nets"),
         _measures(panel, moment, SUFFIX, "Flatness of the same functions, weights rescaled"),
         _correlations(panel, moment),
         *_matched(panel, moment),
@@ -261,9 +286,9 @@ def _correlations(panel: Panel, moment: str) -> Table | None:
         return None
     count = len(known)
     note = (
-        f"Spearman’s rank correlation over the {count} nets above, each the mean of its seeds; in brackets 95 % of "
-        f"{RESAMPLES} bootstrap samples of nets. An interval that holds 0 tells nothing. Measures of sharpness should be "
-        "above 0, extents below it. Which nets there are decides much: these are no sample of all."
+        f"Spearman’s rank correlation over those of the {count} nets above that have both, means of their seeds; in "
+        f"brackets 95 % of {RESAMPLES} bootstrap samples of nets. An interval that holds 0 tells nothing. Measures of "
+        "sharpness should be above 0, extents below it. Which nets there are decides much: these are no sample of all."
     )
     return Table(
         "Rank correlation with what is lost",
@@ -289,7 +314,10 @@ def _matched(panel: Panel, moment: str) -> list[Table]:
     base = next(iter(known), None)
     if base is None or panel.main is None or len({s.series.label for s in known.values()}) != len(known):
         return []
-    lengths = [k for k in known if k == base or k.startswith(f"{base}, ")]
+    cost = known[base].point.compute
+    lengths = [
+        k for k, s in known.items() if k == base or (k.startswith(f"{base}, ") and s.point.compute != cost)
+    ]
     arms = [k for k in known if k not in lengths]
     if len(lengths) < 2 or not arms:
         return []

@@ -31,13 +31,18 @@ class Weights:
         """The rewound state; what was cut out of the net since is cut out of the old tensors too."""
         from compressbench.models.cutting import cut_groups, later
         from compressbench.pruning import masked
+        from compressbench.state import UNFINISHED
 
         source = bench.references[self.to]
         groups = cut_groups(source.tensors, later(state.edits, source.edits, f"to: {self.to}"))
-        kept = {name: groups.get(name, {}) for name in ("optimizer", "objective")}
+        kept = {name: groups.get(name, {}) for name in UNFINISHED}
         back = state.with_groups(weights=groups["weights"], **kept)
         return masked(
-            back.with_facts(optimizer=source.facts.get("optimizer"), curve=source.facts.get("curve", [])),
+            back.with_facts(
+                optimizer=source.facts.get("optimizer"),
+                averager=source.facts.get("averager"),
+                curve=source.facts.get("curve", []),
+            ),
             state.masks,
         )
 
@@ -54,7 +59,7 @@ class LearningRate:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state without optimiser state."""
-        return state.with_groups(optimizer={}, objective={})
+        return state.settled()
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Reinit:
         from compressbench.pruning import masked
 
         fresh = redrawn(state, bench)
-        return masked(state.with_groups(weights=fresh, optimizer={}), state.masks)
+        return masked(state.settled().with_groups(weights=fresh), state.masks)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Shallower:
         from compressbench.structured import edited
 
         groups = groups_of(module_of(state), self.every, self.blocks)
-        return edited(state.with_groups(optimizer={}), [_dropping(groups)], bench)
+        return edited(state.settled(), [_dropping(groups)], bench)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from compressbench.errors import UserError
 from compressbench.specs import Length, Share
 from compressbench.training.length import steps
 
@@ -28,8 +29,13 @@ def swa(
         taken: how many weights are in the average.
         start: share of the training after which the first are taken.
         every: how often, ``1ep`` or ``50it``, counted from the end, so that the last weights are always among them.
+
+    Raises:
+        UserError: ``every`` is less than one iteration.
     """
-    apart = max(1, steps(every, per_epoch))
+    apart = steps(every, per_epoch)
+    if apart < 1:
+        raise UserError(f"averager.every: {every} is less than one iteration ({per_epoch} an epoch)")
     if step < start * total or (total - step) % apart:
         return None
     return 1 / (taken + 1)

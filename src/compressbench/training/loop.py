@@ -86,7 +86,8 @@ class Live:
 
     def remembered(self) -> list[Tensor]:
         """What a forward in training moves: statistics of norms, ranges that a method observes."""
-        return [*self.module.buffers(), *(self.methods.kept().values() if self.methods else ())]
+        found = [*self.module.buffers(), *(self.methods.kept().values() if self.methods else ())]
+        return [tensor for tensor in found if not isinstance(tensor, nn.Parameter)]
 
     def computing(self, training: bool) -> contextlib.AbstractContextManager[None]:
         """Inside, the module computes with effective weights."""
@@ -109,8 +110,15 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     own = _begun(objective, module)
     optimizer = _optimizer(settings, module, run.lr, methods, own)
     live = Live(module, optimizer, run.start, dict(state.masks), methods, own)
+    averager = settings.averager[TARGET] if settings.averager else None
+    left = state.group(AVERAGE) if run.start else {}
+    if left and facts.get("averager") != averager:
+        raise UserError(
+            f"start: the state before was left by {facts.get('averager')}, this stage goes on with "
+            f"{averager or 'no averager'}; use the same, or a rewind/learning_rate stage in between"
+        )
     if settings.averager is not None:
-        live.average = Average.begun(settings.built("averager"), state.group(AVERAGE) if run.start else {})
+        live.average = Average.begun(settings.built("averager"), left)
     if run.start and state.group("optimizer"):
         if facts.get("optimizer") != settings.optimizer[TARGET]:
             raise UserError(
@@ -128,7 +136,7 @@ def train(state: State, bench: Bench, settings: Any) -> State:
                 own[name].copy_(tensor)
         _restore_optimizer(optimizer, live.named(), state.group("optimizer"))
     _resume(live, bench)
-    stepper = settings.built("stepper")(module, optimizer)
+    stepper = _stepper(settings, module, optimizer)
     devices = [torch.device(bench.device)] if bench.device.startswith("cuda") else []
     taps = getattr(objective, "taps", ())
     with torch.random.fork_rng(devices=devices), tapped(module, taps) as compute:
@@ -159,6 +167,7 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         curve=[*_before(facts, run.start), *live.curve],
         dtype="bf16" if run.autocast else "fp32",
         optimizer=settings.optimizer[TARGET],
+        averager=averager,
         predicted_loss_increase=None,
     )
 
@@ -219,6 +228,16 @@ def _baked(live: Live, state: State) -> State:
             "a smaller weight of the penalty is wanted"
         )
     return state.with_groups(masks=found, **live.methods.groups())
+
+
+def _stepper(settings: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
+    try:
+        made: Stepper = settings.built("stepper")(module, optimizer)
+    except TypeError as error:
+        raise UserError(f"stepper {settings.stepper[TARGET]}: {str(error).replace('()', '')}") from error
+    if not callable(made):
+        raise UserError(f"stepper {settings.stepper[TARGET]}: it returned no function of a gradient")
+    return made
 
 
 def _run(settings: Any, bench: Bench) -> Run:
@@ -301,7 +320,7 @@ def _loop(
 
         batch = _Iteration(
             live, run, compute, objective, context, inputs, labels, picked, not (pad or flip), seed, masks,
-            [t.detach().clone() for t in live.remembered()] if asks_again else [],
+            [t.detach().clone() for t in live.remembered()] if asks_again else None,
         )  # fmt: skip
         losses.append(stepper(batch))
         if masks[0]:
@@ -316,7 +335,7 @@ def _loop(
             live.average.take(live.named(), live.step, run.total, run.per_epoch)
             if live.step == run.total:
                 live.average.settle(
-                    live.named(), masks, live.module, lambda: live.computing(True), feed, task
+                    live.named(), masks, live.module, lambda: live.computing(False), feed, task
                 )
         due = (
             bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
@@ -349,7 +368,7 @@ class _Iteration:
     plain: bool
     seed: int
     masked: tuple[list[Tensor], list[Tensor]]
-    before: list[Tensor]
+    before: list[Tensor] | None
 
     def __call__(self) -> Tensor:
         """Fills the gradients; returns the loss."""
@@ -371,10 +390,18 @@ class _Iteration:
         return loss.detach()
 
     def again(self) -> Tensor:
-        """The same, from what was remembered before the first time; afterwards that is what the first time left."""
+        """The same, from what was remembered before the first time; afterwards that is what the first time left.
+
+        Raises:
+            UserError: the stepper didn't say that it asks more than once.
+        """
+        if self.before is None:
+            raise UserError(
+                "stepper: one that asks for the gradient again needs an attribute passes, 2 or more"
+            )
         remembered = self.live.remembered()
         after = [tensor.detach().clone() for tensor in remembered]
-        _put_back(remembered, self.before or after)
+        _put_back(remembered, self.before)
         loss = self()
         _put_back(remembered, after)
         return loss
@@ -593,4 +620,4 @@ def adopt(state: State, path: str) -> State:
     load(module, read_weights(path), f"checkpoint {path}")
     flags = [*state.facts.get("flags", []), "trained elsewhere: its training cost is not known"]
     weights = {n: w * state.masks[n] if n in state.masks else w for n, w in snapshot(module).items()}
-    return state.with_groups(weights=weights, optimizer={}).with_facts(flags=flags, curve=[])
+    return state.settled().with_groups(weights=weights).with_facts(flags=flags, curve=[])

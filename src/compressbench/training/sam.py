@@ -67,7 +67,7 @@ class _Ascending:
                 p.grad * masked[id(p)] if id(p) in masked else p.grad for p in params if p.grad is not None
             ]
             moves = uphill(params, grads, self.rho, self.adaptive)
-            before = torch._foreach_add(params, 0.0)  # copies: w + e - e would not be w
+            before = [p.detach().clone() for p in params]  # w + e - e would not be w
             torch._foreach_add_(params, moves)
         gradient.again()
         with torch.no_grad():

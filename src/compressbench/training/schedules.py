@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from compressbench.specs import Share
+
 
 def constant(done: float) -> float:
     """Always 1."""
@@ -25,9 +27,11 @@ def step(done: float, at: list[float], gamma: float = 0.1) -> float:
     return gamma ** sum(done >= mark for mark in at)
 
 
-def plateau(done: float, start: float = 0.5, stop: float = 0.9, floor: float = 0.5) -> float:
+def plateau(done: float, start: Share = 0.5, stop: Share = 0.9, floor: Share = 0.5) -> float:
     """1 up to ``start``, a straight line to ``floor`` at ``stop``, then that (Izmailov et al. 2018)."""
-    return 1 - (1 - floor) * min(1.0, max(0.0, (done - start) / (stop - start)))
+    if done <= start:
+        return 1.0
+    return floor if done >= stop else 1 - (1 - floor) * (done - start) / (stop - start)
 
 
 def warmup(step_number: int, steps: int) -> float:
