@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +31,28 @@ MLP = {
     "build": {"_target_": "compressbench.models.lenet.LeNet300100", "shape": "@shape", "classes": "@classes"},
 }
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Killed(Exception):
+    """A training was killed."""
+
+
+@dataclasses.dataclass
+class Bomb:
+    """Progress that kills a training when it tells of an iteration."""
+
+    at: int
+
+    def step(self, done: int, total: int, **figures: float) -> None:
+        if done == self.at:
+            raise Killed
+
+
+def kill(stage: Any, start: State, bench: Bench, folder: Path, at: int) -> None:
+    """Begins a training that checkpoints into a folder, and kills it after so many iterations."""
+    broken = dataclasses.replace(bench, checkpoints=folder, checkpoint_seconds=0.0, progress=Bomb(at))
+    with pytest.raises(Killed):
+        stage.apply(start, broken)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from compressbench.training.averaging import restated
 from compressbench.training.sam import asam, sam, uphill
 from compressbench.training.schedules import plateau
 from compressbench.training.steppers import plain
-from conftest import MLP
+from conftest import MLP, kill
 from test_reparametrise import METHODS, method, ready
 
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
@@ -248,17 +248,7 @@ def test_every_stepper_and_averager_twice_in_halves_and_after_a_kill(
     assert not second.group("average")
     assert whole.facts["macs"] == second.facts["macs"]
 
-    class Killed(Exception):
-        pass
-
-    class Bomb:
-        def step(self, done, total, **figures):
-            if done == 22:
-                raise Killed
-
-    broken = dataclasses.replace(bench, checkpoints=tmp_path, checkpoint_seconds=0.0, progress=Bomb())
-    with pytest.raises(Killed):
-        train(**settings).apply(start, broken)
+    kill(train(**settings), start, bench, tmp_path, at=22)
     assert (tmp_path / "checkpoint.safetensors").is_file()
     resumed = train(**settings).apply(start, dataclasses.replace(bench, checkpoints=tmp_path))
     assert same(whole.weights, resumed.weights)

@@ -36,6 +36,7 @@ from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.store import Store
 from compressbench.views import View
+from conftest import kill
 from tiny import TINY
 
 STAGES = sorted(p.stem for p in (conf_dir() / "stage/quantize").glob("*.yaml") if p.stem[0] != "_")
@@ -738,18 +739,7 @@ def test_killed_and_stopped_trainings_are_the_same_training(kind: str, trained, 
     stage = train("20it", reparametrise=qat(ranges=kind))
     whole = stage.apply(start, bench)
 
-    class Killed(Exception):
-        pass
-
-    class Bomb:
-        def step(self, done, total, **figures):
-            if done == 11:
-                raise Killed
-
-    with pytest.raises(Killed):
-        stage.apply(
-            start, dataclasses.replace(bench, checkpoints=tmp_path, checkpoint_seconds=0.0, progress=Bomb())
-        )
+    kill(stage, start, bench, tmp_path, at=11)
     assert same(whole, stage.apply(start, dataclasses.replace(bench, checkpoints=tmp_path)))
     first = dataclasses.replace(stage, stop="7it").apply(start, bench)
     assert same(whole, dataclasses.replace(stage, start="7it").apply(first, bench))

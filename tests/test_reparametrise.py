@@ -30,7 +30,7 @@ from compressbench.training.reparametrisations import l0
 from compressbench.training.reparametrisations import variational_dropout as variational
 from compressbench.training.reparametrisations.gradual import cubic
 from compressbench.training.reparametrisations.targeted_dropout import smallest
-from conftest import MLP
+from conftest import MLP, kill
 
 FOLDER = conf_dir() / "reparametrise"
 METHODS = sorted(p.stem for p in FOLDER.glob("*.yaml"))
@@ -136,17 +136,7 @@ def test_every_method_twice_and_from_a_checkpoint(name: str, model, bench, tmp_p
     assert whole.facts["macs"] == 3 * 30 * 50 * start.facts["forward_macs"]
     assert same(module_of(whole).state_dict(), whole.weights)
 
-    class Killed(Exception):
-        pass
-
-    class Bomb:
-        def step(self, done, total, **figures):
-            if done == 17:
-                raise Killed
-
-    broken = dataclasses.replace(bench, checkpoints=tmp_path, checkpoint_seconds=0.0, progress=Bomb())
-    with pytest.raises(Killed):
-        stage.apply(start, broken)
+    kill(stage, start, bench, tmp_path, at=17)
     said: list[str] = []
     resumed = stage.apply(start, dataclasses.replace(bench, checkpoints=tmp_path, say=said.append))
     assert not said

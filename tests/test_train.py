@@ -17,7 +17,7 @@ from compressbench.stages.train import Train
 from compressbench.training import schedules
 from compressbench.training.length import steps
 from compressbench.training.loop import Run, rate
-from conftest import MLP
+from conftest import MLP, kill
 
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True}
@@ -64,17 +64,7 @@ def test_a_checkpoint_continues_bit_by_bit(bench, tmp_path) -> None:
     start = drawn(RESNET, bench)
     whole = train().apply(start, bench)
 
-    class Killed(Exception):
-        pass
-
-    class Bomb:
-        def step(self, done, total, **figures):
-            if done == 25:
-                raise Killed
-
-    broken = dataclasses.replace(bench, checkpoints=tmp_path, checkpoint_seconds=0.0, progress=Bomb())
-    with pytest.raises(Killed):
-        train().apply(start, broken)
+    kill(train(), start, bench, tmp_path, at=25)
     assert (tmp_path / "checkpoint.safetensors").is_file()
     seen = []
 

@@ -16,7 +16,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -344,9 +344,7 @@ def check(
                     )
         for key, value in settings.items():
             annotation = seen.parameters[key].annotation if key in seen.parameters else ""
-            range_name = annotation.removesuffix(" | None")
-            if range_name in RANGES and not (value is None and range_name != annotation):
-                within(range_name, value, f"{place}.{key}")
+            _in_range(annotation, value, f"{place}.{key}")
             if annotation == "Length":
                 check_length(value, f"{place}.{key}")
             may_lack = value is None and "None" in annotation
@@ -360,6 +358,22 @@ def check(
             ]
             if missing:
                 raise UserError(f"{place}: {target} needs {', '.join(missing)}")
+
+
+def check_fields(settings: Any) -> None:
+    """Refuses a frozen dataclass's values that are out of the ranges that its fields are annotated with.
+
+    Raises:
+        UserError: the first such field.
+    """
+    for field in fields(settings):
+        _in_range(str(field.type), getattr(settings, field.name), field.name)
+
+
+def _in_range(annotation: str, value: Any, where: str) -> None:
+    range_name = annotation.removesuffix(" | None")
+    if range_name in RANGES and not (value is None and range_name != annotation):
+        within(range_name, value, where)
 
 
 def within(range_name: str, value: Any, where: str) -> None:

@@ -158,9 +158,8 @@ def exported(plain: nn.Module, sample: Tensor) -> Any:
     package = onnx()
     stand_in = copy.deepcopy(plain)
     with torch.no_grad():
-        named = stand_in.state_dict(
-            keep_vars=True
-        )  # the exporter names no others: constants keep their values
+        # The exporter names no tensors but these: constants keep their values.
+        named = stand_in.state_dict(keep_vars=True)
         for place, tensor in enumerate({id(t): t for t in named.values()}.values()):
             if tensor.is_floating_point():
                 tensor.fill_((place + 1) / 1024)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Count, Moderate, Positive, within
+from compressbench.specs import Count, Moderate, Positive, check_fields
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -44,11 +44,7 @@ class FlatRegion:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        within("Moderate", self.factor, "factor")
-        for name in ("rise", "farthest"):
-            within("Positive", getattr(self, name), name)
-        for name in ("directions", "examples"):
-            within("Count", getattr(self, name), name)
+        check_fields(self)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject alone."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Count, Moderate, Positive, within
+from compressbench.specs import Count, Moderate, Positive, check_fields
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -42,10 +42,7 @@ class Hessian:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        within("Moderate", self.factor, "factor")
-        within("Positive", self.tolerance, "tolerance")
-        for name in ("products", "samples", "examples"):
-            within("Count", getattr(self, name), name)
+        check_fields(self)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject alone."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Count, Moderate, NonNegative, Positive, within
+from compressbench.specs import Count, Moderate, NonNegative, Positive, check_fields
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -47,13 +47,7 @@ class Sharpness:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name, kind in (("rho", "NonNegative"), ("adaptive_rho", "NonNegative"), ("epsilon", "Positive")):
-            within(kind, getattr(self, name), name)
-        for name in ("steps", "examples"):
-            within("Count", getattr(self, name), name)
-        if self.dimensions is not None:
-            within("Count", self.dimensions, "dimensions")
-        within("Moderate", self.factor, "factor")
+        check_fields(self)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject alone."""

@@ -299,9 +299,7 @@ def accuracy_by_method(panel: Panel, moment: str, name: str) -> Chart | None:
         for point in dense.at(moment):
             if (whole := _main(panel, point)) is not None:
                 axes.axvline(whole.mean, color=INK, linewidth=1.2)
-    axes.set_yticks(range(len(rows)), [_short(clean(s.label), 40) for s, _ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
+    _name_rows(axes, [s.label for s, _ in rows], 40)
     axes.set_xlabel(f"{label}, {unit}")
     caption = f"Vertical line: the reference. {_bars({found.n for _, found in rows})}"
     return _saved(figure, name, axes.get_title(loc="left"), caption, [])
@@ -412,9 +410,7 @@ def _published(of: str, labels: dict[str, list[Record]], name: str) -> Chart | N
     label = NAMES.get(first.metric, first.metric)
     value = f"{label}, {first.unit}" if first.unit != "1" else label
     if one_each:
-        axes.set_yticks(range(len(drawn)), [_short(clean(x), 40) for x in drawn])
-        axes.set_ylim(len(drawn) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
+        _name_rows(axes, list(drawn), 40)
         axes.set_xlabel(value)
     else:
         _density_axis(axes, [x for points in drawn.values() for x, _ in points])
@@ -944,12 +940,17 @@ def _dots(
                 markerfacecolor="white" if gone else look.colour,
             )
             counts.add(figure.n)
-    axes.set_yticks(range(len(names)), [_short(clean(name), 22) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
+    _name_rows(axes, names, 22)
     for edge in range(1, len(names)):
         axes.axhline(edge - 0.5, color="#eef0f1", linewidth=0.6, zorder=0)
     return counts
+
+
+def _name_rows(axes: Axes, names: Sequence[str], length: int) -> None:
+    """One row a name, the first on top."""
+    axes.set_yticks(range(len(names)), [_short(clean(name), length) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
 
 
 def _short(text: str, length: int) -> str:

@@ -186,12 +186,12 @@ def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 def _ranks(values: Sequence[float]) -> list[float]:
     order = sorted(range(len(values)), key=lambda k: values[k])
-    ranks = [0.0] * len(values)
+    ranks, first = [0.0] * len(values), 0
     for _, group in itertools.groupby(order, key=lambda k: values[k]):
         places = list(group)
-        first = order.index(places[0])
         for k in places:
             ranks[k] = first + (len(places) - 1) / 2
+        first += len(places)
     return ranks
 
 

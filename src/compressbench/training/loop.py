@@ -113,18 +113,12 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     averager = settings.averager[TARGET] if settings.averager else None
     left = state.group(AVERAGE) if run.start else {}
     if left and facts.get("averager") != averager:
-        raise UserError(
-            f"start: the state before was left by {facts.get('averager')}, this stage goes on with "
-            f"{averager or 'no averager'}; use the same, or a rewind/learning_rate stage in between"
-        )
+        raise _another(facts.get("averager"), averager or "no averager")
     if settings.averager is not None:
         live.average = Average.begun(settings.built("averager"), left)
     if run.start and state.group("optimizer"):
         if facts.get("optimizer") != settings.optimizer[TARGET]:
-            raise UserError(
-                f"start: the state before was left by {facts.get('optimizer')}, this stage goes on with "
-                f"{settings.optimizer[TARGET]}; use the same, or a rewind/learning_rate stage in between"
-            )
+            raise _another(facts.get("optimizer"), settings.optimizer[TARGET])
         left = state.group(OBJECTIVE)
         if any(name not in own or own[name].shape != tensor.shape for name, tensor in left.items()):
             raise UserError(
@@ -169,6 +163,13 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         optimizer=settings.optimizer[TARGET],
         averager=averager,
         predicted_loss_increase=None,
+    )
+
+
+def _another(before: str | None, now: str) -> UserError:
+    return UserError(
+        f"start: the state before was left by {before}, this stage goes on with {now}; "
+        "use the same, or a rewind/learning_rate stage in between"
     )
 
 
