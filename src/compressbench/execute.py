@@ -137,6 +137,7 @@ class Executor:
                         dtype=made["dtype"],
                         versions=made["versions"],
                         machine=made["machine"],
+                        artefact=metric.artefact,
                     )
 
     def state(self, name: str) -> State:

@@ -49,31 +49,35 @@ class Prepared(nn.Module):
         self.layout = layout
         self.training = False
 
-    def forward(self, inputs: Tensor) -> object:
+    def forward(self, *inputs: Tensor) -> Any:
         """What the module itself returns for (n, c, h, w)."""
         form = self.differentiable if torch.is_grad_enabled() else self.forward_only
-        return form(inputs.contiguous(memory_format=self.layout))
+        return form(*(_laid_out(x, self.layout) for x in inputs))
 
     def train(self, mode: bool = True) -> Prepared:
         """Does nothing: a prepared module has evaluation mode only."""
         return self
 
 
-def prepared(module: nn.Module, sample: Tensor) -> Prepared:
+def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    return x.contiguous(memory_format=layout) if x.ndim == 4 else x
+
+
+def prepared(module: nn.Module, *sample: Tensor) -> Prepared:
     """A copy of a module for inference and attacks; the given one is left as it is.
 
     Args:
-        sample: encoded inputs (n, c, h, w) on the module's device, on which the copy is verified: logits
-            within ``LOGIT_TOLERANCE`` of the largest, input gradients within ``GRADIENT_TOLERANCE`` of their
-            norm.
+        sample: encoded inputs (n, c, h, w) on the module's device, on which the copy is verified: logits, and other
+            tensors that it returns, within ``LOGIT_TOLERANCE`` of the largest, input gradients within
+            ``GRADIENT_TOLERANCE`` of their norm. A part of a net may take several tensors.
     """
     # Under the caller's inference mode the copies would be inference tensors, which no gradient can pass.
     with torch.inference_mode(False), torch.no_grad():
-        sample = sample.detach().clone()
+        sample = tuple(x.detach().clone() for x in sample)
         plain = copy.deepcopy(module).eval().requires_grad_(False)
         judge = _Judge(plain, sample)
         layouts = [torch.contiguous_format]
-        if sample.ndim == 4 and any(p.ndim == 4 for p in plain.parameters()):
+        if any(x.ndim == 4 for x in sample) and any(p.ndim == 4 for p in plain.parameters()):
             layouts.insert(0, torch.channels_last)
         for layout in layouts:
             # The plain module first: a traced one that fails in a layout prints its code to the terminal.
@@ -88,9 +92,9 @@ def prepared(module: nn.Module, sample: Tensor) -> Prepared:
 class _Judge:
     """What the module itself answers on the sample; lets pass only forms that answer the same."""
 
-    def __init__(self, plain: nn.Module, sample: Tensor) -> None:
+    def __init__(self, plain: nn.Module, sample: tuple[Tensor, ...]) -> None:
         self.sample = sample
-        self.logits = forward(plain, sample).logits
+        self.whole = _answers(plain, sample)
         self.gradient = _gradient(plain, sample)
 
     def accept(
@@ -106,12 +110,12 @@ class _Judge:
             return None
 
     def _agrees(self, form: nn.Module, layout: torch.memory_format, gradients: bool) -> bool:
-        inputs = self.sample.contiguous(memory_format=layout)
-        limit = LOGIT_TOLERANCE * self.logits.abs().max()
-        whole = (forward(form, inputs).logits - self.logits).abs().max()
-        single = (forward(form, inputs[:1]).logits - self.logits[:1]).abs().max()
-        if not (whole <= limit and single <= limit):
-            return False
+        inputs = tuple(_laid_out(x, layout) for x in self.sample)
+        whole, single = _answers(form, inputs), _answers(form, tuple(x[:1] for x in inputs))
+        for wanted, found, one in zip(self.whole, whole, single, strict=True):
+            limit = LOGIT_TOLERANCE * wanted.abs().max()
+            if not ((found - wanted).abs().max() <= limit and (one - wanted[:1]).abs().max() <= limit):
+                return False
         if not gradients or self.gradient is None:
             return True
         own = _gradient(form, inputs)
@@ -120,11 +124,19 @@ class _Judge:
         )
 
 
-def _gradient(module: nn.Module, sample: Tensor) -> Tensor | None:
-    """Of the sum over examples of the largest logit, by the input; None where the module has none."""
+def _answers(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A module's logits, or all tensors that a part of a net returns; copies, since a form may reuse its memory."""
+    found = module(*inputs)
+    if type(found) is tuple and all(isinstance(t, Tensor) for t in found):
+        return tuple(t.clone() for t in found)
+    return (forward(lambda _: found, inputs[0]).logits.clone(),)
+
+
+def _gradient(module: nn.Module, sample: tuple[Tensor, ...]) -> Tensor | None:
+    """Of the sum over examples of the largest logit, by the first input; None where the module has none."""
     with torch.enable_grad():
-        inputs = sample.detach().requires_grad_()
-        logits = forward(module, inputs).logits
+        inputs = sample[0].detach().requires_grad_()
+        logits = forward(lambda x: module(x, *sample[1:]), inputs).logits
         if not logits.requires_grad:
             return None
         (gradient,) = torch.autograd.grad(logits.amax(dim=-1).sum(), inputs, allow_unused=True)
@@ -178,9 +190,9 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def _overwriting(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
+def _overwriting(traced: fx.GraphModule, sample: tuple[Tensor, ...]) -> fx.GraphModule:
     """Sums and ReLUs written over results that nothing else reads."""
-    _Shapes(traced).run(sample)
+    _Shapes(traced).run(*sample)
     graph, modules = traced.graph, dict(traced.named_modules())
     kinds = (*_FRESH, _ConvReLU)
     fresh = {n for n in graph.nodes if n.op == "call_module" and type(modules[str(n.target)]) in kinds}
@@ -220,11 +232,11 @@ class _ConvReLU(nn.Module):
         return convolve.binary(inputs, other, conv.weight, conv.bias, *self.rest, "add", 1.0, "relu", [], "")
 
 
-def _one_kernel(traced: fx.GraphModule, sample: Tensor) -> fx.GraphModule:
+def _one_kernel(traced: fx.GraphModule, sample: tuple[Tensor, ...]) -> fx.GraphModule:
     """Every convolution with the ReLU, or the sum and ReLU, alone following it as one oneDNN call; the rest in place."""
-    if sample.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if sample[0].device.type != "cpu" or not torch.backends.mkldnn.is_available():
         raise ValueError("oneDNN's fused convolutions are for the CPU")
-    _Shapes(traced).run(sample)
+    _Shapes(traced).run(*sample)
     graph, modules = traced.graph, dict(traced.named_modules())
     for node in list(graph.nodes):
         if not _is_relu(node, modules) or len(node.args[0].users) != 1:

@@ -33,6 +33,7 @@ class Metric:
         n: examples (or repetitions, for a timing) that the figure rests on.
         group: the class or the layer it belongs to; empty for the whole.
         note: a sentence for the reader, e.g. ``no speed-up: runs dense``.
+        artefact: a picture that goes with it, as a ``data:image/png;base64,`` address; empty for none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     n: int = 0
     group: str = ""
     note: str = ""
+    artefact: str = ""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ ALLOWED = (
                 "distances",
                 "labels",
                 "features",
+                "exit_criteria",
+                "exit_heads",
                 "training",
                 "probes",
                 "hardware",
@@ -59,6 +61,8 @@ Criterion = Mapping[str, Any]
 Scope = Mapping[str, Any]
 Grain = Mapping[str, Any]
 Observer = Mapping[str, Any]
+ExitCriterion = Mapping[str, Any]
+ExitHead = Mapping[str, Any]
 SHORT = {
     "Criterion": "criteria",
     "Scope": "scopes",
@@ -67,6 +71,8 @@ SHORT = {
     "Distance": "distances",
     "Labels": "labels",
     "Feature": "features",
+    "ExitCriterion": "exit_criteria",
+    "ExitHead": "exit_heads",
 }
 # What the caller of each fills in itself.
 GIVEN = {
@@ -77,6 +83,8 @@ GIVEN = {
     "Distance": ("student", "teacher"),
     "Labels": ("lesson",),
     "Feature": ("student", "teacher"),
+    "ExitCriterion": ("said",),
+    "ExitHead": ("shape", "classes"),
 }
 
 
@@ -113,12 +121,13 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """Parameters of a target by name; ``open`` when it takes ``**kwargs``."""
+    """Parameters of a target by name; ``open`` when it takes ``**kwargs``; what a function returns, as written."""
 
     parameters: Mapping[str, Parameter]
     open: bool
     doc: str
     bases: tuple[str, ...] = ()
+    returns: str = ""
 
 
 def check_target(target: str, trusted: Iterable[str] = (), where: str = "") -> None:
@@ -209,7 +218,8 @@ def _of_function(node: ast.FunctionDef, skip: int) -> Signature:
     }
     for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
         parameters[arg.arg] = Parameter(_text(arg.annotation), default is None)
-    return Signature(parameters, node.args.kwarg is not None, ast.get_docstring(node) or "")
+    doc = ast.get_docstring(node) or ""
+    return Signature(parameters, node.args.kwarg is not None, doc, returns=_text(node.returns))
 
 
 def _of_class(node: ast.ClassDef) -> Signature | None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
+from compressbench.exiting import POLICY
 from compressbench.models.build import module_of
+from compressbench.models.exits import Early, prepared_parts
 from compressbench.outputs import forward
 
 if TYPE_CHECKING:
@@ -34,16 +36,23 @@ class View:
 
     @functools.cached_property
     def module(self) -> nn.Module:
-        """The module as trained, evaluation mode, on the device."""
+        """The module as trained, evaluation mode, on the device; it answers by its last exit, whatever its policy."""
         return module_of(self.state, self.bench.device)
 
     @functools.cached_property
     def fast(self) -> nn.Module:
-        """The same function prepared for many forwards (see ``compressbench.inference``)."""
+        """The same function prepared for many forwards (see ``compressbench.inference``); a state's exit policy holds."""
         from compressbench.inference import prepared
 
         sample = self.bench.task.encode(self.bench.feed("test").images[:8])
+        if POLICY in self.state.policies:
+            return Early(prepared_parts(self.module, sample), self.state.policies)
         return prepared(self.module, sample)
+
+    @property
+    def leaves_early(self) -> bool:
+        """Whether what a forward costs depends on its input."""
+        return POLICY in self.state.policies
 
     @functools.cached_property
     def log_probs(self) -> Tensor:

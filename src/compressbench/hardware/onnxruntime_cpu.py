@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
+from compressbench.hardware.early import in_parts, numpy_of
 from compressbench.hardware.target import Lowered, Timing, Unsupported
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from compressbench.hardware.onnx_graph import Graph
     from compressbench.views import View
@@ -35,6 +37,7 @@ class OnnxRuntimeCPU:
     """
 
     VERSION: ClassVar[int] = 3
+    EXITS: ClassVar[bool] = True
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
@@ -51,6 +54,9 @@ class OnnxRuntimeCPU:
         from compressbench.models.build import module_of
 
         runtime = package()
+        if view.leaves_early:
+            words = f"ONNX Runtime {runtime.__version__}, fp32 in parts"
+            return in_parts(view, max(self.batches), words, functools.partial(self._piece, runtime))
         inputs = examples(view, max(self.batches)).cpu()
         began = time.perf_counter()
         try:
@@ -80,6 +86,15 @@ class OnnxRuntimeCPU:
         if self.results and graph.integer:
             words += ", results rounded too"
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
+
+    def _piece(self, runtime: Any, module: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
+        """A module of one tensor as a session."""
+        import torch
+
+        from compressbench.hardware.onnx_graph import graph_of
+
+        session = open_session(runtime, graph_of(module, sample).bytes(), self.threads)
+        return lambda x: torch.from_numpy(session.run(None, {"images": numpy_of(x)})[0])
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""

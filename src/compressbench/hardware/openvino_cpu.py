@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import sys
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError, nearest
+from compressbench.hardware.early import in_parts, numpy_of
 from compressbench.hardware.onnxruntime_cpu import kind, shortened
 from compressbench.hardware.target import Lowered, Timing, Unsupported
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from compressbench.hardware.onnx_graph import Graph
     from compressbench.views import View
@@ -40,6 +42,7 @@ class OpenVINOCPU:
     """
 
     VERSION: ClassVar[int] = 3
+    EXITS: ClassVar[bool] = True
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
@@ -62,6 +65,9 @@ class OpenVINOCPU:
         from compressbench.models.build import module_of
 
         openvino = package()
+        if view.leaves_early:
+            words = f"OpenVINO {openvino.__version__.partition('-')[0]}, fp32 in parts of any batch size"
+            return in_parts(view, max(self.batches), words, functools.partial(self._piece, openvino.Core()))
         inputs = examples(view, max(self.batches)).cpu()
         began = time.perf_counter()
         module = module_of(view.state)
@@ -105,6 +111,19 @@ class OpenVINOCPU:
             words += f"; its integer kernels answer wrongly for {shortened(kept)}: in float"
         in_float = (*left, *(n for n in graph.rounded if not _half(module, n, precision)))
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
+
+    def _piece(self, core: Any, module: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
+        """A module of one tensor, compiled for any batch size."""
+        import torch
+
+        from compressbench.hardware.onnx_graph import graph_of
+
+        content = graph_of(module, sample).bytes()
+        shape = (-1, *sample.shape[1:])
+        request = compile_model(
+            core, content, shape, self.threads, self.precision or "f32"
+        ).create_infer_request()
+        return lambda x: torch.from_numpy(request.infer([numpy_of(x)])[0].copy())
 
     def _wrong(self, module: Any, request: Callable[[int], Any], inputs: Tensor) -> str:
         """Whether the runtime's answers are far from the state's at any batch size, in words; empty if near."""

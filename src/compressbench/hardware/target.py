@@ -53,6 +53,9 @@ class Lowered:
         artefact: the file's content that the runtime loads; empty where there is none.
         in_float: quantized layers that the runtime computes in float all the same.
         price: of a modelled device, batch size -> its layers' times; None where ``run`` really runs.
+        varies: whether what a forward takes depends on its inputs, as with early exits; they are then timed on the real
+            mixture of all ``inputs``.
+        parts: of a state with early exits, what runs each part on the device; see ``compressbench.exiting``.
     """
 
     run: Callable[[Tensor], object]
@@ -63,6 +66,8 @@ class Lowered:
     artefact: bytes = field(default=b"", repr=False)
     in_float: tuple[str, ...] = ()
     price: Price | None = None
+    varies: bool = False
+    parts: Sequence[Callable[..., Sequence[Tensor]]] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Timing:
 
     Attributes:
         batch: examples a forward.
-        seconds: one entry a forward, in the order they ran.
+        seconds: one entry a forward, in the order they ran; over a mixture of inputs, the mean of one pass through it.
         load: of the machine (one-minute average), None where the system doesn't say.
         busy: why the figures may be inflated; empty if nothing suggests it.
         basis: ``measured``, or ``modelled`` where no device ran.
@@ -135,6 +140,8 @@ class HardwareTarget(Protocol):
 
 
 TURN, MOST_CALLS = 0.004, 10
+MIXTURE = 256
+"""Test images that a state with early exits is timed on."""
 
 
 def machine_load() -> float | None:

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.hardware.target import Lowered, Timing, Unsupported, busy, in_turns, machine_load
+from compressbench.hardware.target import (
+    MIXTURE,
+    Lowered,
+    Timing,
+    Unsupported,
+    busy,
+    in_turns,
+    machine_load,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +41,7 @@ class TorchCPU:
     """
 
     VERSION: ClassVar[int] = 2
+    EXITS: ClassVar[bool] = True
     threads: int = 1
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
@@ -48,12 +57,15 @@ class TorchCPU:
 
         from compressbench.inference import prepared
         from compressbench.models.build import module_of
+        from compressbench.models.exits import Early, prepared_parts
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
 
-        inputs = examples(view, max(self.batches)).cpu()
+        inputs = timed_inputs(view, max(self.batches)).cpu()
         if view.bench.device == "cpu":
             module = view.fast
+        elif view.leaves_early:
+            module = Early(prepared_parts(module_of(view.state, "cpu"), inputs[:8]), view.state.policies)
         else:
             module = prepared(module_of(view.state, "cpu"), inputs[:8])
 
@@ -62,7 +74,9 @@ class TorchCPU:
                 return forward(module, batch).logits
 
         rounds = ", rounding simulated" if quantized(view.module) else ""
-        return Lowered(run, inputs, f"torch eager, fp32{rounds}")
+        words = f"torch eager, fp32{rounds}{said(view)}"
+        parts = tuple(module.parts) if isinstance(module, Early) else ()
+        return Lowered(run, inputs, words, varies=view.leaves_early, parts=parts)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
@@ -72,10 +86,13 @@ class TorchCPU:
 def time_in_turns(lowered: Sequence[Lowered], batch: int, count: int, seconds: float) -> list[Timing]:
     """Wall-clock seconds of forwards on the CPU, the states in turns; torch has ``count`` threads meanwhile."""
     with threads(count):
-        timers = [_timer(x.run, x.inputs[:batch]) for x in lowered]
+        mixed = any(x.varies for x in lowered)
+        timers = [
+            _pass(x.run, x.inputs, batch) if mixed else _timer(x.run, x.inputs[:batch]) for x in lowered
+        ]
         for timer in timers:
             timer()
-        fewest = FEWEST if batch == 1 else FEWEST_OF_MANY
+        fewest = FEWEST if batch == 1 and not mixed else FEWEST_OF_MANY
         taken = in_turns(timers, seconds, fewest, time.perf_counter)
     load = machine_load()
     note = busy(load, count, os.cpu_count() or 1)
@@ -89,6 +106,30 @@ def _timer(run: Callable[[Tensor], object], inputs: Tensor) -> Callable[[], floa
         return time.perf_counter() - begin
 
     return once
+
+
+def _pass(run: Callable[[Tensor], object], inputs: Tensor, batch: int) -> Callable[[], float]:
+    """Seconds a forward, over one pass through a mixture of inputs; the same number of forwards whoever is timed."""
+    batches = [inputs[at : at + batch] for at in range(0, len(inputs) - batch + 1, batch)]
+    count = max(1, MIXTURE // batch)
+
+    def once() -> float:
+        begin = time.perf_counter()
+        for place in range(count):
+            run(batches[place % len(batches)])
+        return (time.perf_counter() - begin) / count
+
+    return once
+
+
+def said(view: View) -> str:
+    """What a runtime's words add of a state with early exits."""
+    return f", early exits, mean over {MIXTURE} test images" if view.leaves_early else ""
+
+
+def timed_inputs(view: View, most: int) -> Tensor:
+    """Encoded test images: enough for a batch, or the mixture that a state with early exits is timed on."""
+    return examples(view, max(most, MIXTURE) if view.leaves_early else most)
 
 
 @contextmanager

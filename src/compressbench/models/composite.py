@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compressbench.bench import Bench
 from compressbench.errors import UserError
@@ -113,6 +113,52 @@ class Online(nn.Module):
                 found = compute(x)
             out.append((found.logits, found.taps[at]))
         return out
+
+
+class Cascade(nn.Module):
+    """Nets in a row; by itself it answers by the last one. Its parts are whole nets, each asked anew with the input.
+
+    Args:
+        members: nets with the same classes, the cheapest first.
+        edits: what was cut from each, in the members' order; empty for nothing.
+
+    Raises:
+        UserError: there is no member.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], edits: Edits = ()) -> None:
+        super().__init__()
+        self.members = _replayed(members, edits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) to the last net's logits; in training, or inside ``every_exit``, all nets compute."""
+        if self.training or self.__dict__.get("_every"):
+            return [forward(member, x).logits for member in self.members][-1]
+        return forward(self.members[-1], x).logits
+
+    def parts(self) -> list[nn.Module]:
+        """The members, each giving its logits and the input on."""
+        last = len(self.members) - 1
+        return [_Asked(member, place < last).eval() for place, member in enumerate(self.members)]
+
+    def pieces(self) -> list[tuple[nn.Module | None, nn.Module]]:
+        """Nothing goes on but the input; the answers are the members'."""
+        return [(None, member) for member in self.members]
+
+    def exit_names(self) -> list[str]:
+        """What each is called."""
+        return [f"net {place + 1}" for place in range(len(self.members))]
+
+
+class _Asked(nn.Module):
+    def __init__(self, net: nn.Module, goes_on: bool) -> None:
+        super().__init__()
+        self.net, self.goes_on = net, goes_on
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        found = self.net(x)
+        logits = found if isinstance(found, Tensor | fx.Proxy) else forward(lambda _: found, x).logits
+        return (logits, x) if self.goes_on else (logits,)  # type: ignore[return-value]
 
 
 def guide_of(bench: Bench, teacher: tuple[Ref, ...] | Ref) -> nn.Module:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compressbench.errors import UserError, nearest
 from compressbench.models.build import prunable
+from compressbench.models.exits import every_exit
 from compressbench.outputs import forward
 
 
@@ -83,6 +84,18 @@ def count(module: nn.Module, shape: Sequence[int]) -> Counts:
     )
 
 
+def of_exits(parts: Sequence[nn.Module], shape: Sequence[int]) -> list[int]:
+    """MACs until each exit has answered one example, its own head and all before it counted, by ``count``'s rule."""
+    first = next((p for part in parts for p in part.parameters()), torch.empty(0))
+    counter, found = FlopCounterMode(display=False), []
+    live: tuple[Tensor, ...] = (torch.zeros(1, *shape, device=first.device, dtype=first.dtype),)
+    with torch.no_grad(), _everything_visible(), counter:
+        for part in parts:
+            live = tuple(part(*live)[1:])
+            found.append(counter.get_total_flops() // 2)
+    return found
+
+
 def with_norms_and_sums(module: nn.Module, shape: Sequence[int]) -> int:
     """MACs by another rule: two more for each element out of a batch norm, one for each of a sum of two activations.
 
@@ -131,7 +144,7 @@ def _run(module: nn.Module, shape: Sequence[int]) -> None:
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), every_exit(module):
             forward(module, torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ZeroDivisionError) as error:
         reason = [*str(error).splitlines(), type(error).__name__][0]

@@ -3,7 +3,8 @@
 An edit is a JSON mapping of one entry: ``{"cut": {tensor: {dimension: kept indices}}}`` removes rows or columns of
 parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``nn.Identity`` in place of modules;
 ``{"fold": {convolution: [norm, eps]}}`` makes batch norms part of the convolutions before them; and
-``{"quantize": {layer: …}}`` lets layers round (``models.quantized``), replacing what an earlier one said. Nothing
+``{"quantize": {layer: …}}`` lets layers round (``models.quantized``), replacing what an earlier one said; and
+``{"exits": {"points": {module: head}}}`` puts heads on it (``models.exits``). Nothing
 is traced here, so an older state of the same lineage, its masks and its optimiser state are edited the same way.
 """
 
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest
+from compressbench.models.exits import attach
 from compressbench.models.quantized import quantize
 
 Edit = Mapping[str, Any]
 Cut = Mapping[str, Mapping[str, Sequence[int]]]
-KINDS = ("cut", "drop", "fold", "quantize")
+KINDS = ("cut", "drop", "fold", "quantize", "exits")
 
 
 def replay(module: nn.Module, edits: Sequence[Edit]) -> nn.Module:
@@ -54,6 +56,8 @@ def cut_module(module: nn.Module, edit: Edit) -> nn.Module:
         return module
     if kind == "quantize":
         return quantize(module, content)
+    if kind == "exits":
+        return attach(module, content)
     done: dict[tuple[int, str], Tensor] = {}
     cut: dict[str, list[str]] = {}
     for name, dims in content.items():
@@ -92,7 +96,7 @@ def cut_tensors(
         UserError: the edit is malformed, or asks for more than a tensor has.
     """
     kind, content = _read(edit)
-    if kind == "quantize":
+    if kind in ("quantize", "exits"):
         return dict(tensors)
     if kind == "fold":
         return _folded(tensors, content) if like is None else _without_norms(tensors, content)
@@ -161,6 +165,8 @@ def _read(edit: Any) -> tuple[str, Any]:
         raise UserError("edits: fold is a mapping of convolutions to [norm, eps]")
     if kind == "quantize" and not isinstance(content, Mapping):
         raise UserError("edits: quantize is a mapping of layers to forms")
+    if kind == "exits" and not isinstance(content, Mapping):
+        raise UserError("edits: exits is a mapping of points and side")
     return str(kind), content
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from compressbench.hardware.early import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported, unfit
 from compressbench.probes.structure import parameters
 from compressbench.records import Metric
@@ -79,7 +80,7 @@ def _on_disk(subject: View, reference: View) -> Iterable[Metric]:
 
 def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterable[Metric]:
     same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
-    lowered = [target.lower(view) for view in ([subject] if same else [subject, reference])]
+    lowered = [lower(target, view) for view in ([subject] if same else [subject, reference])]
     ready = [x for x in lowered if isinstance(x, Lowered)]
     refused = [x.why for x in lowered if isinstance(x, Unsupported)]
     for batch in target.batches:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
+from compressbench.hardware.early import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported
 from compressbench.records import Metric
 
@@ -51,7 +52,7 @@ class Deployed:
         simulated = percent(hits(subject.log_probs, subject.labels))
         yield Metric("simulated_top1", simulated, "%", n=len(subject.labels))
         for name, target in self.runtimes.items():
-            lowered = target.lower(subject)
+            lowered = lower(target, subject)
             if isinstance(lowered, Unsupported):
                 yield Metric("deployed_top1", None, "%", group=name, note=lowered.why)
                 continue
@@ -111,7 +112,7 @@ def _times(
     arms: dict[str, Lowered | Unsupported] = {"deployed": lowered}
     for precision, baseline in baselines(target).items():
         itself = same and precision == "fp32"
-        arms[f"reference_{precision}"] = lowered if itself else baseline.lower(reference)
+        arms[f"reference_{precision}"] = lowered if itself else lower(baseline, reference)
     settings: Any = target
     if subject.bench.device == "cpu":
         arms["simulated"] = TorchCPU(getattr(settings, "threads", 1), tuple(settings.batches)).lower(subject)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError
+from compressbench.hardware.early import lower
 from compressbench.hardware.target import (
     HardwareTarget,
     LayerTime,
@@ -54,11 +55,11 @@ class Targets:
         """Figures of the subject on each target."""
         for place, (name, target) in enumerate(self.targets.items()):
             bench.progress.step(place, len(self.targets))
-            lowered = target.lower(subject)
+            lowered = lower(target, subject)
             if isinstance(lowered, Unsupported):
                 yield Metric(f"latency_b{target.batches[0]}", None, "ms", group=name, note=lowered.why)
                 continue
-            beside = target.lower(reference)
+            beside = lower(target, reference)
             yield from _facts(lowered, name)
             if self.memory and lowered.artefact:
                 yield from _memory(target, lowered, name)

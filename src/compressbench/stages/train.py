@@ -50,6 +50,8 @@ class Train:
         optimizer, schedule, stepper, objective: specs of functions, see ``compressbench.training``.
         averager: a spec of which weights on the way are averaged into the trained net, see ``training.averagers``; null
             for the last ones alone.
+        only: a glob of names: the parameters that are trained, e.g. ``exits.*`` on a frozen trunk; null for all. Norms in
+            parts where nothing is trained keep their statistics.
         warmup: linear warm-up length, null for none.
         weight_decay, decay: decay to ``weights`` (two or more dimensions) or to ``all``.
         order: name that, with the seed, draws the order of the batches.
@@ -90,6 +92,7 @@ class Train:
     checkpoint: str | None = None
     data: Ref | None = None
     averager: Mapping[str, Any] | None = None
+    only: str | None = None
     VERSION: ClassVar[int] = 3  # 3: a teacher's forwards count as training cost
 
     def __post_init__(self) -> None:
@@ -140,6 +143,7 @@ class Train:
         optimizer = str(self.optimizer[specs.TARGET]).rpartition(".")[2]
         methods = "".join(f", {name.replace('_', ' ')}" for name in self.reparametrise)
         methods += f", data of {self.data}" if self.data else ""
+        methods += f", only {self.only}" if self.only else ""
         stepper = _in_words(self.stepper)
         methods += f", {stepper}" if stepper != "plain" else ""
         methods += f", {_in_words(self.averager)}" if self.averager else ""

@@ -7,6 +7,7 @@ any iteration and continued, by a checkpoint or by another stage, is the same tr
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import inspect
 import json
@@ -24,8 +25,9 @@ from compressbench.bench import Bench, derive_seed
 from compressbench.data.augment import pad_crop_flip
 from compressbench.data.feed import Feed
 from compressbench.data.feed import order as draw_order
-from compressbench.errors import Diverged, UserError
+from compressbench.errors import Diverged, UserError, nearest
 from compressbench.models.build import load, module_of, snapshot
+from compressbench.models.counting import count
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning import masked
 from compressbench.specs import TARGET
@@ -73,8 +75,15 @@ class Live:
     methods: Reparametrised | None = None
     own: dict[str, nn.Parameter] = field(default_factory=dict)
     average: Average | None = None
+    frozen: list[nn.Module] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+    def training(self) -> None:
+        """Training mode, but for what is frozen: its norms keep their statistics."""
+        self.module.train()
+        for part in self.frozen:
+            part.training = False
 
     def named(self) -> dict[str, nn.Parameter]:
         """All that may be trained, by name: the module's parameters, its reparametrisations' and the objective's."""
@@ -105,11 +114,12 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     run = _run(settings, bench)
     facts = state.facts
     module = module_of(state, bench.device).to(memory_format=torch.channels_last)
+    frozen = _freeze(module, settings.only) if settings.only else []
     methods = reparametrise.built(module, bench, state, run, settings.methods())
     objective = settings.built("objective")(bench)
     own = _begun(objective, module)
     optimizer = _optimizer(settings, module, run.lr, methods, own)
-    live = Live(module, optimizer, run.start, dict(state.masks), methods, own)
+    live = Live(module, optimizer, run.start, dict(state.masks), methods, own, frozen=frozen)
     averager = settings.averager[TARGET] if settings.averager else None
     left = state.group(AVERAGE) if run.start else {}
     if left and facts.get("averager") != averager:
@@ -154,8 +164,8 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     return result.with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0)
-        + facts.get("forward_macs", 0)
-        * (3 * getattr(stepper, "passes", 1) * examples + (live.average.read if live.average else 0))
+        + _step_macs(facts, module, settings.only, bench) * getattr(stepper, "passes", 1) * examples
+        + facts.get("forward_macs", 0) * (live.average.read if live.average else 0)
         + _beside(objective, run, examples),
         seconds=facts.get("seconds", 0.0) + live.seconds,
         curve=[*_before(facts, run.start), *live.curve],
@@ -164,6 +174,35 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         averager=averager,
         predicted_loss_increase=None,
     )
+
+
+def _freeze(module: nn.Module, only: str) -> list[nn.Module]:
+    """Freezes all parameters whose name doesn't fit the glob; returns the parts in which nothing is trained.
+
+    Raises:
+        UserError: the glob fits no parameter.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if not any(fnmatch.fnmatchcase(name, only) for name in names):
+        raise UserError(f"only: {only!r} fits no parameter of the net; {nearest(only, names)}")
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and fnmatch.fnmatchcase(name, only))
+    return [
+        part
+        for name, part in module.named_modules()
+        if name
+        and not fnmatch.fnmatchcase(f"{name}.weight", only)
+        and not any(p.requires_grad for p in part.parameters())
+    ]
+
+
+def _step_macs(facts: Mapping[str, Any], module: nn.Module, only: str | None, bench: Bench) -> int:
+    """Multiply-accumulates of one example in training: a forward, and twice as much backward through what is trained."""
+    whole: int = facts.get("forward_macs", 0)
+    if not only:
+        return 3 * whole
+    layers = count(module, bench.dataset.shape).layers
+    return whole + 2 * sum(m for name, m in layers.items() if fnmatch.fnmatchcase(f"{name}.weight", only))
 
 
 def _another(before: str | None, now: str) -> UserError:
@@ -293,7 +332,7 @@ def _loop(
         else contextlib.nullcontext()
     )
     pad, flip = int(run.augment.get("pad", 0)), bool(run.augment.get("flip", False))
-    module.train()
+    live.training()
     began = saved = time.monotonic()
     before = live.seconds
     losses: list[Tensor] = []
@@ -464,7 +503,7 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
             outputs = forward(module, task.encode(images).contiguous(memory_format=torch.channels_last))
             loss += float(task.loss(outputs, labels)) * len(labels)
             right += float((task.predict(outputs) == labels).sum())
-    module.train()
+    live.training()
     mean = loss / len(feed)
     return {
         "validation_loss": mean if math.isfinite(mean) else 1e30,

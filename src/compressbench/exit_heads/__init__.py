@@ -1,0 +1,1 @@
+"""Exit heads: what makes logits of a net's value at an early exit, one file each."""

@@ -1,0 +1,88 @@
+"""Nets with early exits on a runtime: every part lowered by itself, rows leaving the batch between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compressbench.errors import UserError
+from compressbench.hardware.target import HardwareTarget, Lowered, Unsupported
+from compressbench.hardware.torch_cpu import said, timed_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from compressbench.exiting import Part
+    from compressbench.views import View
+
+FAR = 0.05
+Compile = Callable[["nn.Module", "Tensor"], Callable[["Tensor"], "Tensor"]]
+"""From a module of one tensor, and a sample of that, to what runs it at any batch size."""
+
+
+def lower(target: HardwareTarget, view: View) -> Lowered | Unsupported:
+    """What a target makes of a state; one that takes whole nets alone refuses a state whose examples leave early."""
+    if view.leaves_early and not getattr(target, "EXITS", False):
+        return Unsupported("early exits: this target takes whole nets alone, and would price the last exit")
+    return target.lower(view)
+
+
+def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Unsupported:
+    """A state with early exits, each part as two modules of one tensor: what goes on, and the exit's answer.
+
+    Args:
+        most: the largest batch to be timed.
+        runtime: in words.
+        make: compiles one module.
+    """
+    import torch
+
+    from compressbench.exiting import compacted, everything, policy_of
+    from compressbench.models.build import module_of
+
+    inputs = timed_inputs(view, most).cpu()
+    module, policy = module_of(view.state), policy_of(view.state.policies)
+    assert policy is not None
+    began = time.perf_counter()
+    parts: list[Part] = []
+    live = inputs[:8]
+    try:
+        for body, head in module.pieces():  # type: ignore[operator]
+            going = make(body, live) if body is not None else None
+            with torch.no_grad():
+                live = body(live) if body is not None else live
+            parts.append(_part(going, make(head, live), last=len(parts) == len(policy.thresholds)))
+    except UserError as error:
+        if "pip install" in str(error):
+            raise
+        return Unsupported(str(error))
+    took = time.perf_counter() - began
+    with torch.no_grad():
+        own, there = everything(module.parts(), inputs[:8]), everything(parts, inputs[:8])  # type: ignore[operator]
+    for place, (one, other) in enumerate(zip(own, there, strict=True)):
+        apart = float((one - other).abs().mean() / one.std().clamp(min=1e-12))
+        if not apart <= FAR:
+            return Unsupported(
+                f"{runtime}: exit {place + 1} answers otherwise than the state, {apart:.2g} of its spread"
+            )
+
+    def run(batch: Tensor) -> object:
+        with torch.inference_mode():
+            return compacted(parts, policy, batch).logits
+
+    words = f"{runtime}{said(view)}"
+    return Lowered(run, inputs, words, compile_seconds=took, varies=True, parts=tuple(parts))
+
+
+def _part(going: Callable[[Tensor], Tensor] | None, head: Callable[[Tensor], Tensor], last: bool) -> Part:
+    def run(*live: Tensor) -> Sequence[Tensor]:
+        value = going(live[0]) if going is not None else live[0]
+        return (head(value),) if last else (head(value), value)
+
+    return run
+
+
+def numpy_of(tensor: Tensor) -> Any:
+    """The array that a runtime reads; contiguous, as most want it."""
+    return tensor.contiguous().numpy()

@@ -1,0 +1,162 @@
+"""Batching: what early exits bring when examples come in batches, by three ways of running them, on each target."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressbench.errors import UserError
+from compressbench.hardware.early import lower
+from compressbench.hardware.target import HardwareTarget, Unsupported, busy, in_turns, machine_load
+from compressbench.hardware.torch_cpu import check_batches
+from compressbench.records import Metric
+from compressbench.specs import Count, Positive, check_fields
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compressbench.bench import Bench
+    from compressbench.exiting import Answers, Policy
+    from compressbench.views import View
+
+FEWEST = 3
+FULL = "full depth"
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Throughput and cost against batch size: a batch waits, or finished rows leave it, or rows queue before each part.
+
+    All ways run the same test images and answer alike; the net without its exits (full depth) is timed beside them, in
+    turns. The cost is what was really computed, in MACs, of all examples at full depth.
+
+    Attributes:
+        targets: hardware targets by name; modelled ones have no figures.
+        batches: sizes.
+        examples: test images in a pass.
+        seconds: of timing for each batch size, for all ways in turns; at least 3 passes.
+    """
+
+    targets: Mapping[str, HardwareTarget]
+    batches: tuple[int, ...] = (1, 4, 16, 64)
+    examples: Count = 256
+    seconds: Positive = 1.0
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_batches(self.batches, self.seconds)
+        if not isinstance(self.targets, Mapping) or not self.targets:
+            raise UserError("targets: a mapping of names to hardware targets is wanted, e.g. of cpu_torch")
+        for name, target in self.targets.items():
+            if not hasattr(target, "lower"):
+                raise UserError(f"targets.{name}: not a hardware target; a spec with _target_ is wanted")
+
+    def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
+        """Of the subject, beside its own last exit."""
+        from compressbench.exiting import policy_of
+
+        policy = policy_of(subject.state.policies)
+        if policy is None:
+            yield Metric("exit_cost_b1", None, "%", note="the state has no exit policy")
+            return
+        for place, (name, target) in enumerate(self.targets.items()):
+            bench.progress.step(place, len(self.targets))
+            yield from self._on(target, name, subject, policy)
+
+    def _on(self, target: HardwareTarget, name: str, subject: View, policy: Policy) -> Iterable[Metric]:
+        from compressbench.hardware.torch_cpu import examples, threads
+        from compressbench.models.counting import of_exits
+        from compressbench.models.exits import parts_of
+        from compressbench.views import View
+
+        lowered = lower(target, subject)
+        whole = target.lower(View(replace(subject.state, policies={}, key=""), subject.bench))
+        for one in (lowered, whole):
+            if isinstance(one, Unsupported):
+                yield Metric(
+                    "exit_throughput_b1", None, "examples/s", group=f"{name}/compacted", note=one.why
+                )
+                return
+        assert not isinstance(lowered, Unsupported)
+        assert not isinstance(whole, Unsupported)
+        inputs = examples(subject, self.examples).to(lowered.inputs.device)
+        costs = of_exits(parts_of(subject.module), subject.bench.dataset.shape)
+        count = getattr(target, "threads", 1)
+        for batch in self.batches:
+            ways = _ways(lowered.parts, policy, inputs, batch)
+            runs: dict[str, Callable[[], Any]] = {FULL: _whole(whole.run, inputs, batch), **ways}
+            with threads(count):
+                taken = in_turns(
+                    [_timer(run) for run in runs.values()], self.seconds, FEWEST, time.perf_counter
+                )
+            note = "; ".join(x for x in (lowered.runtime, busy(machine_load(), count, _cores())) if x)
+            base = statistics.median(taken[0])
+            for way, seconds in zip(runs, taken, strict=True):
+                middle, group = statistics.median(seconds), f"{name}/{way}"
+                rate, n = len(inputs) / middle, len(seconds)
+                yield Metric(f"exit_throughput_b{batch}", rate, "examples/s", n=n, group=group, note=note)
+                yield Metric(
+                    f"exit_speedup_b{batch}", base / middle, "x", n=n, group=group, note="over full depth"
+                )
+                if way in ways:
+                    spent = 100 * _spent(ways[way](), costs) / (len(inputs) * costs[-1])
+                    yield Metric(f"exit_cost_b{batch}", spent, "%", "computed", n=len(inputs), group=group,
+                                 note="MACs, of all at full depth")  # fmt: skip
+
+
+def _ways(
+    parts: Sequence[Any], policy: Policy, inputs: Tensor, batch: int
+) -> dict[str, Callable[[], list[Answers]]]:
+    import torch
+
+    from compressbench.exiting import compacted, queued, waiting
+
+    chunks = inputs.split(batch)
+
+    def inside(run: Callable[[], list[Answers]]) -> Callable[[], list[Answers]]:
+        def inner() -> list[Answers]:
+            with torch.inference_mode():
+                return run()
+
+        return inner
+
+    return {
+        "waiting": inside(lambda: [waiting(parts, policy, c) for c in chunks]),
+        "compacted": inside(lambda: [compacted(parts, policy, c) for c in chunks]),
+        "queued": inside(lambda: [queued(parts, policy, inputs, batch)]),
+    }
+
+
+def _whole(run: Callable[[Tensor], object], inputs: Tensor, batch: int) -> Callable[[], None]:
+    chunks = inputs.split(batch)
+
+    def once() -> None:
+        for chunk in chunks:
+            run(chunk)
+
+    return once
+
+
+def _timer(run: Callable[[], object]) -> Callable[[], float]:
+    def once() -> float:
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+
+    return once
+
+
+def _spent(answers: Sequence[Answers], costs: Sequence[int]) -> float:
+    """MACs of all parts that ran, for all rows that they ran on."""
+    own = [cost - before for cost, before in zip(costs, [0, *costs], strict=False)]
+    return float(sum(own[place] * rows for answer in answers for place, rows in answer.rows))
+
+
+def _cores() -> int:
+    import os
+
+    return os.cpu_count() or 1
