@@ -37,9 +37,18 @@ class Policy:
     thresholds: tuple[float, ...]
     temperatures: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        # As a tensor is compared with them, so that one row is judged like many.
+        rounded = tuple(torch.tensor(self.thresholds, dtype=torch.float32).tolist())
+        object.__setattr__(self, "thresholds", rounded)
+
     def leaves(self, place: int, logits: Tensor, before: tuple[Tensor, ...]) -> Tensor:
         """(n,) bool: which rows are sure enough at exit ``place``."""
-        return self.criterion(Said(self.calibrated(place, logits), before)) >= self.thresholds[place]
+        return self.sure(place, logits, before) >= self.thresholds[place]
+
+    def sure(self, place: int, logits: Tensor, before: tuple[Tensor, ...]) -> Tensor:
+        """(n,) what the criterion says at exit ``place``."""
+        return self.criterion(Said(self.calibrated(place, logits), before))
 
     def calibrated(self, place: int, logits: Tensor) -> Tensor:
         """Logits over the exit's temperature."""
@@ -123,8 +132,12 @@ def compacted(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
         if place == last:
             done.append((rows, logits, place))
             break
-        gone = policy.leaves(place, logits, before)
-        leaving = int(gone.sum())
+        sure, threshold = policy.sure(place, logits, before), policy.thresholds[place]
+        if count == 1:  # one number is compared faster outside of torch
+            leaving, gone = int(sure.item() >= threshold), sure
+        else:
+            gone = sure >= threshold
+            leaving = int(gone.sum())
         if leaving == count:
             done.append((rows, logits, place))
             break

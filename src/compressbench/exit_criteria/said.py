@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ class Said:
     logits: Tensor
     before: tuple[Tensor, ...] = ()
 
-    @functools.cached_property
+    @property
     def probabilities(self) -> Tensor:
         """(n, classes)."""
         return self.logits.softmax(dim=1)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 FAR = 0.05
-Compile = Callable[["nn.Module", "Tensor"], Callable[["Tensor"], "Tensor"]]
-"""From a module of one tensor, and a sample of that, to what runs it at any batch size."""
+Compile = Callable[["nn.Module", "Tensor", Sequence[str]], Callable[["Tensor"], Sequence["Tensor"]]]
+"""From a part, a sample of what it takes, and names of what it gives, to what runs it at any batch size."""
 
 
 def lower(target: HardwareTarget, view: View) -> Lowered | Unsupported:
@@ -29,38 +29,43 @@ def lower(target: HardwareTarget, view: View) -> Lowered | Unsupported:
 
 
 def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Unsupported:
-    """A state with early exits, each part as two modules of one tensor: what goes on, and the exit's answer.
+    """A state with early exits, each part by itself.
 
     Args:
         most: the largest batch to be timed.
         runtime: in words.
-        make: compiles one module.
+        make: compiles one part.
     """
     import torch
 
     from compressbench.exiting import compacted, everything, policy_of
     from compressbench.models.build import module_of
+    from compressbench.models.exits import parts_of
 
     inputs = timed_inputs(view, most).cpu()
     module, policy = module_of(view.state), policy_of(view.state.policies)
     assert policy is not None
     began = time.perf_counter()
     parts: list[Part] = []
-    live = inputs[:8]
+    live: tuple[Tensor, ...] = (inputs[:8],)
+    own = parts_of(module)
     try:
-        for body, head in module.pieces():  # type: ignore[operator]
-            going = make(body, live) if body is not None else None
+        for part in own:
+            if len(live) > 1:
+                return Unsupported("several values are carried over an exit: such parts run in torch alone")
             with torch.no_grad():
-                live = body(live) if body is not None else live
-            parts.append(_part(going, make(head, live), last=len(parts) == len(policy.thresholds)))
+                _, *rest = part(*live)
+            names = ("logits", *(f"alive{k}" for k in range(len(rest))))
+            parts.append(make(part, live[0], names))
+            live = tuple(rest)
     except UserError as error:
         if "pip install" in str(error):
             raise
         return Unsupported(str(error))
     took = time.perf_counter() - began
     with torch.no_grad():
-        own, there = everything(module.parts(), inputs[:8]), everything(parts, inputs[:8])  # type: ignore[operator]
-    for place, (one, other) in enumerate(zip(own, there, strict=True)):
+        wanted, there = everything(own, inputs[:8]), everything(parts, inputs[:8])
+    for place, (one, other) in enumerate(zip(wanted, there, strict=True)):
         apart = float((one - other).abs().mean() / one.std().clamp(min=1e-12))
         if not apart <= FAR:
             return Unsupported(
@@ -73,14 +78,6 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
 
     words = f"{runtime}{said(view)}"
     return Lowered(run, inputs, words, compile_seconds=took, varies=True, parts=tuple(parts))
-
-
-def _part(going: Callable[[Tensor], Tensor] | None, head: Callable[[Tensor], Tensor], last: bool) -> Part:
-    def run(*live: Tensor) -> Sequence[Tensor]:
-        value = going(live[0]) if going is not None else live[0]
-        return (head(value),) if last else (head(value), value)
-
-    return run
 
 
 def numpy_of(tensor: Tensor) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +72,11 @@ def onnx() -> Any:
 
 
 def graph_of(
-    module: nn.Module, sample: Tensor, images: Tensor | None = None, kept: Collection[str] = ()
+    module: nn.Module,
+    sample: Tensor,
+    images: Tensor | None = None,
+    kept: Collection[str] = (),
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> Graph:
     """The ONNX graph of a module as ``module_of`` builds it.
 
@@ -82,12 +86,13 @@ def graph_of(
             kernels must round these too; they are rounded to 8 bits wherever nothing else rounds them. None leaves
             results as they are.
         kept: layers that round by float operations though their bits would allow integers.
+        outputs: names of what the module returns, where that is a tuple: a part of a net with early exits.
 
     Raises:
         UserError: torch can't export the net, or a package is missing.
     """
     plain = floating(module)
-    model = exported(plain, sample)
+    model = exported(plain, sample, outputs)
     layers = quantized(module)
     if not layers:
         return Graph(model)
@@ -138,18 +143,18 @@ def _ranges(module: nn.Module, layers: Mapping[str, Any], images: Tensor) -> dic
 
 
 class _Logits(nn.Module):
-    """Of whatever the net returns."""
+    """Of whatever the net returns; or all of it, of a part of a net."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, everything: bool) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.everything = net, everything
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Any:
         """(n, c, h, w) to (n, classes)."""
-        return forward(self.net, images).logits
+        return self.net(images) if self.everything else forward(self.net, images).logits
 
 
-def exported(plain: nn.Module, sample: Tensor) -> Any:
+def exported(plain: nn.Module, sample: Tensor, outputs: Sequence[str] = (OUTPUT,)) -> Any:
     """``onnx.ModelProto`` of a float net; initializers carry the names of the net's tensors.
 
     The exporter makes one of equal tensors, and so loses names (two biases of zeros). So it is given a net in which
@@ -168,7 +173,7 @@ def exported(plain: nn.Module, sample: Tensor) -> Any:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _Logits(stand_in).eval(),
+                _Logits(stand_in, len(outputs) > 1).eval(),
                 (sample[:2].contiguous(),),
                 buffer,
                 dynamo=False,
@@ -176,8 +181,8 @@ def exported(plain: nn.Module, sample: Tensor) -> Any:
                 opset_version=OPSET,
                 training=torch.onnx.TrainingMode.PRESERVE,  # batch norms stay as they are
                 input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "n"}, OUTPUT: {0: "n"}},
+                output_names=list(outputs),
+                dynamic_axes={name: {0: "n"} for name in (INPUT, *outputs)},
             )
     except Exception as error:  # the exporter fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -56,7 +56,7 @@ class OnnxRuntimeCPU:
         runtime = package()
         if view.leaves_early:
             words = f"ONNX Runtime {runtime.__version__}, fp32 in parts"
-            return in_parts(view, max(self.batches), words, functools.partial(self._piece, runtime))
+            return in_parts(view, max(self.batches), words, functools.partial(self._part, runtime))
         inputs = examples(view, max(self.batches)).cpu()
         began = time.perf_counter()
         try:
@@ -87,14 +87,16 @@ class OnnxRuntimeCPU:
             words += ", results rounded too"
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
-    def _piece(self, runtime: Any, module: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
-        """A module of one tensor as a session."""
+    def _part(
+        self, runtime: Any, part: nn.Module, sample: Tensor, names: Sequence[str]
+    ) -> Callable[[Tensor], Sequence[Tensor]]:
+        """A part of a net with early exits as a session."""
         import torch
 
         from compressbench.hardware.onnx_graph import graph_of
 
-        session = open_session(runtime, graph_of(module, sample).bytes(), self.threads)
-        return lambda x: torch.from_numpy(session.run(None, {"images": numpy_of(x)})[0])
+        session = open_session(runtime, graph_of(part, sample, outputs=names).bytes(), self.threads)
+        return lambda x: [torch.from_numpy(y) for y in session.run(None, {"images": numpy_of(x)})]
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""

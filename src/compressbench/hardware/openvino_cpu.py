@@ -67,7 +67,7 @@ class OpenVINOCPU:
         openvino = package()
         if view.leaves_early:
             words = f"OpenVINO {openvino.__version__.partition('-')[0]}, fp32 in parts of any batch size"
-            return in_parts(view, max(self.batches), words, functools.partial(self._piece, openvino.Core()))
+            return in_parts(view, max(self.batches), words, functools.partial(self._part, openvino.Core()))
         inputs = examples(view, max(self.batches)).cpu()
         began = time.perf_counter()
         module = module_of(view.state)
@@ -112,18 +112,24 @@ class OpenVINOCPU:
         in_float = (*left, *(n for n in graph.rounded if not _half(module, n, precision)))
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
-    def _piece(self, core: Any, module: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
-        """A module of one tensor, compiled for any batch size."""
+    def _part(
+        self, core: Any, part: nn.Module, sample: Tensor, names: Sequence[str]
+    ) -> Callable[[Tensor], Sequence[Tensor]]:
+        """A part of a net with early exits, compiled for any batch size."""
         import torch
 
         from compressbench.hardware.onnx_graph import graph_of
 
-        content = graph_of(module, sample).bytes()
+        content = graph_of(part, sample, outputs=names).bytes()
         shape = (-1, *sample.shape[1:])
-        request = compile_model(
-            core, content, shape, self.threads, self.precision or "f32"
-        ).create_infer_request()
-        return lambda x: torch.from_numpy(request.infer([numpy_of(x)])[0].copy())
+        compiled = compile_model(core, content, shape, self.threads, self.precision or "f32")
+        request = compiled.create_infer_request()
+
+        def run(x: Tensor) -> list[Tensor]:
+            found = request.infer([numpy_of(x)])
+            return [torch.from_numpy(found[place].copy()) for place in range(len(names))]
+
+        return run
 
     def _wrong(self, module: Any, request: Callable[[int], Any], inputs: Tensor) -> str:
         """Whether the runtime's answers are far from the state's at any batch size, in words; empty if near."""

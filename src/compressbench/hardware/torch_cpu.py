@@ -88,12 +88,15 @@ def time_in_turns(lowered: Sequence[Lowered], batch: int, count: int, seconds: f
     with threads(count):
         mixed = any(x.varies for x in lowered)
         timers = [
-            _pass(x.run, x.inputs, batch) if mixed else _timer(x.run, x.inputs[:batch]) for x in lowered
+            _timer(*one_pass(x.run, x.inputs, batch)) if mixed else _timer(x.run, x.inputs[:batch])
+            for x in lowered
         ]
         for timer in timers:
             timer()
         fewest = FEWEST if batch == 1 and not mixed else FEWEST_OF_MANY
         taken = in_turns(timers, seconds, fewest, time.perf_counter)
+    if mixed:
+        taken = [tuple(t / passes_of(batch) for t in turn) for turn in taken]
     load = machine_load()
     note = busy(load, count, os.cpu_count() or 1)
     return [Timing(batch, t, load, note) for t in taken]
@@ -108,18 +111,22 @@ def _timer(run: Callable[[Tensor], object], inputs: Tensor) -> Callable[[], floa
     return once
 
 
-def _pass(run: Callable[[Tensor], object], inputs: Tensor, batch: int) -> Callable[[], float]:
-    """Seconds a forward, over one pass through a mixture of inputs; the same number of forwards whoever is timed."""
+def passes_of(batch: int) -> int:
+    """Forwards in one pass through the mixture that states with early exits are timed on."""
+    return max(1, MIXTURE // batch)
+
+
+def one_pass(
+    run: Callable[[Tensor], object], inputs: Tensor, batch: int
+) -> tuple[Callable[[Tensor], object], Tensor]:
+    """(a pass through a mixture of inputs, as a run of these); the same number of forwards whoever is timed."""
     batches = [inputs[at : at + batch] for at in range(0, len(inputs) - batch + 1, batch)]
-    count = max(1, MIXTURE // batch)
 
-    def once() -> float:
-        begin = time.perf_counter()
-        for place in range(count):
+    def once(_: Tensor) -> None:
+        for place in range(passes_of(batch)):
             run(batches[place % len(batches)])
-        return (time.perf_counter() - begin) / count
 
-    return once
+    return once, inputs
 
 
 def said(view: View) -> str:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compressbench.errors import UserError, nearest
 from compressbench.hardware.onnxruntime_cpu import shortened
 from compressbench.hardware.target import Lowered, Timing, Unsupported, busy, in_turns, machine_load
-from compressbench.hardware.torch_cpu import check_batches, examples
+from compressbench.hardware.torch_cpu import (
+    FEWEST_OF_MANY,
+    check_batches,
+    examples,
+    one_pass,
+    passes_of,
+    said,
+    timed_inputs,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,6 +50,7 @@ class TorchCUDA:
     """
 
     VERSION: ClassVar[int] = 3
+    EXITS: ClassVar[bool] = True
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
     precision: str = "f32"
@@ -70,6 +79,8 @@ class TorchCUDA:
 
         if not torch.cuda.is_available():
             return Unsupported("no CUDA device that torch can use on this machine")
+        if view.leaves_early:
+            return self._early(view)
         dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.precision]
         inputs = examples(view, max(self.batches)).cuda()
         module = module_of(view.state, "cuda").requires_grad_(False)
@@ -101,13 +112,40 @@ class TorchCUDA:
             words += f", {len(left)} quantized layers simulated in float: {shortened(left)}"
         return Lowered(run, inputs, words, skips_zeros=bool(sparse), compile_seconds=took, in_float=left)
 
+    def _early(self, view: View) -> Lowered | Unsupported:
+        import torch
+
+        from compressbench.models.build import module_of
+        from compressbench.models.exits import Early, prepared_parts
+
+        if self.form != "eager" or self.precision != "f32":
+            return Unsupported(
+                "early exits: on CUDA in eager fp32 alone, since the batch changes between the parts"
+            )
+        inputs = timed_inputs(view, max(self.batches)).cuda()
+        parts = prepared_parts(module_of(view.state, "cuda"), inputs[:8])
+        net = Early(parts, view.state.policies)
+
+        def run(batch: Tensor) -> object:
+            with torch.inference_mode():
+                return net(batch)
+
+        words = f"torch eager, f32, {torch.cuda.get_device_name()}{said(view)}"
+        return Lowered(run, inputs, words, varies=True, parts=tuple(parts))
+
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """GPU seconds from the first kernel's start to the last one's end, the states in turns."""
-        timers = [_timer(x.run, x.inputs[:batch]) for x in lowered]
+        mixed = any(x.varies for x in lowered)
+        timers = [
+            _timer(*one_pass(x.run, x.inputs, batch)) if mixed else _timer(x.run, x.inputs[:batch])
+            for x in lowered
+        ]
         for timer in timers:
             timer()
             timer()
-        taken = in_turns(timers, self.seconds, FEWEST, time.perf_counter)
+        taken = in_turns(timers, self.seconds, FEWEST_OF_MANY if mixed else FEWEST, time.perf_counter)
+        if mixed:
+            taken = [tuple(t / passes_of(batch) for t in turn) for turn in taken]
         load = machine_load()
         note = busy(load, 1, os.cpu_count() or 1)
         return [Timing(batch, t, load, note) for t in taken]

@@ -141,10 +141,6 @@ class Cascade(nn.Module):
         last = len(self.members) - 1
         return [_Asked(member, place < last).eval() for place, member in enumerate(self.members)]
 
-    def pieces(self) -> list[tuple[nn.Module | None, nn.Module]]:
-        """Nothing goes on but the input; the answers are the members'."""
-        return [(None, member) for member in self.members]
-
     def exit_names(self) -> list[str]:
         """What each is called."""
         return [f"net {place + 1}" for place in range(len(self.members))]

@@ -57,45 +57,9 @@ class Exiting(nn.Module):
         graph, gave = _traced(self)
         return _cut(self, graph, gave, self.__dict__["_points"], self.__dict__["_side"])
 
-    def pieces(self) -> list[tuple[nn.Module | None, nn.Module]]:
-        """The parts as (what goes on, the exit's answer to it), modules of one tensor; None for what is there already.
-
-        Raises:
-            UserError: several values are carried over an exit.
-        """
-        graph, gave = _traced(self)
-        points, side = self.__dict__["_points"], self.__dict__["_side"]
-        if any(len(alive) > 1 for alive in _segments(graph, gave, points, side)[1]):
-            raise UserError("exits: several values are carried over an exit; such parts run in torch alone")
-        parts = _cut(self, graph, gave, points, side)
-        pairs: list[tuple[nn.Module | None, nn.Module]] = [
-            (_GoingOn(part), head) for part, head in zip(parts, self.exits, strict=False)
-        ]
-        return [*pairs, (None, _Last(parts[-1]))]
-
     def exit_names(self) -> list[str]:
         """What each exit is called, the last one too."""
         return [*self.__dict__["_points"], "last"]
-
-
-class _GoingOn(nn.Module):
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, x: Tensor) -> Tensor:
-        value: Tensor = self.part(x)[1]
-        return value
-
-
-class _Last(nn.Module):
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.part(x)[0]
-        return logits
 
 
 _KINDS: dict[type[nn.Module], type[nn.Module]] = {}

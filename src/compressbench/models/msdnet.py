@@ -1,4 +1,4 @@
-"""A small multi-scale dense net (Huang et al., ICLR 2018): coarse features from the first layer on, for early classifiers."""
+"""A small multi-scale dense net (Huang et al., ICLR 2018): coarse features from the first layer on, for early exits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,14 @@ class MSDNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape(shape, classes, "MSDNet")
-        sizes = {"blocks": blocks, "step": step, "scales": scales, "base": base, "growth": growth, "head": head}
+        sizes = {
+            "blocks": blocks,
+            "step": step,
+            "scales": scales,
+            "base": base,
+            "growth": growth,
+            "head": head,
+        }
         for name, size in sizes.items():
             if not isinstance(size, int) or size < 1:
                 raise UserError(f"MSDNet: {name} must be an integer of at least 1; got {size!r}")
@@ -62,7 +69,9 @@ class MSDNet(nn.Module):
         )
         self.layers = nn.ModuleList()
         for place in range(blocks * step):
-            least = max(0, scales - blocks * step + place)  # finer features would reach no classifier any more
+            least = max(
+                0, scales - blocks * step + place
+            )  # finer features would reach no classifier any more
             self.layers.append(_Layer(widths, growth, least))
             widths = [w + growth * 2**s if s >= least else w for s, w in enumerate(widths)]
         self.step = step
