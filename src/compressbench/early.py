@@ -36,6 +36,8 @@ def attached(state: State, bench: Bench, settings: Any) -> State:
         UserError: a point that isn't there, is no cut or lies after the output layer; a head that doesn't fit.
     """
     module, shape = module_of(state), bench.dataset.shape
+    if hasattr(module, "parts"):
+        raise UserError("exits: the net has exits already, or is a cascade")
     sample = bench.task.encode(bench.feed("train").images[:2]).cpu()
     found = places(module, settings.points, settings.side, sample)
     head, classes = settings.head, len(bench.task.classes)

@@ -26,6 +26,7 @@ from compressbench.hardware.target import Lowered, Unsupported
 from compressbench.models.build import module_of, prunable
 from compressbench.models.counting import count
 from compressbench.models.cutting import Cut, Edit, cut_groups, cut_module
+from compressbench.models.exits import all_logits
 from compressbench.models.quantized import unrounded
 from compressbench.outputs import forward
 from compressbench.pruning import masked, scored
@@ -266,7 +267,7 @@ def _graph(module: nn.Module, shape: Sequence[int]) -> Any:
 
 def _logits(module: nn.Module, inputs: Tensor) -> Tensor:
     """The output as a node of its own, whatever made it."""
-    logits = forward(module, inputs).logits
+    logits = all_logits(module, inputs)
     if not logits.requires_grad:
         raise UserError("its output has no gradient")
     return logits * 1.0
@@ -473,9 +474,9 @@ def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str = IN
     what = {"cut": "channels", "drop": "blocks"}[next(iter(edit))]
     small, sample = cut_module(copy.deepcopy(module), edit), _sample(shape)
     with torch.no_grad():
-        like = forward(module, sample).logits
+        like = all_logits(module, sample)
         try:
-            logits = forward(small, sample).logits
+            logits = all_logits(small, sample)
         except _ANYTHING as error:
             reason = [*str(error).splitlines(), type(error).__name__][0][:120]
             raise UserError(f"{what}: the net doesn't run without them: {reason}; {hint}") from error
@@ -494,6 +495,6 @@ def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int])
         for name, parameter in zeroed.named_parameters():
             if name in cut:
                 parameter.mul_(_kept(cut[name], parameter))
-        before, after = forward(zeroed, sample).logits, forward(shrunk, sample).logits
+        before, after = all_logits(zeroed, sample), all_logits(shrunk, sample)
     if not bool((after - before).abs().max() <= AGREE * before.abs().max().clamp(min=0.01)):
         raise UserError(f"channels: the net without them differs from the net with them at zero; {INSIDE}")

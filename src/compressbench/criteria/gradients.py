@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 from compressbench.criteria.given import Given
 from compressbench.errors import UserError, nearest
 from compressbench.models.build import module_of
-from compressbench.outputs import Outputs, forward
+from compressbench.models.exits import deep_loss
 from compressbench.tasks.classification import Classification
 
 SPLITS = ("train", "validation")
@@ -60,7 +60,7 @@ def mean_gradients(
     """Gradient of the mean loss over all examples, by parameter name, on the CPU."""
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     for inputs, labels, share in data:
-        loss = share * task.loss(forward(module, inputs), labels)
+        loss = share * deep_loss(task, module, module, inputs, labels)
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(total, found, strict=True):
             if gradient is not None:
@@ -90,8 +90,7 @@ def per_example(
         def run(inputs: Tensor) -> Any:
             return functional_call(module, dict(weights), (inputs,))
 
-        outputs: Outputs = forward(run, one.unsqueeze(0))
-        return task.loss(outputs, label.unsqueeze(0))
+        return deep_loss(task, module, run, one.unsqueeze(0), label.unsqueeze(0))
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))
     for inputs, labels, _ in data:

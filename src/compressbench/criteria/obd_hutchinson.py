@@ -8,7 +8,7 @@ from compressbench.criteria.curvature import deletion_costs, hutchinson
 from compressbench.criteria.given import Given, Saliency
 from compressbench.criteria.gradients import batches, differentiable, finite
 from compressbench.errors import UserError
-from compressbench.outputs import forward
+from compressbench.models.exits import deep_loss
 
 
 def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", probes: int = 2) -> Saliency:
@@ -38,7 +38,7 @@ def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", pro
             ]
             for k in range(probes)
         ]
-        loss = share * given.bench.task.loss(forward(module, inputs), labels)
+        loss = share * deep_loss(given.bench.task, module, module, inputs, labels)
         for sum_, part in zip(total, hutchinson(loss, parameters, signs), strict=True):
             sum_ += part
     diagonal = {name: t.clamp(min=0).cpu() for name, t in zip(named, total, strict=True)}

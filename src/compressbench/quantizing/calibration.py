@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compressbench.bench import Bench, derive_seed
 from compressbench.data.feed import order
 from compressbench.errors import UserError
+from compressbench.models.exits import every_exit
 from compressbench.outputs import forward
 
 BATCH = 64
@@ -71,7 +72,7 @@ def watching(
 def run(module: nn.Module, bench: Bench, data: Images) -> None:
     """All calibration images through the module, for what watches it."""
     done = 0
-    with torch.no_grad():
+    with torch.no_grad(), every_exit(module):
         for batch, _ in data.batches():
             forward(module, bench.task.encode(batch))
             done += len(batch)
