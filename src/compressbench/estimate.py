@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ _KEEPS_LAYERS = (
     Pictures,
 )
 TRIAL = 8
+TRIALS_SECONDS = 15.0
+"""Once trials have taken so long, and where a training is hardly longer than its trial, its time stays unknown."""
 QUICK = 64
 
 
@@ -48,7 +51,7 @@ def estimate(
 ) -> str:
     """A sentence: the number of things to do and the time for them."""
     history, context = executor.history.read(), ready.setting.context
-    total, untried = 0.0, 0
+    total, untried, spent = 0.0, 0, 0.0
     per_step: dict[str, float] = {}
     for node in [n for n in ready.plan.nodes if n.name in missing]:
         known = history.get(history_key(ready.plan, node, context))
@@ -67,8 +70,13 @@ def estimate(
             rounds = _rounding(ready, node) is not None
             kind = [methods, stage.objective, stage.stepper, rounds]
             model = digest([_top(ready, node).spec, stage.batch_size, stage.precision, *kind])
+            if model not in per_step and (spent > TRIALS_SECONDS or _iterations(stage, ready) <= 2 * TRIAL):
+                untried += 1
+                continue
             if model not in per_step:
+                began = time.monotonic()
                 per_step[model] = _trial(ready, executor, node)
+                spent += time.monotonic() - began
             total += per_step[model] * _iterations(stage, ready)
     unknown = 0
     for _, probe in results:
@@ -129,8 +137,6 @@ def _iterations(stage: Train, ready: Experiment) -> int:
 
 def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     """Seconds an iteration of this training, measured over a few iterations on a throw-away draw of the model."""
-    import time
-
     from compressbench.data.feed import Feed
 
     top = _top(ready, node)

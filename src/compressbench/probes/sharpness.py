@@ -67,15 +67,22 @@ class Sharpness:
                 yield Metric("gradient_norm", float(gradient.norm()), "1", n=n)
                 test, count = _test_loss(subject)
                 gap = test - loss if math.isfinite(test) else None
-                yield Metric("generalisation_gap", gap, "nats", n=count, note="loss, test minus training")
+                yield Metric(
+                    "generalisation_gap",
+                    gap,
+                    "nats",
+                    n=count,
+                    note=f"loss, test minus that of {n} training examples",
+                )
             for name, rho, adaptive in (("sam", self.rho, False), ("adaptive", self.adaptive_rho, True)):
+                radius = f"{'relative ' * adaptive}rho {rho:g}"
                 rise = ascent(place, gradient, rho, adaptive)
                 yield _rise(
                     f"{name}_sharpness{suffix}",
                     rise,
                     "nats",
                     n,
-                    "; ".join(filter(None, (f"rho {rho:g}", note))),
+                    "; ".join(filter(None, (radius, note))),
                 )
             drawn = bench.generator("keskar")
             rise = keskar(place, self.epsilon, self.steps, drawn, self.dimensions)

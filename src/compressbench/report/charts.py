@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressbench.records import ENCODINGS, Record
+from compressbench.report import exits
 from compressbench.report.flatness import Mark, accuracy_marks, drop_marks, measured_at, widest
 from compressbench.report.numbers import Spread, between, counted, number, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
@@ -249,6 +250,86 @@ def throughput_vs_batch(panel: Panel, moment: str, target: str, environment: str
     axes.set_ylabel("examples a second (log scale)")
     caption = f"Medians. {_bands(counts)} Each series at its lowest density."
     return _finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
+
+
+def accuracy_vs_exit_cost(panel: Panel, moment: str, measured: bool, name: str) -> Chart | None:
+    """Accuracy of every exit policy against its measured time at batch 1, or its MACs, chance beside the first series."""
+    place = ("cost", "speedup_b1") if measured else ("exits", "expected_cost")
+    lines = [
+        (series, [(x, r.spread) for x, r in points if r.spread])
+        for series, points in exits.lines_of(panel, moment, place, ("exits", "exits_top1"))
+    ]
+    if not lines:
+        return None
+    label, unit = _accuracy(panel)
+    figure, axes = _canvas(
+        f"{label} against {'measured time' if measured else 'MACs'}, early exits{_at(moment)}"
+    )
+    counts = _draw(panel, axes, lines)
+    for series in panel.dense.values():
+        for policy in exits.policies(panel, moment):
+            x = _mean_timed(panel, policy.point, *place)
+            y = policy.point.reading("exits", "last_top1")
+            if policy.series is series and x is not None and y and y.spread:
+                axes.plot([100 / x if measured else x], [y.spread.mean], marker="s", color=INK, markersize=5)
+    told = "Black square: the reference, all at its last exit."
+    if not measured:
+        chance = exits.controls(panel, moment, [lines[0][0]])
+        axes.plot(
+            [x for x, _ in chance],
+            [r.spread.mean for _, r in chance if r.spread],
+            color=MUTED,
+            linestyle=":",
+            marker="x",
+            markersize=4,
+        )
+        told += f" Grey, dotted: {clean(lines[0][0].label)} with as many examples at each exit, but any."
+    axes.set_xlabel(
+        "time at batch 1, % of the reference’s, in turns" if measured else "MACs, % of the last exit’s"
+    )
+    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    return _finish(figure, axes, panel, name, f"{told} {_bands(counts)}", drawn=[s for s, _ in lines])
+
+
+def _mean_timed(panel: Panel, point: Point, probe: str, metric: str) -> float | None:
+    found = (point.reading(probe, metric, "", e) for e in panel.environments or ("",))
+    return next((r.spread.mean for r in found if r and r.spread), None)
+
+
+def exit_throughput(panel: Panel, moment: str, name: str) -> list[Chart]:
+    """Measured throughput of early exits against batch size, a chart a target and policy, a line a way of running."""
+    from matplotlib.lines import Line2D
+
+    drawn = []
+    for place, ((target, label), ways) in enumerate(exits.batching(panel, moment).items()):
+        figure, axes = _canvas(f"Throughput on {target}: {label}")
+        handles, counts = [], set()
+        for k, (way, points) in enumerate(ways.items()):
+            look = {
+                "color": INK if way == "full depth" else COLOURS[k % len(COLOURS)],
+                "marker": MARKERS[k % len(MARKERS)],
+            }
+            known = [(x, r.spread) for x, r in sorted(points, key=lambda p: p[0]) if r.spread]
+            axes.plot([x for x, _ in known], [s.mean for _, s in known], **look)  # type: ignore[arg-type]
+            if any(s.sd for _, s in known):
+                axes.fill_between(
+                    [x for x, _ in known],
+                    [s.mean - (s.sd or 0) for _, s in known],
+                    [s.mean + (s.sd or 0) for _, s in known],
+                    color=look["color"], alpha=0.16, linewidth=0,
+                )  # fmt: skip
+            counts |= {s.n for _, s in known}
+            handles.append((way, Line2D([], [], markersize=4.2, **look)))  # type: ignore[arg-type]
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for form in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            form(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
+        axes.set_xlabel("batch size (log scale)")
+        axes.set_ylabel("examples a second (log scale)")
+        caption = f"Medians, all ways in turns on the same images; they answer alike. {_bands(counts)}"
+        drawn.append(_saved(figure, f"{name}_{place}", axes.get_title(loc="left"), caption, handles))
+    return drawn
 
 
 def error_along_path(panel: Panel, moment: str, name: str) -> Chart | None:

@@ -75,7 +75,7 @@ def settings(panel: Panel, moment: str) -> list[Setting]:
     found: list[Setting] = []
     for series in panel.series:
         points = [p for p in series.at(moment) if _measured(p)]
-        names = _told_apart([p.states[0] for p in points])
+        names = told_apart([p.states[0] for p in points])
         for point, name in zip(points, names, strict=True):
             found.append(Setting(f"{series.label} {name}" if name else series.label, series, point))
     known = {state for s in found for state in s.point.states}
@@ -92,7 +92,7 @@ def _measured(point: Point) -> bool:
     return any(key[0] in PROBES for key in point.readings)
 
 
-def _told_apart(states: Sequence[str]) -> list[str]:
+def told_apart(states: Sequence[str]) -> list[str]:
     """What tells states apart: ``0.03`` of ``rate_0p03.train`` among others; empty for a single one."""
     if len(states) < 2:
         return ["" for _ in states]

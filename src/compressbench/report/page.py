@@ -14,6 +14,7 @@ from compressbench.report import charts
 from compressbench.report.accuracy import accuracy_table, difference_tables
 from compressbench.report.charts import Chart
 from compressbench.report.deployed import deployed_tables
+from compressbench.report.exits import Picture, exit_tables, moment_of, pictures
 from compressbench.report.findings import provenance, summary, warnings
 from compressbench.report.flatness import flatness_tables
 from compressbench.report.heat import forgetting_table, layer_table
@@ -59,6 +60,10 @@ FLAT = (
     "nats. Rescaled: layers before a ReLU made larger and those after it smaller, which leaves the function as it is; "
     "what changes then is a property of how the weights are written, not of the net (Dinh et al. 2017)."
 )
+EARLY = (
+    "Examples leave as soon as the net is sure, by thresholds that were chosen on the validation split. Times are of the "
+    "real mixture of images, with finished examples really leaving the batch; MACs are what the exits’ shares promise."
+)
 LEARNED = (
     (
         "early_stop_iteration",
@@ -87,6 +92,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     more: tuple[Table, ...] = ()
     lead: str = ""
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -162,6 +168,7 @@ def _chapter(panel: Panel, place: int, many: int) -> Chapter:
     suffix = f"_{_slug(panel.model)}_{_slug(panel.dataset)}_{place + 1}" if many > 1 else ""
     builders = (
         _accuracy,
+        _early,
         _flat,
         _learned,
         _side_by_side,
@@ -178,9 +185,7 @@ def _chapter(panel: Panel, place: int, many: int) -> Chapter:
     )
     with charts.drawing():
         built = [build(panel, suffix) for build in builders]
-    sections = tuple(
-        Section(s.title, anchor + s.anchor, s.charts, s.tables, s.more, s.lead) for s in built if not s.empty
-    )
+    sections = tuple(replace(s, anchor=anchor + s.anchor) for s in built if not s.empty)
     return Chapter(panel.name, f"p{place + 1}", tuple(summary(panel)), sections)
 
 
@@ -229,6 +234,18 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
     return Section(
         "Accuracy against size and training cost", "accuracy", _kept(drawn), tuple(shown), _kept(tables)
     )
+
+
+def _early(panel: Panel, suffix: str) -> Section:
+    """Early exits: accuracy against time and cost, who leaves where, throughput against batch size."""
+    moment = moment_of(panel)
+    drawn = [
+        charts.accuracy_vs_exit_cost(panel, moment, True, f"accuracy_vs_exit_time{suffix}"),
+        charts.accuracy_vs_exit_cost(panel, moment, False, f"accuracy_vs_exit_macs{suffix}"),
+        *charts.exit_throughput(panel, moment, f"exit_throughput{suffix}"),
+    ]
+    tables = tuple(exit_tables(panel, moment))
+    return Section("Early exits", "exits", _kept(drawn), tables, (), EARLY, tuple(pictures(panel, moment)))
 
 
 def _flat(panel: Panel, suffix: str) -> Section:

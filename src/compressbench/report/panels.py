@@ -32,6 +32,7 @@ class Reading:
         by_seed: seed -> value; repeats of one state (timings) are averaged first.
         examples: the examples or repetitions each value rests on.
         notes: what the probe had to say, each once.
+        artefact: a picture, the first seed's; empty for none.
     """
 
     unit: str
@@ -39,6 +40,7 @@ class Reading:
     by_seed: Mapping[int, float]
     examples: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    artefact: str = ""
 
     @property
     def spread(self) -> Spread | None:
@@ -477,7 +479,8 @@ def _reading(rows: Sequence[Record]) -> Reading:
         basis=rows[0].basis,
         by_seed={seed: v[0] if len(set(v)) == 1 else statistics.fmean(v) for seed, v in values.items()},
         examples=tuple(sorted({r.n for r in rows if r.n})),
-        notes=tuple(dict.fromkeys(r.note for r in rows if r.note)),
+        notes=tuple(dict.fromkeys(r.note for r in sorted(rows, key=lambda r: r.seed) if r.note)),
+        artefact=min(rows, key=lambda r: r.seed).artefact,
     )
 
 

@@ -74,6 +74,10 @@ NAMES = {
     "extent_gradient_relative": "Extent, gradient, of weights",
     "generalisation_gap": "Generalisation gap",
     "gradient_norm": "Gradient norm",
+    "exit_top1": "Exit’s top-1",
+    "exit_share": "Share",
+    "expected_cost": "MACs",
+    "mean_exit": "Mean exit",
 }
 LOYALTY = (
     "L-L: label loyalty, the share of examples on which a state predicts what its dense model predicts. "

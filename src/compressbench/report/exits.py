@@ -1,0 +1,206 @@
+"""Early exits in the report: accuracy against time and cost by every policy, who leaves where, easy and hard images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compressbench.png import PREFIX
+from compressbench.report.flatness import told_apart
+from compressbench.report.panels import FINAL, Panel, Point, Reading, Series
+from compressbench.report.styles import styles
+from compressbench.report.tables import Cell, Columns, Row, Table, cell, diverging, shade
+
+PROBE = "exits"
+BATCHES = (1, 64)
+SHADE = (37, 99, 235)
+COLUMNS = (
+    ("exits_top1", "Top-1"),
+    ("last_top1", "Last exit, all"),
+    ("random_top1", "Exits by chance"),
+    ("oracle_top1", "Oracle"),
+    ("overthinking", "Overthinking"),
+    ("mean_exit", "Mean exit"),
+    ("expected_cost", "MACs"),
+    ("oracle_cost", "MACs, oracle"),
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One state that leaves early, with a name that tells it from its series' others."""
+
+    label: str
+    series: Series
+    point: Point
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A strip of images: what it shows, its address, a sentence."""
+
+    title: str
+    source: str
+    caption: str
+
+
+def policies(panel: Panel, moment: str) -> list[Policy]:
+    """All states with exits, the reference too, in the order of the records."""
+    found = []
+    for series in (*panel.dense.values(), *panel.series):
+        points = [p for p in series.at(moment) if (PROBE, "expected_cost", "") in p.readings]
+        names = told_apart([p.states[0] for p in points])
+        for point, name in zip(points, names, strict=True):
+            found.append(Policy(f"{series.label}, {name}" if name else series.label, series, point))
+    return found
+
+
+def _timing(panel: Panel, point: Point, probe: str, metric: str) -> Reading | None:
+    environments = panel.environments or ("",)
+    return next((r for e in environments if (r := point.reading(probe, metric, "", e))), None)
+
+
+def exit_tables(panel: Panel, moment: str) -> list[Table]:
+    """Every policy with its controls; then each class of the one nearest to half of the cost."""
+    known = policies(panel, moment)
+    if not known:
+        return []
+    columns = Columns()
+    for metric, title in COLUMNS:
+        readings = [p.point.reading(PROBE, metric) for p in known]
+        unit = next((r.unit for r in readings if r), "")
+        columns.add(title, "" if unit == "1" else unit, [cell(r, notes=False) for r in readings])
+    for batch in BATCHES:
+        times = [_timing(panel, p.point, "cost", f"latency_median_b{batch}") for p in known]
+        columns.add(f"Batch {batch}", "ms", [cell(r, notes=False) for r in times], "Measured")
+        ratios = [_timing(panel, p.point, "cost", f"speedup_b{batch}") for p in known]
+        columns.add(f"Speed {batch}", "x", [cell(r, notes=False) for r in ratios], "Measured")
+    looks = styles(panel)
+    rows = tuple(Row(p.label, columns.row(k), looks[p.series.label].colour) for k, p in enumerate(known))
+    note = (
+        "MACs: of all examples at the last exit. By chance: as many examples at each exit, but any. Oracle: the first "
+        "exit that is right. Overthinking: an early exit is right, the last one wrong. Times: of a forward, mean over "
+        "the same real images for all; speed against the reference, in turns."
+    )
+    first = Table(
+        "Policies and their controls", "Policy", tuple(columns.heads), rows, columns.spanning, (note,),
+        remarks=tuple(columns.remarks),
+    )  # fmt: skip
+    classes = _classes(panel, moment)
+    return [first, *([classes] if classes else [])]
+
+
+def nearest_half(panel: Panel, moment: str) -> Policy | None:
+    """The policy whose cost is nearest to half of the last exit's; none that never leaves early."""
+    known = policies(panel, moment)
+    costs = {
+        k: reading.spread.mean
+        for k, p in enumerate(known)
+        if (reading := p.point.reading(PROBE, "expected_cost"))
+        and reading.spread
+        and reading.spread.mean < 99.9
+    }
+    return known[min(costs, key=lambda k: abs(costs[k] - 50))] if costs else None
+
+
+def _classes(panel: Panel, moment: str) -> Table | None:
+    chosen = nearest_half(panel, moment)
+    if chosen is None:
+        return None
+    shares = [key[2] for key in chosen.point.readings if key[:2] == (PROBE, "class_exit_share")]
+    exits = list(dict.fromkeys(g.split("/", 1)[0] for g in shares))
+    classes = list(dict.fromkeys(g.split("/", 1)[1] for g in shares))
+
+    def mean(metric: str, group: str) -> float:
+        reading = chosen.point.reading(PROBE, metric, group)
+        return reading.spread.mean if reading and reading.spread else 0.0
+
+    classes.sort(key=lambda c: mean("class_cost", c))
+    limit = max((abs(mean("class_change", c)) for c in classes), default=0.0)
+    rows = []
+    for name in classes:
+        cells = [_shaded(chosen.point.reading(PROBE, "class_exit_share", f"{e}/{name}")) for e in exits]
+        change = cell(chosen.point.reading(PROBE, "class_change", name), signed=True, notes=False)
+        tinted = diverging(mean("class_change", name), limit) if limit else ""
+        cost = cell(chosen.point.reading(PROBE, "class_cost", name), notes=False)
+        rows.append(Row(name, (*cells, cost, Cell(change.text, change.sd, change.n, (), tinted))))
+    heads = (*((e, "%") for e in exits), ("MACs", "%"), ("Recall", "points"))
+    note = "Recall against the last exit for all. The cheapest class first."
+    return Table(f"Who leaves where: {chosen.label}", "Class", heads, tuple(rows), notes=(note,), heat=True)
+
+
+def _shaded(reading: Reading | None) -> Cell:
+    shown = cell(reading, notes=False)
+    mean = reading.spread.mean if reading and reading.spread else 0.0
+    return Cell(shown.text, shown.sd, shown.n, (), shade(mean / 100, SHADE))
+
+
+def pictures(panel: Panel, moment: str) -> list[Picture]:
+    """The easiest and the hardest images of the policy nearest to half of the cost, its first seed's."""
+    chosen = nearest_half(panel, moment)
+    found = []
+    for metric, title in (
+        ("easiest", "Left first, the surest"),
+        ("hardest", "Went to the end, the least sure"),
+    ):
+        reading = chosen.point.reading(PROBE, metric) if chosen else None
+        if chosen and reading and reading.artefact.startswith(PREFIX):
+            seed = min(reading.by_seed)
+            note = reading.notes[0] if reading.notes else ""
+            found.append(Picture(f"{title}: {chosen.label}, seed {seed}", reading.artefact, note))
+    return found
+
+
+def lines_of(
+    panel: Panel, moment: str, horizontal: tuple[str, str], vertical: tuple[str, str]
+) -> list[tuple[Series, list[tuple[float, Reading]]]]:
+    """Each series' states with exits as (place, figure), by growing place; the reference is left out."""
+    found = []
+    for series in panel.series:
+        points = []
+        for policy in policies(panel, moment):
+            if policy.series is not series:
+                continue
+            x = _timing(panel, policy.point, *horizontal)
+            y = policy.point.reading(*vertical)
+            if x and x.spread and y and y.spread:
+                points.append((x.spread.mean, y))
+        if points:
+            found.append((series, sorted(points, key=lambda p: p[0])))
+    return found
+
+
+def batching(panel: Panel, moment: str) -> dict[tuple[str, str], dict[str, list[tuple[float, Reading]]]]:
+    """(target, policy's name) -> way of running -> (batch size, throughput)."""
+    found: dict[tuple[str, str], dict[str, list[tuple[float, Reading]]]] = {}
+    for series in panel.series:
+        points = series.at(moment)
+        for point, name in zip(points, told_apart([p.states[0] for p in points]), strict=True):
+            for environment in panel.environments or ("",):
+                keys = dict.fromkeys((*point.readings, *point.timings.get(environment, {})))
+                for probe, metric, group in keys:
+                    if probe != "batching" or not metric.startswith("exit_throughput_b"):
+                        continue
+                    reading = point.reading(probe, metric, group, environment)
+                    target, _, way = group.partition("/")
+                    if reading and reading.spread:
+                        label = f"{series.label}, {name}" if name else series.label
+                        size = float(metric.removeprefix("exit_throughput_b"))
+                        found.setdefault((target, label), {}).setdefault(way, []).append((size, reading))
+    return found
+
+
+def moment_of(panel: Panel) -> str:
+    """The moment whose policies are shown."""
+    return FINAL if FINAL in panel.moments else panel.moments[0]
+
+
+def controls(panel: Panel, moment: str, known: Sequence[Series]) -> list[tuple[float, Reading]]:
+    """What chance makes of the first series' exits: (cost, accuracy)."""
+    found = []
+    for policy in policies(panel, moment):
+        if known and policy.series is known[0]:
+            x, y = (policy.point.reading(PROBE, m) for m in ("expected_cost", "random_top1"))
+            if x and x.spread and y and y.spread:
+                found.append((x.spread.mean, y))
+    return sorted(found, key=lambda p: p[0])
