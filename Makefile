@@ -50,6 +50,7 @@ bench: setup  ## speed against a bare loop, as ratios in CPU time at one thread
 	$(BIN)/python benchmarks/distillation.py
 	$(BIN)/python benchmarks/flatness.py
 	$(BIN)/python benchmarks/cheap_convolutions.py
+	$(BIN)/python benchmarks/exits.py
 
 lock: setup  ## pin the versions anew, for each Python version
 	for v in 3.11 3.12 3.13; do $(BIN)/uv pip compile -q --upgrade pyproject.toml --extra dev --python-version $$v \

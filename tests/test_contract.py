@@ -43,6 +43,8 @@ NAMES = {
         "scope",
         "grain",
         "probe",
+        "exit_criterion",
+        "exit_head",
         "evaluation",
         "hardware",
         "model",
@@ -207,6 +209,36 @@ def test_every_criterion(name: str, small) -> None:
     expected = first.compensate(pruned.masks) if first.compensate else weights
     for n, mask in pruned.masks.items():
         assert torch.equal(pruned.weights[n], expected[n] * mask)
+
+
+@pytest.mark.parametrize("name", NAMES["exit_criterion"])
+def test_every_exit_criterion(name: str) -> None:
+    from compressbench.exit_criteria.said import Said
+
+    criterion = specs.build(yaml.safe_load((CONF / "exit_criterion" / f"{name}.yaml").read_text()))
+    draw = torch.Generator().manual_seed(0)
+    before, logits = torch.randn(64, 10, generator=draw), torch.randn(64, 10, generator=draw)
+    told = criterion(Said(logits, (before,)))
+    assert told.shape == (64,)
+    assert torch.isfinite(told.double()).all()
+    # no row depends on another, nor on the order of the classes
+    assert torch.equal(criterion(Said(logits[7:20], (before[7:20],))), told[7:20])
+    assert torch.allclose(
+        criterion(Said(logits.flip(1), (before.flip(1),))).double(), told.double(), atol=1e-6
+    )
+    # surer answers, and two exits that agree on them, are never worth less
+    assert (criterion(Said(10 * logits, (10 * logits,))) >= told - 1e-6).all()
+
+
+@pytest.mark.parametrize("name", NAMES["exit_head"])
+def test_every_exit_head(name: str) -> None:
+    spec = yaml.safe_load((CONF / "exit_head" / f"{name}.yaml").read_text())
+    head = specs.build({**spec, "_partial_": False}, shape=[6, 7, 7], classes=10).eval()
+    x = torch.randn(5, 6, 7, 7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = head(x)
+        assert logits.shape == (5, 10)
+        assert torch.allclose(head(x[1:3]), logits[1:3], atol=1e-5)
 
 
 @pytest.mark.parametrize("grain", NAMES["grain"])

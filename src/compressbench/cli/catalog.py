@@ -22,6 +22,8 @@ SECTIONS = {
     "distances": "distance",
     "labels": "labels",
     "features": "feature",
+    "exit_criteria": "exit_criterion",
+    "exit_heads": "exit_head",
     "stages": "stage",
     "probes": "probe",
     "evaluations": "evaluation",
