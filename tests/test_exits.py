@@ -594,3 +594,62 @@ def test_what_only_shows_when_the_stage_runs(exits: State, bench: Bench) -> None
         training("joint", Train).apply(drawn(RESNET, bench), bench)
     with pytest.raises(UserError, match=r"only: 'nothing\.\*' fits no parameter"):
         training("joint", Train, only="nothing.*").apply(exits, bench)
+
+
+def test_a_target_of_whole_nets_and_an_export_refuse_what_leaves_early(
+    exits: State, bench: Bench, tmp_path
+) -> None:
+    from types import SimpleNamespace
+
+    from compressbench.cli.export import export
+    from compressbench.hardware.early import lower
+    from compressbench.hardware.target import Unsupported
+    from compressbench.hardware.torch_compiled import TorchCompiled
+
+    view = View(Choose(spec("margin"), budget=0.7).apply(exits, bench), bench)
+    found = lower(TorchCompiled(), view)
+    assert isinstance(found, Unsupported)
+    assert "early exits: this target takes whole nets alone" in found.why
+    with pytest.raises(UserError, match="leaves early by a policy"):
+        export(None, view, SimpleNamespace(name="choose"), "onnx", tmp_path / "out", tmp_path)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime_cpu.OnnxRuntimeCPU", "openvino_cpu.OpenVINOCPU"])
+@pytest.mark.parametrize("kind", ["exits", "cascade"])
+def test_runtimes_run_the_parts_and_answer_alike(runtime: str, kind: str, exits: State, bench: Bench) -> None:
+    pytest.importorskip("onnxruntime" if "onnx" in runtime else "openvino")
+    from compressbench.hardware.target import Lowered
+
+    target = specs.build(
+        {"_target_": f"compressbench.hardware.{runtime}", "seconds": 0.01, "batches": [1, 16]}
+    )
+    state = exits
+    if kind == "cascade":
+        small = drawn(build("compressbench.models.resnet.CifarResNet", depth=8, width=2), bench)
+        both = dataclasses.replace(bench, references={"small": small, "large": drawn(RESNET, bench)})
+        state = Cascade(("small", "large")).apply(None, both)
+    view = View(Choose(spec("max_probability"), budget=0.8).apply(state, bench), bench)
+    lowered = target.lower(view)
+    assert isinstance(lowered, Lowered)
+    x = images(bench)
+    rule = policy_of(view.state.policies)
+    assert rule is not None
+    with torch.inference_mode():
+        own, there = everything(parts_of(view.module), x), everything(lowered.parts, x)
+        for one, other in zip(own, there, strict=True):
+            assert torch.allclose(one, other, atol=1e-3)
+        found = compacted(lowered.parts, rule, x)
+    assert float((found.exits == assigned(rule, own)).double().mean()) > 0.97
+    timing = target.time([lowered, lowered], 16)[0]
+    assert 0 < timing.median < 1
+
+
+def test_a_mixture_is_timed_over_all_its_images(bench: Bench) -> None:
+    from compressbench.hardware.target import MIXTURE
+    from compressbench.hardware.torch_cpu import one_pass
+
+    seen: list[int] = []
+    run, inputs = one_pass(lambda x: seen.extend(x[:, 0].int().tolist()), torch.arange(256.0)[:, None], 64)
+    run(inputs)
+    assert sorted(seen) == list(range(MIXTURE))
