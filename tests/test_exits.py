@@ -429,6 +429,31 @@ def test_a_frozen_trunk_stays_to_the_bit_and_its_exits_learn(bench: Bench) -> No
         assert after.facts["macs"] == 30 * 32 * (forward + 2 * heads)
 
 
+def test_sam_and_swa_leave_a_frozen_trunk_alone(bench: Bench) -> None:
+    from compressbench.stages.train import Train
+
+    convolved = {"_target_": "compressbench.exit_heads.convolved.convolved", "_partial_": True, "width": 8}
+    state = Attach(POINTS, convolved).apply(drawn(RESNET, bench), bench)
+    partial = {"_partial_": True}
+    settings = dataclasses.replace(
+        training("joint", Train, only="exits.*", last=False),
+        stepper={"_target_": "compressbench.training.sam.sam", "rho": 0.05, **partial},
+        averager={
+            "_target_": "compressbench.training.averagers.swa",
+            "start": 0.5,
+            "every": "5it",
+            **partial,
+        },
+    )
+    after = settings.apply(state, dataclasses.replace(bench, name="exits"))
+    for name, tensor in after.weights.items():
+        if not name.startswith("exits."):
+            assert torch.equal(tensor, state.weights[name]), name
+    moved = [n for n, t in after.weights.items() if n.endswith("running_mean") and n.startswith("exits.")]
+    assert moved
+    assert not any(torch.equal(after.weights[n], state.weights[n]) for n in moved)
+
+
 def test_joint_is_the_weighted_mean_of_all_exits_losses(exits: State, bench: Bench) -> None:
     from compressbench.outputs import Outputs
     from compressbench.training.exits import joint, self_distilled

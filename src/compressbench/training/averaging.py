@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.data.feed import Feed
+from compressbench.models.exits import every_exit
 from compressbench.outputs import forward
 from compressbench.training.averagers import Averager
 
@@ -84,13 +85,13 @@ class Average:
 def restated(module: nn.Module, feed: Feed, task: Any) -> int:
     """Statistics of norms as the mean over equal parts of the training set; returns how many examples that read.
 
-    Nothing is read where no module has such statistics. The examples are the set's own, not augmented; all else is in
+    Nothing is read where no module in training mode has such statistics: a frozen part keeps its own. The examples are the set's own, not augmented; all else is in
     evaluation mode.
     """
     norms = [
         m
         for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
+        if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None and m.training
     ]
     if not norms:
         return 0
@@ -102,7 +103,8 @@ def restated(module: nn.Module, feed: Feed, task: Any) -> int:
     for place, images in enumerate(feed.images.tensor_split(-(-len(feed) // BLOCK))):
         for norm in norms:
             norm.momentum = 1 / (place + 1)
-        forward(module, task.encode(images).contiguous(memory_format=torch.channels_last))
+        with every_exit(module):
+            forward(module, task.encode(images).contiguous(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     for part, training in modes.items():
