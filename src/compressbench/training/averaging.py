@@ -85,8 +85,8 @@ class Average:
 def restated(module: nn.Module, feed: Feed, task: Any) -> int:
     """Statistics of norms as the mean over equal parts of the training set; returns how many examples that read.
 
-    Nothing is read where no module in training mode has such statistics: a frozen part keeps its own. The examples are the set's own, not augmented; all else is in
-    evaluation mode.
+    Nothing is read where no module in training mode has such statistics: a frozen part keeps its own. The examples are
+    the set's own, not augmented; all else is in evaluation mode.
     """
     norms = [
         m
