@@ -208,6 +208,21 @@ def test_a_prepared_state_answers_by_its_policy(exits: State, bench: Bench) -> N
     assert torch.allclose(module(images(bench)), logits[-1][:97], atol=1e-5)
 
 
+def test_full_depth_is_prepared_like_a_net_without_exits(exits: State, bench: Bench) -> None:
+    """Else what exits are timed against would be slower than it need be."""
+    from compressbench.inference import prepared
+
+    own, bare = (
+        prepared(module_of(exits), images(bench, 8)),
+        prepared(module_of(drawn(RESNET, bench)), images(bench, 8)),
+    )
+    assert own.layout == bare.layout
+    for form in ("forward_only", "differentiable"):
+        one, other = getattr(own, form), getattr(bare, form)
+        assert isinstance(one, torch.fx.GraphModule)
+        assert [n.op for n in one.graph.nodes] == [n.op for n in other.graph.nodes]
+
+
 def test_a_gradient_passes_through_those_that_left(exits: State, bench: Bench) -> None:
     state = Choose(spec("margin"), budget=0.7).apply(exits, bench)
     x = images(bench).requires_grad_()

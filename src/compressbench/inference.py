@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from compressbench.models.exits import alone
 from compressbench.outputs import forward
 
 LOGIT_TOLERANCE = 1e-3
@@ -74,7 +75,7 @@ def prepared(module: nn.Module, *sample: Tensor) -> Prepared:
     # Under the caller's inference mode the copies would be inference tensors, which no gradient can pass.
     with torch.inference_mode(False), torch.no_grad():
         sample = tuple(x.detach().clone() for x in sample)
-        plain = copy.deepcopy(module).eval().requires_grad_(False)
+        plain = alone(copy.deepcopy(module)).eval().requires_grad_(False)
         judge = _Judge(plain, sample)
         layouts = [torch.contiguous_format]
         if any(x.ndim == 4 for x in sample) and any(p.ndim == 4 for p in plain.parameters()):

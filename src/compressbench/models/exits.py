@@ -92,6 +92,14 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
     return module
 
 
+def alone(module: nn.Module) -> nn.Module:
+    """The same module, without the exits that it may have: what answers by its last layer."""
+    if isinstance(module, Exiting):
+        module.__class__ = type(module).__bases__[1]
+        del module.exits
+    return module
+
+
 @contextlib.contextmanager
 def every_exit(module: nn.Module) -> Iterator[None]:
     """Inside, a net with exits, or a cascade, computes all of them in evaluation mode too; others are as they are."""
