@@ -278,6 +278,31 @@ def test_a_budget_holds_on_validation(budget: float, shared: bool, exits: State,
         assert state.policies["exit"]["thresholds"] == [None, None]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("name", ["patience", "margin"])
+def test_a_chosen_policy_does_what_its_facts_say(name: str, shared: bool, exits: State, bench: Bench) -> None:
+    for budget in (0.7, 0.9, 0.995):
+        try:
+            state = Choose(spec(name), budget=budget, shared=shared).apply(exits, bench)
+        except UserError:  # patience can't do with so little
+            assert name == "patience"
+            continue
+        logits, _ = early.answers(prepared_parts(module_of(state), images(bench, 8)), bench, "validation")
+        rule = policy_of(state.policies)
+        assert rule is not None
+        share = torch.bincount(assigned(rule, logits), minlength=3).double() / len(logits[0])
+        assert share.tolist() == pytest.approx(state.facts["exit_shares"], abs=1e-6)
+        costs = torch.tensor(state.facts["exit_macs"]).double()
+        assert float(share @ costs / costs[-1]) <= budget + 1e-9
+
+
+def test_a_budget_of_the_first_exit_lets_all_leave_there(exits: State, bench: Bench) -> None:
+    costs = of_exits(parts_of(module_of(exits)), bench.dataset.shape)
+    for shared in (True, False):
+        state = Choose(spec("margin"), budget=costs[0] / costs[-1], shared=shared).apply(exits, bench)
+        assert state.facts["exit_shares"] == [1, 0, 0]
+
+
 def test_no_accuracy_to_lose_loses_none_on_validation(exits: State, bench: Bench) -> None:
     free = Choose(spec("max_probability"), accuracy=0.0).apply(exits, bench)
     never = Choose(spec("max_probability"), budget=1.0).apply(exits, bench)
@@ -390,12 +415,59 @@ class Mixing(Branching):
         return self.fc(x - x.mean(0, keepdim=True))
 
 
+class Warm(Branching):
+    """A net with a value of no row for each example on both sides of the exit."""
+
+    def __init__(self, shape: list[int], classes: int) -> None:
+        super().__init__(shape, classes)
+        self.heat = nn.Parameter(torch.zeros(1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heat = self.heat.exp()
+        return self.fc(self.one(x.flatten(1) * heat.mean()) * heat)
+
+
+class InPlace(Branching):
+    """A net that changes the exit's value in place after it."""
+
+    def __init__(self, shape: list[int], classes: int) -> None:
+        super().__init__(shape, classes)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.act(self.one(x.flatten(1))))
+
+
+class Squared(nn.Module):
+    """A head that needs its input again in the backward."""
+
+    def __init__(self, shape: list[int], classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(shape[0], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x * x)
+
+
+def test_a_head_whose_input_is_changed_in_place_is_refused_and_another_works(bench: Bench) -> None:
+    state = drawn(build("test_exits.InPlace"), bench)
+    with pytest.raises(UserError, match="name the module that follows"):
+        Attach(("one",), {"_target_": "test_exits.Squared", "_partial_": True}).apply(state, bench)
+    after = Attach(("act",), {"_target_": "test_exits.Squared", "_partial_": True}).apply(state, bench)
+    assert View(Choose(spec("margin"), threshold=0.3).apply(after, bench), bench).log_probs.isfinite().all()
+
+
 @pytest.mark.parametrize(
-    ("kind", "words"), [("Branching", "can't be traced"), ("Mixing", "one row for each example")]
+    ("kind", "words"),
+    [
+        ("Branching", "can't be traced"),
+        ("Mixing", "one row for each example"),
+        ("Warm", "one row for each example"),
+    ],
 )
 def test_nets_whose_examples_cannot_leave(kind: str, words: str, bench: Bench) -> None:
     with pytest.raises(UserError, match=words):
-        Attach(("one",), HEAD).apply(drawn(build(f"test_exits.{kind}"), bench), bench)
+        Attach(("one",), HEAD, side=("*",)).apply(drawn(build(f"test_exits.{kind}"), bench), bench)
 
 
 @pytest.mark.parametrize(
@@ -442,6 +514,32 @@ def test_a_frozen_trunk_stays_to_the_bit_and_its_exits_learn(bench: Bench) -> No
             assert torch.equal(tensor, state.weights[name]) != name.startswith("exits."), name
         forward, heads = state.facts["forward_macs"], 10 * (4 + 8)
         assert after.facts["macs"] == 30 * 32 * (forward + 2 * heads)
+
+
+def test_only_some_parameters(bench: Bench) -> None:
+    from compressbench.training.loop import _freeze, _step_macs
+
+    module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2))
+    assert [type(m) for m in _freeze(module, "*.bias")] == []
+    module.requires_grad_(True)
+    assert module[1] in _freeze(module, "2.*")
+    state = drawn(RESNET, bench)
+    net, whole = module_of(state), state.facts["forward_macs"]
+    assert _step_macs(state.facts, net, None, bench) == 3 * whole
+    layers = count(net, bench.dataset.shape).layers
+    assert _step_macs(state.facts, net, "fc.*", bench) == whole + 2 * layers["fc"]
+    assert _step_macs(state.facts, net, "conv1.*", bench) == 2 * whole + layers["conv1"]
+
+
+def test_training_on_loses_a_policy_and_says_so(exits: State, bench: Bench) -> None:
+    from compressbench.stages.train import Train
+
+    state = Choose(spec("margin"), budget=0.7).apply(exits, bench)
+    after = training("joint", Train).apply(state, dataclasses.replace(bench, name="on"))
+    assert not after.policies
+    assert (
+        "on: its exits' policy was chosen for other weights, and is gone: choose anew" in after.facts["flags"]
+    )
 
 
 def test_sam_and_swa_leave_a_frozen_trunk_alone(bench: Bench) -> None:

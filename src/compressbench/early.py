@@ -19,7 +19,7 @@ from compressbench.exiting import Policy, assigned, everything, taken
 from compressbench.models.build import module_of, prunable, snapshot
 from compressbench.models.counting import count, of_exits
 from compressbench.models.cutting import replay
-from compressbench.models.exits import check, parts_of, places, prepared_parts
+from compressbench.models.exits import check, parts_of, places, prepared_parts, trainable
 from compressbench.pruning import masked
 from compressbench.state import State
 
@@ -54,6 +54,7 @@ def attached(state: State, bench: Bench, settings: Any) -> State:
         torch.default_generator.manual_seed(derive_seed(bench.seed, bench.name))
         module = replay(module, [edit]).eval()
     check(module, shape)
+    trainable(module, shape)
     named, counts = prunable(module), count(module, shape)
     drawn = state.facts.get("drawn", {})
     fresh = {n: p.numel() for n, p in named.items() if n.startswith("exits.")}
@@ -200,13 +201,16 @@ def within_budget(
         )
     if shared:
         return (max(t for t, p in zip(candidates, prices, strict=True) if p <= limit),) * exits
+    best = (candidates[0],) * exits  # the cheapest there is; shares are rounded down, and may not get there
     low, high = -12.0, 12.0
     for _ in range(40):
         middle = (low + high) / 2
         found = by_shares(sure, shares(math.exp(middle), exits + 1))
-        cost = float(price[_at(sure, found)].mean())
-        low, high = (middle, high) if cost <= limit else (low, middle)
-    return by_shares(sure, shares(math.exp(low), exits + 1))
+        if float(price[_at(sure, found)].mean()) <= limit:
+            low, best = middle, found
+        else:
+            high = middle
+    return best
 
 
 def shares(q: float, exits: int) -> list[float]:
@@ -220,11 +224,12 @@ def by_shares(sure: Tensor, wanted: Sequence[float]) -> tuple[float, ...]:
     left = torch.ones(len(sure), dtype=torch.bool)
     found = []
     for place in range(sure.shape[1]):
-        count = min(int(len(sure) * wanted[place] + 1e-9), int(left.sum()))
+        may = left & sure[:, place].isfinite()  # minus infinity: not allowed to leave here
+        count = min(int(len(sure) * wanted[place] + 1e-9), int(may.sum()))
         if not count:
             found.append(math.inf)
             continue
-        order = sure[left, place].sort(descending=True).values
+        order = sure[may, place].sort(descending=True).values
         found.append(float(order[count - 1]))
         left &= sure[:, place] < found[-1]
     return tuple(found)

@@ -127,7 +127,7 @@ class _Judge:
 
 def _answers(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A module's logits, or all tensors that a part of a net returns; copies, since a form may reuse its memory."""
-    found = module(*inputs)
+    found = module(*(x.clone() for x in inputs))
     if type(found) is tuple and all(isinstance(t, Tensor) for t in found):
         return tuple(t.clone() for t in found)
     return (forward(lambda _: found, inputs[0]).logits.clone(),)
@@ -137,7 +137,8 @@ def _gradient(module: nn.Module, sample: tuple[Tensor, ...]) -> Tensor | None:
     """Of the sum over examples of the largest logit, by the first input; None where the module has none."""
     with torch.enable_grad():
         inputs = sample[0].detach().requires_grad_()
-        logits = forward(lambda x: module(x, *sample[1:]), inputs).logits
+        # copies: a part of a net may begin with what is done in place
+        logits = forward(lambda x: module(x.clone(), *(y.clone() for y in sample[1:])), inputs).logits
         if not logits.requires_grad:
             return None
         (gradient,) = torch.autograd.grad(logits.amax(dim=-1).sum(), inputs, allow_unused=True)

@@ -8,6 +8,7 @@ by its last layer, as before. That rows really leave is a matter of the parts, c
 from __future__ import annotations
 
 import contextlib
+import copy
 import fnmatch
 import inspect
 import itertools
@@ -222,19 +223,51 @@ def check(module: nn.Module, shape: Sequence[int]) -> None:
         UserError: they don't agree: what is carried over an exit isn't one row for each example.
     """
     images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([2, 0])
     with torch.no_grad():
         parts = parts_of(module.eval())
         own = forward(module, images).logits
-        whole, some = everything(parts, images), everything(parts, images[[2, 0]])
-        limit = AGREE * float(own.abs().max())
-        wrong = float((whole[-1] - own).abs().max()) > limit
-        for one, other in zip(whole, some, strict=True):
-            wrong |= float((one[[2, 0]] - other).abs().max()) > AGREE * float(one.abs().max())
+        wrong = _apart(everything(parts, images)[-1], own)
+        live: tuple[Tensor, ...] = (images,)
+        for place, part in enumerate(parts[:-1]):
+            live = tuple(part(*live)[1:])
+            wrong |= any(not t.ndim or len(t) != len(images) for t in live)
+            if wrong:
+                break
+            some = tuple(t[rows] for t in live)
+            for later in parts[place + 1 :]:
+                logits, *rest = later(*some)
+                some = tuple(rest)
+            wrong |= _apart(logits, own[rows])
     if wrong:
         raise UserError(
             "exits: the net in parts doesn't compute what it computes whole; what is carried over an exit must have one "
             "row for each example, and nothing may be changed in place after it"
         )
+
+
+def _apart(one: Tensor, other: Tensor) -> bool:
+    return float((one - other).abs().max()) > AGREE * float(other.abs().max())
+
+
+def trainable(module: nn.Module, shape: Sequence[int]) -> None:
+    """Takes one gradient of all exits, on a copy.
+
+    Raises:
+        UserError: there is none: what a head reads is changed in place afterwards.
+    """
+    probe = copy.deepcopy(module).train()
+    images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            found = probe(images)
+            sum(t.sum() for t in (found.logits, *found.taps.values())).backward()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"exits: the net with exits has no gradient: {reason[:120]}; where a point's value is changed in place by "
+            "what follows, name the module that follows"
+        ) from error
 
 
 def _known(module: nn.Module, point: str) -> None:

@@ -105,7 +105,7 @@ class Batching:
                 if way in ways:
                     spent = 100 * _spent(ways[way](), costs) / (len(inputs) * costs[-1])
                     yield Metric(f"exit_cost_b{batch}", spent, "%", "computed", n=len(inputs), group=group,
-                                 note="MACs, of all at full depth")  # fmt: skip
+                                 note="MACs, of all at the last exit, heads included")  # fmt: skip
 
 
 def _ways(

@@ -254,7 +254,7 @@ def throughput_vs_batch(panel: Panel, moment: str, target: str, environment: str
 
 def accuracy_vs_exit_cost(panel: Panel, moment: str, measured: bool, name: str) -> Chart | None:
     """Accuracy of every exit policy against its measured time at batch 1, or its MACs, chance beside the first series."""
-    place = ("cost", "speedup_b1") if measured else ("exits", "expected_cost")
+    place = ("cost", "speedup_b1") if measured else ("exits", "expected_macs")
     lines = [
         (series, [(x, r.spread) for x, r in points if r.spread])
         for series, points in exits.lines_of(panel, moment, place, ("exits", "exits_top1"))
@@ -267,16 +267,15 @@ def accuracy_vs_exit_cost(panel: Panel, moment: str, measured: bool, name: str) 
     )
     counts = _draw(panel, axes, lines)
     for series in panel.dense.values():
-        for policy in exits.policies(panel, moment):
-            x = _mean_timed(panel, policy.point, *place)
-            y = policy.point.reading("exits", "last_top1")
-            if policy.series is series and x is not None and y and y.spread:
-                axes.plot([100 / x if measured else x], [y.spread.mean], marker="s", color=INK, markersize=5)
-    told = "Black square: the reference, all at its last exit."
+        for point in series.at(moment):
+            x, y = (100.0 if measured else _mean(point, "cost", "macs")), _main(panel, point)
+            if x is not None and y:
+                axes.plot([x if measured else x / 1e6], [y.mean], marker="s", color=INK, markersize=5)
+    told = "Black square: the reference."
     if not measured:
         chance = exits.controls(panel, moment, [lines[0][0]])
         axes.plot(
-            [x for x, _ in chance],
+            [x / 1e6 for x, _ in chance],
             [r.spread.mean for _, r in chance if r.spread],
             color=MUTED,
             linestyle=":",
@@ -289,11 +288,6 @@ def accuracy_vs_exit_cost(panel: Panel, moment: str, measured: bool, name: str) 
     )
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     return _finish(figure, axes, panel, name, f"{told} {_bands(counts)}", drawn=[s for s, _ in lines])
-
-
-def _mean_timed(panel: Panel, point: Point, probe: str, metric: str) -> float | None:
-    found = (point.reading(probe, metric, "", e) for e in panel.environments or ("",))
-    return next((r.spread.mean for r in found if r and r.spread), None)
 
 
 def exit_throughput(panel: Panel, moment: str, name: str) -> list[Chart]:

@@ -78,9 +78,9 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
     looks = styles(panel)
     rows = tuple(Row(p.label, columns.row(k), looks[p.series.label].colour) for k, p in enumerate(known))
     note = (
-        "MACs: of all examples at the last exit. By chance: as many examples at each exit, but any. Oracle: the first "
-        "exit that is right. Overthinking: an early exit is right, the last one wrong. Times: of a forward, mean over "
-        "the same real images for all; speed against the reference, in turns."
+        "MACs: of all at the same net’s last exit, heads included (of a cascade: of all its nets). By chance: as many "
+        "examples at each exit, but any. Oracle: the first exit that is right. Overthinking: an early exit is right, the "
+        "last one wrong. Times: of a forward, mean over the same real images; speed against the reference, in turns."
     )
     first = Table(
         "Policies and their controls", "Policy", tuple(columns.heads), rows, columns.spanning, (note,),
@@ -200,7 +200,7 @@ def controls(panel: Panel, moment: str, known: Sequence[Series]) -> list[tuple[f
     found = []
     for policy in policies(panel, moment):
         if known and policy.series is known[0]:
-            x, y = (policy.point.reading(PROBE, m) for m in ("expected_cost", "random_top1"))
+            x, y = (policy.point.reading(PROBE, m) for m in ("expected_macs", "random_top1"))
             if x and x.spread and y and y.spread:
                 found.append((x.spread.mean, y))
     return sorted(found, key=lambda p: p[0])

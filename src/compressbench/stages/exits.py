@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -123,8 +124,8 @@ class Choose:
                 "shared: false goes with a budget; thresholds of your own are a list in threshold"
             )
         for value in self.thresholds:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(f"threshold: {value!r} is no number")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"threshold: {value!r} is no finite number")
             if self.says in THRESHOLDS:
                 within(THRESHOLDS[self.says], value, "threshold")
 

@@ -26,6 +26,7 @@ from compressbench.data.augment import pad_crop_flip
 from compressbench.data.feed import Feed
 from compressbench.data.feed import order as draw_order
 from compressbench.errors import Diverged, UserError, nearest
+from compressbench.exiting import POLICY
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.models.counting import count
 from compressbench.outputs import Outputs, forward, tapped
@@ -161,6 +162,12 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     )
     if methods and result.masks:
         result = masked(result, result.masks)
+    flags = list(facts.get("flags", []))
+    if POLICY in state.policies:
+        result = replace(result, policies={k: v for k, v in state.policies.items() if k != POLICY})
+        flags.append(
+            f"{bench.name}: its exits' policy was chosen for other weights, and is gone: choose anew"
+        )
     return result.with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0)
@@ -173,6 +180,7 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         optimizer=settings.optimizer[TARGET],
         averager=averager,
         predicted_loss_increase=None,
+        flags=flags,
     )
 
 
@@ -191,18 +199,24 @@ def _freeze(module: nn.Module, only: str) -> list[nn.Module]:
         part
         for name, part in module.named_modules()
         if name
-        and not fnmatch.fnmatchcase(f"{name}.weight", only)
+        and not any(fnmatch.fnmatchcase(f"{name}.{leaf}", only) for leaf in ("weight", "bias"))
         and not any(p.requires_grad for p in part.parameters())
     ]
 
 
 def _step_macs(facts: Mapping[str, Any], module: nn.Module, only: str | None, bench: Bench) -> int:
-    """Multiply-accumulates of one example in training: a forward, and twice as much backward through what is trained."""
+    """Multiply-accumulates of one example in training: a forward, and a backward of twice as much.
+
+    Where only a part is trained: its weights' gradients, and those of what every layer from its first one on reads.
+    """
     whole: int = facts.get("forward_macs", 0)
     if not only:
         return 3 * whole
     layers = count(module, bench.dataset.shape).layers
-    return whole + 2 * sum(m for name, m in layers.items() if fnmatch.fnmatchcase(f"{name}.weight", only))
+    own = [any(fnmatch.fnmatchcase(f"{name}.{leaf}", only) for leaf in ("weight", "bias")) for name in layers]
+    macs = list(layers.values())
+    first = own.index(True) if True in own else len(own)
+    return whole + sum(m for m, mine in zip(macs, own, strict=True) if mine) + sum(macs[first:])
 
 
 def _another(before: str | None, now: str) -> UserError:
