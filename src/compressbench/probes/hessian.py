@@ -61,8 +61,8 @@ class Hessian:
             except NoCurvature as error:
                 yield from (Metric(name, None, "1", note=str(error)) for name in names)
                 continue
-            error = 100 * top.error / max(abs(top.value), 1e-30)
-            told = f"{top.products} products, error {f'about {error:.0f} %' if error >= 1 else 'below 1 %'}"
+            off = 100 * top.error / max(abs(top.value), 1e-30)
+            told = f"{top.products} products, error {f'about {off:.0f} %' if off >= 1 else 'below 1 %'}"
             yield Metric(names[0], _finite(top.value), "1", n=n, note="; ".join(filter(None, (told, note))))
             drawn = trace(place, bench.generator("trace"), self.samples)
             told = f"{len(drawn)} random vectors"
