@@ -846,7 +846,9 @@ def test_an_estimate_does_not_ask_the_teacher_for_the_whole_set(
     from compressbench.execute import Executor, Watcher
     from compressbench.experiment import prepare
 
-    ready = prepare(composed(["recipe=loyalty_table", "scale=smoke", f"outputs={tmp_path}"]))
+    ready = prepare(
+        composed(["recipe=loyalty_table", "scale=smoke", "recipe.finetune=4ep", f"outputs={tmp_path}"])
+    )
     counted = Counted(monkeypatch)
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
     assert "about" in estimate(ready, executor, ["ptq_kd"], [])
