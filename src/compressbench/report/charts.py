@@ -241,6 +241,13 @@ def throughput_vs_batch(panel: Panel, moment: str, target: str, environment: str
         return None
     figure, axes = _canvas(f"Throughput on {target}{_at(moment)}")
     counts = _draw(panel, axes, lines)
+    _throughput_axes(axes)
+    caption = f"Medians. {_bands(counts)} Each series at its lowest density."
+    return _finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
+
+
+def _throughput_axes(axes: Axes) -> None:
+    """Both logarithmic, batch sizes by powers of two."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -248,8 +255,6 @@ def throughput_vs_batch(panel: Panel, moment: str, target: str, environment: str
         form(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
     axes.set_xlabel("batch size (log scale)")
     axes.set_ylabel("examples a second (log scale)")
-    caption = f"Medians. {_bands(counts)} Each series at its lowest density."
-    return _finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
 
 
 def accuracy_vs_exit_cost(panel: Panel, moment: str, measured: bool, name: str) -> Chart | None:
@@ -284,7 +289,9 @@ def accuracy_vs_exit_cost(panel: Panel, moment: str, measured: bool, name: str) 
         )
         told += f" Grey, dotted: {clean(lines[0][0].label)} with as many examples at each exit, but any."
     axes.set_xlabel(
-        "time at batch 1, % of the reference’s, in turns" if measured else "MACs, % of the last exit’s"
+        "time at batch 1, % of the reference’s, in turns"
+        if measured
+        else "MACs an example, millions, test mean"
     )
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     return _finish(figure, axes, panel, name, f"{told} {_bands(counts)}", drawn=[s for s, _ in lines])
@@ -314,13 +321,7 @@ def exit_throughput(panel: Panel, moment: str, name: str) -> list[Chart]:
                 )  # fmt: skip
             counts |= {s.n for _, s in known}
             handles.append((way, Line2D([], [], markersize=4.2, **look)))  # type: ignore[arg-type]
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        for form in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            form(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
-        axes.set_xlabel("batch size (log scale)")
-        axes.set_ylabel("examples a second (log scale)")
+        _throughput_axes(axes)
         caption = f"Medians, all ways in turns on the same images; they answer alike. {_bands(counts)}"
         drawn.append(_saved(figure, f"{name}_{place}", axes.get_title(loc="left"), caption, handles))
     return drawn
