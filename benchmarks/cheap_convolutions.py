@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
-from compressbench.hardware.target import Lowered, in_turns, machine_load
+from compressbench.hardware.target import Lowered, in_turns, machine_load, stopwatch
 from compressbench.hardware.torch_compiled import TorchCompiled
-from compressbench.hardware.torch_cpu import TorchCPU
+from compressbench.hardware.torch_cpu import TorchCPU, calls
 from compressbench.models.build import module_of
 from compressbench.models.counting import Counts, count, with_norms_and_sums
 from compressbench.models.draw import drawn
@@ -87,10 +87,12 @@ def measured(target: Any, states: Mapping[str, State], bench: Bench, counts: Map
             return
     print(next(iter(lowered.values())).runtime)
     for batch in target.batches:
-        timers = [_timer(x.run, x.inputs[:batch]) for x in lowered.values()]
+        clock = time.process_time
+        runs, _ = calls(list(lowered.values()), batch)
+        timers = [stopwatch(run, clock) for run in runs]
         for timer in timers * 3:
             timer()
-        times = dict(zip(lowered, in_turns(timers, target.seconds, 20, time.process_time), strict=True))
+        times = dict(zip(lowered, in_turns(timers, target.seconds, 20, clock), strict=True))
         for name, own in times.items():
             words = "".join(
                 f"{base} / this {_ratio(times[base], own)}, MACs {counts[base].macs / counts[name].macs:5.2f}   "
@@ -105,15 +107,6 @@ def _ratio(base: list[float], own: list[float]) -> str:
     single = sorted(b / o for b, o in zip(base, own, strict=True))
     middle = f"{single[len(single) // 4]:.2f}-{single[-1 - len(single) // 4]:.2f}"
     return f"{statistics.median(base) / statistics.median(own):5.2f} ({middle})"
-
-
-def _timer(run: Callable[[torch.Tensor], object], inputs: torch.Tensor) -> Callable[[], float]:
-    def once() -> float:
-        began = time.process_time()
-        run(inputs)
-        return time.process_time() - began
-
-    return once
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from compressbench.exit_criteria.margin import margin
 from compressbench.exit_criteria.max_probability import max_probability
 from compressbench.exit_criteria.patience import patience
 from compressbench.exiting import Policy, assigned, compacted, everything, queued, waiting
-from compressbench.hardware.target import in_turns, machine_load
+from compressbench.hardware.target import in_turns, machine_load, stopwatch
 from compressbench.inference import prepared
 from compressbench.models.build import module_of
 from compressbench.models.counting import of_exits
@@ -53,9 +53,10 @@ def net(depth: int) -> tuple[Bench, Any]:
 
 def ratios(title: str, arms: Mapping[str, Callable[[], object]], seconds: float, scale: float) -> None:
     """Medians of all arms in turns, each beside the first."""
+    clock = time.process_time
     for arm in arms.values():
         arm()
-    taken = in_turns([_timer(arm) for arm in arms.values()], seconds, 5, time.process_time)
+    taken = in_turns([stopwatch(arm, clock) for arm in arms.values()], seconds, 5, clock)
     first = taken[0]
     print(f"{title}: {1000 * statistics.median(first) / scale:.3f} ms a forward of {next(iter(arms))}")
     for name, own in list(zip(arms, taken, strict=True))[1:]:
@@ -64,15 +65,6 @@ def ratios(title: str, arms: Mapping[str, Callable[[], object]], seconds: float,
         print(
             f"  {name:<42}{statistics.median(own) / statistics.median(first):6.3f} x  ({middle}, n={len(pairs)})"
         )
-
-
-def _timer(arm: Callable[[], object]) -> Callable[[], float]:
-    def once() -> float:
-        begin = time.process_time()
-        arm()
-        return time.process_time() - begin
-
-    return once
 
 
 def over(images: Tensor, batch: int, run: Callable[[Tensor], object]) -> Callable[[], None]:

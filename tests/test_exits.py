@@ -27,6 +27,8 @@ from compressbench.state import State
 from compressbench.store import Store
 from compressbench.tasks.classification import Classification
 from compressbench.views import View
+from test_reparametrise import METHODS, ready
+from test_reparametrise import method as reparametrisation
 from tiny import TINY
 
 POINTS = ("layer1", "layer2")
@@ -784,10 +786,54 @@ def test_runtimes_run_the_parts_and_answer_alike(runtime: str, kind: str, exits:
 
 
 def test_a_mixture_is_timed_over_all_its_images(bench: Bench) -> None:
-    from compressbench.hardware.target import MIXTURE
-    from compressbench.hardware.torch_cpu import one_pass
+    from compressbench.hardware.target import MIXTURE, Lowered
+    from compressbench.hardware.torch_cpu import calls
 
     seen: list[int] = []
-    run, inputs = one_pass(lambda x: seen.extend(x[:, 0].int().tolist()), torch.arange(256.0)[:, None], 64)
-    run(inputs)
-    assert sorted(seen) == list(range(MIXTURE))
+    images = torch.arange(256.0)[:, None]
+    early = Lowered(lambda x: seen.extend(x[:, 0].int().tolist()), images, "", varies=True)
+    whole = dataclasses.replace(early, varies=False)
+    (run, other), forwards = calls([early, whole], 64)
+    run()
+    other()
+    assert seen == 2 * list(range(MIXTURE))
+    assert forwards == 4
+    seen.clear()
+    (run,), forwards = calls([whole], 64)
+    run()
+    assert seen == list(range(64))
+    assert forwards == 1
+
+
+def test_other_weights_lose_a_policy_and_say_so(exits: State, bench: Bench) -> None:
+    from compressbench.stages.rewind import LearningRate, Reinit, Weights
+
+    state = Choose(spec("margin"), budget=0.7).apply(exits, bench)
+    with_refs = dataclasses.replace(bench, name="back", references={"joint": exits})
+    flag = "back: its exits' policy was chosen for other weights, and is gone: choose anew"
+    for stage in (Weights("joint"), Reinit()):
+        after = stage.apply(state, with_refs)
+        assert not after.policies
+        assert flag in after.facts["flags"]
+    assert LearningRate().apply(state, with_refs).policies == state.policies
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_exits_train_under_every_reparametrisation(bench: Bench, name: str) -> None:
+    """Pruned bit by bit, rounded, drawn: the parts, heads among them, still answer as the whole does."""
+    from compressbench.stages.train import Train
+
+    start = Attach(POINTS, HEAD).apply(ready(name, RESNET, bench), bench)
+    stage = dataclasses.replace(
+        training("joint", Train), length="9it", lr=0.02, reparametrise=reparametrisation(name)
+    )
+    after = stage.apply(start, dataclasses.replace(bench, name="joint"))
+    check(module_of(after), bench.dataset.shape)
+    chosen = Choose(spec("margin"), budget=0.9).apply(after, bench)
+    assert View(chosen, bench).log_probs.isfinite().all()
+    heads = [n for n in after.masks if n.startswith("exits.")]
+    if name == "gradual":
+        assert heads
+        assert float(after.masks[heads[0]].float().mean()) < 0.8
+    if name == "qat":
+        assert (after.weights["exits.0.fc.weight"] != start.weights["exits.0.fc.weight"]).any()

@@ -154,12 +154,12 @@ def test_series_of_several_nets_go_by_their_order() -> None:
                 rows.append(record(**here, probe="structure", metric="weight_bits", value=3.0, unit="bits"))
     (panel,) = panels(Records(rows))
     assert [s.label for s in settings(panel, "trained")] == [
-        f"learning rate {r}" for r in ("0.01", "0.03", "0.1", "0.3")
+        f"learning rate, {r}" for r in ("0.01", "0.03", "0.1", "0.3")
     ]
     (outcome,) = outcomes(panel, "trained")
     assert outcome.name == "3 bits"
     assert drops(panel, "trained", outcome) == {
-        f"learning rate {rate}": {0: 2.0 * k} for k, rate in enumerate(("0.01", "0.03", "0.1", "0.3"), 1)
+        f"learning rate, {rate}": {0: 2.0 * k} for k, rate in enumerate(("0.01", "0.03", "0.1", "0.3"), 1)
     }
     tables = {t.title: t for t in flatness_tables(panel)}
     assert tables["Rank correlation with what is lost"].rows[0].cells[0].text == "+1.00"
@@ -203,7 +203,7 @@ def test_nets_of_nested_branches_have_names_of_their_own() -> None:
     for order, rate in enumerate(("0p01", "1em05", "0p3"), 1):
         rows += trained("SGD", f"arm_sgd.rate_{rate}.train", order)
     (panel,) = panels(Records(rows))
-    assert [s.label for s in settings(panel, "trained")] == ["SGD 0.01", "SGD 1e-05", "SGD 0.3"]
+    assert [s.label for s in settings(panel, "trained")] == ["SGD, 0.01", "SGD, 1e-05", "SGD, 0.3"]
 
 
 def test_a_dense_net_that_no_series_has_is_listed_too() -> None:
@@ -211,7 +211,7 @@ def test_a_dense_net_that_no_series_has_is_listed_too() -> None:
     for order, density in enumerate((0.5, 0.2), 1):
         rows += trained("magnitude", f"magnitude_{order}.prune", order, moment="final", density=density)
     (panel,) = panels(Records(rows))
-    assert [s.label for s in settings(panel, "final")] == ["dense", "magnitude 1", "magnitude 2"]
+    assert [s.label for s in settings(panel, "final")] == ["dense", "magnitude, 1", "magnitude, 2"]
     assert flatness_tables(panel)[0].title == "Flatness of the nets"
 
 

@@ -15,7 +15,7 @@ from compressbench import specs
 from compressbench.bench import Bench, derive_seed
 from compressbench.errors import UserError
 from compressbench.exit_criteria.said import Said
-from compressbench.exiting import Policy, assigned, everything, taken
+from compressbench.exiting import POLICY, Policy, assigned, everything, taken
 from compressbench.models.build import module_of, prunable, snapshot
 from compressbench.models.counting import count, of_exits
 from compressbench.models.cutting import replay
@@ -119,6 +119,21 @@ def chosen(state: State, bench: Bench, settings: Any) -> State:
         exit_shares=[round(float(s), 6) for s in share],
         exit_validation_top1=float(100 * (taken(logits, where).argmax(1) == labels).double().mean()),
     )
+
+
+def forgotten(state: State, name: str) -> State:
+    """The state without its exits' policy, flagged by stage ``name``; what has none is as it was.
+
+    A policy was chosen for the weights of then: stages that put others in their place call this.
+    """
+    if POLICY not in state.policies:
+        return state
+    flags = [
+        *state.facts.get("flags", []),
+        f"{name}: its exits' policy was chosen for other weights, and is gone: choose anew",
+    ]
+    policies = {k: v for k, v in state.policies.items() if k != POLICY}
+    return replace(state, policies=policies, key="").with_facts(flags=flags)
 
 
 def answers(parts: Sequence[Any], bench: Bench, split: str) -> tuple[list[Tensor], Tensor]:

@@ -44,10 +44,21 @@ class View:
         """The same function prepared for many forwards (see ``compressbench.inference``); a state's exit policy holds."""
         from compressbench.inference import prepared
 
-        sample = self.bench.task.encode(self.bench.feed("test").images[:8])
-        if POLICY in self.state.policies:
-            return Early(prepared_parts(self.module, sample), self.state.policies)
-        return prepared(self.module, sample)
+        if self.leaves_early:
+            return Early(self.parts, self.state.policies)
+        return prepared(self.module, self._sample())
+
+    @functools.cached_property
+    def parts(self) -> list[nn.Module]:
+        """The parts of a net with exits, or of a cascade, each prepared for many forwards.
+
+        Raises:
+            UserError: it has no exits.
+        """
+        return prepared_parts(self.module, self._sample())
+
+    def _sample(self) -> Tensor:
+        return self.bench.task.encode(self.bench.feed("test").images[:8])
 
     @property
     def leaves_early(self) -> bool:

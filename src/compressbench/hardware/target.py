@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -163,8 +164,24 @@ def busy(load: float | None, threads: int, cores: int) -> str:
     return f"busy machine: load {load:.1f} on {cores} cores"
 
 
+def stopwatch(
+    call: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> Callable[[], float]:
+    """A timer of a call, in seconds of a clock."""
+
+    def once() -> float:
+        begin = clock()
+        call()
+        return clock() - begin
+
+    return once
+
+
 def in_turns(
-    timers: Sequence[Callable[[], float]], seconds: float, fewest: int, clock: Callable[[], float]
+    timers: Sequence[Callable[[], float]],
+    seconds: float,
+    fewest: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[tuple[float, ...]]:
     """Calls timers by turns until ``seconds`` have passed, each at least ``fewest`` times and equally often.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from compressbench.hardware.target import (
     busy,
     in_turns,
     machine_load,
+    stopwatch,
 )
 
 if TYPE_CHECKING:
@@ -86,47 +87,33 @@ class TorchCPU:
 def time_in_turns(lowered: Sequence[Lowered], batch: int, count: int, seconds: float) -> list[Timing]:
     """Wall-clock seconds of forwards on the CPU, the states in turns; torch has ``count`` threads meanwhile."""
     with threads(count):
-        mixed = any(x.varies for x in lowered)
-        timers = [
-            _timer(*one_pass(x.run, x.inputs, batch)) if mixed else _timer(x.run, x.inputs[:batch])
-            for x in lowered
-        ]
-        for timer in timers:
-            timer()
-        fewest = FEWEST if batch == 1 and not mixed else FEWEST_OF_MANY
-        taken = in_turns(timers, seconds, fewest, time.perf_counter)
-    if mixed:
-        taken = [tuple(t / passes_of(batch) for t in turn) for turn in taken]
+        runs, forwards = calls(lowered, batch)
+        for run in runs:
+            run()
+        fewest = FEWEST if batch == 1 and forwards == 1 else FEWEST_OF_MANY
+        taken = in_turns([stopwatch(run) for run in runs], seconds, fewest)
     load = machine_load()
     note = busy(load, count, os.cpu_count() or 1)
-    return [Timing(batch, t, load, note) for t in taken]
+    return [Timing(batch, tuple(t / forwards for t in turn), load, note) for turn in taken]
 
 
-def _timer(run: Callable[[Tensor], object], inputs: Tensor) -> Callable[[], float]:
-    def once() -> float:
-        begin = time.perf_counter()
-        run(inputs)
-        return time.perf_counter() - begin
-
-    return once
-
-
-def passes_of(batch: int) -> int:
-    """Forwards in one pass through the mixture that states with early exits are timed on."""
-    return max(1, MIXTURE // batch)
+def calls(lowered: Sequence[Lowered], batch: int) -> tuple[list[Callable[[], object]], int]:
+    """(what is timed of each, how many forwards that is): one, or, if any has early exits, a pass through the mixture."""
+    if not any(x.varies for x in lowered):
+        return [functools.partial(x.run, x.inputs[:batch]) for x in lowered], 1
+    forwards = max(1, MIXTURE // batch)
+    return [_pass(x, batch, forwards) for x in lowered], forwards
 
 
-def one_pass(
-    run: Callable[[Tensor], object], inputs: Tensor, batch: int
-) -> tuple[Callable[[Tensor], object], Tensor]:
-    """(a pass through a mixture of inputs, as a run of these); the same number of forwards whoever is timed."""
-    batches = [inputs[at : at + batch] for at in range(0, len(inputs) - batch + 1, batch)]
+def _pass(one: Lowered, batch: int, forwards: int) -> Callable[[], None]:
+    whole = range(0, len(one.inputs) - batch + 1, batch)
+    batches = [one.inputs[at : at + batch] for at in whole]
 
-    def once(_: Tensor) -> None:
-        for place in range(passes_of(batch)):
-            run(batches[place % len(batches)])
+    def run() -> None:
+        for place in range(forwards):
+            one.run(batches[place % len(batches)])
 
-    return once, inputs
+    return run
 
 
 def said(view: View) -> str:

@@ -16,10 +16,9 @@ from compressbench.hardware.onnxruntime_cpu import shortened
 from compressbench.hardware.target import Lowered, Timing, Unsupported, busy, in_turns, machine_load
 from compressbench.hardware.torch_cpu import (
     FEWEST_OF_MANY,
+    calls,
     check_batches,
     examples,
-    one_pass,
-    passes_of,
     said,
     timed_inputs,
 )
@@ -135,23 +134,18 @@ class TorchCUDA:
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """GPU seconds from the first kernel's start to the last one's end, the states in turns."""
-        mixed = any(x.varies for x in lowered)
-        timers = [
-            _timer(*one_pass(x.run, x.inputs, batch)) if mixed else _timer(x.run, x.inputs[:batch])
-            for x in lowered
-        ]
+        runs, forwards = calls(lowered, batch)
+        timers = [_timer(run) for run in runs]
         for timer in timers:
             timer()
             timer()
-        taken = in_turns(timers, self.seconds, FEWEST_OF_MANY if mixed else FEWEST, time.perf_counter)
-        if mixed:
-            taken = [tuple(t / passes_of(batch) for t in turn) for turn in taken]
+        taken = in_turns(timers, self.seconds, FEWEST if forwards == 1 else FEWEST_OF_MANY)
         load = machine_load()
         note = busy(load, 1, os.cpu_count() or 1)
-        return [Timing(batch, t, load, note) for t in taken]
+        return [Timing(batch, tuple(t / forwards for t in turn), load, note) for turn in taken]
 
 
-def _timer(run: Callable[[Tensor], object], inputs: Tensor) -> Callable[[], float]:
+def _timer(call: Callable[[], object]) -> Callable[[], float]:
     import torch
 
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -159,7 +153,7 @@ def _timer(run: Callable[[Tensor], object], inputs: Tensor) -> Callable[[], floa
     def once() -> float:
         torch.cuda.synchronize()
         begin.record()
-        run(inputs)
+        call()
         end.record()
         torch.cuda.synchronize()
         return begin.elapsed_time(end) / 1000

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
 from compressbench.hardware.early import lower
-from compressbench.hardware.target import HardwareTarget, Unsupported, busy, in_turns, machine_load
+from compressbench.hardware.target import HardwareTarget, Unsupported, busy, in_turns, machine_load, stopwatch
 from compressbench.hardware.torch_cpu import check_batches
 from compressbench.records import Metric
 from compressbench.specs import Count, Positive, check_fields
@@ -90,9 +89,7 @@ class Batching:
             ways = _ways(lowered.parts, policy, inputs, batch)
             runs: dict[str, Callable[[], Any]] = {FULL: _whole(whole.run, inputs, batch), **ways}
             with threads(count):
-                taken = in_turns(
-                    [_timer(run) for run in runs.values()], self.seconds, FEWEST, time.perf_counter
-                )
+                taken = in_turns([stopwatch(run) for run in runs.values()], self.seconds, FEWEST)
             note = "; ".join(x for x in (lowered.runtime, busy(machine_load(), count, _cores())) if x)
             base = statistics.median(taken[0])
             for way, seconds in zip(runs, taken, strict=True):
@@ -137,15 +134,6 @@ def _whole(run: Callable[[Tensor], object], inputs: Tensor, batch: int) -> Calla
     def once() -> None:
         for chunk in chunks:
             run(chunk)
-
-    return once
-
-
-def _timer(run: Callable[[], object]) -> Callable[[], float]:
-    def once() -> float:
-        begin = time.perf_counter()
-        run()
-        return time.perf_counter() - begin
 
     return once
 

@@ -41,15 +41,14 @@ class Exits:
         from compressbench.early import answers
         from compressbench.exiting import assigned, policy_of, taken
         from compressbench.models.counting import of_exits
-        from compressbench.models.exits import exit_names, parts_of, prepared_parts
+        from compressbench.models.exits import exit_names, parts_of
 
         module = subject.module
         if not hasattr(module, "parts"):
             yield Metric("mean_exit", None, "1", "computed", note="the net has no exits")
             return
         names = exit_names(module)
-        sample = bench.task.encode(bench.feed("test").images[:8])
-        logits, labels = answers(prepared_parts(module, sample), bench, "test")
+        logits, labels = answers(subject.parts, bench, "test")
         costs = torch.tensor(of_exits(parts_of(module), bench.dataset.shape), dtype=torch.float64)
         right = torch.stack([t.argmax(1) == labels for t in logits], dim=1)
         n, last = len(labels), len(names) - 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compressbench.png import PREFIX
-from compressbench.report.flatness import told_apart
+from compressbench.report.naming import labels
 from compressbench.report.panels import FINAL, Panel, Point, Reading, Series
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, diverging, shade
@@ -49,9 +49,7 @@ def policies(panel: Panel, moment: str) -> list[Policy]:
     found = []
     for series in (*panel.dense.values(), *panel.series):
         points = [p for p in series.at(moment) if (PROBE, "expected_cost", "") in p.readings]
-        names = told_apart([p.states[0] for p in points])
-        for point, name in zip(points, names, strict=True):
-            found.append(Policy(f"{series.label}, {name}" if name else series.label, series, point))
+        found += [Policy(x, series, p) for x, p in zip(labels(series, points), points, strict=True)]
     return found
 
 
@@ -155,10 +153,10 @@ def lines_of(
     panel: Panel, moment: str, horizontal: tuple[str, str], vertical: tuple[str, str]
 ) -> list[tuple[Series, list[tuple[float, Reading]]]]:
     """Each series' states with exits as (place, figure), by growing place; the reference is left out."""
-    found = []
+    known, found = policies(panel, moment), []
     for series in panel.series:
         points = []
-        for policy in policies(panel, moment):
+        for policy in known:
             if policy.series is not series:
                 continue
             x = _timing(panel, policy.point, *horizontal)
@@ -175,7 +173,7 @@ def batching(panel: Panel, moment: str) -> dict[tuple[str, str], dict[str, list[
     found: dict[tuple[str, str], dict[str, list[tuple[float, Reading]]]] = {}
     for series in panel.series:
         points = series.at(moment)
-        for point, name in zip(points, told_apart([p.states[0] for p in points]), strict=True):
+        for point, label in zip(points, labels(series, points), strict=True):
             for environment in panel.environments or ("",):
                 keys = dict.fromkeys((*point.readings, *point.timings.get(environment, {})))
                 for probe, metric, group in keys:
@@ -184,7 +182,6 @@ def batching(panel: Panel, moment: str) -> dict[tuple[str, str], dict[str, list[
                     reading = point.reading(probe, metric, group, environment)
                     target, _, way = group.partition("/")
                     if reading and reading.spread:
-                        label = f"{series.label}, {name}" if name else series.label
                         size = float(metric.removeprefix("exit_throughput_b"))
                         found.setdefault((target, label), {}).setdefault(way, []).append((size, reading))
     return found

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from compressbench.report.naming import labels
 from compressbench.report.numbers import MISSING, Spread, number, percentage, spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.styles import styles
@@ -75,9 +76,7 @@ def settings(panel: Panel, moment: str) -> list[Setting]:
     found: list[Setting] = []
     for series in panel.series:
         points = [p for p in series.at(moment) if _measured(p)]
-        names = told_apart([p.states[0] for p in points])
-        for point, name in zip(points, names, strict=True):
-            found.append(Setting(f"{series.label} {name}" if name else series.label, series, point))
+        found += [Setting(x, series, p) for x, p in zip(labels(series, points), points, strict=True)]
     known = {state for s in found for state in s.point.states}
     dense = [
         Setting(series.label, series, point)
@@ -90,28 +89,6 @@ def settings(panel: Panel, moment: str) -> list[Setting]:
 
 def _measured(point: Point) -> bool:
     return any(key[0] in PROBES for key in point.readings)
-
-
-def told_apart(states: Sequence[str]) -> list[str]:
-    """What tells states apart: ``0.03`` of ``rate_0p03.train`` among others; empty for a single one."""
-    if len(states) < 2:
-        return ["" for _ in states]
-    parts = [s.split(".") for s in states]
-    if len({len(p) for p in parts}) == 1:
-        places = [k for k in range(len(parts[0])) if len({p[k] for p in parts}) > 1]
-        names = [" ".join(_value(p[k]) for k in places) for p in parts]
-        if len(set(names)) == len(states):
-            return names
-    return list(states)
-
-
-def _value(part: str) -> str:
-    """``0.03`` of a stage's name ``rate_0p03``, as ``for_each`` names its branches."""
-    branch = part.partition("_")[2] or part
-    try:
-        return f"{float(branch.replace('p', '.').replace('m', '-')):g}"
-    except ValueError:
-        return branch
 
 
 def outcomes(panel: Panel, moment: str) -> list[Outcome]:

@@ -39,8 +39,8 @@ def target_tables(panel: Panel, moment: str, environment: str) -> tuple[list[Tab
 def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
     """The lecture's table of choices in numbers: for each target and family of methods its fastest state and its loss.
 
-    Families: fewer bits, zeros, fewer parts; a state of two families counts for neither. The fastest is taken at the
-    first batch size, whatever it lost: gain and loss stand beside each other.
+    Families: fewer bits, zeros, fewer parts, early exits; a state of two families counts for neither. The fastest is
+    taken at the first batch size, whatever it lost: gain and loss stand beside each other.
     """
     states = [(s, p) for s, p in _states(panel, moment) if not s.is_random]
     names, modelled = _targets(panel)
@@ -76,7 +76,7 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
     )
     notes = (
         "Each family’s fastest state there, whatever it lost; “nothing” where none is more than 2 % faster.",
-        "Adaptive compute has no state here: none has exits. A target that can't run the dense net has no ratio.",
+        "A target that can't run the dense net has no ratio.",
     )
     where = f", {environment}" if environment else ""
     when = f"batch {batches_[0]}, {moment_name(moment)}{where}"
@@ -102,11 +102,13 @@ FAMILIES = {
     "bits": "Fewer bits (quantization)",
     "zeros": "Zeros (sparsity)",
     "parts": "Fewer parts (structured)",
+    "exits": "Early exits (adaptive compute)",
 }
 
 
 def _family(panel: Panel, series: Series, point: Point, moment: str) -> str:
     bits, macs = point.reading("structure", "weight_bits"), point.reading("cost", "macs")
+    early = point.reading("exits", "expected_cost")
     dense = panel.dense_of(series, moment)
     whole = dense.reading("cost", "macs") if dense else None
     if series.name == DENSE or not (bits and bits.spread and macs and macs.spread and whole and whole.spread):
@@ -117,6 +119,7 @@ def _family(panel: Panel, series: Series, point: Point, moment: str) -> str:
             ("bits", bits.spread.mean < 32),
             ("parts", macs.spread.mean < 0.999 * whole.spread.mean),
             ("zeros", point.density < 0.999 and macs.spread.mean >= 0.999 * whole.spread.mean),
+            ("exits", early is not None and early.spread is not None and early.spread.mean < 99.9),
         )
         if has
     ]

@@ -29,6 +29,7 @@ class Weights:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The rewound state; what was cut out of the net since is cut out of the old tensors too."""
+        from compressbench.early import forgotten
         from compressbench.models.cutting import cut_groups, later
         from compressbench.pruning import masked
         from compressbench.state import UNFINISHED
@@ -36,7 +37,7 @@ class Weights:
         source = bench.references[self.to]
         groups = cut_groups(source.tensors, later(state.edits, source.edits, f"to: {self.to}"))
         kept = {name: groups.get(name, {}) for name in UNFINISHED}
-        back = state.with_groups(weights=groups["weights"], **kept)
+        back = forgotten(state, bench.name).with_groups(weights=groups["weights"], **kept)
         return masked(
             back.with_facts(
                 optimizer=source.facts.get("optimizer"),
@@ -77,11 +78,12 @@ class Reinit:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The redrawn state."""
+        from compressbench.early import forgotten
         from compressbench.models.draw import redrawn
         from compressbench.pruning import masked
 
         fresh = redrawn(state, bench)
-        return masked(state.settled().with_groups(weights=fresh), state.masks)
+        return masked(forgotten(state.settled(), bench.name).with_groups(weights=fresh), state.masks)
 
 
 @dataclass(frozen=True)

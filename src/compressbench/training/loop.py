@@ -25,8 +25,8 @@ from compressbench.bench import Bench, derive_seed
 from compressbench.data.augment import pad_crop_flip
 from compressbench.data.feed import Feed
 from compressbench.data.feed import order as draw_order
+from compressbench.early import forgotten
 from compressbench.errors import Diverged, UserError, nearest
-from compressbench.exiting import POLICY
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.models.counting import count
 from compressbench.outputs import Outputs, forward, tapped
@@ -162,13 +162,7 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     )
     if methods and result.masks:
         result = masked(result, result.masks)
-    flags = list(facts.get("flags", []))
-    if POLICY in state.policies:
-        result = replace(result, policies={k: v for k, v in state.policies.items() if k != POLICY})
-        flags.append(
-            f"{bench.name}: its exits' policy was chosen for other weights, and is gone: choose anew"
-        )
-    return result.with_facts(
+    return forgotten(result, bench.name).with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0)
         + _step_macs(facts, module, settings.only, bench) * getattr(stepper, "passes", 1) * examples
@@ -180,7 +174,6 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         optimizer=settings.optimizer[TARGET],
         averager=averager,
         predicted_loss_increase=None,
-        flags=flags,
     )
 
 
