@@ -14,7 +14,6 @@ from torch import Tensor
 from compressbench import specs
 from compressbench.bench import Bench, derive_seed
 from compressbench.errors import UserError
-from compressbench.exit_criteria.said import Said
 from compressbench.exiting import POLICY, Policy, assigned, everything, taken
 from compressbench.models.build import module_of, prunable, snapshot
 from compressbench.models.counting import count, of_exits
@@ -176,7 +175,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 def sureness(policy: Policy, logits: Sequence[Tensor]) -> Tensor:
     """(n, exits but the last): what the criterion says at each."""
     judged = [policy.calibrated(k, t) for k, t in enumerate(logits[:-1])]
-    found = [policy.criterion(Said(t, tuple(judged[:k]))) for k, t in enumerate(judged)]
+    found = [policy.sure(t, tuple(judged[:k])) for k, t in enumerate(judged)]
     return torch.stack([f.double() for f in found], dim=1)
 
 

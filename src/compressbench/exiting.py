@@ -42,13 +42,13 @@ class Policy:
         rounded = tuple(torch.tensor(self.thresholds, dtype=torch.float32).tolist())
         object.__setattr__(self, "thresholds", rounded)
 
-    def leaves(self, place: int, logits: Tensor, before: tuple[Tensor, ...]) -> Tensor:
-        """(n,) bool: which rows are sure enough at exit ``place``."""
-        return self.sure(place, logits, before) >= self.thresholds[place]
+    def leaves(self, place: int, judged: Tensor, before: tuple[Tensor, ...]) -> Tensor:
+        """(n,) bool: which rows are sure enough at exit ``place``; calibrated logits are judged."""
+        return self.sure(judged, before) >= self.thresholds[place]
 
-    def sure(self, place: int, logits: Tensor, before: tuple[Tensor, ...]) -> Tensor:
-        """(n,) what the criterion says at exit ``place``."""
-        return self.criterion(Said(self.calibrated(place, logits), before))
+    def sure(self, judged: Tensor, before: tuple[Tensor, ...]) -> Tensor:
+        """(n,) what the criterion says of calibrated logits, after those of the exits before."""
+        return self.criterion(Said(judged, before))
 
     def calibrated(self, place: int, logits: Tensor) -> Tensor:
         """Logits over the exit's temperature."""
@@ -107,8 +107,9 @@ def everything(parts: Sequence[Part], inputs: Tensor) -> list[Tensor]:
 def assigned(policy: Policy, logits: Sequence[Tensor]) -> Tensor:
     """(n,) the exit that each row leaves by, given every exit's logits."""
     exits = torch.full((len(logits[0]),), len(logits) - 1, device=logits[0].device)
-    for place in reversed(range(len(logits) - 1)):
-        exits[policy.leaves(place, logits[place], _judged(policy, logits[:place]))] = place
+    judged = tuple(policy.calibrated(k, t) for k, t in enumerate(logits[:-1]))
+    for place in reversed(range(len(judged))):
+        exits[policy.leaves(place, judged[place], judged[:place])] = place
     return exits
 
 
@@ -132,7 +133,8 @@ def compacted(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
         if place == last:
             done.append((rows, logits, place))
             break
-        sure, threshold = policy.sure(place, logits, before), policy.thresholds[place]
+        judged = policy.calibrated(place, logits)
+        sure, threshold = policy.sure(judged, before), policy.thresholds[place]
         if count == 1:  # one number is compared faster outside of torch
             leaving, gone = int(sure.item() >= threshold), sure
         else:
@@ -142,7 +144,7 @@ def compacted(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
             done.append((rows, logits, place))
             break
         live = tuple(rest)
-        before = (*before, policy.calibrated(place, logits))
+        before = (*before, judged)
         if leaving:
             out, stay = gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1)
             done.append((out if rows is None else rows[out], logits[out], place))
@@ -162,7 +164,9 @@ def waiting(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
     for place, part in enumerate(parts):
         logits, *rest = part(*live)
         ran.append((place, len(inputs)))
-        gone = open_ if place == len(parts) - 1 else open_ & policy.leaves(place, logits, before)
+        last = place == len(parts) - 1
+        judged = logits if last else policy.calibrated(place, logits)
+        gone = open_ if last else open_ & policy.leaves(place, judged, before)
         out = gone.nonzero().squeeze(1)
         if len(out):
             done.append((out, logits[out], place))
@@ -170,7 +174,7 @@ def waiting(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
         if not bool(open_.any()):
             break
         live = tuple(rest)
-        before = (*before, policy.calibrated(place, logits))
+        before = (*before, judged)
     return _in_order(done, len(inputs), tuple(ran))
 
 
@@ -192,13 +196,14 @@ def queued(parts: Sequence[Part], policy: Policy, inputs: Tensor, batch: int) ->
         if place == len(parts) - 1:
             done.append((rows, logits, place))
             continue
-        gone = policy.leaves(place, logits, before)
+        own = policy.calibrated(place, logits)
+        gone = policy.leaves(place, own, before)
         stay = (~gone).nonzero().squeeze(1)
         if len(stay) < len(rows):
             out = gone.nonzero().squeeze(1)
             done.append((rows[out], logits[out], place))
         if len(stay):
-            judged = (*before, policy.calibrated(place, logits))
+            judged = (*before, own)
             if len(stay) < len(rows):
                 rows, judged = rows[stay], tuple(t[stay] for t in judged)
                 rest = [_gathered(t, stay) for t in rest]
@@ -248,10 +253,6 @@ def _gathered(tensor: Tensor, rows: Tensor) -> Tensor:
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return tensor.index_select(0, rows)
-
-
-def _judged(policy: Policy, logits: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(policy.calibrated(k, t) for k, t in enumerate(logits))
 
 
 def _in_order(

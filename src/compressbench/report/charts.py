@@ -26,6 +26,8 @@ from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
 from compressbench.report.tables import GAIN, LOSS
 from compressbench.report.wording import NAMES
 
+Lines = Sequence[tuple[Series, Sequence[tuple[float, Spread]]]]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -257,52 +259,56 @@ def _throughput_axes(axes: Axes) -> None:
     axes.set_ylabel("examples a second (log scale)")
 
 
-def accuracy_vs_exit_cost(panel: Panel, moment: str, measured: bool, name: str) -> Chart | None:
-    """Accuracy of every exit policy against its measured time at batch 1, or its MACs, chance beside the first series."""
-    place = ("cost", "speedup_b1") if measured else ("exits", "expected_macs")
-    lines = [
-        (series, [(x, r.spread) for x, r in points if r.spread])
-        for series, points in exits.lines_of(panel, moment, place, ("exits", "exits_top1"))
-    ]
+def accuracy_vs_exit_time(panel: Panel, moment: str, environment: str, name: str) -> Chart | None:
+    """Accuracy of every state against its measured time at batch 1 on one machine; None where no net has exits."""
+    lines = exits.lines_of(panel, moment, lambda point: exits.time_of(point, environment))
+    drawn = _exits_chart(panel, moment, lines, "measured time", lambda _: 100.0)
+    if drawn is None:
+        return None
+    figure, axes, caption = drawn
+    caption += f" Measured on {clean(environment)}." if environment else ""
+    axes.set_xlabel("time at batch 1, % of the reference’s, in turns")
+    return _finish(figure, axes, panel, name, caption, drawn=[s for s, _ in lines])
+
+
+def accuracy_vs_exit_macs(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy of every state against its MACs, chance beside the first series; None where no net has exits."""
+    lines = exits.lines_of(panel, moment, exits.macs_of)
+    drawn = _exits_chart(panel, moment, lines, "MACs", exits.macs_of)
+    if drawn is None:
+        return None
+    figure, axes, caption = drawn
+    label, chance = exits.controls(panel, moment)
+    places, heights = [x for x, _ in chance], [s.mean for _, s in chance]
+    axes.plot(places, heights, color=MUTED, linestyle=":", marker="x", markersize=4)
+    axes.set_xlabel("MACs an example, millions, test mean")
+    caption += f" Grey, dotted: {clean(label)} with as many examples at each exit, but any."
+    return _finish(figure, axes, panel, name, caption, drawn=[s for s, _ in lines])
+
+
+def _exits_chart(
+    panel: Panel, moment: str, lines: Lines, against: str, place: Callable[[Point], float | None]
+) -> tuple[Figure, Axes, str] | None:
     if not lines:
         return None
     label, unit = _accuracy(panel)
-    figure, axes = _canvas(
-        f"{label} against {'measured time' if measured else 'MACs'}, early exits{_at(moment)}"
-    )
+    figure, axes = _canvas(f"{label} against {against}, early exits{_at(moment)}")
     counts = _draw(panel, axes, lines)
     for series in panel.dense.values():
         for point in series.at(moment):
-            x, y = (100.0 if measured else _mean(point, "cost", "macs")), _main(panel, point)
+            x, y = place(point), _main(panel, point)
             if x is not None and y:
-                axes.plot([x if measured else x / 1e6], [y.mean], marker="s", color=INK, markersize=5)
-    told = "Black square: the reference."
-    if not measured:
-        chance = exits.controls(panel, moment, [lines[0][0]])
-        axes.plot(
-            [x / 1e6 for x, _ in chance],
-            [r.spread.mean for _, r in chance if r.spread],
-            color=MUTED,
-            linestyle=":",
-            marker="x",
-            markersize=4,
-        )
-        told += f" Grey, dotted: {clean(lines[0][0].label)} with as many examples at each exit, but any."
-    axes.set_xlabel(
-        "time at batch 1, % of the reference’s, in turns"
-        if measured
-        else "MACs an example, millions, test mean"
-    )
+                axes.plot([x], [y.mean], marker="s", color=INK, markersize=5)
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
-    return _finish(figure, axes, panel, name, f"{told} {_bands(counts)}", drawn=[s for s, _ in lines])
+    return figure, axes, f"Black square: the reference. {_bands(counts)}"
 
 
-def exit_throughput(panel: Panel, moment: str, name: str) -> list[Chart]:
+def exit_throughput(panel: Panel, moment: str, environment: str, name: str) -> list[Chart]:
     """Measured throughput of early exits against batch size, a chart a target and policy, a line a way of running."""
     from matplotlib.lines import Line2D
 
     drawn = []
-    for place, ((target, label), ways) in enumerate(exits.batching(panel, moment).items()):
+    for place, ((target, label), ways) in enumerate(exits.batching(panel, moment, environment).items()):
         figure, axes = _canvas(f"Throughput on {target}: {label}")
         handles, counts = [], set()
         for k, (way, points) in enumerate(ways.items()):
@@ -310,7 +316,7 @@ def exit_throughput(panel: Panel, moment: str, name: str) -> list[Chart]:
                 "color": INK if way == "full depth" else COLOURS[k % len(COLOURS)],
                 "marker": MARKERS[k % len(MARKERS)],
             }
-            known = [(x, r.spread) for x, r in sorted(points, key=lambda p: p[0]) if r.spread]
+            known = sorted(points, key=lambda p: p[0])
             axes.plot([x for x, _ in known], [s.mean for _, s in known], **look)  # type: ignore[arg-type]
             if any(s.sd for _, s in known):
                 axes.fill_between(
@@ -323,6 +329,7 @@ def exit_throughput(panel: Panel, moment: str, name: str) -> list[Chart]:
             handles.append((way, Line2D([], [], markersize=4.2, **look)))  # type: ignore[arg-type]
         _throughput_axes(axes)
         caption = f"Medians, all ways in turns on the same images; they answer alike. {_bands(counts)}"
+        caption += f" Measured on {clean(environment)}." if environment else ""
         drawn.append(_saved(figure, f"{name}_{place}", axes.get_title(loc="left"), caption, handles))
     return drawn
 
@@ -855,9 +862,7 @@ def _canvas(title: str, rows: int = 0) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw(
-    panel: Panel, axes: Axes, lines: Sequence[tuple[Series, Sequence[tuple[float, Spread]]]]
-) -> set[int]:
+def _draw(panel: Panel, axes: Axes, lines: Lines) -> set[int]:
     """Means as lines, ± sd as bands; returns the numbers of seeds met."""
     looks, counts = styles(panel), set()
     for series, points in lines:

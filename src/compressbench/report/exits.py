@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from compressbench.png import PREFIX
 from compressbench.report.naming import labels
+from compressbench.report.numbers import Spread
 from compressbench.report.panels import FINAL, Panel, Point, Reading, Series
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, diverging, shade
@@ -53,11 +54,6 @@ def policies(panel: Panel, moment: str) -> list[Policy]:
     return found
 
 
-def _timing(panel: Panel, point: Point, probe: str, metric: str) -> Reading | None:
-    environments = panel.environments or ("",)
-    return next((r for e in environments if (r := point.reading(probe, metric, "", e))), None)
-
-
 def exit_tables(panel: Panel, moment: str) -> list[Table]:
     """Every policy with its controls; then each class of the one nearest to half of the cost."""
     known = policies(panel, moment)
@@ -68,11 +64,12 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
         readings = [p.point.reading(PROBE, metric) for p in known]
         unit = next((r.unit for r in readings if r), "")
         columns.add(title, "" if unit == "1" else unit, [cell(r, notes=False) for r in readings])
-    for batch in BATCHES:
-        times = [_timing(panel, p.point, "cost", f"latency_median_b{batch}") for p in known]
-        columns.add(f"Batch {batch}", "ms", [cell(r, notes=False) for r in times], "Measured")
-        ratios = [_timing(panel, p.point, "cost", f"speedup_b{batch}") for p in known]
-        columns.add(f"Speed {batch}", "x", [cell(r, notes=False) for r in ratios], "Measured")
+    for environment in panel.environments:
+        words = f"Measured, {environment}" if environment else "Measured"
+        for batch in BATCHES:
+            for title, unit, metric in (("Batch", "ms", "latency_median"), ("Speed", "x", "speedup")):
+                found = [p.point.reading("cost", f"{metric}_b{batch}", "", environment) for p in known]
+                columns.add(f"{title} {batch}", unit, [cell(r, notes=False) for r in found], words)
     looks = styles(panel)
     rows = tuple(Row(p.label, columns.row(k), looks[p.series.label].colour) for k, p in enumerate(known))
     note = (
@@ -149,41 +146,53 @@ def pictures(panel: Panel, moment: str) -> list[Picture]:
     return found
 
 
+def time_of(point: Point, environment: str) -> float | None:
+    """Time at batch 1 on a machine, % of the reference's, timed in turns."""
+    speed = point.reading("cost", "speedup_b1", "", environment)
+    return 100 / speed.spread.mean if speed and speed.spread and speed.spread.mean else None
+
+
+def macs_of(point: Point) -> float | None:
+    """Millions of MACs an example: the mean over the test split where some leave early, else those of a forward."""
+    reading = point.reading(PROBE, "expected_macs") or point.reading("cost", "macs")
+    return reading.spread.mean / 1e6 if reading and reading.spread else None
+
+
 def lines_of(
-    panel: Panel, moment: str, horizontal: tuple[str, str], vertical: tuple[str, str]
-) -> list[tuple[Series, list[tuple[float, Reading]]]]:
-    """Each series' states with exits as (place, figure), by growing place; the reference is left out."""
-    known, found = policies(panel, moment), []
+    panel: Panel, moment: str, place: Callable[[Point], float | None]
+) -> list[tuple[Series, list[tuple[float, Spread]]]]:
+    """Each series' states as (place, accuracy), by growing place, nets without exits too; empty where none has any."""
+    if not policies(panel, moment):
+        return []
+    found = []
     for series in panel.series:
-        points = []
-        for policy in known:
-            if policy.series is not series:
-                continue
-            x = _timing(panel, policy.point, *horizontal)
-            y = policy.point.reading(*vertical)
-            if x and x.spread and y and y.spread:
-                points.append((x.spread.mean, y))
+        points = [
+            (x, reading.spread)
+            for point in series.at(moment)
+            if (x := place(point)) is not None and (reading := panel.main_reading(point)) and reading.spread
+        ]
         if points:
             found.append((series, sorted(points, key=lambda p: p[0])))
     return found
 
 
-def batching(panel: Panel, moment: str) -> dict[tuple[str, str], dict[str, list[tuple[float, Reading]]]]:
-    """(target, policy's name) -> way of running -> (batch size, throughput)."""
-    found: dict[tuple[str, str], dict[str, list[tuple[float, Reading]]]] = {}
+def batching(
+    panel: Panel, moment: str, environment: str
+) -> dict[tuple[str, str], dict[str, list[tuple[float, Spread]]]]:
+    """(target, policy's name) -> way of running -> (batch size, throughput), as measured on one machine."""
+    found: dict[tuple[str, str], dict[str, list[tuple[float, Spread]]]] = {}
     for series in panel.series:
         points = series.at(moment)
         for point, label in zip(points, labels(series, points), strict=True):
-            for environment in panel.environments or ("",):
-                keys = dict.fromkeys((*point.readings, *point.timings.get(environment, {})))
-                for probe, metric, group in keys:
-                    if probe != "batching" or not metric.startswith("exit_throughput_b"):
-                        continue
-                    reading = point.reading(probe, metric, group, environment)
-                    target, _, way = group.partition("/")
-                    if reading and reading.spread:
-                        size = float(metric.removeprefix("exit_throughput_b"))
-                        found.setdefault((target, label), {}).setdefault(way, []).append((size, reading))
+            for probe, metric, group in dict.fromkeys((*point.readings, *point.timings.get(environment, {}))):
+                if probe != "batching" or not metric.startswith("exit_throughput_b"):
+                    continue
+                reading = point.reading(probe, metric, group, environment)
+                target, _, way = group.partition("/")
+                if reading and reading.spread:
+                    size = float(metric.removeprefix("exit_throughput_b"))
+                    ways = found.setdefault((target, label), {})
+                    ways.setdefault(way, []).append((size, reading.spread))
     return found
 
 
@@ -192,12 +201,15 @@ def moment_of(panel: Panel) -> str:
     return FINAL if FINAL in panel.moments else panel.moments[0]
 
 
-def controls(panel: Panel, moment: str, known: Sequence[Series]) -> list[tuple[float, Reading]]:
-    """What chance makes of the first series' exits: (cost, accuracy)."""
-    found = []
-    for policy in policies(panel, moment):
-        if known and policy.series is known[0]:
-            x, y = (policy.point.reading(PROBE, m) for m in ("expected_macs", "random_top1"))
-            if x and x.spread and y and y.spread:
-                found.append((x.spread.mean, y))
-    return sorted(found, key=lambda p: p[0])
+def controls(panel: Panel, moment: str) -> tuple[str, list[tuple[float, Spread]]]:
+    """(the first series with exits, what chance makes of them: (millions of MACs, accuracy))."""
+    known = [p for p in policies(panel, moment) if p.series in panel.series]
+    own = [p.point for p in known if p.series is known[0].series]
+    found = [
+        (x, reading.spread)
+        for point in own
+        if (x := macs_of(point)) is not None
+        and (reading := point.reading(PROBE, "random_top1"))
+        and reading.spread
+    ]
+    return known[0].series.label if known else "", sorted(found, key=lambda p: p[0])

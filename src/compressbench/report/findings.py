@@ -104,10 +104,15 @@ def summary(panel: Panel) -> list[str]:
         reading = panel.main_reading(points[0]) if points else None
         if reading and reading.spread:
             opening.append(f"{label[:1].upper()}{label[1:]} {name}: {_figure(reading.spread, reading.unit)}.")
-    told = [opening, *(_within(panel, lead, moment) for lead in panel.leads[:4])]
+    leaving = [s for s in panel.series if _leaves(s, moment)]
+    told = [opening, *(_within(panel, lead, moment) for lead in panel.leads[:4] if lead not in leaving)]
+    told += [_leaving(panel, series, moment) for series in leaving]
     told.append(_hypothesis(panel, moment))
-    told.append(_faster(panel, moment))
-    told.append([*_random(panel, moment), *_speed(panel, moment), *_forgotten(panel, moment)])
+    if not leaving:  # densities say nothing of them
+        told.append(_faster(panel, moment))
+    told.append(_random(panel, moment))
+    if not leaving:
+        told[-1] += [*_speed(panel, moment), *_forgotten(panel, moment)]
     return [" ".join(sentences) for sentences in told if sentences]
 
 
@@ -277,6 +282,43 @@ def _within(panel: Panel, series: Series, moment: str) -> list[str]:
             "from dense."
         )
     return told
+
+
+def _leaves(series: Series, moment: str) -> list[tuple[Point, float]]:
+    """A series' states from which some examples leave early, with their mean cost, % of the last exit's MACs."""
+    costs = [(p, p.reading("exits", "expected_cost")) for p in series.at(moment)]
+    return [(p, r.spread.mean) for p, r in costs if r and r.spread and r.spread.mean < 99.9]
+
+
+def _leaving(panel: Panel, series: Series, moment: str) -> list[str]:
+    """The cheapest exit policy of a series that is within a point of dense, and the cheapest of all."""
+    dense = panel.main_reading(panel.dense_of(series, moment))
+    changes = [
+        (cost, point, change)
+        for point, cost in _leaves(series, moment)
+        if (change := paired(panel.main_reading(point), dense))
+    ]
+    if not changes:
+        return []
+
+    def told(cost: float, point: Point, change: Spread) -> str:
+        speeds = [point.reading("cost", "speedup_b1", "", e) for e in panel.environments]
+        known = [
+            f"{_figure(r.spread, 'x').replace(' x (', '× (')} at batch 1" for r in speeds if r and r.spread
+        ]
+        return ", ".join([f"at {cost:.0f} % of its MACs {_figure(change, 'points', True)}", *known])
+
+    near = [c for c in changes if c[2].mean >= -1]
+    cheapest, best = min(changes, key=lambda c: c[0]), min(near, key=lambda c: c[0], default=None)
+    if best is None:
+        return [
+            f"{series.label} is more than one point below dense by every exit policy; {told(*cheapest)}; "
+            f"{told(*max(changes, key=lambda c: c[0]))}."
+        ]
+    rest = "" if best is cheapest else f"; cheapest, {told(*cheapest)}"
+    return [
+        f"{series.label}, its cheapest exit policy no more than one point below dense: {told(*best)}{rest}."
+    ]
 
 
 def _random(panel: Panel, moment: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from compressbench.report.naming import told_apart
 from compressbench.report.numbers import Spread, counted, percent, percentage, spread
 from compressbench.report.panels import Panel, Point
 from compressbench.report.states import some
@@ -42,7 +44,8 @@ def forgetting_table(panel: Panel, moment: str) -> tuple[Table | None, Table | N
         rows=tuple(rows[:CLASSES_SHOWN]),
         groups=(("", 1), *groups),
         notes=(
-            "Change of recall against the dense model of the same seed, by density in %. Orange: forgotten; "
+            "Change of recall against the dense model of the same seed, by density in %, by setting where "
+            "that is the same. Orange: forgotten; "
             f"blue: learned; shaded by the square root, full at {limit:.1f} points.",
         ),
         heat=True,
@@ -87,7 +90,10 @@ def layer_table(panel: Panel, moment: str) -> tuple[Table | None, Table | None]:
         return None, None
     columns, groups, names, states = heat
     rows = [Row(name, tuple(_layer_cell(point, name) for point in states)) for name in names]
-    notes = ["Share of a layer’s weights that is kept, %, by density of the whole, %. Darker: sparser."]
+    notes = [
+        "Share of a layer’s weights that is kept, %, by density of the whole, %, by setting where that is the same. "
+        "Darker: sparser."
+    ]
     if any(c.flag for row in rows for c in row.cells):
         notes.append("Orange: no weight is left in that layer, for at least one seed.")
     first = Table(
@@ -132,13 +138,20 @@ def _group_heat(
         points = [p for p in some(series, moment) if any(k[:2] == (probe, metric) for k in p.readings)]
         for point in points:
             names.update(dict.fromkeys(g for p, m, g in point.readings if (p, m) == (probe, metric) and g))
-        columns += [(percentage(p.density).removesuffix(".0"), "") for p in points]
+        columns += [(name, "") for name in _heads(points)]
         states += points
         if points:
             groups.append((series.label, len(points)))
     if not states or not names:
         return None
     return tuple(columns), tuple(groups), list(names), states
+
+
+def _heads(points: Sequence[Point]) -> list[str]:
+    """Densities, or what else tells the points apart where these are all alike."""
+    densities = [percentage(p.density).removesuffix(".0") for p in points]
+    alike = len(points) > 1 and len(set(densities)) == 1
+    return told_apart([p.states[0] for p in points]) if alike else densities
 
 
 def emptied_layers(panel: Panel) -> list[str]:

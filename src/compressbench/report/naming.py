@@ -27,9 +27,9 @@ def told_apart(states: Sequence[str]) -> list[str]:
 
 
 def _value(part: str) -> str:
-    """``0.03`` of a stage's name ``rate_0p03``, as ``for_each`` names its branches."""
-    branch = part.partition("_")[2] or part
+    """``0.03`` of a stage's name ``rate_0p03`` or ``of_sgd_0p03``, as ``for_each`` names its branches."""
+    branch = part.rpartition("_")[2]
     try:
         return f"{float(branch.replace('p', '.').replace('m', '-')):g}"
     except ValueError:
-        return branch
+        return part.partition("_")[2] or part

@@ -14,7 +14,7 @@ from compressbench.report import charts
 from compressbench.report.accuracy import accuracy_table, difference_tables
 from compressbench.report.charts import Chart
 from compressbench.report.deployed import deployed_tables
-from compressbench.report.exits import Picture, exit_tables, moment_of, pictures
+from compressbench.report.exits import Picture, exit_tables, moment_of, pictures, policies
 from compressbench.report.findings import provenance, summary, warnings
 from compressbench.report.flatness import flatness_tables
 from compressbench.report.heat import forgetting_table, layer_table
@@ -218,7 +218,7 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
             by_method = charts.accuracy_by_method(panel, moment, f"accuracy_by_method{tail}")
         if by_method is not None:
             drawn.append(by_method)
-        elif varied or not (bits or gains):
+        elif varied or not (bits or gains or policies(panel, moment)):
             drawn += [
                 charts.accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
                 charts.change_vs_density(panel, moment, f"change_vs_density{tail}"),
@@ -239,10 +239,18 @@ def _accuracy(panel: Panel, suffix: str) -> Section:
 def _early(panel: Panel, suffix: str) -> Section:
     """Early exits: accuracy against time and cost, who leaves where, throughput against batch size."""
     moment = moment_of(panel)
+    machines = [(e, f"_{place}" if place else "") for place, e in enumerate(panel.environments)]
     drawn = [
-        charts.accuracy_vs_exit_cost(panel, moment, True, f"accuracy_vs_exit_time{suffix}"),
-        charts.accuracy_vs_exit_cost(panel, moment, False, f"accuracy_vs_exit_macs{suffix}"),
-        *charts.exit_throughput(panel, moment, f"exit_throughput{suffix}"),
+        *(
+            charts.accuracy_vs_exit_time(panel, moment, e, f"accuracy_vs_exit_time{suffix}{tail}")
+            for e, tail in machines
+        ),
+        charts.accuracy_vs_exit_macs(panel, moment, f"accuracy_vs_exit_macs{suffix}"),
+        *(
+            chart
+            for e, tail in machines
+            for chart in charts.exit_throughput(panel, moment, e, f"exit_throughput{suffix}{tail}")
+        ),
     ]
     tables = tuple(exit_tables(panel, moment))
     return Section("Early exits", "exits", _kept(drawn), tables, (), EARLY, tuple(pictures(panel, moment)))

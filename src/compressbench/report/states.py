@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from compressbench.report.naming import told_apart
 from compressbench.report.numbers import MISSING, counted, percentage
 from compressbench.report.panels import (
     DENSE,
@@ -19,7 +20,6 @@ from compressbench.report.panels import (
     relative_compute,
     restricted,
 )
-from compressbench.report.students import branch
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.wording import LOYALTY, difference_unit, examples, moment_name, title_of
@@ -355,10 +355,11 @@ def columns_of(found: Sequence[Line]) -> Columns:
         columns.add("Bits", "weights/inputs", [Cell(text) for text in bits], always=True)
     names = [(x.series.label, percentage(x.point.density), *bits[k : k + 1]) for k, x in enumerate(found)]
     if len(set(names)) < len(names):
-        told = [
-            branch(x.point) if names.count(name) > 1 else MISSING
-            for x, name in zip(found, names, strict=True)
-        ]
+        told = [MISSING] * len(found)
+        for label in {x.series.label for x in found}:
+            alike = [k for k, x in enumerate(found) if x.series.label == label and names.count(names[k]) > 1]
+            for k, text in zip(alike, told_apart([found[k].point.states[0] for k in alike]), strict=True):
+                told[k] = text
         columns.add("State", "", [Cell(text) for text in told], always=True)
     return columns
 

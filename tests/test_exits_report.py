@@ -1,0 +1,143 @@
+"""Early exits in the report: figures where they belong, machines apart, sentences without densities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from compressbench.records import Record, Records
+from compressbench.report import exits
+from compressbench.report.charts import accuracy_vs_exit_macs, accuracy_vs_exit_time, exit_throughput
+from compressbench.report.findings import summary
+from compressbench.report.naming import told_apart
+from compressbench.report.page import write_report
+from compressbench.report.panels import Panel, panels
+from test_report import record
+
+POLICIES = {  # state of the series "by a budget": top-1, cost in %, millions of MACs, speed at batch 1
+    "of_joint_0p3.choose": (80.0, 30.0, 3.0, 2.5),
+    "of_joint_0p6.choose": (89.5, 60.0, 6.0, 1.25),
+}
+CLASSES = {"trouser": (90.0, 10.0), "shirt": (20.0, 80.0)}
+
+
+def found(machines: tuple[str, ...] = ("here",), seeds: tuple[int, ...] = (0, 1)) -> Records:
+    rows: list[Record] = []
+
+    def add(series: str, state: str, order: int, figures: list[tuple[Any, ...]], **known: Any) -> None:
+        for seed in seeds:
+            for probe, metric, value, unit, *rest in figures:
+                given = dict(zip(("group", "basis"), rest, strict=False))
+                rows.append(
+                    record(series=series, state=state, order=order, seed=seed, key=f"{state}{seed}", probe=probe,
+                           metric=metric, value=value, unit=unit, reference="joint", **given, **known)
+                )  # fmt: skip
+
+    def timed(series: str, state: str, order: int, speed: float) -> None:
+        for k, machine in enumerate(machines):
+            figures = [
+                ("cost", "latency_median_b1", 4 / speed, "ms", "", "measured"),
+                ("cost", "speedup_b1", speed * (1 + k), "x", "", "measured"),
+            ]
+            add(series, state, order, figures, machine=machine)
+
+    add(
+        "dense",
+        "joint",
+        0,
+        [("accuracy", "top1", 90.0, "%"), ("cost", "macs", 1e7, "MACs", "", "theoretical")],
+    )
+    timed("dense", "joint", 0, 1.0)
+    add(
+        "without exits",
+        "plain",
+        1,
+        [("accuracy", "top1", 91.0, "%"), ("cost", "macs", 9e6, "MACs", "", "theoretical")],
+    )
+    timed("without exits", "plain", 1, 1.1)
+    for order, (state, (top1, cost, macs, speed)) in enumerate(POLICIES.items(), 2):
+        shares = [
+            ("exits", "class_exit_share", share, "%", f"{place}/{name}")
+            for name, both in CLASSES.items()
+            for place, share in zip(("layer1", "last"), both, strict=True)
+        ]
+        figures = [
+            ("accuracy", "top1", top1, "%"),
+            ("exits", "exits_top1", top1, "%"),
+            ("exits", "random_top1", top1 - 5, "%"),
+            ("exits", "expected_cost", cost, "%", "", "computed"),
+            ("exits", "expected_macs", macs * 1e6, "MACs", "", "computed"),
+            ("cost", "macs", 1e7, "MACs", "", "theoretical"),
+            *shares,
+            *(
+                ("exits", "class_cost", 100 - both[0], "%", name, "computed")
+                for name, both in CLASSES.items()
+            ),
+            *(("exits", "class_change", -1.0, "points", name) for name in CLASSES),
+        ]
+        add("by a budget", state, order, figures)
+        timed("by a budget", state, order, speed)
+    return Records(rows)
+
+
+@pytest.fixture
+def panel() -> Panel:
+    (one,) = panels(found())
+    return one
+
+
+def test_states_stand_at_their_time_and_their_macs(panel: Panel) -> None:
+    """Nets without exits too, so that a plain one can be compared at equal time."""
+    times = exits.lines_of(panel, "final", lambda point: exits.time_of(point, ""))
+    assert {s.label: [(round(x, 3), y.mean) for x, y in line] for s, line in times} == {
+        "without exits": [(90.909, 91.0)],
+        "by a budget": [(40.0, 80.0), (80.0, 89.5)],
+    }
+    macs = exits.lines_of(panel, "final", exits.macs_of)
+    assert {s.label: [(x, y.mean) for x, y in line] for s, line in macs} == {
+        "without exits": [(9.0, 91.0)],
+        "by a budget": [(3.0, 80.0), (6.0, 89.5)],
+    }
+    label, chance = exits.controls(panel, "final")
+    assert (label, [(x, y.mean) for x, y in chance]) == ("by a budget", [(3.0, 75.0), (6.0, 84.5)])
+
+
+def test_machines_are_kept_apart() -> None:
+    (panel,) = panels(found(machines=("laptop", "board")))
+    assert len(panel.environments) == 2
+    places = [
+        [x for s, line in exits.lines_of(panel, "final", lambda p, e=e: exits.time_of(p, e)) for x, _ in line]
+        for e in panel.environments
+    ]
+    assert places[0] == pytest.approx([2 * x for x in places[1]])
+    drawn = [accuracy_vs_exit_time(panel, "final", e, f"t{k}") for k, e in enumerate(panel.environments)]
+    assert all(e in chart.caption for e, chart in zip(panel.environments, drawn, strict=True))
+    table, _ = exits.exit_tables(panel, "final")
+    assert len(table.groups) == 2 + 1
+
+
+def test_the_summary_speaks_of_cost(panel: Panel) -> None:
+    told = " ".join(summary(panel)).replace("\u00a0", " ")
+    assert "at 60 % of its MACs −0.5 ± 0.0 points (n = 2), 1.25 ± 0.00× (n = 2) at batch 1" in told
+    assert "cheapest, at 30 % of its MACs −10.0 ± 0.0 points (n = 2), 2.50 ± 0.00× (n = 2) at batch 1" in told
+    assert "densit" not in told
+    assert " 100 %" not in told
+
+
+def test_branches_are_told_apart_by_their_value() -> None:
+    assert told_apart(list(POLICIES)) == ["0.3", "0.6"]
+    assert told_apart(["rate_0p03.train", "rate_1e-05.train"]) == ["0.03", "1e-05"]
+    assert told_apart(["arm_adam.train", "arm_sam_long.train"]) == ["adam", "sam_long"]
+    assert told_apart(["only.one"]) == [""]
+
+
+def test_the_section_is_on_the_page(tmp_path, panel: Panel) -> None:
+    assert exits.nearest_half(panel, "final").label == "by a budget, 0.6"
+    _, classes = exits.exit_tables(panel, "final")
+    assert [row.label for row in classes.rows] == ["trouser", "shirt"]
+    assert accuracy_vs_exit_macs(panel, "final", "macs") is not None
+    assert exit_throughput(panel, "final", "", "rates") == []
+    written = write_report(found(), tmp_path, "exits").read_text(encoding="utf-8")
+    assert written.count("by a budget, 0.6") >= 2
+    assert "time at batch 1" in written
