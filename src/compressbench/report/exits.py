@@ -86,16 +86,16 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
 
 
 def nearest_half(panel: Panel, moment: str) -> Policy | None:
-    """The policy whose cost is nearest to half of the last exit's; none that never leaves early."""
-    known = policies(panel, moment)
-    costs = {
-        k: reading.spread.mean
-        for k, p in enumerate(known)
-        if (reading := p.point.reading(PROBE, "expected_cost"))
+    """The first series' policy whose cost is nearest to half of the last exit's; none that never leaves early."""
+    known = [
+        (policy, reading.spread.mean)
+        for policy in policies(panel, moment)
+        if (reading := policy.point.reading(PROBE, "expected_cost"))
         and reading.spread
         and reading.spread.mean < 99.9
-    }
-    return known[min(costs, key=lambda k: abs(costs[k] - 50))] if costs else None
+    ]
+    own = [(p, cost) for p, cost in known if p.series is known[0][0].series]
+    return min(own, key=lambda x: abs(x[1] - 50))[0] if own else None
 
 
 def _classes(panel: Panel, moment: str) -> Table | None:
