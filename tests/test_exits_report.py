@@ -113,7 +113,7 @@ def test_machines_are_kept_apart() -> None:
     assert places[0] == pytest.approx([2 * x for x in places[1]])
     drawn = [accuracy_vs_exit_time(panel, "final", e, f"t{k}") for k, e in enumerate(panel.environments)]
     assert all(e in chart.caption for e, chart in zip(panel.environments, drawn, strict=True))
-    table, _ = exits.exit_tables(panel, "final")
+    table, *_ = exits.exit_tables(panel, "final")
     assert len(table.groups) == 2 + 1
 
 
@@ -134,7 +134,7 @@ def test_branches_are_told_apart_by_their_value() -> None:
 
 def test_the_section_is_on_the_page(tmp_path, panel: Panel) -> None:
     assert exits.nearest_half(panel, "final").label == "by a budget, 0.6"
-    _, classes = exits.exit_tables(panel, "final")
+    *_, classes = exits.exit_tables(panel, "final")
     assert [row.label for row in classes.rows] == ["trouser", "shirt"]
     assert accuracy_vs_exit_macs(panel, "final", "macs") is not None
     assert exit_throughput(panel, "final", "", "rates") == []

@@ -106,10 +106,10 @@ def chosen(state: State, bench: Bench, settings: Any) -> State:
     if not bool((where < exits).any()):
         patience = settings.says == STREAK and math.isfinite(min(policy.thresholds))
         flags.append(
-            f"{bench.name}: patience {min(policy.thresholds):g} with {exits + 1} exits means never: every example "
+            f"patience {min(policy.thresholds):g} with {exits + 1} exits means never: every example "
             "goes to the last one"
             if patience
-            else f"{bench.name}: no validation example leaves early by this policy"
+            else "no validation example leaves early by this policy"
         )
     policies = {**state.policies, **policy.spec(settings.criterion)}
     return replace(state.settled(), policies=policies, key="").with_facts(
@@ -120,8 +120,23 @@ def chosen(state: State, bench: Bench, settings: Any) -> State:
     )
 
 
-def forgotten(state: State, name: str) -> State:
-    """The state without its exits' policy, flagged by stage ``name``; what has none is as it was.
+def outlived(before: State | None, after: State) -> State:
+    """The state after a stage, flagged where the policy of its exits was chosen for the net as it was before."""
+    flag = (
+        "its exits' policy was chosen before this, and its thresholds stay: choose anew for the same budget"
+    )
+    flags = after.facts.get("flags", [])
+    if before is None or POLICY not in after.policies or after.policies != before.policies or flag in flags:
+        return after
+    weights = before.weights
+    same = after.edits == before.edits and weights.keys() == after.weights.keys()
+    if same and all(torch.equal(tensor, weights[name]) for name, tensor in after.weights.items()):
+        return after
+    return after.with_facts(flags=[*flags, flag])
+
+
+def forgotten(state: State) -> State:
+    """The state without its exits' policy, flagged; what has none is as it was.
 
     A policy was chosen for the weights of then: stages that put others in their place call this.
     """
@@ -129,7 +144,7 @@ def forgotten(state: State, name: str) -> State:
         return state
     flags = [
         *state.facts.get("flags", []),
-        f"{name}: its exits' policy was chosen for other weights, and is gone: choose anew",
+        "its exits' policy was chosen for other weights, and is gone: choose anew",
     ]
     policies = {k: v for k, v in state.policies.items() if k != POLICY}
     return replace(state, policies=policies, key="").with_facts(flags=flags)
@@ -211,7 +226,8 @@ def within_budget(
     prices = [float(price[_leaving(sure, t)].mean()) for t in candidates]
     if prices[0] > limit:
         raise UserError(
-            f"budget: {budget:g} of the full cost is less than this criterion can do with, {prices[0] / costs[-1]:.3g}"
+            f"budget: {budget:g} of the full cost can't be kept: where all leave as early as the criterion lets them, "
+            f"it is {prices[0] / costs[-1]:.3g} (the first exit: {costs[0] / costs[-1]:.3g})"
         )
     if shared:
         return (max(t for t, p in zip(candidates, prices, strict=True) if p <= limit),) * exits

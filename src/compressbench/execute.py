@@ -201,13 +201,15 @@ class Executor:
             checkpoint_seconds=self.setting.checkpoint_seconds,
             say=self.watcher.say,
         )
+        from compressbench.early import outlived
+
         before = self.state(node.parent) if node.parent else None
         words = node.stage.describe() if hasattr(node.stage, "describe") else type(node.stage).__name__
         with self.watcher.working(node.name, words) as progress:
             bench = replace(bench, progress=progress)
             began = time.monotonic()
             try:
-                state = node.stage.apply(before, bench)
+                state = outlived(before, node.stage.apply(before, bench))
             except UserError as error:
                 raise type(error)(f"stage {node.name}: {error}") from error
         context = self.setting.context

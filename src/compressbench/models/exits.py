@@ -212,6 +212,9 @@ def places(
         if not isinstance(value, Tensor) or not value.ndim or len(value) != len(sample):
             raise UserError(f"exits: the value at {point} is no tensor with a row for each example")
         shapes[point] = tuple(value.shape[1:])
+    for pattern in side:
+        if not any(_named(node, gave, [pattern]) for node in graph.nodes):
+            raise UserError(f"exits: side: {pattern} is the name of no value in the net")
     _segments(graph, gave, ordered, side)
     return shapes
 
@@ -371,7 +374,7 @@ def _segments(
             raise UserError(f"exits: {point} lies after the output layer: nothing of the net comes after it")
         others = [n for n in found if n is not own and not _named(n, gave, side)]
         if others:
-            told = ", ".join(_name(n, gave) for n in others[:3])
+            told = ", ".join(_told(n, gave) for n in others[:3])
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             raise UserError(
                 f"exits: {point} is no cut of the net: what comes after it needs {told}{more} too; choose a point "
@@ -386,8 +389,11 @@ def _names(node: fx.Node, gave: Mapping[str, fx.Node]) -> list[str]:
     return [*own, str(node.target) if node.op == "placeholder" else node.name]
 
 
-def _name(node: fx.Node, gave: Mapping[str, fx.Node]) -> str:
-    return _names(node, gave)[0]
+def _told(node: fx.Node, gave: Mapping[str, fx.Node]) -> str:
+    """A value's name, and what it is where no module and no input is called so."""
+    name = _names(node, gave)[0]
+    own = node.op in ("call_function", "call_method") and name == node.name
+    return f"{name} (what {getattr(node.target, '__name__', node.target)} gives)" if own else name
 
 
 def _named(node: fx.Node, gave: Mapping[str, fx.Node], side: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from compressbench.bench import Bench
 from compressbench.models.build import module_of
+from compressbench.models.exits import Exiting
 from compressbench.models.quantized import unfit
 from compressbench.state import State
 from compressbench.structured import edited
@@ -33,13 +34,13 @@ def pairs(module: nn.Module) -> dict[str, list[Any]]:
     Raises:
         Exception: whatever a module may raise that can't be traced.
     """
-    graph = _Tracer().trace(module)
+    nodes = [node for graph in _graphs(module) for node in graph.nodes]
     modules = dict(module.named_modules())
-    calls = Counter(id(modules[str(n.target)]) for n in graph.nodes if n.op == "call_module")
-    read = [str(n.target) for n in graph.nodes if n.op == "get_attr"]
+    calls = Counter(id(modules[str(n.target)]) for n in nodes if n.op == "call_module")
+    read = [str(n.target) for n in nodes if n.op == "get_attr"]
     owners = Counter(id(p) for m in modules.values() for p in m._parameters.values() if p is not None)
     found: dict[str, list[Any]] = {}
-    for node in graph.nodes:
+    for node in nodes:
         if node.op != "call_module" or len(node.args) != 1 or not isinstance(node.args[0], fx.Node):
             continue
         before = node.args[0]
@@ -57,6 +58,13 @@ def pairs(module: nn.Module) -> dict[str, list[Any]]:
         if calls[id(conv)] == calls[id(norm)] == 1 and not shared and not used:
             found[name] = [str(node.target), float(norm.eps)]
     return found
+
+
+def _graphs(module: nn.Module) -> list[fx.Graph]:
+    """The net's graph; of one with exits those of its parts, where a head reads a value too."""
+    if isinstance(module, Exiting):
+        return [part.graph for part in module.parts() if isinstance(part, fx.GraphModule)]
+    return [_Tracer().trace(module)]
 
 
 def folded(state: State, bench: Bench) -> tuple[State, list[str]]:

@@ -328,7 +328,10 @@ def exit_throughput(panel: Panel, moment: str, environment: str, name: str) -> l
             counts |= {s.n for _, s in known}
             handles.append((way, Line2D([], [], markersize=4.2, **look)))  # type: ignore[arg-type]
         _throughput_axes(axes)
-        caption = f"Medians, all ways in turns on the same images; they answer alike. {_bands(counts)}"
+        caption = (
+            "Medians, all ways in turns on the same images; they answer alike. Full depth: the net without its exits. "
+            f"{_bands(counts)}"
+        )
         caption += f" Measured on {clean(environment)}." if environment else ""
         drawn.append(_saved(figure, f"{name}_{place}", axes.get_title(loc="left"), caption, handles))
     return drawn

@@ -26,6 +26,18 @@ COLUMNS = (
     ("oracle_cost", "MACs, oracle"),
 )
 
+EACH = (
+    ("exit_macs", "MACs"),
+    ("exit_top1", "Top-1"),
+    ("exit_ece", "Calibration error"),
+    ("exit_share", "Taken"),
+    ("exit_threshold", "Threshold"),
+    ("exit_temperature", "Temperature"),
+)
+SHOWN = (*(metric for metric, _ in COLUMNS), "expected_macs", "easiest", "hardest")
+"""Metrics of the probe that the section shows, and those that it shows by exit or class."""
+SHOWN_BY_GROUP = (*(metric for metric, _ in EACH), "class_exit_share", "class_cost", "class_change")
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -75,14 +87,14 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
     note = (
         "MACs: of all at the same net’s last exit, heads included (of a cascade: of all its nets). By chance: as many "
         "examples at each exit, but any. Oracle: the first exit that is right. Overthinking: an early exit is right, the "
-        "last one wrong. Times: of a forward, mean over the same real images; speed against the reference, in turns."
+        "last one wrong; images that no exit gets right cost the oracle all. Times: of a forward, mean over real images; "
+        "of speeds the reference ran the same images, in turns: compare by them."
     )
     first = Table(
         "Policies and their controls", "Policy", tuple(columns.heads), rows, columns.spanning, (note,),
         remarks=tuple(columns.remarks),
     )  # fmt: skip
-    classes = _classes(panel, moment)
-    return [first, *([classes] if classes else [])]
+    return [first, *(t for t in (_each(panel, moment), _classes(panel, moment)) if t)]
 
 
 def nearest_half(panel: Panel, moment: str) -> Policy | None:
@@ -96,6 +108,22 @@ def nearest_half(panel: Panel, moment: str) -> Policy | None:
     ]
     own = [(p, cost) for p, cost in known if p.series is known[0][0].series]
     return min(own, key=lambda x: abs(x[1] - 50))[0] if own else None
+
+
+def _each(panel: Panel, moment: str) -> Table | None:
+    """The exits of one net: what each costs, how right and how calibrated it is on all examples, and who takes it."""
+    chosen = nearest_half(panel, moment) or policies(panel, moment)[0]
+    names = [key[2] for key in chosen.point.readings if key[:2] == (PROBE, "exit_top1")]
+    if not names:
+        return None
+    columns = Columns()
+    for metric, title in EACH:
+        readings = [chosen.point.reading(PROBE, metric, name) for name in names]
+        unit = next((r.unit for r in readings if r), "")
+        columns.add(title, unit if unit == "%" else "", [cell(r, notes=False) for r in readings])
+    rows = tuple(Row(name, columns.row(k), first=True) for k, name in enumerate(names))
+    note = "Top-1 and calibration error on all test images; taken: the share of them that leaves there."
+    return Table(f"Each exit: {chosen.label}", "Exit", tuple(columns.heads), rows, notes=(note,))
 
 
 def _classes(panel: Panel, moment: str) -> Table | None:

@@ -311,10 +311,9 @@ def _leaving(panel: Panel, series: Series, moment: str) -> list[str]:
     near = [c for c in changes if c[2].mean >= -1]
     cheapest, best = min(changes, key=lambda c: c[0]), min(near, key=lambda c: c[0], default=None)
     if best is None:
-        return [
-            f"{series.label} is more than one point below dense by every exit policy; {told(*cheapest)}; "
-            f"{told(*max(changes, key=lambda c: c[0]))}."
-        ]
+        dearest = max(changes, key=lambda c: c[0])
+        both = [told(*c) for c in ([cheapest] if cheapest is dearest else [cheapest, dearest])]
+        return [f"{series.label} is more than one point below dense by every exit policy; {'; '.join(both)}."]
     rest = "" if best is cheapest else f"; cheapest, {told(*cheapest)}"
     return [
         f"{series.label}, its cheapest exit policy no more than one point below dense: {told(*best)}{rest}."

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from compressbench.report.exits import SHOWN, SHOWN_BY_GROUP
 from compressbench.report.naming import told_apart
 from compressbench.report.numbers import MISSING, counted, percentage
 from compressbench.report.panels import (
@@ -340,6 +341,8 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
         ("structure", "weight_bits", False),
         ("structure", "input_bits", False),
         ("accuracy", "n", False),
+        *(("exits", metric, False) for metric in SHOWN),
+        *(("exits", metric, True) for metric in SHOWN_BY_GROUP),
     }
     if panel.main:
         known.add((*panel.main, False))
@@ -353,15 +356,22 @@ def columns_of(found: Sequence[Line]) -> Columns:
     bits = rounded_to(found)
     if bits:
         columns.add("Bits", "weights/inputs", [Cell(text) for text in bits], always=True)
-    names = [(x.series.label, percentage(x.point.density), *bits[k : k + 1]) for k, x in enumerate(found)]
-    if len(set(names)) < len(names):
-        told = [MISSING] * len(found)
-        for label in {x.series.label for x in found}:
-            alike = [k for k, x in enumerate(found) if x.series.label == label and names.count(names[k]) > 1]
-            for k, text in zip(alike, told_apart([found[k].point.states[0] for k in alike]), strict=True):
-                told[k] = text
+    if told := settings_of(found, bits):
         columns.add("State", "", [Cell(text) for text in told], always=True)
     return columns
+
+
+def settings_of(found: Sequence[Line], bits: Sequence[str]) -> list[str]:
+    """What tells lines of one series, density and number of bits apart; empty where there are none such."""
+    names = [(x.series.label, percentage(x.point.density), *bits[k : k + 1]) for k, x in enumerate(found)]
+    if len(set(names)) == len(names):
+        return []
+    told = [MISSING] * len(found)
+    for label in {x.series.label for x in found}:
+        alike = [k for k, x in enumerate(found) if x.series.label == label and names.count(names[k]) > 1]
+        for k, text in zip(alike, told_apart([found[k].point.states[0] for k in alike]), strict=True):
+            told[k] = text
+    return told
 
 
 def rounded_to(found: Sequence[Line]) -> list[str]:

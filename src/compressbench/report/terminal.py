@@ -12,7 +12,7 @@ from compressbench.report.findings import warnings
 from compressbench.report.heat import worst_classes
 from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds, with_spread
 from compressbench.report.panels import Panel, Point, Reading, Series, beside_lead, panels
-from compressbench.report.states import batches, lines, rounded_to, some, thinned
+from compressbench.report.states import batches, lines, rounded_to, settings_of, some, thinned
 from compressbench.report.tables import Cell, Table, cell
 from compressbench.report.wording import each_once, moment_name, title_of
 
@@ -61,6 +61,8 @@ def _lecture(panel: Panel, moment: str, width: int) -> Grid:
     found = lines(panel, moment, some)
     bits = rounded_to(found)
     columns: list[tuple[str, list[Cell]]] = [("Bits", [Cell(text) for text in bits])] if bits else []
+    if told := settings_of(found, bits):
+        columns.append(("State", [Cell(text) for text in told]))
     if len({x.point.density for x in found}) == 1:  # nets of their own sizes
         for metric in ("parameters", "macs"):
             cells = [_cell(x.point.reading("cost", metric)) for x in found]

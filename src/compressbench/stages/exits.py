@@ -44,6 +44,10 @@ class Attach:
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Sequence):
                 raise UserError(f"{name}: {value!r} is no list of names")
+            if not all(isinstance(x, str) for x in value):
+                raise UserError(f"{name}: names are wanted; a number that is one in quotes, e.g. ['1']")
+        if not specs.is_spec(self.head):
+            raise UserError(f"head: {self.head!r} is no head; name one of exit_head, e.g. pooled")
         if not self.points:
             raise UserError("points: at least one module is wanted, e.g. [layer1]")
         if len(set(self.points)) < len(self.points):
@@ -122,6 +126,12 @@ class Choose:
         if not self.shared and self.budget is None:
             raise UserError(
                 "shared: false goes with a budget; thresholds of your own are a list in threshold"
+            )
+        if self.budget == 0:
+            raise UserError("budget: 0 would let nobody in; a share of the full cost above 0 is wanted")
+        if not specs.is_spec(self.criterion):
+            raise UserError(
+                f"criterion: {self.criterion!r} is none; name one of exit_criterion, e.g. max_probability"
             )
         for value in self.thresholds:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

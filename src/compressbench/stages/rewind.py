@@ -37,7 +37,7 @@ class Weights:
         source = bench.references[self.to]
         groups = cut_groups(source.tensors, later(state.edits, source.edits, f"to: {self.to}"))
         kept = {name: groups.get(name, {}) for name in UNFINISHED}
-        back = forgotten(state, bench.name).with_groups(weights=groups["weights"], **kept)
+        back = forgotten(state).with_groups(weights=groups["weights"], **kept)
         return masked(
             back.with_facts(
                 optimizer=source.facts.get("optimizer"),
@@ -83,7 +83,7 @@ class Reinit:
         from compressbench.pruning import masked
 
         fresh = redrawn(state, bench)
-        return masked(forgotten(state.settled(), bench.name).with_groups(weights=fresh), state.masks)
+        return masked(forgotten(state.settled()).with_groups(weights=fresh), state.masks)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     )
     if methods and result.masks:
         result = masked(result, result.masks)
-    return forgotten(result, bench.name).with_facts(
+    return forgotten(result).with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0)
         + _step_macs(facts, module, settings.only, bench) * getattr(stepper, "passes", 1) * examples
