@@ -342,3 +342,20 @@ def test_the_nearest_is_no_state_of_which_nothing_is_known() -> None:
     ]
     with pytest.raises(UserError, match="nearest comes close"):
         advise(found, Limits(min_accuracy=85, max_latency=0.01))
+
+
+def test_latencies_of_one_machine_are_compared_by_the_ratio_in_turns() -> None:
+    """A state with early exits is timed over a mixture, its reference alone by single forwards, at another moment."""
+    like = {"probe": "cost", "unit": "ms", "hardware": "cpu", "reference": "d"}
+    rows = [
+        record(key="d", value=90.0),
+        record(key="d", **{**like, "metric": "latency_median_b1", "value": 2.0}),
+        record(key="d", **{**like, "metric": "speedup_b1", "value": 1.0, "unit": "x"}),
+        record(series="exits", key="e", order=1, value=89.0),
+        record(series="exits", key="e", order=1, **{**like, "metric": "latency_median_b1", "value": 3.0}),
+        record(
+            series="exits", key="e", order=1, **{**like, "metric": "speedup_b1", "value": 1.25, "unit": "x"}
+        ),
+    ]
+    found = {c.name: c.figures["latency"] for c in choices(Records(rows), "cpu")}
+    assert found == {"dense": 2.0, "exits": 1.6}

@@ -98,7 +98,7 @@ def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
 
     Args:
         target: whose latency counts, by its name in the records of ``targets`` or ``deployed``, or the hardware's name
-            of ``cost``; empty for none.
+            of ``cost`` (there the reference's latency over the speed-up in turns); empty for none.
 
     Raises:
         UserError: nothing was measured on such a target, or not at this batch size.
@@ -112,8 +112,13 @@ def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
             (*_setting(row), row.series, row.state, row.order, round(row.density, 6)), []
         ).append(row)
     dense = {(*_setting(r), r.seed): r.value for r in rows if r.series == DENSE and _is_accuracy(r)}
+    timed = {
+        (r.key, r.machine): r.value
+        for r in rows
+        if r.probe == "cost" and _is_latency(r, target, batch) and r.value
+    }
     names = _names(list(spots))
-    return [_choice(names[spot], spot, own, dense, target, batch) for spot, own in spots.items()]
+    return [_choice(names[spot], spot, own, dense, timed, target, batch) for spot, own in spots.items()]
 
 
 def _setting(row: Record) -> tuple[str, str, str, str]:
@@ -143,6 +148,7 @@ def _choice(
     spot: Spot,
     rows: Sequence[Record],
     dense: Mapping[tuple[str, str, str, str, int], float | None],
+    references: Mapping[tuple[str, str], float],
     target: str,
     batch: int,
 ) -> Choice:
@@ -163,7 +169,7 @@ def _choice(
         "class drop": worst,
         "loyalty": {r.seed: r.value for r in rows if r.metric == "label_loyalty" and r.value is not None},
         "bytes": sizes,
-        "latency": _per_seed(timed),
+        "latency": {**_per_seed(timed), **_in_turns(rows, references, target, batch)},
     }
     figures = {k: statistics.fmean(v.values()) for k, v in values.items() if v}
     return Choice(
@@ -186,6 +192,20 @@ def _per_seed(timed: Sequence[Record]) -> dict[int, float]:
         if r.value is not None:
             found.setdefault(r.seed, []).append(r.value)
     return {seed: statistics.fmean(v) for seed, v in found.items()}
+
+
+def _in_turns(
+    rows: Sequence[Record], references: Mapping[tuple[str, str], float], target: str, batch: int
+) -> dict[int, float]:
+    """The reference's latency over the speed-up: both ran in turns, which latencies of several moments didn't."""
+    return {
+        r.seed: references[r.reference, r.machine] / r.value
+        for r in rows
+        if (r.probe, r.metric) == ("cost", f"speedup_b{batch}")
+        and r.hardware == target
+        and r.value
+        and (r.reference, r.machine) in references
+    }
 
 
 def _is_accuracy(row: Record) -> bool:
