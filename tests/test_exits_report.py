@@ -141,3 +141,31 @@ def test_the_section_is_on_the_page(tmp_path, panel: Panel) -> None:
     written = write_report(found(), tmp_path, "exits").read_text(encoding="utf-8")
     assert written.count("by a budget, 0.6") >= 2
     assert "time at batch 1" in written
+
+
+def test_throughputs_have_figures_beside_their_charts() -> None:
+    like = {
+        "probe": "batching",
+        "series": "by a budget",
+        "state": "of_joint_0p3.choose",
+        "order": 2,
+        "key": "b",
+    }
+    rows = [
+        record(
+            **like, metric=f"exit_{what}_b{size}", value=value * size, unit=unit, group=f"cpu/{way}", seed=0
+        )
+        for size in (1, 4)
+        for way, value in (("full depth", 100.0), ("compacted", 150.0))
+        for what, unit in (("throughput", "examples/s"), ("speedup", "x"))
+    ]
+    (panel,) = panels(Records([*found(seeds=(0,)), *rows]))
+    table = exits.exit_tables(panel, "final")[-1]
+    assert table.title == "Throughput on cpu"
+    assert [row.label for row in table.rows] == [
+        "by a budget, 0.3: full depth",
+        "by a budget, 0.3: compacted",
+    ]
+    assert table.groups == (("Batch 1", 2), ("Batch 4", 2))
+    assert [c.text for c in table.rows[1].cells] == ["150", "150", "600", "600"]
+    assert len(exit_throughput(panel, "final", "", "rates")) == 1

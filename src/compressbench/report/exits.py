@@ -34,6 +34,11 @@ EACH = (
     ("exit_threshold", "Threshold"),
     ("exit_temperature", "Temperature"),
 )
+THROUGHPUT = (
+    ("exit_throughput", "Rate", "examples/s"),
+    ("exit_speedup", "Speed", "x"),
+    ("exit_cost", "MACs", "%"),
+)
 SHOWN = (*(metric for metric, _ in COLUMNS), "expected_macs", "easiest", "hardest")
 """Metrics of the probe that the section shows, and those that it shows by exit or class."""
 SHOWN_BY_GROUP = (*(metric for metric, _ in EACH), "class_exit_share", "class_cost", "class_change")
@@ -94,7 +99,8 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
         "Policies and their controls", "Policy", tuple(columns.heads), rows, columns.spanning, (note,),
         remarks=tuple(columns.remarks),
     )  # fmt: skip
-    return [first, *(t for t in (_each(panel, moment), _classes(panel, moment)) if t)]
+    beside = [t for t in (_each(panel, moment), _classes(panel, moment)) if t]
+    return [first, *beside, *(t for e in panel.environments for t in _throughputs(panel, moment, e))]
 
 
 def nearest_half(panel: Panel, moment: str) -> Policy | None:
@@ -150,6 +156,51 @@ def _classes(panel: Panel, moment: str) -> Table | None:
     heads = (*((e, "%") for e in exits), ("MACs", "%"), ("Recall", "points"))
     note = "Recall against the last exit for all. The cheapest class first."
     return Table(f"Who leaves where: {chosen.label}", "Class", heads, tuple(rows), notes=(note,), heat=True)
+
+
+def _throughputs(panel: Panel, moment: str, environment: str) -> list[Table]:
+    """The figures of the charts of throughput, speed over full depth and MACs beside them: one table a target."""
+    measured = batching(panel, moment, environment)
+    made = []
+    for target in dict.fromkeys(target for target, _ in measured):
+        ways = [(label, way) for (t, label), own in measured.items() if t == target for way in own]
+        known = {
+            x: p for s in panel.series for x, p in zip(labels(s, s.at(moment)), s.at(moment), strict=True)
+        }
+        sizes = sorted(
+            {
+                int(size)
+                for (t, _), own in measured.items()
+                if t == target
+                for p in own.values()
+                for size, _ in p
+            }
+        )
+        columns = Columns()
+        for size in sizes:
+            for metric, title, unit in THROUGHPUT:
+                name = f"{metric}_b{size}"
+                readings = [
+                    known[label].reading("batching", name, f"{target}/{way}", environment)
+                    for label, way in ways
+                ]
+                columns.add(title, unit, [cell(r, notes=False) for r in readings], f"Batch {size}")
+        rows = tuple(
+            Row(f"{label}: {way}", columns.row(k), first=True) for k, (label, way) in enumerate(ways)
+        )
+        where = f", {environment}" if environment else ""
+        note = "Speed: over the net without its exits, in turns. MACs: what was really computed, of all at the last exit."
+        made.append(
+            Table(
+                f"Throughput on {target}{where}",
+                "Way of running",
+                tuple(columns.heads),
+                rows,
+                columns.spanning,
+                (note,),
+            )
+        )
+    return made
 
 
 def _shaded(reading: Reading | None) -> Cell:

@@ -344,6 +344,9 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
         *(("exits", metric, False) for metric in SHOWN),
         *(("exits", metric, True) for metric in SHOWN_BY_GROUP),
     }
+    known |= {
+        ("batching", r.metric, True) for r in panel.rows if r.probe == "batching" and r.value is not None
+    }
     if panel.main:
         known.add((*panel.main, False))
     return known
