@@ -150,6 +150,7 @@ def test_throughputs_have_figures_beside_their_charts() -> None:
         "state": "of_joint_0p3.choose",
         "order": 2,
         "key": "b",
+        "machine": "here",
     }
     rows = [
         record(
