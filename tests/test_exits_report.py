@@ -168,5 +168,5 @@ def test_throughputs_have_figures_beside_their_charts() -> None:
         "by a budget, 0.3: compacted",
     ]
     assert table.groups == (("Batch 1", 2), ("Batch 4", 2))
-    assert [c.text for c in table.rows[1].cells] == ["150", "150", "600", "600"]
+    assert [c.text for c in table.rows[1].cells] == ["150", "150.00", "600", "600.00"]
     assert len(exit_throughput(panel, "final", "", "rates")) == 1
