@@ -77,3 +77,27 @@ def test_families_in_numbers(rows: Records) -> None:
     assert cells == {"here": expected, "board (modelled)": expected}, (
         "what belongs to two families counts for neither"
     )
+
+
+def test_early_exits_are_a_family_of_their_own(rows: Records) -> None:
+    like = {
+        "series": "exits",
+        "state": "exits",
+        "order": 9,
+        "density": 1.0,
+        "key": "exits",
+        "reference": "dense",
+    }
+    more = [
+        record(**like, value=88.0),
+        record(**like, probe="structure", metric="weight_bits", value=32, unit="bits", basis="theoretical"),
+        record(**like, probe="cost", metric="macs", value=101, unit="MACs", basis="theoretical"),
+        record(**like, probe="exits", metric="expected_cost", value=50.0, basis="computed"),
+        record(**like, probe="targets", metric="latency_b1", value=6.0, unit="ms", group="here"),
+        record(**like, probe="targets", metric="speedup_b1", value=1.6, unit="x", group="here"),
+    ]
+    table = family_table(panels(Records([*rows, *more]))[0], "final", "")
+    assert table is not None
+    assert [label for label, _ in table.groups][-1] == "Early exits (adaptive compute)"
+    here = next(row for row in table.rows if row.label == "here")
+    assert [c.text for c in here.cells[-3:]] == ["1.60", "−2.0", "exits"]

@@ -14,6 +14,7 @@ from compressbench.report.tables import Cell, Columns, Row, Table, cell, divergi
 
 PROBE = "exits"
 BATCHES = (1, 64)
+ALL = 99.9
 SHADE = (37, 99, 235)
 COLUMNS = (
     ("exits_top1", "Top-1"),
@@ -105,13 +106,8 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
 
 def nearest_half(panel: Panel, moment: str) -> Policy | None:
     """The first series' policy whose cost is nearest to half of the last exit's; none that never leaves early."""
-    known = [
-        (policy, reading.spread.mean)
-        for policy in policies(panel, moment)
-        if (reading := policy.point.reading(PROBE, "expected_cost"))
-        and reading.spread
-        and reading.spread.mean < 99.9
-    ]
+    found = [(policy, cost_of(policy.point)) for policy in policies(panel, moment)]
+    known = [(policy, cost) for policy, cost in found if cost is not None]
     own = [(p, cost) for p, cost in known if p.series is known[0][0].series]
     return min(own, key=lambda x: abs(x[1] - 50))[0] if own else None
 
@@ -223,6 +219,13 @@ def pictures(panel: Panel, moment: str) -> list[Picture]:
             note = reading.notes[0] if reading.notes else ""
             found.append(Picture(f"{title}: {chosen.label}, seed {seed}", reading.artefact, note))
     return found
+
+
+def cost_of(point: Point) -> float | None:
+    """Mean cost of a state that some examples leave early, % of its last exit's MACs; None where all go to the end."""
+    reading = point.reading(PROBE, "expected_cost")
+    early = reading and reading.spread and reading.spread.mean < ALL
+    return reading.spread.mean if early and reading and reading.spread else None
 
 
 def time_of(point: Point, environment: str) -> float | None:

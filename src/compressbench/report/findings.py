@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from compressbench.records import Record
 from compressbench.report.accuracy import pairs
+from compressbench.report.exits import cost_of
 from compressbench.report.heat import emptied_layers, worst_classes
 from compressbench.report.numbers import MISSING, Spread, between, counted, grouped, percent, plain, seeds
 from compressbench.report.panels import Panel, Point, Reading, Series, counterpart, paired
@@ -286,8 +287,8 @@ def _within(panel: Panel, series: Series, moment: str) -> list[str]:
 
 def _leaves(series: Series, moment: str) -> list[tuple[Point, float]]:
     """A series' states from which some examples leave early, with their mean cost, % of the last exit's MACs."""
-    costs = [(p, p.reading("exits", "expected_cost")) for p in series.at(moment)]
-    return [(p, r.spread.mean) for p, r in costs if r and r.spread and r.spread.mean < 99.9]
+    costs = [(p, cost_of(p)) for p in series.at(moment)]
+    return [(p, cost) for p, cost in costs if cost is not None]
 
 
 def _leaving(panel: Panel, series: Series, moment: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from compressbench.report.exits import cost_of
 from compressbench.report.numbers import MISSING, percentage
 from compressbench.report.panels import DENSE, Panel, Point, Reading, Series, paired
 from compressbench.report.styles import styles
@@ -108,7 +109,6 @@ FAMILIES = {
 
 def _family(panel: Panel, series: Series, point: Point, moment: str) -> str:
     bits, macs = point.reading("structure", "weight_bits"), point.reading("cost", "macs")
-    early = point.reading("exits", "expected_cost")
     dense = panel.dense_of(series, moment)
     whole = dense.reading("cost", "macs") if dense else None
     if series.name == DENSE or not (bits and bits.spread and macs and macs.spread and whole and whole.spread):
@@ -119,7 +119,7 @@ def _family(panel: Panel, series: Series, point: Point, moment: str) -> str:
             ("bits", bits.spread.mean < 32),
             ("parts", macs.spread.mean < 0.999 * whole.spread.mean),
             ("zeros", point.density < 0.999 and macs.spread.mean >= 0.999 * whole.spread.mean),
-            ("exits", early is not None and early.spread is not None and early.spread.mean < 99.9),
+            ("exits", cost_of(point) is not None),
         )
         if has
     ]
