@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from compressbench.report.findings import summary
 from compressbench.report.naming import told_apart
 from compressbench.report.page import write_report
 from compressbench.report.panels import Panel, panels
+from compressbench.report.states import leftover_tables
 from test_report import record
 
 POLICIES = {  # state of the series "by a budget": top-1, cost in %, millions of MACs, speed at batch 1
@@ -170,3 +172,16 @@ def test_throughputs_have_figures_beside_their_charts() -> None:
     assert table.groups == (("Batch 1", 2), ("Batch 4", 2))
     assert [c.text for c in table.rows[1].cells] == ["150", "150.00", "600", "600.00"]
     assert len(exit_throughput(panel, "final", "", "rates")) == 1
+
+
+def test_what_the_section_shows_of_one_policy_is_still_shown_of_the_others(panel: Panel) -> None:
+    left = {table.title: [head for head, _ in table.heads] for table in leftover_tables(panel, "final")}
+    assert left["exits, final"] == ["Density", "State", "expected macs"]  # the section only draws them
+    assert {"exits: class cost (%), final", "exits: class change (points), final"} < set(left)
+
+
+def test_figures_of_another_moment_than_the_sections_are_not_hidden() -> None:
+    moved = [dataclasses.replace(r, moment="early") for r in found()]
+    (panel,) = panels(Records([*found(), *moved]))
+    (table,) = [t for t in leftover_tables(panel, "early") if t.title.startswith("exits, ")]
+    assert "random top1" in [head for head, _ in table.heads]

@@ -40,9 +40,8 @@ THROUGHPUT = (
     ("exit_speedup", "Speed", "x"),
     ("exit_cost", "MACs", "%"),
 )
-SHOWN = (*(metric for metric, _ in COLUMNS), "expected_macs", "easiest", "hardest")
-"""Metrics of the probe that the section shows, and those that it shows by exit or class."""
-SHOWN_BY_GROUP = (*(metric for metric, _ in EACH), "class_exit_share", "class_cost", "class_change")
+SHOWN = (*(metric for metric, _ in COLUMNS), "easiest", "hardest")
+"""Metrics of the probe that the section shows of every policy, at its moment."""
 
 
 @dataclass(frozen=True)
@@ -157,45 +156,24 @@ def _classes(panel: Panel, moment: str) -> Table | None:
 def _throughputs(panel: Panel, moment: str, environment: str) -> list[Table]:
     """The figures of the charts of throughput, speed over full depth and MACs beside them: one table a target."""
     measured = batching(panel, moment, environment)
+    points = {x: p for s in panel.series for x, p in zip(labels(s, s.at(moment)), s.at(moment), strict=True)}
+    sizes = sorted({int(size) for ways in measured.values() for found in ways.values() for size, _ in found})
+    by_target: dict[str, list[tuple[str, str]]] = {}
+    for (target, label), ways in measured.items():
+        by_target.setdefault(target, []).extend((label, way) for way in ways)
+    where = f", {environment}" if environment else ""
+    note = "Speed: over the net without its exits, in turns. MACs: what was really computed, of all at the last exit."
     made = []
-    for target in dict.fromkeys(target for target, _ in measured):
-        ways = [(label, way) for (t, label), own in measured.items() if t == target for way in own]
-        known = {
-            x: p for s in panel.series for x, p in zip(labels(s, s.at(moment)), s.at(moment), strict=True)
-        }
-        sizes = sorted(
-            {
-                int(size)
-                for (t, _), own in measured.items()
-                if t == target
-                for p in own.values()
-                for size, _ in p
-            }
-        )
+    for target, arms in by_target.items():
         columns = Columns()
         for size in sizes:
             for metric, title, unit in THROUGHPUT:
-                name = f"{metric}_b{size}"
-                readings = [
-                    known[label].reading("batching", name, f"{target}/{way}", environment)
-                    for label, way in ways
-                ]
+                key = ("batching", f"{metric}_b{size}")
+                readings = [points[x].reading(*key, f"{target}/{way}", environment) for x, way in arms]
                 columns.add(title, unit, [cell(r, notes=False) for r in readings], f"Batch {size}")
-        rows = tuple(
-            Row(f"{label}: {way}", columns.row(k), first=True) for k, (label, way) in enumerate(ways)
-        )
-        where = f", {environment}" if environment else ""
-        note = "Speed: over the net without its exits, in turns. MACs: what was really computed, of all at the last exit."
-        made.append(
-            Table(
-                f"Throughput on {target}{where}",
-                "Way of running",
-                tuple(columns.heads),
-                rows,
-                columns.spanning,
-                (note,),
-            )
-        )
+        rows = tuple(Row(f"{x}: {way}", columns.row(k), first=True) for k, (x, way) in enumerate(arms))
+        title = f"Throughput on {target}{where}"
+        made.append(Table(title, "Way of running", tuple(columns.heads), rows, columns.spanning, (note,)))
     return made
 
 

@@ -173,7 +173,7 @@ def _faster(panel: Panel, moment: str) -> list[str]:
                     continue
                 timed_here += 1
                 noise = max(_noise(point, environment, batch), _noise(dense, environment, batch))
-                figure = _figure(speed.spread, "x").replace(" x (", "× (")
+                figure = _times(speed.spread)
                 slow[label] += f", {figure} at batch {batch}"
                 if all(x > 1 + noise for x in speed.by_seed.values()):
                     faster.add(label)
@@ -245,6 +245,11 @@ def _figure(figure: Spread, unit: str, signed: bool = False) -> str:
     return f"{text} ({'one seed' if figure.n == 1 else f'n = {figure.n}'})"
 
 
+def _times(speed: Spread) -> str:
+    """A speed-up, with the sign that belongs to it."""
+    return _figure(speed, "x").replace(" x (", "× (")
+
+
 def _within(panel: Panel, series: Series, moment: str) -> list[str]:
     """The lowest density at which a series is within a point of dense, and what its lowest density costs."""
     changes = [
@@ -304,9 +309,7 @@ def _leaving(panel: Panel, series: Series, moment: str) -> list[str]:
 
     def told(cost: float, point: Point, change: Spread) -> str:
         speeds = [point.reading("cost", "speedup_b1", "", e) for e in panel.environments]
-        known = [
-            f"{_figure(r.spread, 'x').replace(' x (', '× (')} at batch 1" for r in speeds if r and r.spread
-        ]
+        known = [f"{_times(r.spread)} at batch 1" for r in speeds if r and r.spread]
         return ", ".join([f"at {cost:.0f} % of its MACs {_figure(change, 'points', True)}", *known])
 
     near = [c for c in changes if c[2].mean >= -1]
@@ -355,6 +358,6 @@ def _speed(panel: Panel, moment: str) -> list[str]:
             where = f" on {environment}" if environment else ""
             return [
                 f"Measured speed of {panel.lead.label} at {percent(point.density)}, batch 1{where}: "
-                f"{_figure(reading.spread, 'x').replace(' x (', '× (')}{told}."
+                f"{_times(reading.spread)}{told}."
             ]
     return []

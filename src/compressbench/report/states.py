@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from compressbench.report.exits import SHOWN, SHOWN_BY_GROUP
+from compressbench.report.exits import SHOWN, moment_of
 from compressbench.report.naming import told_apart
 from compressbench.report.numbers import MISSING, counted, percentage
 from compressbench.report.panels import (
@@ -269,7 +269,7 @@ def compute_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
 
 def leftover_tables(panel: Panel, moment: str) -> list[Table]:
     """Whatever no other table shows: metrics of probes that this report does not know."""
-    known = _known(panel)
+    known = _known(panel, moment)
     wanted: dict[str, dict[str, None]] = {}
     by_group: dict[tuple[str, str], dict[str, None]] = {}
     for row in panel.rows:
@@ -323,8 +323,8 @@ def _generic_groups(panel: Panel, moment: str, probe: str, metric: str, names: l
     return table_of(panel, title, found, columns, notes)
 
 
-def _known(panel: Panel) -> set[tuple[str, str, bool]]:
-    """(probe, metric, has a group) of all that the named tables show."""
+def _known(panel: Panel, moment: str) -> set[tuple[str, str, bool]]:
+    """(probe, metric, has a group) of all that the named tables show at a moment."""
     named = (*QUALITY, *ROBUSTNESS, *STRUCTURE, *LEARNING, *CONNECTED, *RELATED, *RESCALED)
     known = {(p, m, False) for p, m in named}
     known |= {("loyalty", m, False) for m, _, _ in LOYAL}
@@ -341,12 +341,12 @@ def _known(panel: Panel) -> set[tuple[str, str, bool]]:
         ("structure", "weight_bits", False),
         ("structure", "input_bits", False),
         ("accuracy", "n", False),
-        *(("exits", metric, False) for metric in SHOWN),
-        *(("exits", metric, True) for metric in SHOWN_BY_GROUP),
     }
-    known |= {
-        ("batching", r.metric, True) for r in panel.rows if r.probe == "batching" and r.value is not None
-    }
+    if moment == moment_of(panel):
+        known |= {("exits", metric, False) for metric in SHOWN}
+        known |= {
+            ("batching", r.metric, True) for r in panel.rows if r.probe == "batching" and r.value is not None
+        }
     if panel.main:
         known.add((*panel.main, False))
     return known
