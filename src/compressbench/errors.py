@@ -1,4 +1,8 @@
-"""Errors that a user can mend: one clear line, exit code 2, no traceback."""
+"""Errors that a user can mend: one clear line, an exit code, no traceback.
+
+Exit codes are the same everywhere: 0 done; 1 it ran and failed, or is incomplete, or an answer is no or can't be told;
+2 bad input.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,25 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Bad input. The message says what is wrong, where, and what would be right."""
 
+    code = 2
+
 
 class Diverged(UserError):
     """A loss that is no longer finite: stops its stage, keeps all before it."""
+
+    code = 1
+
+
+class Incomplete(UserError):
+    """It ran, and not all of it could be had; what could is kept."""
+
+    code = 1
+
+
+class CantTell(UserError):
+    """The records don't hold what an answer needs; the message begins with ``can't tell:``."""
+
+    code = 1
 
 
 def nearest(name: str, options: Iterable[str], limit: int = 3) -> str:
