@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from compressbench import provenance, specs
 from compressbench.bench import Bench, Progress, Silent
-from compressbench.errors import UserError
+from compressbench.errors import Incomplete, UserError
 from compressbench.plan import Context, Measure, Node, Plan
 from compressbench.records import Metric, Record
 from compressbench.store import Damaged, Store, digest
+from compressbench.trust import IN_A_STATE, as_first_named, check_target
 
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
@@ -71,6 +72,9 @@ class Executor:
         self._states: dict[str, State] = {}
         self._views: dict[tuple[str, str], View] = {}
         self._base: Bench | None = None
+        self._known_facts: dict[str, dict[str, Any]] = {}
+        self._known_results: dict[str, dict[str, Any]] = {}
+        self._result_keys: dict[tuple[str, str, str], str] = {}
 
     def missing_states(self) -> list[Node]:
         """Nodes whose state is not in the store (damaged ones are dropped here, and said)."""
@@ -89,31 +93,52 @@ class Executor:
     def run(self) -> Iterator[Record]:
         """Makes every state in order, measures each as soon as it and its reference are there; yields records.
 
-        Records come in the order of the plan's measures whatever was in the store already.
+        Records come in the order of the plan's measures whatever was in the store already. While it works, no other
+        process prunes what the plan needs; what vanishes all the same is made again.
+
+        Raises:
+            Incomplete: a state or a result could not be had in the end.
         """
-        waiting = list(self.plan.measures)
-        done: set[str] = set()
-        for node in self.plan.nodes:
-            if self._facts(node) is None:
-                self.state(node.name)
-            done.add(node.name)
-            for measure in [m for m in waiting if m.state in done and m.reference in done]:
-                for probe in self.probes_of(measure):
-                    self.result(measure, probe)
-                waiting.remove(measure)
-            self._forget(done)
+        keys = [n.key for n in self.plan.nodes]
+        keys += [self._result_key(m, p) for m in self.plan.measures for p in self.probes_of(m)]
+        with self.store.needed(keys):
+            waiting = list(self.plan.measures)
+            done: set[str] = set()
+            for node in self.plan.nodes:
+                if self._facts(node) is None:
+                    self.state(node.name)
+                done.add(node.name)
+                for measure in [m for m in waiting if m.state in done and m.reference in done]:
+                    for probe in self.probes_of(measure):
+                        self.result(measure, probe)
+                    waiting.remove(measure)
+                self._forget(done)
         yield from self.records()
+        lacking = [
+            f"{probe} of {m.state}"
+            for m in self.plan.measures
+            for probe in self.probes_of(m)
+            if self._result_key(m, probe) not in self._known_results
+            or self._nodes[m.state].key not in self._known_facts
+        ]
+        if lacking:
+            raise Incomplete(f"{len(lacking)} results could not be had, e.g. {lacking[0]}; run it again")
 
     def records(self) -> Iterator[Record]:
-        """Records of all results that are in the store."""
+        """Records of all results that were had in this run or are in the store."""
         labels = asdict(self.setting.labels)
         for measure in self.plan.measures:
-            body = self._facts(self._nodes[measure.state])
+            node = self._nodes[measure.state]
+            if node.key not in self._known_facts:
+                self._facts(node)
+            facts = self._known_facts.get(node.key)
             for probe in self.probes_of(measure):
-                result = self._result(measure, probe)
-                if result is None or body is None:
+                result = self._known_results.get(self._result_key(measure, probe)) or self._result(
+                    measure, probe
+                )
+                if result is None or facts is None:
                     continue
-                facts, made = body["facts"], result["provenance"]
+                made = result["provenance"]
                 for row in result["metrics"]:
                     metric = Metric(**row)
                     yield Record(
@@ -169,6 +194,7 @@ class Executor:
             if found is None:
                 found = self._measure(measure, probe)
                 self.store.save_result(key, found)
+                self._known_results[key] = found
         return found
 
     def bench(self) -> Bench:
@@ -217,15 +243,14 @@ class Executor:
             node.key,
             state,
             {
-                "name": node.name,
-                "seed": node.seed,
+                **self._provenance(node),
                 "stage": node.spec,
-                "parent": self._nodes[node.parent].key if node.parent else "",
                 "versions": provenance.versions(),
                 "machine": provenance.machine(context.device, context.threads),
                 "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             },
         )
+        self._known_facts[node.key] = dict(state.facts)
         self.store.drop_checkpoints(node.key)
         self.history.add(history_key(self.plan, node, context), time.monotonic() - began)
         known = before.facts.get("flags", []) if before else []
@@ -276,54 +301,128 @@ class Executor:
 
     def _facts(self, node: Node) -> dict[str, Any] | None:
         try:
-            return self.store.read_facts(node.key)
+            body = self.store.read_facts(node.key, self._made_by(node))
+            if body is not None:
+                if any(m.state == node.name for m in self.plan.measures):
+                    _check_facts(body["facts"])
+                self._known_facts[node.key] = body["facts"]
+            return body
         except Damaged as error:
             self._repair(node, error)
             return None
 
     def _load(self, node: Node) -> State | None:
         try:
-            state = self.store.load(node.key)
+            return self.stored(node)
         except Damaged as error:
             self._repair(node, error)
             return None
-        if state is not None:  # a store file is input: it may name no more than a config may
+
+    def stored(self, node: Node) -> State | None:
+        """A node's state from the store, None if it isn't there.
+
+        Raises:
+            Damaged: it is not what was written.
+            UserError: it names what a state may not name; a store file is input, and may name no more than a config.
+        """
+        state = self.store.load(node.key, self._made_by(node))
+        if state is not None:
             for place, spec in specs.walk([state.model, state.edits, state.policies]):
-                specs.check_target(
-                    str(spec[specs.TARGET]), self.setting.context.trusted, f"store {node.key} {place}"
+                check_target(
+                    str(spec[specs.TARGET]),
+                    self.setting.context.trusted,
+                    f"{self.store.state_folder(node.key)} {place}",
+                    IN_A_STATE,
                 )
         return state
 
+    def _provenance(self, node: Node) -> dict[str, Any]:
+        parent = self._nodes[node.parent].key if node.parent else ""
+        return {"name": node.name, "seed": node.seed, "parent": parent}
+
+    def _made_by(self, node: Node) -> Callable[[Mapping[str, Any]], bool]:
+        """Whether a provenance is this node's; as another seed's floor it bears a mark behind its name."""
+
+        def same(told: Mapping[str, Any]) -> bool:
+            name = str(told["name"]).partition("@")[0]
+            return {**told, "name": name} == {**told, **self._provenance(node), "name": node.local}
+
+        return same
+
     def _repair(self, node: Node, error: Damaged) -> None:
         self.watcher.say(f"{node.name}: the stored state is damaged and will be made again ({error})")
-        self.store.discard(node.key)
+        if self.store.writable:
+            self.store.discard(node.key)
 
     def _result(self, measure: Measure, probe: str) -> dict[str, Any] | None:
         key = self._result_key(measure, probe)
         try:
-            return self.store.load_result(key)
+            found = self.store.load_result(key)
+            if found is not None:
+                _check_result(found)
+                self._known_results[key] = found
+            return found
         except Damaged as error:
             self.watcher.say(
                 f"{measure.state}: the stored result of {probe} is damaged and will be made again ({error})"
             )
-            (self.store.root / "results" / f"{key}.json").unlink(missing_ok=True)
+            if self.store.writable:
+                self.store.discard_result(key)
             return None
 
     def _result_key(self, measure: Measure, probe: str) -> str:
+        asked = (measure.state, measure.reference, probe)
+        if asked not in self._result_keys:
+            self._result_keys[asked] = self._new_result_key(measure, probe)
+        return self._result_keys[asked]
+
+    def _new_result_key(self, measure: Measure, probe: str) -> str:
         spec = self.setting.probe(probe)
         kind = specs.locate(str(spec[specs.TARGET]), f"evaluation.probes.{probe}")
         return digest(
             {
-                "probe": spec,
+                "probe": as_first_named(spec),
                 "version": getattr(kind, "VERSION", 1),
                 "code": specs.sources_digest([spec, self.setting.target]),
                 "subject": self._nodes[measure.state].key,
                 "reference": self._nodes[measure.reference].key,
                 "context": self.setting.context.digest(),
                 "seed": self.setting.labels.seed,
-                "target": self.setting.target,
+                "target": as_first_named(self.setting.target),
             }
         )
+
+
+def _check_facts(facts: Any) -> None:
+    """Refuses a state's facts that no record could be made of.
+
+    Raises:
+        Damaged: the first such fact.
+    """
+    for name in ("density", "macs"):
+        value = facts.get(name) if isinstance(facts, Mapping) else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Damaged(f"its {name} is {value!r}")
+
+
+def _check_result(found: Mapping[str, Any]) -> None:
+    """Refuses a result that no record could be made of.
+
+    Raises:
+        Damaged: what is wrong.
+    """
+    try:
+        rows = [Metric(**row) for row in found["metrics"]]
+        made = found["provenance"]
+        texts = [made["dtype"], made["versions"], made["machine"]]
+        texts += [t for m in rows for t in (m.name, m.unit, m.basis, m.group, m.note, m.artefact)]
+        figures = [x for m in rows for x in (m.value, m.n) if x is not None]
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"it is no list of metrics: {error}") from error
+    if not all(isinstance(t, str) for t in texts) or not all(
+        isinstance(x, int | float) and not isinstance(x, bool) for x in figures
+    ):
+        raise Damaged("it is no list of metrics")
 
 
 def _finite(metric: dict[str, Any]) -> dict[str, Any]:
@@ -353,15 +452,23 @@ class History:
     def read(self) -> dict[str, float]:
         """Seconds by key, smoothed."""
         import json
+        import math
 
         try:
-            found = json.loads(self.path.read_bytes())
-            return found if isinstance(found, dict) else {}
-        except (OSError, ValueError):
+            found = json.loads(self.path.read_bytes()) if self.path.is_file() else {}
+        except (OSError, ValueError, RecursionError):
             return {}
+        if not isinstance(found, dict):
+            return {}
+        return {
+            k: float(v)
+            for k, v in found.items()
+            if isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf
+        }
 
     def add(self, key: str, seconds: float) -> None:
         """One more duration: a moving average, so that one bad moment does not last."""
         old = self.read()
         old[key] = seconds if key not in old else 0.5 * (old[key] + seconds)
-        self.store.write_json(self.path, old)
+        with suppress(OSError):
+            self.store.write_json(self.path, old)

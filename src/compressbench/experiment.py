@@ -18,6 +18,7 @@ from compressbench.plan import Context, Plan, make
 from compressbench.published import published
 from compressbench.records import Record, Records, write_csv, write_jsonl
 from compressbench.store import Store
+from compressbench.trust import prefixes
 
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
@@ -62,7 +63,7 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UserError(f"seed: {seed!r} is not a whole number, 0 or more")
-    trusted = tuple(str(t) for t in config.get("trust") or ())
+    trusted = prefixes(config.get("trust"))
     hardware = config["hardware"]
     threads = hardware["threads"]
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
@@ -76,11 +77,11 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     build = config["model"].get("build")
     if not specs.is_spec(build):
         raise UserError("model.build: a spec with _target_ is wanted")
-    specs.check(build, "model.build", trusted)
+    specs.check(build, "model.build", trusted, parts=("models",))
     probes = _probes(config["evaluation"], trusted)
     target = hardware.get("target")
     if target is not None:
-        specs.check(target, "hardware.target", trusted)
+        specs.check(target, "hardware.target", trusted, parts=("hardware",))
     store = Store(Path(config["outputs"]).expanduser() / "store")
     dataset = load_data(config["dataset"], trusted)
     context = Context(dataset.fingerprint, device, threads, trusted)
@@ -107,7 +108,7 @@ def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str
         where = f"evaluation.probes.{name}"
         if not specs.is_spec(spec):
             raise UserError(f"{where}: not a probe; add it with +probe@evaluation.probes.{name}={name}")
-        specs.check(spec, where, trusted)
+        specs.check(spec, where, trusted, parts=("probes",))
         specs.build(spec, where)
     return probes
 

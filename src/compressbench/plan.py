@@ -13,6 +13,7 @@ from typing import Any
 from compressbench import specs
 from compressbench.errors import UserError, nearest
 from compressbench.store import digest, file_digest
+from compressbench.trust import as_first_named
 
 DENSE = "dense"
 FLOOR = "floor"
@@ -171,7 +172,7 @@ def _unroll(
             raise UserError(
                 f"{where}: not a stage; add it by the defaults list, e.g. - /stage/train@stages.{name}: sgd"
             )
-        specs.check_target(str(spec[specs.TARGET]), trusted, where)
+        specs.check_target(str(spec[specs.TARGET]), trusted, where, parts=("stages",))
         kind = _located(str(spec[specs.TARGET]), where)
         if not hasattr(kind, "unroll"):
             out.items.append((full, prefix, spec, before))
@@ -312,8 +313,8 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
         {
             "parent": known[node.parent].key if node.parent else "",
             "name": node.local,
-            "settings": specs.map_refs(
-                node.spec, lambda ref, many, _: [keys[r] for r in ref] if many else keys[ref]
+            "settings": as_first_named(
+                specs.map_refs(node.spec, lambda ref, many, _: [keys[r] for r in ref] if many else keys[ref])
             ),
             "files": content,
             "context": context.digest(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib
 import importlib.util
 import keyword
 import math
@@ -23,39 +22,10 @@ from typing import Any
 from compressbench.conf import conf_dir
 from compressbench.errors import UserError, nearest
 from compressbench.training.length import check as check_length
+from compressbench.trust import OWN, PARTS, check_target, definition, locate, source_of, tree
 
 TARGET = "_target_"
 PARTIAL = "_partial_"
-OWN = "compressbench"
-ALLOWED = (
-    *(
-        f"{OWN}.{part}."
-        for part in (
-            *(
-                "models",
-                "stages",
-                "criteria",
-                "scopes",
-                "grains",
-                "observers",
-                "distances",
-                "labels",
-                "features",
-                "exit_criteria",
-                "exit_heads",
-                "training",
-                "probes",
-                "hardware",
-                "data",
-                "tasks",
-            ),
-        )
-    ),
-    "torch.nn.",
-    "torch.optim.",
-)
-
-
 # A parameter annotated with one of these takes a plain word for what ships in that folder.
 Criterion = Mapping[str, Any]
 Scope = Mapping[str, Any]
@@ -130,82 +100,16 @@ class Signature:
     returns: str = ""
 
 
-def check_target(target: str, trusted: Iterable[str] = (), where: str = "") -> None:
-    """Refuses an import path that neither ships with compressbench nor was trusted by the user.
-
-    Raises:
-        UserError: the path is not a dotted name or no allowed prefix fits.
-    """
-    place = f"{where}: " if where else ""
-    if not all(part.isidentifier() for part in str(target).split(".")) or "." not in str(target):
-        raise UserError(f"{place}_target_ {target!r} is no import path like package.module.name")
-    if any(part.startswith("_") for part in target.split(".")):
-        raise UserError(f"{place}target {target} is private; a config names public functions and classes")
-    prefixes = (*ALLOWED, *(f"{t.rstrip('.')}." for t in trusted))
-    if not target.startswith(prefixes):
-        module = target.split(".")[0]
-        raise UserError(
-            f"{place}target {target} is not allowed; if the code is yours and you trust it, add trust=[{module}]"
-        )
-
-
-def source_of(target: str, trusted: Iterable[str] = ()) -> tuple[Path, str] | None:
-    """The source file of a target and the name inside it, found without running the module itself.
-
-    Returns None for built-in or compiled modules. Importing ``a.b.c`` statically needs the package ``a.b`` to be
-    found; only folders are looked at.
-    """
-    parts = target.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        path = _module_path(parts[:cut])
-        if path is not None:
-            return path, ".".join(parts[cut:])
-    return None
-
-
-def _module_path(parts: list[str]) -> Path | None:
-    if parts[0] == OWN:
-        root = Path(__file__).parent
-        folder = root.joinpath(*parts[1:])
-    else:
-        try:
-            spec = importlib.util.find_spec(parts[0])
-        except (ImportError, ValueError):
-            return None
-        if spec is None or spec.origin is None:
-            return None
-        origin = Path(spec.origin)
-        if origin.name != "__init__.py":
-            return origin if len(parts) == 1 and origin.suffix == ".py" else None
-        folder = origin.parent.joinpath(*parts[1:])
-    for candidate in (folder.with_suffix(".py"), folder / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-@functools.cache
-def _tree(path: Path, stamp: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
 @functools.cache
 def signature(target: str) -> Signature | None:
     """Parameters of a function, class or dataclass read from its source; None where that can't be seen."""
     found = source_of(target)
-    if found is None or not found[1] or "." in found[1]:
+    if found is None:
         return None
-    path, name = found
-    try:
-        tree = _tree(path, path.stat().st_mtime_ns)
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        return None
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _of_function(node, skip=0)
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return _of_class(node)
-    return None
+    node = definition(*found)
+    if isinstance(node, ast.FunctionDef):
+        return _of_function(node, skip=0)
+    return _of_class(node) if node is not None else None
 
 
 def _of_function(node: ast.FunctionDef, skip: int) -> Signature:
@@ -323,19 +227,24 @@ def walk(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def check(
-    spec: Mapping[str, Any], where: str, trusted: Iterable[str] = (), given: Iterable[str] = ()
+    spec: Mapping[str, Any],
+    where: str,
+    trusted: Iterable[str] = (),
+    given: Iterable[str] = (),
+    parts: Iterable[str] = PARTS,
 ) -> None:
     """Checks a spec and all inside it: targets allowed, found, keys known, none missing.
 
     Args:
         given: parameters that the caller fills in itself.
+        parts: of compressbench's own, what the spec itself may be.
 
     Raises:
         UserError: the first fault, with its place.
     """
     for place, inner in walk(spec, where):
         target = str(inner[TARGET])
-        check_target(target, trusted, place)
+        check_target(target, trusted, place, parts if inner is spec else PARTS)
         if source_of(target) is None and importlib.util.find_spec(target.split(".")[0]) is None:
             raise UserError(
                 f"{place}: can't find {target.split('.')[0]!r} to import {target}; is it installed, or beside you?"
@@ -397,26 +306,6 @@ def within(range_name: str, value: Any, where: str) -> None:
         raise UserError(f"{where}: {value!r} is {words}")
 
 
-def locate(target: str, where: str = "") -> Callable[..., Any]:
-    """Imports what a target names. Only call it on a target that ``check_target`` let pass.
-
-    Raises:
-        UserError: it can't be imported, or has no such attribute.
-    """
-    module_name, _, attribute = target.rpartition(".")
-    place = f"{where}: " if where else ""
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        extra = next((x for x in ("torchvision", "timm") if target.startswith(x)), None)
-        hint = f"; install it with: pip install 'compressbench[{extra}]'" if extra else ""
-        raise UserError(f"{place}can't import {target}: {error}{hint}") from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        raise UserError(f"{place}{module_name} has no {attribute!r}; {nearest(attribute, dir(module))}")
-    return found
-
-
 def build(spec: Mapping[str, Any], where: str = "", **given: Any) -> Any:
     """Builds what a spec names: nested specs first, then the target itself with its settings and ``given``.
 
@@ -459,7 +348,7 @@ def _own_sources(path: Path, root: Path) -> list[Path]:
             continue
         found.add(here)
         names: set[str] = set()
-        for node in ast.walk(_tree(here, here.stat().st_mtime_ns)):
+        for node in ast.walk(tree(here, here.stat().st_mtime_ns)):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):

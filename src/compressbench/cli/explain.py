@@ -39,10 +39,11 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
     from compressbench.cli.run import composed
     from compressbench.cli.terminal import grouped, words
     from compressbench.plan import Context, make
+    from compressbench.trust import prefixes
 
     config = composed(overrides, str(config_dir) if config_dir else None)
     hardware = config["hardware"]
-    trusted = tuple(config.get("trust") or ())
+    trusted = prefixes(config.get("trust"))
     plan = make(
         config["recipe"], config["seed"], Context("", hardware["device"], hardware["threads"], trusted)
     )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import inspect
-import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning import masked
 from compressbench.specs import TARGET
 from compressbench.state import State
-from compressbench.store import save_tensors
+from compressbench.store import Damaged, read_checkpoint, save_checkpoint
 from compressbench.training import reparametrise, schedules
 from compressbench.training.averaging import Average
 from compressbench.training.length import steps
@@ -596,7 +595,6 @@ def _restore_optimizer(
 
 def _checkpoint(live: Live, folder: Path) -> None:
     """One file, written aside and renamed: weights, optimiser state, position, curve."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"weights/{k}": v for k, v in snapshot(live.module).items()}
     tensors |= {f"optimizer/{k}": v for k, v in _optimizer_tensors(live.optimizer, live.named()).items()}
     own = {**live.beside(), **(live.methods.kept() if live.methods else {})}
@@ -605,37 +603,22 @@ def _checkpoint(live: Live, folder: Path) -> None:
         tensors |= {f"masks/{k}": v.contiguous() for k, v in live.masks.items()}
     if live.average:
         tensors |= {f"{AVERAGE}/{k}": v for k, v in live.average.tensors().items()}
-    note = {"step": live.step, "curve": live.curve, "seconds": live.seconds, "digest": _digest(tensors)}
-    aside = folder / "checkpoint.part"
-    save_tensors(tensors, aside, json.dumps(note))
-    aside.replace(folder / "checkpoint.safetensors")
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    save_checkpoint(folder, tensors, {"step": live.step, "curve": live.curve, "seconds": live.seconds})
 
 
 def _resume(live: Live, bench: Bench) -> None:
     """Continues from this stage's own checkpoint, if there is a whole one."""
-    path = bench.checkpoints / "checkpoint.safetensors" if bench.checkpoints is not None else None
-    if path is None or not path.is_file():
+    if bench.checkpoints is None:
         return
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            note = json.loads(file.metadata()["note"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        if _digest(tensors) != note["digest"]:
-            raise ValueError("its tensors were altered")
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        found = read_checkpoint(bench.checkpoints)
+    except Damaged as error:
         bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
-        path.unlink(missing_ok=True)
+        shutil.rmtree(bench.checkpoints, ignore_errors=True)
         return
+    if found is None:
+        return
+    tensors, header = found
     groups: dict[str, dict[str, Tensor]] = {
         "weights": {},
         "optimizer": {},
@@ -656,7 +639,7 @@ def _resume(live: Live, bench: Bench) -> None:
     if live.average:
         live.average = live.average.begun(live.average.share, groups[AVERAGE])
     _restore_optimizer(live.optimizer, live.named(), groups["optimizer"])
-    live.step, live.curve, live.seconds = int(note["step"]), note["curve"], float(note["seconds"])
+    live.step, live.curve, live.seconds = header["step"], header["curve"], header["seconds"]
 
 
 def adopt(state: State, path: str) -> State:
