@@ -24,7 +24,8 @@ from compressbench.cli.run import composed
 from compressbench.data.dataset import Dataset, Split
 from compressbench.errors import UserError
 from compressbench.hardware import packing
-from compressbench.hardware.target import Timing, Unsupported, busy, in_turns
+from compressbench.hardware.target import Timing, Unsupported
+from compressbench.hardware.turns import in_turns
 from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.hardware.torch_cuda import TorchCUDA
 from compressbench.models.build import snapshot
@@ -437,13 +438,11 @@ def test_cost_columns_are_labelled_and_exact():
     for b in (1, 5):
         low, middle, high = (found[f"latency_{k}_b{b}", ""].value for k in ("min", "median", "p90"))
         assert 0 < low <= middle <= high
-        assert found[f"speedup_b{b}", ""].note.startswith(DENSE)
-        assert found[f"speedup_b{b}", ""].value > 0
+        assert DENSE in found[f"speedup_b{b}", ""].note
         assert whole[f"speedup_b{b}", ""].value == 1
         assert whole[f"speedup_b{b}", ""].basis == "computed"
     assert found["throughput_b5", ""].value == pytest.approx(5000 / found["latency_median_b5", ""].value)
     assert found["latency_median_b1", ""].n >= 10
-    assert found["machine_load", ""].value >= 0
 
 
 def test_a_smaller_model_is_really_faster():
@@ -523,25 +522,21 @@ def test_the_first_call_of_a_turn_is_not_counted():
 
     clock = iter(range(1000))
     one, two = in_turns([timer("a"), timer("b")], seconds=3, fewest=1, clock=lambda: next(clock))
-    assert set(one) == set(two) == {0.001}
-    assert len(one) == len(two) == 12, "three rounds of four"
+    assert set(one.seconds) == set(two.seconds) == {0.001}
+    assert [len(turn) for turn in one.walls] == [4] * 5, "five rounds of four, though the time was up after three"
+    assert len(two.walls) == 5
 
 
 def test_turns_stop_at_the_budget():
     clock = iter(range(1000))
-    taken = in_turns([lambda: 1.0, lambda: 2.0], seconds=5, fewest=1, clock=lambda: next(clock))
-    assert taken == [(1.0,) * 5, (2.0,) * 5]
+    one, two = in_turns([lambda: 1.0, lambda: 2.0], seconds=8, fewest=1, clock=lambda: next(clock))
+    assert (one.seconds, two.seconds) == ((1.0,) * 8, (2.0,) * 8)
 
 
-def test_quantiles_and_busy_machine():
+def test_quantiles():
     timing = Timing(4, tuple(float(i) for i in range(11, 0, -1)))
     assert (timing.minimum, timing.median, timing.p90) == (1, 6, 10)
     assert Timing(1, (3.0,)).p90 == 3
-    assert busy(1.2, 1, 2) == ""
-    assert busy(None, 1, 2) == ""
-    assert "load 1.9 on 2 cores" in busy(1.9, 1, 2)
-    assert busy(7.0, 1, 16) == ""
-    assert busy(1.2, 1, 1) == ""
 
 
 @pytest.mark.parametrize("settings", [{"batches": ()}, {"batches": (0,)}, {"threads": 0}])

@@ -71,7 +71,15 @@ class ExecutorchXNNPACK:
         words = "ExecuTorch, XNNPACK on this processor (not a phone), fp32"
         if layers:
             words += f", {len(layers)} quantized layers simulated in float: {shortened(layers)}"
-        return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=layers)
+        return Lowered(
+            run,
+            inputs,
+            words,
+            compile_seconds=took,
+            artefact=content,
+            in_float=layers,
+            simulated=bool(layers),
+        )
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""

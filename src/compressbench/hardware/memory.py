@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from compressbench.errors import UserError, nearest
+
 PROGRAMS = {
     "openvino": """
 def load(openvino, path, shape):
@@ -57,8 +59,14 @@ def peak_bytes(runtime: str, artefact: bytes, shape: Sequence[int]) -> tuple[int
         runtime: ``openvino`` or ``onnxruntime``.
         artefact: an ONNX file's content.
         shape: of the inputs, with the batch.
+
+    Raises:
+        UserError: another runtime.
     """
     import json
+
+    if runtime not in PROGRAMS:
+        raise UserError(f"peak memory: runtime {runtime!r}; {nearest(str(runtime), list(PROGRAMS))}")
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -57,6 +55,7 @@ class Lowered:
         varies: whether what a forward takes depends on its inputs, as with early exits; they are then timed on the real
             mixture of all ``inputs``.
         parts: of a state with early exits, what runs each part on the device; see ``compressbench.exiting``.
+        simulated: whether all rounding is only simulated, in float: what a forward takes says nothing of the state then.
     """
 
     run: Callable[[Tensor], object]
@@ -69,6 +68,7 @@ class Lowered:
     price: Price | None = None
     varies: bool = False
     parts: Sequence[Callable[..., Sequence[Tensor]]] = ()
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,11 @@ class Timing:
 
     Attributes:
         batch: examples a forward.
-        seconds: one entry a forward, in the order they ran; over a mixture of inputs, the mean of one pass through it.
-        load: of the machine (one-minute average), None where the system doesn't say.
-        busy: why the figures may be inflated; empty if nothing suggests it.
+        seconds: wall-clock, one entry a forward, in the order they ran; over a mixture of inputs, the mean of one pass
+            through it.
+        turns: seconds of a forward, one estimate a turn, by which those timed in turns are compared (see
+            ``compressbench.hardware.turns``); where a target gives none, each forward is a turn.
+        disturbed: in words, how others disturbed each try to time it; empty if they didn't. It has no speed-up then.
         basis: ``measured``, or ``modelled`` where no device ran.
         layers: of a modelled device, each layer's part.
         joules: of one forward, None where it isn't known.
@@ -87,11 +89,16 @@ class Timing:
 
     batch: int
     seconds: tuple[float, ...]
-    load: float | None = None
-    busy: str = ""
+    turns: tuple[float, ...] = ()
+    disturbed: str = ""
     basis: str = "measured"
     layers: tuple[LayerTime, ...] = ()
     joules: float | None = None
+
+    @property
+    def estimates(self) -> tuple[float, ...]:
+        """Seconds of a forward, one a turn."""
+        return self.turns or self.seconds
 
     @property
     def minimum(self) -> float:
@@ -140,62 +147,5 @@ class HardwareTarget(Protocol):
         """Times several lowered states in turns, so that whatever slows the machine slows all alike."""
 
 
-TURN, MOST_CALLS = 0.004, 10
 MIXTURE = 256
 """Test images that a state with early exits is timed on."""
-
-
-def machine_load() -> float | None:
-    """The one-minute load average, or None where the system has none."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
-
-
-def busy(load: float | None, threads: int, cores: int) -> str:
-    """Why a timing may be inflated, in words; empty if the machine looks quiet.
-
-    A load of ``threads`` is the timed program's own; on a machine of several cores three quarters of them is
-    still calm.
-    """
-    if load is None or load <= max(threads + 0.5, 0.75 * cores):
-        return ""
-    return f"busy machine: load {load:.1f} on {cores} cores"
-
-
-def stopwatch(
-    call: Callable[[], object], clock: Callable[[], float] = time.perf_counter
-) -> Callable[[], float]:
-    """A timer of a call, in seconds of a clock."""
-
-    def once() -> float:
-        begin = clock()
-        call()
-        return clock() - begin
-
-    return once
-
-
-def in_turns(
-    timers: Sequence[Callable[[], float]],
-    seconds: float,
-    fewest: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[tuple[float, ...]]:
-    """Calls timers by turns until ``seconds`` have passed, each at least ``fewest`` times and equally often.
-
-    Every other round goes backwards, so that none always follows the same neighbour. A turn is a few calls where they are
-    short, and the first of them, which finds caches and threads as the neighbour left them, isn't counted.
-    """
-    taken: list[list[float]] = [[] for _ in timers]
-    shortest = min(timer() for timer in timers)
-    calls = max(1, min(MOST_CALLS, round(TURN / max(shortest, 1e-9))))
-    begin, rounds = clock(), 0
-    while rounds * calls < fewest or clock() - begin < seconds:
-        for place in range(len(timers)) if rounds % 2 == 0 else reversed(range(len(timers))):
-            if calls > 1:
-                timers[place]()
-            taken[place] += [timers[place]() for _ in range(calls)]
-        rounds += 1
-    return [tuple(t) for t in taken]

@@ -83,7 +83,8 @@ class TorchCompiled:
             words += f", {len(left)} of {len(layers)} quantized layers simulated in float: {shortened(left)}"
         if lack:
             words += f" ({lack})"
-        return Lowered(run, inputs, words, compile_seconds=took, in_float=left)
+        simulated = bool(layers) and not integer
+        return Lowered(run, inputs, words, compile_seconds=took, in_float=left, simulated=simulated)
 
     def _compiled(
         self, module: nn.Module, candidates: Sequence[str], inputs: Tensor

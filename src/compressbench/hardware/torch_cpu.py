@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +14,8 @@ from compressbench.hardware.target import (
     Lowered,
     Timing,
     Unsupported,
-    busy,
-    in_turns,
-    machine_load,
-    stopwatch,
 )
+from compressbench.hardware.turns import Turns, in_turns, stopwatch, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +34,7 @@ class TorchCPU:
         threads: of torch while timing.
         batches: sizes to time.
         seconds: of timing for each batch size, for all states in turns; at batch 1 at least 10 forwards of
-            each, at larger ones 3.
+            each, at larger ones 3, and five turns.
     """
 
     VERSION: ClassVar[int] = 2
@@ -74,10 +70,10 @@ class TorchCPU:
             with torch.inference_mode():
                 return forward(module, batch).logits
 
-        rounds = ", rounding simulated" if quantized(view.module) else ""
-        words = f"torch eager, fp32{rounds}{said(view)}"
+        simulated = bool(quantized(view.module))
+        words = f"torch eager, fp32{', rounding simulated' if simulated else ''}{said(view)}"
         parts = tuple(module.parts) if isinstance(module, Early) else ()
-        return Lowered(run, inputs, words, varies=view.leaves_early, parts=parts)
+        return Lowered(run, inputs, words, varies=view.leaves_early, parts=parts, simulated=simulated)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
@@ -85,16 +81,24 @@ class TorchCPU:
 
 
 def time_in_turns(lowered: Sequence[Lowered], batch: int, count: int, seconds: float) -> list[Timing]:
-    """Wall-clock seconds of forwards on the CPU, the states in turns; torch has ``count`` threads meanwhile."""
+    """Forwards on the CPU, the states in turns; torch has ``count`` threads meanwhile.
+
+    With one thread they are compared by processor time, with more by the fastest forward of each turn.
+    """
     with threads(count):
         runs, forwards = calls(lowered, batch)
         for run in runs:
             run()
         fewest = FEWEST if batch == 1 and forwards == 1 else FEWEST_OF_MANY
-        taken = in_turns([stopwatch(run) for run in runs], seconds, fewest)
-    load = machine_load()
-    note = busy(load, count, os.cpu_count() or 1)
-    return [Timing(batch, tuple(t / forwards for t in turn), load, note) for turn in taken]
+        timers = [stopwatch(run) for run in runs]
+        taken, disturbed = undisturbed(lambda: in_turns(timers, seconds, fewest))
+    return [timing(batch, turns, forwards, count == 1, disturbed) for turns in taken]
+
+
+def timing(batch: int, turns: Turns, forwards: int, by_cpu: bool, disturbed: str) -> Timing:
+    """The timing of turns whose calls are so many forwards each."""
+    seconds = tuple(t / forwards for t in turns.seconds)
+    return Timing(batch, seconds, tuple(t / forwards for t in turns.estimates(by_cpu)), disturbed)
 
 
 def calls(lowered: Sequence[Lowered], batch: int) -> tuple[list[Callable[[], object]], int]:

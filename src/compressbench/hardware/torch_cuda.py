@@ -5,7 +5,6 @@ No part of this was run on a GPU in this repository: what is tested is that it s
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError, nearest
 from compressbench.hardware.onnxruntime_cpu import shortened
-from compressbench.hardware.target import Lowered, Timing, Unsupported, busy, in_turns, machine_load
+from compressbench.hardware.target import Lowered, Timing, Unsupported
 from compressbench.hardware.torch_cpu import (
     FEWEST_OF_MANY,
     calls,
@@ -21,7 +20,9 @@ from compressbench.hardware.torch_cpu import (
     examples,
     said,
     timed_inputs,
+    timing,
 )
+from compressbench.hardware.turns import in_turns, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,7 +110,16 @@ class TorchCUDA:
             words += f", {len(done)} linear layers int8 ({shortened(done)})"
         if left:
             words += f", {len(left)} quantized layers simulated in float: {shortened(left)}"
-        return Lowered(run, inputs, words, skips_zeros=bool(sparse), compile_seconds=took, in_float=left)
+        simulated = bool(left) and not done
+        return Lowered(
+            run,
+            inputs,
+            words,
+            skips_zeros=bool(sparse),
+            compile_seconds=took,
+            in_float=left,
+            simulated=simulated,
+        )
 
     def _early(self, view: View) -> Lowered | Unsupported:
         import torch
@@ -139,10 +149,9 @@ class TorchCUDA:
         for timer in timers:
             timer()
             timer()
-        taken = in_turns(timers, self.seconds, FEWEST if forwards == 1 else FEWEST_OF_MANY)
-        load = machine_load()
-        note = busy(load, 1, os.cpu_count() or 1)
-        return [Timing(batch, tuple(t / forwards for t in turn), load, note) for turn in taken]
+        fewest = FEWEST if forwards == 1 else FEWEST_OF_MANY
+        taken, disturbed = undisturbed(lambda: in_turns(timers, self.seconds, fewest))
+        return [timing(batch, turns, forwards, False, disturbed) for turns in taken]
 
 
 def _timer(call: Callable[[], object]) -> Callable[[], float]:

@@ -87,7 +87,14 @@ class TorchSparse:
             for batch, names in chosen.items()
         ]
         words = f"torch eager, fp32, CSR where it is faster; {'; '.join(told)}"
-        return Lowered(run, inputs, words, skips_zeros=any(chosen.values()), compile_seconds=took)
+        return Lowered(
+            run,
+            inputs,
+            words,
+            skips_zeros=any(chosen.values()),
+            compile_seconds=took,
+            simulated=bool(rounding),
+        )
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""

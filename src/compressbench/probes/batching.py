@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
 from compressbench.hardware.early import lower
-from compressbench.hardware.target import HardwareTarget, Unsupported, busy, in_turns, machine_load, stopwatch
-from compressbench.hardware.torch_cpu import check_batches
+from compressbench.hardware.target import HardwareTarget, Unsupported
+from compressbench.hardware.torch_cpu import check_batches, timing
+from compressbench.hardware.turns import in_turns, stopwatch, undisturbed
+from compressbench.probes.speedups import speedup
 from compressbench.records import Metric
 from compressbench.specs import Count, Positive, check_fields
 
@@ -43,7 +45,7 @@ class Batching:
     batches: tuple[int, ...] = (1, 4, 16, 64)
     examples: Count = 256
     seconds: Positive = 1.0
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: ratios by turn
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -88,17 +90,16 @@ class Batching:
         for batch in self.batches:
             ways = _ways(lowered.parts, policy, inputs, batch)
             runs: dict[str, Callable[[], Any]] = {FULL: _whole(whole.run, inputs, batch), **ways}
+            timers = [stopwatch(run) for run in runs.values()]
             with threads(count):
-                taken = in_turns([stopwatch(run) for run in runs.values()], self.seconds, FEWEST)
-            note = "; ".join(x for x in (lowered.runtime, busy(machine_load(), count, _cores())) if x)
-            base = statistics.median(taken[0])
-            for way, seconds in zip(runs, taken, strict=True):
-                middle, group = statistics.median(seconds), f"{name}/{way}"
-                rate, n = len(inputs) / middle, len(seconds)
+                taken, disturbed = undisturbed(partial(in_turns, timers, self.seconds, FEWEST))
+            by_cpu = count == 1 and not inputs.is_cuda
+            timings = [timing(batch, turns, 1, by_cpu, disturbed) for turns in taken]
+            note = "; ".join(x for x in (lowered.runtime, disturbed) if x)
+            for way, own in zip(runs, timings, strict=True):
+                group, rate, n = f"{name}/{way}", len(inputs) / own.median, len(own.seconds)
                 yield Metric(f"exit_throughput_b{batch}", rate, "examples/s", n=n, group=group, note=note)
-                yield Metric(
-                    f"exit_speedup_b{batch}", base / middle, "x", n=n, group=group, note="over full depth"
-                )
+                yield from speedup("exit_speedup", timings[0], own, group, "over full depth")
                 if way in ways:
                     spent = 100 * _spent(ways[way](), costs) / (len(inputs) * costs[-1])
                     yield Metric(f"exit_cost_b{batch}", spent, "%", "computed", n=len(inputs), group=group,
@@ -142,9 +143,3 @@ def _spent(answers: Sequence[Answers], costs: Sequence[int]) -> float:
     """MACs of all parts that ran, for all rows that they ran on."""
     own = [cost - before for cost, before in zip(costs, [0, *costs], strict=False)]
     return float(sum(own[place] * rows for answer in answers for place, rows in answer.rows))
-
-
-def _cores() -> int:
-    import os
-
-    return os.cpu_count() or 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.hardware.early import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported, unfit
+from compressbench.probes.speedups import SIMULATED, speedup
 from compressbench.probes.structure import parameters
 from compressbench.records import Metric
 
@@ -25,11 +26,11 @@ class Cost:
     """Parameters and MACs; bytes dense, with zeros left out, and as codes; latency, throughput and speed-up."""
 
     VERSION: ClassVar[int] = (
-        5  # 3: bytes of codes; 4: of half floats, words on zeros; 5: turns of several calls
+        6  # 3: bytes of codes; 4: of half floats, words on zeros; 5: turns of several calls; 6: ratios by turn
     )
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
-        """Of the subject; speed-up is the reference's median latency over the subject's, timed in turns."""
+        """Of the subject; speed-up is the median over turns of the reference's time over the subject's."""
         yield from _theoretical(subject, bench)
         yield from _on_disk(subject, reference)
         if bench.target is not None:
@@ -87,36 +88,30 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
         if not isinstance(lowered[0], Lowered):
             yield Metric(f"latency_median_b{batch}", None, "ms", note=refused[0])
             continue
-        if why := unfit(ready, batch):
+        if why := SIMULATED if lowered[0].simulated else unfit(ready, batch):
             yield Metric(f"latency_median_b{batch}", None, "ms", note=why)
+            if lowered[0].simulated:
+                yield Metric(f"speedup_b{batch}", None, "x", note=why)
             continue
         timings = target.time(ready, batch)
         yield from _latencies(timings[0], lowered[0].runtime)
-        yield _speedup(timings, same, caution(subject, lowered[0]), refused)
-        if timings[0].load is not None and batch == target.batches[0]:
-            yield Metric("machine_load", timings[0].load, "load", note=timings[0].busy)
+        name = f"speedup_b{batch}"
+        if same:
+            yield Metric(name, 1.0, "x", "computed", note="the reference itself")
+        elif refused or ready[1].simulated:
+            yield Metric(name, None, "x", note=f"reference: {refused[0] if refused else SIMULATED}")
+        else:
+            yield from speedup("speedup", timings[1], timings[0], note=caution(subject, lowered[0]))
 
 
 def _latencies(timing: Timing, runtime: str) -> Iterable[Metric]:
     n, b = len(timing.seconds), timing.batch
-    note = "; ".join(x for x in (runtime, timing.busy) if x)
+    note = "; ".join(x for x in (runtime, timing.disturbed) if x)
     basis = timing.basis
     for name, seconds in (("min", timing.minimum), ("median", timing.median), ("p90", timing.p90)):
         yield Metric(f"latency_{name}_b{b}", 1000 * seconds, "ms", basis, n=n, note=note)
     if b > 1:
         yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", basis, n=n, note=note)
-
-
-def _speedup(timings: Sequence[Timing], same: bool, caution: str, refused: Sequence[str]) -> Metric:
-    name, n = f"speedup_b{timings[0].batch}", len(timings[0].seconds)
-    if same:
-        return Metric(name, 1.0, "x", "computed", note="the reference itself")
-    if refused:
-        return Metric(name, None, "x", note=f"reference: {refused[0]}")
-    notes = [caution] if caution else []
-    notes += [timings[0].busy] if timings[0].busy else []
-    basis = timings[0].basis
-    return Metric(name, timings[1].median / timings[0].median, "x", basis, n=n, note="; ".join(notes))
 
 
 def caution(subject: View, lowered: Lowered) -> str:

@@ -17,6 +17,7 @@ from compressbench.hardware.target import (
     unfit,
 )
 from compressbench.probes.cost import caution
+from compressbench.probes.speedups import SIMULATED, speedup
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Targets:
 
     targets: Mapping[str, HardwareTarget]
     memory: bool = False
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3  # 3: ratios by turn
 
     def __post_init__(self) -> None:
         if not isinstance(self.targets, Mapping) or not self.targets:
@@ -56,8 +57,9 @@ class Targets:
         for place, (name, target) in enumerate(self.targets.items()):
             bench.progress.step(place, len(self.targets))
             lowered = lower(target, subject)
-            if isinstance(lowered, Unsupported):
-                yield Metric(f"latency_b{target.batches[0]}", None, "ms", group=name, note=lowered.why)
+            if isinstance(lowered, Unsupported) or lowered.simulated:
+                why = lowered.why if isinstance(lowered, Unsupported) else SIMULATED
+                yield Metric(f"latency_b{target.batches[0]}", None, "ms", group=name, note=why)
                 continue
             beside = lower(target, reference)
             yield from _facts(lowered, name)
@@ -77,7 +79,7 @@ class Targets:
                     continue
                 timings = target.time(ready, batch)
                 yield from _times(timings[0], lowered, name)
-                yield _speedup(timings, subject, lowered, beside, name)
+                yield from _speedup(timings, subject, lowered, beside, name)
                 if batch == target.batches[0]:
                     yield from _layers(timings[0].layers, name)
 
@@ -121,7 +123,7 @@ def _memory(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Met
 
 def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:
     n, b, basis = len(timing.seconds), timing.batch, timing.basis
-    note = "; ".join(x for x in (lowered.runtime, timing.busy) if x)
+    note = "; ".join(x for x in (lowered.runtime, timing.disturbed) if x)
     yield Metric(f"latency_b{b}", 1000 * timing.median, "ms", basis, n=n, group=name, note=note)
     if basis == "measured":
         yield Metric(f"latency_min_b{b}", 1000 * timing.minimum, "ms", basis, n=n, group=name, note=note)
@@ -134,15 +136,16 @@ def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:
 
 def _speedup(
     timings: Sequence[Timing], subject: View, lowered: Lowered, beside: Lowered | Unsupported, name: str
-) -> Metric:
-    metric, basis = f"speedup_b{timings[0].batch}", timings[0].basis
-    if isinstance(beside, Unsupported):
-        return Metric(metric, None, "x", basis, group=name, note=f"reference: {beside.why}")
+) -> Iterable[Metric]:
+    if isinstance(beside, Unsupported) or beside.simulated:
+        why = beside.why if isinstance(beside, Unsupported) else SIMULATED
+        basis, metric = timings[0].basis, f"speedup_b{timings[0].batch}"
+        yield Metric(metric, None, "x", basis, group=name, note=f"reference: {why}")
+        return
     ran = "" if lowered.price else lowered.runtime
-    notes = [caution(subject, lowered), *_reasons(timings[0].layers), ran, timings[0].busy]
-    ratio = timings[1].median / timings[0].median
+    notes = [caution(subject, lowered), *_reasons(timings[0].layers), ran]
     note = "; ".join(dict.fromkeys(x for x in notes if x))
-    return Metric(metric, ratio, "x", basis, n=len(timings[0].seconds), group=name, note=note)
+    yield from speedup("speedup", timings[1], timings[0], name, note)
 
 
 def _reasons(layers: Sequence[LayerTime]) -> list[str]:
