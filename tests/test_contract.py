@@ -19,6 +19,7 @@ from compressbench.cli.run import composed
 from compressbench.conf import conf_dir, headline
 from compressbench.criteria.given import Given, Saliency
 from compressbench.data.dataset import Dataset, fingerprint
+from compressbench.declared import declared, is_timing
 from compressbench.errors import UserError
 from compressbench.execute import Executor, Watcher
 from compressbench.experiment import Experiment, execute, prepare
@@ -59,7 +60,13 @@ QUIET = ["scale=smoke", "hardware=cpu1"]
 def plain(record: Record) -> dict:
     """A record without what two runs can't share: the value of a timing, and notes on how busy the machine was."""
     row = dataclasses.asdict(record)
-    return {**row, "value": None, "note": "", "n": 0} if record.is_timing or record.probe == "cost" else row
+    return {**row, "value": None, "note": "", "n": 0} if record.is_timing else row
+
+
+def check_declared(metric: str, unit: str) -> None:
+    known = declared(metric)
+    assert known is not None, f"{metric} is not declared"
+    assert known.unit == unit, metric
 
 
 # Every probe on one recipe; on the others those that are no timing and no attack, and what the recipe itself asks for.
@@ -82,6 +89,8 @@ def test_every_recipe_twice_and_from_the_store(recipe: str, tmp_path: Path) -> N
     torch.manual_seed(2)
     second, again = once(recipe, tmp_path / "b")
     assert [plain(r) for r in records] == [plain(r) for r in again]
+    for row in records:
+        check_declared(row.metric, row.unit)
     keys = [n.key for n in first.plan.nodes]
     assert keys == [n.key for n in second.plan.nodes]
     for key in keys:
@@ -301,7 +310,8 @@ def test_every_probe(name: str, small, tmp_path: Path) -> None:
         assert isinstance(one, Metric)
         assert one.value is not None or one.note
         assert one.basis in {"measured", "computed", "theoretical", "on disk", "modelled"}
-        if one.unit not in ("ms", "x", "s", "examples/s", "load"):
+        check_declared(one.name, one.unit)
+        if not is_timing(one.name, one.unit):
             assert one == two
     assert len({(m.name, m.group, m.basis) for m in found}) == len(found)
     assert all(torch.equal(t, before[n]) for n, t in other.weights.items())

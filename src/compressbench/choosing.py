@@ -1,4 +1,8 @@
-"""Choosing among measured states: limits, what breaks them, what is not worth having; pure functions of records."""
+"""Choosing among measured states: limits, what breaks them, what is not worth having; pure functions of records.
+
+A limit is kept where every seed keeps to it, broken where one surely doesn't, and else it can't be told. Latencies of
+what ran are compared by their ratios to a reference, taken in turns with it; those of different moments are not.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +11,124 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from compressbench.errors import UserError, nearest
-from compressbench.plan import DENSE, FINAL, FLOOR
+from compressbench.declared import METRICS, Declared, batch_of
+from compressbench.elsewhere import APART
+from compressbench.errors import CantTell, Unmet, UserError, nearest
+from compressbench.hardware.turns import OTHERS
+from compressbench.plan import FINAL, FLOOR
 from compressbench.records import ENCODINGS, Record, Records
 
-BETTER = {"accuracy": 1, "loyalty": 1, "latency": -1, "bytes": -1}
-Spot = tuple[str, str, str, str, str, str, int, float]
-"""Recipe, model, dataset, scale, series, state, place in the series, density."""
-UNITS = {
-    "accuracy": "%",
-    "loyalty": "%",
-    "latency": "ms",
-    "bytes": "bytes",
-    "drop": "points",
-    "class drop": "points",
+FIGURES: Mapping[str, Declared] = {
+    "accuracy": METRICS["top1"],
+    "loyalty": METRICS["label_loyalty"],
+    "latency": METRICS["latency_b#"],
+    "bytes": METRICS["dense_bytes"],
+    "drop": Declared("Below dense", "points", -1),
+    "class drop": Declared("Below dense, of the class that loses most", "points", -1),
 }
+RANKED = ("accuracy", "loyalty", "latency", "bytes")
+OWN = "by compressbench's own encoder; no exporter writes it"
+ENCODED = {
+    "dense_bytes": "dense, as safetensors",
+    "sparse_bytes": f"zeros left out {OWN}",
+    "quantized_bytes": f"integers at their bits {OWN}",
+    "huffman_bytes": f"Huffman-coded {OWN}",
+}
+BUSY = ("busy machine", OTHERS)
+"""What notes of timings say that others disturbed: in records before version 0.2, and since."""
+FILES = {"targets": "file_bytes", "deployed": "artefact_bytes"}
+CLOCKS = {
+    "cost": ("latency_median", "speedup"),
+    "targets": ("latency", "speedup"),
+    "deployed": ("deployed_latency", "deployed_speedup"),
+}
+"""Probe -> its latency of a state, its ratio of the reference's to that, both without their batch sizes."""
+SAME_STATE = 1.1
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of one state, a value a seed.
+
+    Attributes:
+        by_seed: seed -> value.
+        within: seed -> the ends of its 95 % interval, where one is known; of what is exact, the value twice.
+        bases: seed -> (what its latency may be compared with: those of the same name; that one's latency).
+        why: seed -> why it has no value.
+        words: what its bytes are of.
+    """
+
+    by_seed: Mapping[int, float]
+    within: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    bases: Mapping[int, tuple[str, float]] = field(default_factory=dict)
+    why: Mapping[int, str] = field(default_factory=dict)
+    words: str = ""
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.by_seed.values())
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over seeds; None for fewer than three, which say little of it."""
+        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 2 else None
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """From the lowest to the highest of all seeds and their intervals; None where one value is all that is known."""
+        ends = [self.within.get(seed, (value, value)) for seed, value in self.by_seed.items()]
+        if not ends or (len(ends) == 1 and not self.within):
+            return None
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+NONE = Figure({})
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One state of one series, its figures averaged over seeds.
+    """One state of one series, with its figures.
 
     Attributes:
         name: series, and the state where a series has several.
         state: its name in the recipe.
-        figures: of ``accuracy``, ``loyalty``, ``latency``, ``bytes``, ``drop`` and ``class drop`` those that there are.
-        seeds: how many.
-        note: e.g. why it has no latency on a target.
+        figures: of ``FIGURES`` those that there are.
+        seeds: that its setting was run with; a figure is wanted for each.
         basis: of the latency, ``measured`` or ``modelled``.
         series: that the state is of.
-        counts: figure -> seeds that it is known for.
+        keys: seed -> content address of the state.
     """
 
     name: str
     recipe: str
     state: str
-    figures: Mapping[str, float]
-    seeds: int
-    note: str = ""
+    figures: Mapping[str, Figure]
+    seeds: tuple[int, ...]
     basis: str = ""
     series: str = ""
-    counts: Mapping[str, int] = field(default_factory=dict)
+    keys: Mapping[int, str] = field(default_factory=dict)
+
+    def figure(self, name: str) -> Figure:
+        return self.figures.get(name, NONE)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Figures of which there is a value."""
+        return tuple(name for name, figure in self.figures.items() if figure.by_seed)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a state must keep to; None asks for nothing.
+    """What a state must keep to, at every seed; None asks for nothing.
 
     Attributes:
-        max_bytes: of the shortest encoding.
+        max_bytes: of the target's file where one was made, else of the shortest encoding.
         max_latency: milliseconds.
         min_accuracy, min_loyalty: percent.
         max_drop: points of accuracy below the dense model of the same seed.
         max_class_drop: points of recall below it, in the class that loses most.
         needed: figures that a state must have, whatever they are.
+        enough: figures for which seeds that have them speak for those that haven't.
     """
 
     max_bytes: float | None = None
@@ -70,27 +138,77 @@ class Limits:
     max_drop: float | None = None
     max_class_drop: float | None = None
     needed: tuple[str, ...] = ()
+    enough: tuple[str, ...] = ()
 
     @property
-    def asked(self) -> dict[str, tuple[float, int]]:
-        """Figure -> (limit, 1 for a floor, -1 for a ceiling)."""
+    def asked(self) -> dict[str, float]:
+        """Figure -> limit; a floor where more of it is better, else a ceiling."""
         given = {
-            "bytes": (self.max_bytes, -1),
-            "latency": (self.max_latency, -1),
-            "accuracy": (self.min_accuracy, 1),
-            "loyalty": (self.min_loyalty, 1),
-            "drop": (self.max_drop, -1),
-            "class drop": (self.max_class_drop, -1),
+            "bytes": self.max_bytes,
+            "latency": self.max_latency,
+            "accuracy": self.min_accuracy,
+            "loyalty": self.min_loyalty,
+            "drop": self.max_drop,
+            "class drop": self.max_class_drop,
         }
-        return {name: (limit, sign) for name, (limit, sign) in given.items() if limit is not None}
+        return {name: limit for name, limit in given.items() if limit is not None}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a state keeps to one limit (None: it can't be told), and its worst seed's figure in words."""
+
+    kept: bool | None
+    words: str
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What is worth having within the limits, best accuracy first, and why each other state isn't."""
+    """What is worth having within the limits.
+
+    Attributes:
+        kept: beaten by none, best accuracy first.
+        beaten: within the limits too, but at least equalled in all by another one; best accuracy first.
+        out: name -> why not, for every other state.
+        unranked: those within the limits whose latency can't be compared with another's.
+    """
 
     kept: tuple[Choice, ...]
+    beaten: tuple[Choice, ...] = ()
     out: Mapping[str, str] = field(default_factory=dict)
+    unranked: tuple[str, ...] = ()
+
+
+# ---- from records to choices ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Spot:
+    setting: tuple[str, ...]
+    series: str
+    state: str
+    order: int
+    density: float
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """How latencies on a target are read: by which probe, at which batch; ``own`` are its reference's, in ms."""
+
+    probe: str
+    target: str
+    batch: int
+    own: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def of(self, row: Record, metric: str) -> bool:
+        place = row.hardware if self.probe == "cost" else row.group
+        return row.probe == self.probe and place == self.target and row.metric == f"{metric}_b{self.batch}"
+
+    def latency(self, row: Record) -> bool:
+        return self.of(row, CLOCKS[self.probe][0])
+
+    def ratio(self, row: Record, end: str = "") -> bool:
+        return self.of(row, CLOCKS[self.probe][1] + end)
 
 
 def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
@@ -98,129 +216,48 @@ def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
 
     Args:
         target: whose latency counts, by its name in the records of ``targets`` or ``deployed``, or the hardware's name
-            of ``cost`` (there the reference's latency over the speed-up in turns); empty for none.
+            of ``cost``; empty for none. The latency of a state that ran is its reference's over its speed-up in turns.
 
     Raises:
-        UserError: nothing was measured on such a target, or not at this batch size.
+        UserError: nothing was measured on such a target, or not at this batch size; or one seed was run twice, with
+            settings that its records don't tell apart.
     """
     rows = [r for r in records if r.moment == FINAL and r.series != FLOOR]
-    if target:
-        _check_target(rows, target, batch)
-    spots: dict[Spot, list[Record]] = {}
+    clock = _clock(rows, target, batch) if target else None
+    seeds: dict[tuple[str, ...], set[int]] = {}
     for row in rows:
-        spots.setdefault(
-            (*_setting(row), row.series, row.state, row.order, round(row.density, 6)), []
-        ).append(row)
-    dense = {(*_setting(r), r.seed): r.value for r in rows if r.series == DENSE and _is_accuracy(r)}
-    timed = {
-        (r.key, r.machine): r.value
-        for r in rows
-        if r.probe == "cost" and _is_latency(r, target, batch) and r.value
-    }
+        seeds.setdefault(_setting(row), set()).add(row.seed)
+    spots = _spots(rows)
     names = _names(list(spots))
-    return [_choice(names[spot], spot, own, dense, timed, target, batch) for spot, own in spots.items()]
-
-
-def _setting(row: Record) -> tuple[str, str, str, str]:
-    return row.recipe, row.model, row.dataset, row.scale
-
-
-def _names(spots: Sequence[Spot]) -> dict[Spot, str]:
-    """What tells each state from all others, and no more: series, then state and density, then the setting."""
-    columns: list[Callable[[Spot], str]] = [
-        lambda s: s[4],
-        lambda s: f"{s[4]} ({s[5]})",
-        lambda s: f"{s[4]} ({s[5]}, {100 * s[7]:.4g} %)",
-        lambda s: f"{s[4]} ({s[5]}, {100 * s[7]:.4g} %, place {s[6]})",
-    ]
-    settings = {s[:4] for s in spots}
-    apart = [k for k in range(4) if len({setting[k] for setting in settings}) > 1]
-    names = {}
-    for spot in spots:
-        beside = [other for other in spots if other[:5] == spot[:5]]
-        text = next(c(spot) for c in columns if c is columns[-1] or sum(c(o) == c(spot) for o in beside) == 1)
-        names[spot] = ": ".join([" on ".join(str(spot[k]) for k in apart), text]) if apart else text
-    return names
-
-
-def _choice(
-    name: str,
-    spot: Spot,
-    rows: Sequence[Record],
-    dense: Mapping[tuple[str, str, str, str, int], float | None],
-    references: Mapping[tuple[str, str], float],
-    target: str,
-    batch: int,
-) -> Choice:
-    accuracy = {r.seed: r.value for r in rows if _is_accuracy(r) and r.value is not None}
-    drops = {s: d - a for s, a in accuracy.items() if (d := dense.get((*spot[:4], s))) is not None}
-    sizes: dict[int, float] = {}
-    for r in rows:
-        if r.probe == "cost" and r.metric in ENCODINGS and r.value is not None:
-            sizes[r.seed] = min(r.value, sizes.get(r.seed, math.inf))
-    worst: dict[int, float] = {}
-    for r in rows:
-        if r.probe == "forgetting" and r.metric == "recall_change" and r.value is not None:
-            worst[r.seed] = max(-r.value, worst.get(r.seed, -math.inf))
-    timed = [r for r in rows if target and _is_latency(r, target, batch)]
-    values: dict[str, Mapping[int, float]] = {
-        "accuracy": accuracy,
-        "drop": drops,
-        "class drop": worst,
-        "loyalty": {r.seed: r.value for r in rows if r.metric == "label_loyalty" and r.value is not None},
-        "bytes": sizes,
-        "latency": {**_per_seed(timed), **_in_turns(rows, references, target, batch)},
-    }
-    figures = {k: statistics.fmean(v.values()) for k, v in values.items() if v}
-    return Choice(
-        name,
-        spot[0],
-        spot[5],
-        figures,
-        len({r.seed for r in rows}),
-        next((r.note for r in timed if r.value is None), ""),
-        next((r.basis for r in timed if r.value is not None), ""),
-        spot[4],
-        {k: len(v) for k, v in values.items()},
-    )
-
-
-def _per_seed(timed: Sequence[Record]) -> dict[int, float]:
-    """Repeated timings of one seed are averaged."""
-    found: dict[int, list[float]] = {}
-    for r in timed:
-        if r.value is not None:
-            found.setdefault(r.seed, []).append(r.value)
-    return {seed: statistics.fmean(v) for seed, v in found.items()}
-
-
-def _in_turns(
-    rows: Sequence[Record], references: Mapping[tuple[str, str], float], target: str, batch: int
-) -> dict[int, float]:
-    """The reference's latency over the speed-up: both ran in turns, which latencies of several moments didn't."""
-    return {
-        r.seed: references[r.reference, r.machine] / r.value
-        for r in rows
-        if (r.probe, r.metric) == ("cost", f"speedup_b{batch}")
-        and r.hardware == target
-        and r.value
-        and (r.reference, r.machine) in references
-    }
-
-
-def _is_accuracy(row: Record) -> bool:
-    return row.probe == "accuracy" and row.metric == "top1" and not row.group
-
-
-def _is_latency(row: Record, target: str, batch: int) -> bool:
-    if row.probe == "cost":
-        return row.hardware == target and row.metric == f"latency_median_b{batch}"
-    names = {"targets": f"latency_b{batch}", "deployed": f"deployed_latency_b{batch}"}
-    return row.group == target and row.metric == names.get(row.probe)
+    dense = {r.key: r.value for r in rows if _is_accuracy(r) and r.value is not None}
+    written = any(_is_file(r, target) for r in rows)
+    found = []
+    for spot, own in spots.items():
+        keys: dict[int, str] = {}
+        for row in own:
+            if keys.setdefault(row.seed, row.key) != row.key:
+                raise UserError(
+                    f"{names[spot]}: seed {row.seed} was run twice, in settings that records don't tell apart; give one"
+                )
+        figures = {
+            "accuracy": _figure([r for r in own if _is_accuracy(r)]),
+            "drop": _drops([r for r in own if _is_accuracy(r)], dense),
+            "class drop": _class_drops(own),
+            "loyalty": _figure([r for r in own if r.metric == "label_loyalty" and not r.group]),
+            "bytes": _files(own, target) if written else _encodings(own),
+            "latency": _latency(own, clock) if clock else NONE,
+        }
+        basis = next((r.basis for r in own if clock and clock.latency(r) and r.value is not None), "")
+        known = {name: f for name, f in figures.items() if f.by_seed or f.why}
+        seeds_ = tuple(sorted(seeds[spot.setting]))
+        found.append(
+            Choice(names[spot], spot.setting[0], spot.state, known, seeds_, basis, spot.series, keys)
+        )
+    return found
 
 
 def targets_of(records: Iterable[Record]) -> list[str]:
-    """Names of all targets that anything was timed or priced on."""
+    """Targets that ``choices`` knows: groups of ``targets`` and ``deployed``, hardware of ``cost``."""
     found: dict[str, None] = {}
     for r in records:
         if r.probe in ("targets", "deployed") and r.group and "/" not in r.group:
@@ -230,7 +267,117 @@ def targets_of(records: Iterable[Record]) -> list[str]:
     return list(found)
 
 
-def _check_target(rows: Sequence[Record], target: str, batch: int) -> None:
+def _setting(row: Record) -> tuple[str, ...]:
+    return row.recipe, row.model, row.dataset, row.scale, row.dtype
+
+
+def _spots(rows: Sequence[Record]) -> dict[_Spot, list[Record]]:
+    """Rows by state. Seeds of one state may differ a little in density; those of other densities are other states."""
+    lines: dict[tuple[tuple[str, ...], str, str, int], list[Record]] = {}
+    for row in rows:
+        lines.setdefault((_setting(row), row.series, row.state, row.order), []).append(row)
+    found: dict[_Spot, list[Record]] = {}
+    for (setting, series, state, order), own in lines.items():
+        places = _densities(own)
+        for row in own:
+            spot = _Spot(setting, series, state, order, places[row.density])
+            found.setdefault(spot, []).append(row)
+    return found
+
+
+def _densities(rows: Sequence[Record]) -> dict[float, float]:
+    """Density -> that of its state; nearly equal ones are one state's unless one seed has two of them."""
+    known = sorted({r.density for r in rows})
+    steps: list[list[float]] = []
+    for density in known:
+        if steps and density <= steps[-1][-1] * SAME_STATE:
+            steps[-1].append(density)
+        else:
+            steps.append([density])
+    for step in steps:
+        held = {(r.seed, r.key, r.density) for r in rows if r.density in step}
+        if len({seed for seed, _, _ in held}) < len(held):
+            return {density: round(density, 6) for density in known}
+    return {density: statistics.fmean(step) for step in steps for density in step}
+
+
+def _names(spots: Sequence[_Spot]) -> dict[_Spot, str]:
+    """What tells each state from all others, and no more: series, then state and density, then the setting."""
+    columns: list[Callable[[_Spot], str]] = [
+        lambda s: s.series,
+        lambda s: f"{s.series} ({s.state})",
+        lambda s: f"{s.series} ({s.state}, {100 * s.density:.4g} %)",
+        lambda s: f"{s.series} ({s.state}, {100 * s.density:.4g} %, place {s.order})",
+    ]
+    settings = {s.setting for s in spots}
+    apart = [k for k in range(5) if len({setting[k] for setting in settings}) > 1]
+    names = {}
+    for spot in spots:
+        beside = [other for other in spots if (other.setting, other.series) == (spot.setting, spot.series)]
+        text = next(c(spot) for c in columns if c is columns[-1] or sum(c(o) == c(spot) for o in beside) == 1)
+        names[spot] = ": ".join([" on ".join(spot.setting[k] for k in apart), text]) if apart else text
+    return names
+
+
+def _is_accuracy(row: Record) -> bool:
+    return row.probe == "accuracy" and row.metric == "top1" and not row.group
+
+
+def _figure(rows: Sequence[Record]) -> Figure:
+    values = {r.seed: r.value for r in rows if r.value is not None}
+    return Figure(values, why={r.seed: r.note for r in rows if r.value is None})
+
+
+def _drops(rows: Sequence[Record], dense: Mapping[str, float]) -> Figure:
+    """Points below the reference; to nine decimals, which binary fractions of percents don't reach."""
+    known = {r.seed: r for r in rows if r.value is not None}
+    values = {
+        seed: round(dense[r.reference] - r.value, 9)
+        for seed, r in known.items()
+        if r.value is not None and r.reference in dense
+    }
+    why = {r.seed: r.note for r in rows if r.value is None}
+    why |= {s: "its dense model has no accuracy here" for s in known if s not in values}
+    return Figure(values, why=why)
+
+
+def _class_drops(rows: Sequence[Record]) -> Figure:
+    """Of each seed that of the class that loses most."""
+    values: dict[int, float] = {}
+    why = {}
+    for r in rows:
+        if r.probe == "forgetting" and r.metric == "recall_change":
+            if r.value is None:
+                why[r.seed] = f"{r.group}: {r.note}".removesuffix(": ")
+            else:
+                values[r.seed] = max(round(-r.value, 9), values.get(r.seed, -math.inf))
+    return Figure({s: v for s, v in values.items() if s not in why}, why=why)
+
+
+def _encodings(rows: Sequence[Record]) -> Figure:
+    """The shortest of ``cost``'s encodings."""
+    best: dict[int, tuple[float, str]] = {}
+    for r in rows:
+        if r.probe == "cost" and r.metric in ENCODINGS and r.value is not None:
+            best[r.seed] = min((r.value, r.metric), best.get(r.seed, (math.inf, "")))
+    words = dict.fromkeys(ENCODED[metric] for _, metric in best.values())
+    return Figure({seed: value for seed, (value, _) in best.items()}, words=", or ".join(words))
+
+
+def _is_file(row: Record, target: str) -> bool:
+    return row.group == target != "" and FILES.get(row.probe) == row.metric
+
+
+def _files(rows: Sequence[Record], target: str) -> Figure:
+    """The file that a target reads."""
+    found = _figure([r for r in rows if _is_file(r, target)])
+    return Figure(found.by_seed, why=found.why, words=f"the file that {target} reads")
+
+
+# ---- latencies ------------------------------------------------------------------------------------------------------
+
+
+def _clock(rows: Sequence[Record], target: str, batch: int) -> _Clock:
     known = targets_of(rows)
     if target not in known:
         hint = (
@@ -239,85 +386,245 @@ def _check_target(rows: Sequence[Record], target: str, batch: int) -> None:
             else "none was measured; +probe@evaluation.probes.targets=targets adds them"
         )
         raise UserError(f"--target: nothing was measured on {target!r}; {hint}")
-    timed = [r for r in rows if _is_latency(r, target, batch)]
-    if not timed:
-        raise UserError(f"--batch: {target} was not timed at batch {batch}")
-    places = sorted(
-        {(r.basis, r.machine if r.basis == "measured" else "") for r in timed if r.value is not None}
-    )
+    clocks = [_Clock(probe, target, batch) for probe in CLOCKS]
+    clock = next((c for c in clocks if any(c.latency(r) for r in rows)), None)
+    if clock is None:
+        sizes = sorted({b for c in clocks for r in rows if (b := _timed_at(c, r)) is not None})
+        at = f"; it was at {', '.join(map(str, sizes))}" if sizes else ""
+        raise UserError(f"--batch: {target} was not timed at batch {batch}{at}")
+    timed = [r for r in rows if clock.latency(r) and r.value is not None]
+    places = sorted({(r.basis, r.machine if r.basis == "measured" else "") for r in timed})
     if len(places) > 1:
         told = "; ".join(f"{basis} {machine}".strip() for basis, machine in places)
         raise UserError(f"--target: {target} has latencies of several kinds ({told}); give the runs of one")
+    own: dict[tuple[str, str], list[float]] = {}
+    for r in timed:
+        if r.value is not None and not _disturbed(r):
+            own.setdefault((r.key, r.machine), []).append(r.value)
+    middle = {place: statistics.median(values) for place, values in own.items()}
+    return _Clock(clock.probe, target, batch, middle)
 
 
-def broken(choice: Choice, limits: Limits) -> list[str]:
-    """The limits that a state breaks, in words; a figure that isn't there breaks its limit."""
-    told = [
-        f"{name} not known{f' ({choice.note})' if choice.note and name == 'latency' else ''}"
-        for name in limits.needed
-        if name not in choice.figures and name not in limits.asked
-    ]
-    for name, (limit, sign) in limits.asked.items():
-        value = choice.figures.get(name)
-        unit = UNITS[name]
-        known = choice.counts.get(name, choice.seeds)
-        if value is not None and known < choice.seeds and name != "latency":  # one seed's says that of all
-            told.append(f"{name} known for {known} of {choice.seeds} seeds only")
-        if value is None:
-            told.append(f"{name} not known{f' ({choice.note})' if choice.note and name == 'latency' else ''}")
-        elif sign * value < sign * limit:
-            text = f"{value:,.0f} bytes" if name == "bytes" else f"{name} {value:.4g} {unit}"
-            told.append(f"{text} is {'below' if sign > 0 else 'above'} {limit:,.6g}")
+def _disturbed(row: Record) -> bool:
+    return any(words in row.note for words in BUSY)
+
+
+def _timed_at(clock: _Clock, row: Record) -> int | None:
+    batch = batch_of(row.metric)
+    return batch if batch and _Clock(clock.probe, clock.target, batch).latency(row) else None
+
+
+def _latency(rows: Sequence[Record], clock: _Clock) -> Figure:
+    """Milliseconds a seed; with what they may be compared with, where they may."""
+    values: dict[int, float] = {}
+    within: dict[int, tuple[float, float]] = {}
+    bases: dict[int, tuple[str, float]] = {}
+    why: dict[int, str] = {}
+    for seed in dict.fromkeys(r.seed for r in rows):
+        own = [r for r in rows if r.seed == seed]
+        timed = [r for r in own if clock.latency(r)]
+        ratios = [r for r in own if clock.ratio(r)]
+        if not timed:
+            continue
+        known = [r.value for r in timed if r.value is not None]
+        first = timed[0]
+        base = clock.own.get((first.reference, first.machine))
+        quiet = [r for r in ratios if r.value and not _disturbed(r)]
+        if not known:
+            why[seed] = first.note
+        elif first.basis == "modelled":
+            values[seed] = statistics.median(known)
+            within[seed], bases[seed] = (values[seed],) * 2, ("modelled", 1.0)
+        elif all(_disturbed(r) for r in timed) and not quiet:
+            why[seed] = first.note
+        elif not ratios or any(APART in r.note for r in ratios):
+            values[seed] = statistics.median(known)
+        elif base is None:
+            why[seed] = "its reference was not timed, or others disturbed that"
+        elif first.key == first.reference:
+            values[seed], within[seed], bases[seed] = base, (base, base), (first.reference, base)
+        elif not quiet:
+            why[seed] = ratios[0].note or "it has no ratio in turns"
+        else:
+            values[seed] = base / statistics.median(r.value for r in quiet if r.value)
+            bases[seed] = (first.reference, base)
+            ends = [[r.value for r in own if clock.ratio(r, end) and r.value] for end in ("_low", "_high")]
+            if all(ends):
+                within[seed] = base / max(ends[1]), base / min(ends[0])
+    return Figure(values, within, bases, why)
+
+
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+
+def verdicts(choice: Choice, limits: Limits) -> list[Verdict]:
+    """What is to be said of each limit, in the order of ``Limits.asked``; then of figures that are needed and missing."""
+    told = [_verdict(choice, name, limit, name in limits.enough) for name, limit in limits.asked.items()]
+    for name in limits.needed:
+        if name not in limits.asked and not choice.figure(name).by_seed:
+            told.append(Verdict(None, _unknown(choice, name, choice.seeds)))
     return told
+
+
+def _verdict(choice: Choice, name: str, limit: float, some: bool) -> Verdict:
+    figure, better = choice.figure(name), FIGURES[name].better
+    sure, perhaps = [], []
+    for seed, value in figure.by_seed.items():
+        ends = figure.within.get(seed, (value, value))
+        if all(better * end < better * limit for end in (*ends, value)):
+            sure.append(seed)
+        elif any(better * end < better * limit for end in (*ends, value)):
+            perhaps.append(seed)
+    missing = [seed for seed in choice.seeds if seed not in figure.by_seed]
+    if sure:
+        side = "below" if better > 0 else "above"
+        return Verdict(False, f"{_worst(choice, name, sure, limit)} is {side} {limit:,.12g}")
+    if not figure.by_seed or (missing and not some):
+        return Verdict(None, _unknown(choice, name, missing))
+    if perhaps:
+        return Verdict(
+            None, f"{_worst(choice, name, perhaps, limit)}: its interval holds the limit, {limit:,.12g}"
+        )
+    return Verdict(True, _worst(choice, name, list(figure.by_seed), limit))
+
+
+def _worst(choice: Choice, name: str, seeds: Sequence[int], limit: float) -> str:
+    """A figure at the worst of some seeds: ``drop 0.4 points at worst (seed 2; mean 0.1, n=3)``."""
+    figure, better = choice.figure(name), FIGURES[name].better
+    seed = min(seeds, key=lambda s: better * figure.by_seed[s])
+    value, n = figure.by_seed[seed], len(figure.by_seed)
+    ends = figure.within.get(seed, (value, value))
+    shown = _digits(value, limit)
+    if name == "bytes":
+        text = f"{value:,.0f} bytes{f' ({figure.words})' if figure.words else ''}"
+    else:
+        text = f"{name} {shown} {FIGURES[name].unit}"
+    between = f"; 95 % {_digits(ends[0], limit)} to {_digits(ends[1], limit)}" if ends[0] < ends[1] else ""
+    if n == 1:
+        return f"{text} (seed {seed}{between}, n=1)"
+    mean = f"{figure.mean:,.0f}" if name == "bytes" else f"{figure.mean:.4g}"
+    return f"{text} at worst (seed {seed}{between}; mean {mean}, n={n})"
+
+
+def _digits(value: float, limit: float) -> str:
+    """Four digits, or as many as tell the value from the limit."""
+    side = (value > limit) - (value < limit)
+    texts = (f"{value:.{digits}g}" for digits in range(4, 18))
+    return next((t for t in texts if (float(t) > limit) - (float(t) < limit) == side), str(value))
+
+
+def _unknown(choice: Choice, name: str, seeds: Sequence[int]) -> str:
+    why = choice.figure(name).why
+    reasons = "; ".join(dict.fromkeys(why[s] for s in seeds if why.get(s)))
+    some = len(seeds) < len(choice.seeds)
+    where = f" for seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if some else ""
+    return f"{name} not known{where}{f' ({reasons})' if reasons else ''}"
+
+
+# ---- advice ---------------------------------------------------------------------------------------------------------
 
 
 def advise(found: Sequence[Choice], limits: Limits) -> Advice:
     """States within the limits that no other one beats in accuracy, loyalty, latency and bytes at once.
 
+    A difference in latency counts where the intervals of the ratios in turns, over all seeds that both have, don't touch.
+
     Raises:
-        UserError: no state keeps to the limits; says which comes nearest.
+        Unmet: no state keeps to the limits; says which comes nearest.
+        CantTell: none is known to, but of one it isn't known that it doesn't.
+        UserError: there are no states.
     """
     out: dict[str, str] = {}
-    inside = []
+    inside, unsure = [], []
     for choice in found:
-        if faults := broken(choice, limits):
-            out[choice.name] = "; ".join(faults)
+        told = verdicts(choice, limits)
+        broken = [v.words for v in told if v.kept is False]
+        unknown = [v.words for v in told if v.kept is None]
+        if broken or unknown:
+            out[choice.name] = "; ".join(broken) or f"can't tell: {'; '.join(unknown)}"
+            unsure += [] if broken else [choice]
         else:
             inside.append(choice)
     if not inside:
         if not found:
             raise UserError("advise: there are no records of states")
-        close = min(found, key=lambda c: _miss(c, limits))
-        raise UserError(f"no state keeps to the limits; nearest comes {close.name}: {out[close.name]}")
-    kept = []
+        close = min(unsure or found, key=lambda c: _miss(c, limits))
+        if unsure:
+            why = out[close.name].removeprefix("can't tell: ")
+            raise CantTell(f"can't tell: no state is known to keep to the limits; of {close.name}: {why}")
+        raise Unmet(f"no state keeps to the limits; nearest comes {close.name}: {out[close.name]}")
+    kept, beaten = [], []
     for choice in inside:
         better = next((other for other in inside if other is not choice and _dominates(other, choice)), None)
         if better is not None:
             out[choice.name] = f"{better.name} is at least as good in all"
+            beaten.append(choice)
         else:
             kept.append(choice)
-    kept.sort(key=lambda c: (-c.figures.get("accuracy", -math.inf), c.figures.get("latency", math.inf)))
-    return Advice(tuple(kept), out)
+    timed = [c for c in inside if c.figure("latency").by_seed]
+    apart = [c.name for c in timed if any(o is not c and _faster(c, o) is None for o in timed)]
+    return Advice(tuple(sorted(kept, key=_best)), tuple(sorted(beaten, key=_best)), out, tuple(apart))
+
+
+def _best(choice: Choice) -> tuple[float, float]:
+    means = {name: choice.figures[name].mean for name in choice.known}
+    return -means.get("accuracy", -math.inf), means.get("latency", math.inf)
 
 
 def _miss(choice: Choice, limits: Limits) -> tuple[int, float]:
     """How far a state is from the limits: figures that aren't there, then by how many times limits are missed."""
-    missing, total = sum(name not in choice.figures for name in limits.needed), 0.0
-    for name, (limit, sign) in limits.asked.items():
-        value = choice.figures.get(name)
-        if value is None:
+    missing, total = sum(name not in choice.known for name in limits.needed), 0.0
+    for name, limit in limits.asked.items():
+        figure, better = choice.figure(name), FIGURES[name].better
+        if not figure.by_seed:
             missing += 1
-        elif sign * value < sign * limit:
+            continue
+        value = better * min(better * x for x in figure.by_seed.values())
+        if better * value < better * limit:
             total += abs(math.log((abs(value) + 1e-9) / (abs(limit) + 1e-9)))
     return missing, total
 
 
 def _dominates(one: Choice, other: Choice) -> bool:
-    """At least as good in every figure that both have, better in one; equal ones are won by the first by name."""
-    signs = [
-        sign * (one.figures[name] - other.figures[name])
-        for name, sign in BETTER.items()
-        if name in one.figures and name in other.figures
+    """At least as good in every figure that the other has, better in one; of equal ones the first by name wins."""
+    signs = []
+    for name in (n for n in RANKED if n in other.known):
+        sign = _ahead(one, other, name) if name in one.known else None
+        if sign is None:
+            return False
+        signs.append(sign)
+    if not signs or min(signs) < 0:
+        return False
+    return max(signs) > 0 or (one.name < other.name and _equal(one, other))
+
+
+def _ahead(one: Choice, other: Choice, name: str) -> int | None:
+    """1 where the first is better, -1 where it is worse, 0 where no difference is shown, None where none can be told."""
+    if name == "latency":
+        return _faster(one, other)
+    difference = FIGURES[name].better * (one.figures[name].mean - other.figures[name].mean)
+    return (difference > 0) - (difference < 0)
+
+
+def _equal(one: Choice, other: Choice) -> bool:
+    return all(one.figures[n].mean == other.figures[n].mean for n in RANKED if n in other.known)
+
+
+def _faster(one: Choice, other: Choice) -> int | None:
+    """As ``_ahead``, by latencies as multiples of the reference's that both were timed in turns with."""
+    here, there = one.figure("latency"), other.figure("latency")
+    common = [s for s in here.bases if there.bases.get(s) == here.bases[s]]
+    spans = [
+        Figure(
+            {s: f.by_seed[s] / f.bases[s][1] for s in common},
+            {
+                s: (f.within[s][0] / f.bases[s][1], f.within[s][1] / f.bases[s][1])
+                for s in common
+                if s in f.within
+            },
+        ).span
+        for f in (here, there)
     ]
-    lacks = [name for name in BETTER if name in other.figures and name not in one.figures]
-    return bool(signs) and not lacks and min(signs) >= 0 and (max(signs) > 0 or one.name < other.name)
+    if spans[0] is None or spans[1] is None:
+        return None
+    return (spans[0][1] < spans[1][0]) - (spans[1][1] < spans[0][0])

@@ -15,12 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from compressbench.declared import batch_of
 from compressbench.errors import UserError, nearest
 from compressbench.records import Record
 
 COLUMNS = ("state", "batch", "ms", "n", "runtime")
 WANTED = ("state", "batch", "ms")
 PROBE = "targets"
+APART = "not timed in turns"
+"""In the note of a ratio of latencies that were taken at different moments."""
 LEAST, MOST = 1e-6, 1e9
 
 
@@ -115,18 +118,23 @@ def records(
 
 
 def derived(latencies: Iterable[Record]) -> list[Record]:
-    """The latencies of one device with throughputs, and ratios to dense's where that was timed at the same batch."""
+    """The latencies of one device with throughputs, and ratios to dense's where that was timed at the same batch.
+
+    Both were timed at moments of their own, which the ratio's note says.
+    """
     rows = list(latencies)
     dense = {(r.seed, r.metric): r.value for r in rows if r.series == "dense"}
     out = []
     for row in rows:
-        batch = int(row.metric.removeprefix("latency_b"))
+        batch = batch_of(row.metric)
+        assert batch is not None
         assert row.value is not None
         rate = 1000 * batch / row.value
         out += [row, replace(row, metric=f"throughput_b{batch}", value=rate, unit="examples/s")]
         base = dense.get((row.seed, row.metric))
         if base is not None:
-            out.append(replace(row, metric=f"speedup_b{batch}", value=base / row.value, unit="x"))
+            note = f"{row.note}; {APART}"
+            out.append(replace(row, metric=f"speedup_b{batch}", value=base / row.value, unit="x", note=note))
     return out
 
 

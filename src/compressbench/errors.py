@@ -34,6 +34,12 @@ class CantTell(UserError):
     code = 1
 
 
+class Unmet(UserError):
+    """The answer is no: nothing keeps to what was asked."""
+
+    code = 1
+
+
 def nearest(name: str, options: Iterable[str], limit: int = 3) -> str:
     """A closing sentence with the options nearest to a misspelt name, or all of them when few."""
     known = sorted(set(options))

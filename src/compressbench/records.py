@@ -13,12 +13,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, overload
 
+from compressbench.console import clean
+from compressbench.declared import is_timing
 from compressbench.errors import UserError
+from compressbench.paths import write_text
 
 SCHEMA = 1
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 """Metrics of ``cost`` that are bytes of one state, each in another form."""
-TIMING_UNITS = frozenset({"s", "ms", "examples/s", "load", "x", "mJ"})
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Metric:
     Attributes:
         name: e.g. ``top1``, ``recall``, ``latency_median_b64``.
         value: the figure; ``None`` when it could not be had, and then ``note`` says why.
-        unit: ``%``, ``points``, ``nats``, ``bytes``, ``ms``, ``s``, ``x`` (a ratio of timings), ``1``, ``MACs`` …
+        unit: ``%``, ``points``, ``nats``, ``bytes``, ``ms``, ``s``, ``x`` (times), ``1``, ``MACs`` …
         basis: ``measured``, ``computed``, ``theoretical``, ``on disk`` or ``modelled``.
         n: examples (or repetitions, for a timing) that the figure rests on.
         group: the class or the layer it belongs to; empty for the whole.
@@ -80,8 +83,8 @@ class Record:
 
     @property
     def is_timing(self) -> bool:
-        """True for a figure that a second run can't repeat exactly."""
-        return self.unit in TIMING_UNITS
+        """True for a figure that a second run can't repeat exactly; ``declared.is_timing`` says which are."""
+        return is_timing(self.metric, self.unit)
 
 
 COLUMNS = tuple(f.name for f in fields(Record))
@@ -152,18 +155,26 @@ def write_jsonl(records: Iterable[Record], path: Path) -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 row[name] = None
         rows.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
-    _replace_text(path, "".join(line + "\n" for line in rows))
+    write_text(path, "".join(line + "\n" for line in rows))
 
 
 def write_csv(records: Iterable[Record], path: Path) -> None:
-    """The same rows with a header line, RFC 4180 quoting."""
+    """The same rows with a header line, RFC 4180 quoting; a text that a spreadsheet takes for a formula gets a ``'``."""
     import io
 
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(r) for r in records)
-    _replace_text(path, buffer.getvalue())
+    writer.writerows({k: _no_formula(v) for k, v in asdict(r).items()} for r in records)
+    write_text(path, buffer.getvalue())
+
+
+def _no_formula(value: Any) -> Any:
+    if isinstance(value, str):
+        value = clean(value)
+        if value.lstrip().startswith(FORMULA):
+            return f"'{value}"
+    return value
 
 
 def read_jsonl(path: Path) -> Records:
@@ -189,9 +200,3 @@ def read_jsonl(path: Path) -> Records:
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}:{number}: not a record ({error})") from error
     return Records(rows)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

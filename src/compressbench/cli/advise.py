@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressbench.cli.parser import Parser, count, number
-from compressbench.errors import UserError
+from compressbench.console import say
+from compressbench.errors import Unmet, UserError
 
 if TYPE_CHECKING:
-    from compressbench.choosing import Choice
-    from compressbench.records import Records
+    from compressbench.choosing import Advice, Choice, Figure
+    from compressbench.report.joint import Gathered
+
+HEADS = {
+    "accuracy": "top-1 %",
+    "drop": "below dense",
+    "loyalty": "L-L %",
+    "bytes": "bytes",
+    "latency": "ms at batch {}",
+}
 
 
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code.
 
     Raises:
-        UserError: no records, an unknown target, limits that nothing keeps to (naming what comes nearest).
+        UserError: no records, an unknown target.
+        Unmet: nothing keeps to the limits (naming what comes nearest), or no file that was written does.
+        CantTell: nothing is known to keep to them.
     """
     parser = Parser(prog="compressbench advise", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs or sweeps")
@@ -26,7 +37,12 @@ def main(argv: list[str]) -> int:
         "--target", default="", metavar="T", help="whose latency counts, e.g. cpu_openvino or raspberry_pi_5"
     )
     parser.add_argument("--batch", type=count, default=1, help="of the latency; 1 by default")
-    parser.add_argument("--max-bytes", type=number, metavar="N", help="on disk, of the shortest encoding")
+    parser.add_argument(
+        "--max-bytes",
+        type=number,
+        metavar="N",
+        help="of the file that --export writes or the target reads, else of the shortest encoding",
+    )
     parser.add_argument("--max-latency", type=number, metavar="MS", help="milliseconds on the target")
     parser.add_argument("--min-accuracy", type=number, metavar="PERCENT")
     parser.add_argument("--min-loyalty", type=number, metavar="PERCENT", help="label loyalty")
@@ -34,10 +50,13 @@ def main(argv: list[str]) -> int:
         "--max-drop", type=number, metavar="POINTS", help="of accuracy, below dense of the same seed"
     )
     parser.add_argument(
-        "--export", metavar="FORM", help="writes the first choice that is compressed: onnx, openvino, …"
+        "--export",
+        metavar="FORM",
+        help="writes the first choice that is compressed and whose file keeps to --max-bytes: onnx, openvino, …",
     )
     args = parser.parse_args(argv)
-    from compressbench.choosing import DENSE, Limits, advise, choices, targets_of
+    from compressbench.choosing import Limits, advise, choices, targets_of
+    from compressbench.plan import DENSE
     from compressbench.report.joint import gather
 
     if args.export:
@@ -45,61 +64,97 @@ def main(argv: list[str]) -> int:
     if args.max_latency is not None and not args.target:
         raise UserError("--max-latency: on which target? add --target NAME")
     gathered = gather(args.runs)
-    records = gathered.records
-    found = choices(records, args.target, args.batch)
-    needed = ("latency",) if args.target else ()
+    found = choices(gathered.drawn, args.target, args.batch)
     limits = Limits(
-        args.max_bytes, args.max_latency, args.min_accuracy, args.min_loyalty, args.max_drop, needed=needed
+        None if args.export else args.max_bytes,  # what is written is weighed instead
+        args.max_latency,
+        args.min_accuracy,
+        args.min_loyalty,
+        args.max_drop,
+        needed=("latency",) if args.target else (),
+        enough=("latency",),  # what was timed on a phone is one seed's
     )
     advice = advise(found, limits)
-    _print(advice.kept, advice.out, args.target, args.batch)
-    known = targets_of(records)
+    _print(advice, args.target, args.batch)
+    known = targets_of(gathered.records)
     if not args.target and known:
-        print(f"no latency asked for; --target takes {', '.join(known)}")
+        say(f"no latency asked for; --target takes {', '.join(known)}")
     if args.export:
-        pick = next((c for c in advice.kept if c.series != DENSE), None)
-        if pick is None:
-            raise UserError("--export: within the limits nothing compressed is left, only the dense model")
-        _export(pick, gathered.files, args.export)
+        picks = [c for c in advice.kept if c.series != DENSE]
+        if args.max_bytes is not None:  # a beaten one's file may be shorter all the same
+            picks += [c for c in advice.beaten if c.series != DENSE]
+        if not picks:
+            raise Unmet("--export: within the limits nothing compressed is left, only the dense model")
+        _export(picks, gathered, args.export, args.max_bytes)
     return 0
 
 
-def _print(kept: Sequence[Choice], out: Mapping[str, str], target: str, batch: int) -> None:
-    from rich.console import Console
+def _print(advice: Advice, target: str, batch: int) -> None:
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from compressbench.console import console
+
+    to, kept = console(), advice.kept
     basis = next((c.basis for c in kept if c.basis), "")
-    heads = ("accuracy", "drop", "loyalty", "bytes", "latency")
-    names = {
-        "accuracy": "top-1 %",
-        "drop": "below dense",
-        "loyalty": "L-L %",
-        "bytes": "bytes",
-        "latency": f"ms at batch {batch}",
-    }
     grid = Table(box=None, pad_edge=False)
     grid.add_column("choice")
-    shown = [h for h in heads if any(h in c.figures for c in kept)]
-    for head in shown:
-        grid.add_column(names[head], justify="right")
+    grid.add_column("n", justify="right")
+    shown = [name for name in HEADS if any(name in c.known for c in kept)]
+    for name in shown:
+        grid.add_column(HEADS[name].format(batch), justify="right")
     for choice in kept:
-        grid.add_row(choice.name, *(_text(choice.figures.get(h), h) for h in shown))
+        n = len(choice.keys)
+        cells = [_text(choice.figure(name), name, n) for name in shown]
+        grid.add_row(choice.name, str(n), *cells)
     where = f" on {target} ({basis})" if target else ""
-    seeds = min(c.seeds for c in kept)
-    over = f"means over {seeds} seed{'s' if seeds > 1 else ''}"
-    console.print(f"Within the limits and beaten by none{where}; {over}:", markup=False, soft_wrap=True)
-    console.print(grid)
-    if out:
-        console.print("\nNot chosen:", markup=False)
-        for name, why in out.items():
-            console.print(f"  {name}: {why}", markup=False, soft_wrap=True)
+    to.print(
+        f"Within the limits at every seed and beaten by none{where}; means over n seeds:",
+        soft_wrap=True,
+    )
+    to.print(grid)
+    for line in (*_spreads(kept), *_sizes(kept)):
+        to.print(line, soft_wrap=True)
+    if advice.unranked:
+        to.print(
+            f"Can't tell how fast these are beside all others, for want of ratios in turns with intervals or seeds: "
+            f"{', '.join(advice.unranked)}. Absolute latencies are of different moments.",
+            soft_wrap=True,
+        )
+    if advice.out:
+        to.print("\nNot chosen:")
+        for name, why in advice.out.items():
+            to.print(f"  {name}: {why}", soft_wrap=True)
 
 
-def _text(value: float | None, kind: str) -> str:
-    if value is None:
+def _text(figure: Figure, name: str, seeds: int) -> str:
+    """The mean; with the deviation over seeds, for a latency from the lowest to the highest of seeds and intervals."""
+    if not figure.by_seed:
         return "–"
-    return f"{value:,.0f}" if kind == "bytes" else f"{value:.4g}" if kind == "latency" else f"{value:.2f}"
+    fewer = f" (n={len(figure.by_seed)})" if len(figure.by_seed) < seeds else ""
+    if name == "latency":
+        ends = figure.span
+        between = f" ({ends[0]:.4g}–{ends[1]:.4g})" if ends and ends[0] < ends[1] else ""
+        return f"{figure.mean:.4g}{between}{fewer}"
+    sign = ",.0f" if name == "bytes" else ".2f"
+    spread = f" ±{figure.sd:{sign}}" if figure.sd else ""
+    return f"{figure.mean:{sign}}{spread}{fewer}"
+
+
+def _spreads(kept: Sequence[Choice]) -> Iterable[str]:
+    """What stands behind a mean."""
+    figures = [f for c in kept for name, f in c.figures.items() if name != "latency" and f.sd]
+    if figures:
+        yield "±: standard deviation over seeds, of three or more."
+    if any((ends := c.figure("latency").span) and ends[0] < ends[1] for c in kept):
+        yield "Latency in brackets: from the lowest to the highest of all seeds and their ratios' 95 % intervals."
+
+
+def _sizes(kept: Sequence[Choice]) -> Iterable[str]:
+    """What bytes are of: an encoder of ours writes no file that anything else reads."""
+    for choice in kept:
+        figure = choice.figure("bytes")
+        if figure.by_seed and figure.words:
+            yield f"{choice.name}: {figure.mean:,.0f} bytes, {figure.words}"
 
 
 def _check_form(form: str) -> None:
@@ -110,20 +165,53 @@ def _check_form(form: str) -> None:
         raise UserError(f"--export: unknown form {form!r}; {nearest(form, FORMS)}")
 
 
-def _export(pick: Choice, files: Sequence[Path], form: str) -> None:
-    from compressbench.cli.export import experiment_of, export, view_of
+def _export(picks: Sequence[Choice], gathered: Gathered, form: str, limit: float | None) -> None:
+    """Writes the first pick whose file keeps to the limit; what is too large is deleted again, and said."""
+    least = float("inf")
+    for pick in picks:
+        folder, key = _run_of(pick, gathered)
+        seed = next(s for s, k in pick.keys.items() if k == key)
+        size, told = _written(folder, pick.state, form, limit)
+        if not told:
+            least = min(least, size)
+            say(f"{pick.name}, seed {seed}: as {form} {size:,} bytes, above {limit:,.12g}; deleted again")
+            continue
+        seeds = f" of {', '.join(map(str, sorted(pick.keys)))}" if len(pick.keys) > 1 else ""
+        say(f"{pick.name}, seed {seed}{seeds}:\n{told}")
+        return
+    raise Unmet(
+        f"--max-bytes: no state within the limits is that short as {form}; the shortest has {least:,} bytes"
+    )
 
-    for file in files:
-        if (file.parent / "config.yaml").is_file() and _has(file, pick):
-            ready = experiment_of(file.parent)
-            view, node = view_of(ready, pick.state)
-            print(export(ready, view, node, form, file.parent / "export", file.parent))
-            return
+
+def _run_of(pick: Choice, gathered: Gathered) -> tuple[Path, str]:
+    """The folder of the first run that holds a choice, and the key of its state there."""
+    from compressbench.records import read_jsonl
+
+    for file in gathered.files:
+        if (file.parent / "config.yaml").is_file():
+            keys = {r.key for r in read_jsonl(file) if r.state == pick.state}
+            if found := next((k for k in pick.keys.values() if k in keys), ""):
+                return file.parent, found
     raise UserError(f"--export: no run's folder among these holds {pick.state}; give the run itself")
 
 
-def _has(file: Path, pick: Choice) -> bool:
-    from compressbench.records import read_jsonl
+def _written(run: Path, state: str, form: str, limit: float | None) -> tuple[int, str]:
+    """Bytes of a state's files, and what is to be said of them: nothing, and none is left, where they break the limit."""
+    import tempfile
 
-    rows: Records = read_jsonl(file)
-    return any(r.recipe == pick.recipe and r.state == pick.state for r in rows)
+    from compressbench.cli.export import experiment_of, export, view_of
+
+    ready = experiment_of(run)
+    view, node = view_of(ready, state)
+    folder = run / "export"
+    with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as aside:  # leaves an earlier export alone
+        told = export(ready, view, node, form, Path(aside), run)
+        files = sorted(p for p in Path(aside).iterdir() if p.is_file())
+        size = sum(p.stat().st_size for p in files if p.suffix != ".md")
+        if limit is not None and size > limit:
+            return size, ""
+        folder.mkdir(exist_ok=True)
+        for path in files:
+            path.replace(folder / path.name)
+        return size, told.replace(aside, str(folder))

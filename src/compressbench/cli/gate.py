@@ -1,18 +1,20 @@
-"""``compressbench gate RUN``: exit code 1 when a compressed state breaks a limit, for a CI of yours."""
+"""``compressbench gate RUN``: exit code 1 when a compressed state breaks a limit at any seed, or it can't be told."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from compressbench.cli.parser import Parser, count, number
-from compressbench.errors import UserError, nearest
+from compressbench.console import say
+from compressbench.errors import CantTell, UserError, nearest
 
 
 def main(argv: list[str]) -> int:
-    """The verb; 0 if every state keeps to every limit, 1 if one doesn't.
+    """The verb; 0 if every state keeps to every limit at every seed, 1 if one doesn't.
 
     Raises:
         UserError: no limit, no records, no such state.
+        CantTell: no state breaks a limit, but of one it isn't known that it keeps to all.
     """
     parser = Parser(prog="compressbench gate", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs or sweeps")
@@ -30,12 +32,18 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--min-loyalty", type=number, metavar="PERCENT", help="label loyalty")
     parser.add_argument("--min-accuracy", type=number, metavar="PERCENT")
-    parser.add_argument("--max-bytes", type=number, metavar="N", help="on disk, of the shortest encoding")
+    parser.add_argument(
+        "--max-bytes",
+        type=number,
+        metavar="N",
+        help="of the file that the target reads, else of the shortest encoding",
+    )
     parser.add_argument("--max-latency", type=number, metavar="MS", help="on the target")
-    parser.add_argument("--target", default="", metavar="T", help="whose latency counts")
+    parser.add_argument("--target", default="", metavar="T", help="whose latency and file count")
     parser.add_argument("--batch", type=count, default=1, help="of the latency; 1 by default")
     args = parser.parse_args(argv)
-    from compressbench.choosing import DENSE, Limits, broken, choices
+    from compressbench.choosing import Limits, choices, verdicts
+    from compressbench.plan import DENSE
     from compressbench.report.joint import gather
 
     limits = Limits(
@@ -50,22 +58,38 @@ def main(argv: list[str]) -> int:
         raise UserError("gate: no limit given, e.g. --max-drop 1.0")
     if args.max_latency is not None and not args.target:
         raise UserError("--max-latency: on which target? add --target NAME")
-    found = [c for c in choices(gather(args.runs).records, args.target, args.batch) if c.series != DENSE]
+    everything = choices(gather(args.runs).drawn, args.target, args.batch)
+    found = [c for c in everything if c.series != DENSE]
     known = list(dict.fromkeys(c.state for c in found))
     for name in args.state or ():
-        if name not in known:
-            raise UserError(f"--state: no compressed state {name!r} was measured; {nearest(name, known)}")
+        if name in known:
+            continue
+        if any(c.state == name for c in everything):
+            raise UserError(
+                f"--state: {name!r} is the dense model, with which others are compared; name a compressed state; "
+                f"{nearest(name, known)}"
+            )
+        raise UserError(f"--state: no compressed state {name!r} was measured; {nearest(name, known)}")
     chosen = [c for c in found if not args.state or c.state in args.state]
     if not chosen:
         raise UserError("gate: the records hold no compressed state")
-    failed = 0
+    failed, unknown = 0, []
     for choice in chosen:
-        faults = broken(choice, limits)
-        failed += bool(faults)
-        print(f"{'BROKEN' if faults else 'ok':<7} {choice.name}: {'; '.join(faults) or 'within all limits'}")
-    print(
-        f"{failed} of {len(chosen)} states break a limit"
-        if failed
-        else f"all {len(chosen)} states keep to the limits"
-    )
-    return 1 if failed else 0
+        told = verdicts(choice, limits)
+        broken = [v.words for v in told if v.kept is False]
+        open_ = [v.words for v in told if v.kept is None]
+        failed += bool(broken)
+        label = f"{choice.name} ({choice.state})" if choice.state not in choice.name else choice.name
+        if not broken and open_:
+            unknown.append(f"{label}: {'; '.join(open_)}")
+        verdict = "BROKEN" if broken else "can't tell" if open_ else "ok"
+        say(f"{verdict:<10} {label}: {'; '.join(broken or open_ or [v.words for v in told])}")
+    if failed:
+        more = f", of {len(unknown)} more it can't be told" if unknown else ""
+        say(f"{failed} of {len(chosen)} states break a limit{more}")
+        return 1
+    if unknown:
+        more = f"; and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise CantTell(f"can't tell: {unknown[0]}{more}")
+    say(f"all {len(chosen)} states keep to the limits at every seed")
+    return 0

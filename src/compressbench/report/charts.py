@@ -24,7 +24,7 @@ from compressbench.report.relations import Matrix, matrices
 from compressbench.report.students import branch, families, size_of
 from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
 from compressbench.report.tables import GAIN, LOSS
-from compressbench.report.wording import NAMES
+from compressbench.report.wording import title_of
 
 Lines = Sequence[tuple[Series, Sequence[tuple[float, Spread]]]]
 
@@ -45,7 +45,7 @@ NAME_WIDTH = 0.036
 SHADES = 41  # matplotlib makes a picture of a colour bar of 50 or more
 TITLE_WIDTH = 26
 NOTHING = "#dfe1e4"
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "compressbench",
@@ -493,7 +493,7 @@ def _published(of: str, labels: dict[str, list[Record]], name: str) -> Chart | N
             continue
         axes.plot([x for x, _ in sorted(points)], [y for _, y in sorted(points)], **looks)  # type: ignore[arg-type]
         handles.append((f"{label} (published)", Line2D([], [], **looks)))  # type: ignore[arg-type]
-    label = NAMES.get(first.metric, first.metric)
+    label = title_of(first.metric)
     value = f"{label}, {first.unit}" if first.unit != "1" else label
     if one_each:
         _name_rows(axes, list(drawn), 40)
@@ -573,7 +573,7 @@ def _gain(panel: Panel, moment: str, family: Sequence[Series], name: str) -> Cha
     low, high = (math.log10(f(x for _, points in lines for x, _ in points)) for f in (min, max))
     for place, (series, points) in enumerate(lines):
         look, shift = looks[series.label], (place - (len(lines) - 1) / 2) * 0.008 * (high - low)
-        bars = [(d.sd or 0) / math.sqrt(d.n) for _, d in points]
+        bars = [(d.sd or 0) / math.sqrt(d.n) if d.n > 2 else 0.0 for _, d in points]
         errors += [(d.mean - e, d.mean + e) for (_, d), e in zip(points, bars, strict=True)]
         xs, ys = [x * 10**shift for x, _ in points], [d.mean for _, d in points]
         axes.plot(xs, ys, color=look.colour, linestyle=look.dash, linewidth=0.8, alpha=0.6)
@@ -592,9 +592,11 @@ def _gain(panel: Panel, moment: str, family: Sequence[Series], name: str) -> Cha
     )
     counts = {d.n for _, points in lines for _, d in points}
     spread_words = (
-        "One seed: no spread."
-        if counts <= {1}
-        else f"Bars: mean ± standard error over {between(counts)} seeds."
+        f"Bars: mean ± standard error over {between(n for n in counts if n > 2)} seeds."
+        if max(counts) > 2
+        else "Two seeds: too few for an error."
+        if max(counts) == 2
+        else "One seed: no spread."
     )
     caption = f"Each series minus “{base.label}”, seed by seed, for each student. {spread_words}"
     return _finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
@@ -1120,7 +1122,7 @@ def clean(text: str) -> str:
 def described(svg: str, name: str, title: str, caption: str) -> str:
     """The document with an accessible title, ids of its own (several share a page) and no DTD."""
     prefix = "chart-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)
-    body = svg[svg.index("<svg") :]
+    body, title, caption = clean(svg[svg.index("<svg") :]), clean(title), clean(caption)
     body = re.sub(r'(?<=\sid=")', f"{prefix}-", body)
     body = re.sub(r'((?:xlink:)?href=")#', rf"\1#{prefix}-", body)
     body = body.replace("url(#", f"url(#{prefix}-").replace("*{stroke", f"#{prefix} *{{stroke")

@@ -1,0 +1,226 @@
+"""What every metric is, said once: its title, its unit, which way is better, whether it is a timing.
+
+A name that ends in ``_b`` and a whole number is of that batch size; its family is declared once, as ``…_b#``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+TIMING_UNITS = frozenset({"s", "ms", "examples/s", "mJ"})
+"""Units by which a metric that nobody declared, a user's own, counts as a timing."""
+BATCH = re.compile(r"_b([1-9][0-9]*)\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One metric, or the family of one for all batch sizes.
+
+    Attributes:
+        title: its heading.
+        unit: that every probe yields it in.
+        better: 1 where more is better, -1 where less is, 0 where neither.
+        timing: what a second run can't repeat exactly, and another machine not at all: kept apart by machine.
+    """
+
+    title: str
+    unit: str
+    better: int = 0
+    timing: bool = False
+
+
+def batch_of(metric: str) -> int | None:
+    """The batch size that a metric's name ends in, ``None`` where it has none."""
+    hit = BATCH.search(metric)
+    return int(hit[1]) if hit else None
+
+
+def declared(metric: str) -> Declared | None:
+    """A metric's declaration, ``None`` for one that nobody declared."""
+    return METRICS.get(metric) or METRICS.get(BATCH.sub("_b#", metric))
+
+
+def title_of(metric: str) -> str:
+    """A metric's heading, with its batch size; one that nobody declared has its name for it."""
+    known, batch = declared(metric), batch_of(metric)
+    if known is None:
+        return metric.replace("_", " ")
+    return known.title if batch is None else f"{known.title}, batch {batch}"
+
+
+def is_timing(metric: str, unit: str) -> bool:
+    """True for a figure that a second run can't repeat exactly: what its declaration says.
+
+    A metric that nobody declared, or one in another unit than the declared one, goes by its unit.
+    """
+    known = declared(metric)
+    return known.timing if known and known.unit == unit else unit in TIMING_UNITS
+
+
+def _latencies(name: str, title: str) -> Mapping[str, Declared]:
+    return {f"{name}_b#": Declared(title, "ms", -1, timing=True)}
+
+
+def _ratios(name: str, title: str) -> Mapping[str, Declared]:
+    """A ratio of timings taken in turns, and the ends of its 95 % interval."""
+    return {
+        f"{name}_b#": Declared(title, "x", 1, timing=True),
+        f"{name}_low_b#": Declared(f"{title}, at least", "x", 1, timing=True),
+        f"{name}_high_b#": Declared(f"{title}, at most", "x", 1, timing=True),
+    }
+
+
+def _rescaled(found: Mapping[str, Declared]) -> Mapping[str, Declared]:
+    """Metrics of a place in weight space, and of the same function with weights rescaled around each ReLU."""
+    more = {f"{n}_rescaled": Declared(f"{d.title}, rescaled", d.unit, d.better) for n, d in found.items()}
+    return {**found, **more}
+
+
+METRICS: Mapping[str, Declared] = {
+    # accuracy
+    "top1": Declared("Top-1", "%", 1),
+    "top5": Declared("Top-5", "%", 1),
+    "nll": Declared("NLL", "nats", -1),
+    "ece": Declared("Calibration error", "%", -1),
+    "n": Declared("Examples", "examples"),
+    # forgetting
+    "recall": Declared("Recall", "%", 1),
+    "recall_change": Declared("Recall change", "points", 1),
+    "forgotten": Declared("Forgotten", "%", -1),
+    "learned": Declared("Learned", "%", 1),
+    # loyalty
+    "label_loyalty": Declared("L-L", "%", 1),
+    "probability_loyalty": Declared("P-L", "%", 1),
+    "probability_loyalty_base2": Declared("P-L base 2", "%", 1),
+    # robustness, square, shifted
+    "clean_accuracy": Declared("Clean", "%", 1),
+    "fgsm_accuracy": Declared("FGSM", "%", 1),
+    "pgd_accuracy": Declared("PGD", "%", 1),
+    "fgsm_label_loyalty": Declared("FGSM L-L", "%", 1),
+    "pgd_label_loyalty": Declared("PGD L-L", "%", 1),
+    "fgsm_probability_loyalty": Declared("FGSM P-L", "%", 1),
+    "pgd_probability_loyalty": Declared("PGD P-L", "%", 1),
+    "pgd_transfer_accuracy": Declared("PGD transfer", "%", 1),
+    "square_accuracy": Declared("Square", "%", 1),
+    "square_queries": Declared("#Q", "queries", 1),
+    "shifted_top1": Declared("Shifted top-1", "%", 1),
+    # structure
+    "parameters": Declared("Parameters", "1", -1),
+    "prunable": Declared("Prunable", "1"),
+    "nonzero": Declared("Nonzero, prunable", "1", -1),
+    "empty_layers": Declared("Empty layers", "1", -1),
+    "density": Declared("Density", "%"),
+    "density_all": Declared("Density, all", "%"),
+    "layer_density": Declared("Density of a layer", "%"),
+    "weight_bits": Declared("Weight bits", "bits", -1),
+    "input_bits": Declared("Input bits", "bits", -1),
+    # learning
+    "early_stop_iteration": Declared("Early stop", "iterations", -1),
+    "early_stop_validation_top1": Declared("Validation top-1 then", "%", 1),
+    "final_validation_top1": Declared("At the end", "%", 1),
+    "validation_top1_by_reference_stop": Declared("By dense’s stop", "%", 1),
+    "iterations": Declared("Iterations", "iterations"),
+    # connectivity
+    "barrier": Declared("Barrier", "points", -1),
+    "error_at": Declared("Error on the line", "%", -1),
+    # relations, rescaling
+    "entropy": Declared("Entropy", "nats"),
+    "entropy_share": Declared("Entropy, share", "%"),
+    "relation": Declared("Relation", "1"),
+    "relation_agreement": Declared("Agreement", "1", 1),
+    "relation_confusion": Declared("Confusion", "1"),
+    "rescaling_mean": Declared("Mean", "1"),
+    "rescaling_median": Declared("Median", "1"),
+    "rescaling_hard": Declared("Median, hard", "1"),
+    "rescaling_easy": Declared("Median, easy", "1"),
+    "rescaling_rank_correlation": Declared("Rank correlation", "1"),
+    # loss_increase
+    "loss_increase": Declared("Loss increase", "nats", -1),
+    "predicted_loss_increase": Declared("Predicted loss increase", "nats"),
+    "prediction_log2_ratio": Declared("Predicted over measured, log2", "1"),
+    # sharpness, hessian, flat_region
+    **_rescaled(
+        {
+            "train_loss": Declared("Training loss", "nats", -1),
+            "gradient_norm": Declared("Gradient norm", "1"),
+            "sam_sharpness": Declared("SAM sharpness", "nats", -1),
+            "adaptive_sharpness": Declared("Adaptive sharpness", "nats", -1),
+            "keskar_sharpness": Declared("Keskar’s sharpness", "%", -1),
+            "hessian_largest": Declared("Largest eigenvalue", "1", -1),
+            "hessian_trace": Declared("Trace", "1", -1),
+            "extent_random": Declared("Extent, random", "1", 1),
+            "extent_random_relative": Declared("Extent, random, of weights", "%", 1),
+            "extent_gradient": Declared("Extent, gradient", "1", 1),
+            "extent_gradient_relative": Declared("Extent, gradient, of weights", "%", 1),
+        }
+    ),
+    "generalisation_gap": Declared("Generalisation gap", "nats", -1),
+    # compute
+    "train_examples": Declared("Examples", "examples", -1),
+    "train_macs": Declared("Training MACs", "MACs", -1),
+    "train_seconds": Declared("Training time", "s", -1, timing=True),
+    "train_cost_ratio": Declared("Of reference", "1", -1),
+    # cost
+    "nonzero_parameters": Declared("Nonzero", "1", -1),
+    "macs": Declared("MACs", "MACs", -1),
+    "macs_nonzero": Declared("MACs nonzero", "MACs", -1),
+    "dense_bytes": Declared("Dense", "bytes", -1),
+    "sparse_bytes": Declared("Sparse-encoded", "bytes", -1),
+    "quantized_bytes": Declared("As codes", "bytes", -1),
+    "huffman_bytes": Declared("Huffman-coded", "bytes", -1),
+    "compression_ratio": Declared("Ratio", "x", 1),
+    "machine_load": Declared("Load", "load", -1, timing=True),
+    **_latencies("latency_min", "Latency, least"),
+    **_latencies("latency_median", "Latency, median"),
+    **_latencies("latency_p90", "Latency, 90th percentile"),
+    "throughput_b#": Declared("Throughput", "examples/s", 1, timing=True),
+    **_ratios("speedup", "Speed-up"),
+    # targets
+    **_latencies("latency", "Latency"),
+    "energy_b#": Declared("Energy", "mJ", -1, timing=True),
+    "peak_memory_b#": Declared("Peak memory", "bytes", -1, timing=True),
+    "load_seconds": Declared("Made ready in", "s", -1, timing=True),
+    "file_bytes": Declared("File", "bytes", -1),
+    "layer_time": Declared("Time of a layer", "ms", -1, timing=True),
+    # deployed
+    "simulated_top1": Declared("Simulated top-1", "%", 1),
+    "deployed_top1": Declared("Deployed top-1", "%", 1),
+    "deployed_gap": Declared("Deployed − simulated", "points"),
+    "deployed_agreement": Declared("Same class", "%", 1),
+    "layers_in_float": Declared("Layers in float", "1", -1),
+    "compile_seconds": Declared("Compiled in", "s", -1, timing=True),
+    "artefact_bytes": Declared("File", "bytes", -1),
+    **_latencies("deployed_latency", "Latency, deployed"),
+    **_latencies("simulated_latency", "Latency, simulated"),
+    **_latencies("reference_fp32_latency", "Latency, reference in fp32"),
+    **_latencies("reference_bf16_latency", "Latency, reference in bf16"),
+    **_ratios("deployed_speedup", "Speed-up, deployed"),
+    **_ratios("deployed_speedup_over_bf16", "Speed-up over bf16"),
+    **_ratios("deployed_over_simulated", "Over the simulation"),
+    # exits, batching
+    "exit_top1": Declared("Exit’s top-1", "%", 1),
+    "exit_ece": Declared("Exit’s calibration error", "%", -1),
+    "exit_macs": Declared("MACs until the exit", "MACs", -1),
+    "exit_share": Declared("Share", "%"),
+    "exit_threshold": Declared("Threshold", "1"),
+    "exit_temperature": Declared("Temperature", "1"),
+    "exits_top1": Declared("Top-1 by the policy", "%", 1),
+    "last_top1": Declared("Top-1 at the last exit", "%", 1),
+    "random_top1": Declared("Top-1, exits at random", "%", 1),
+    "oracle_top1": Declared("Top-1, oracle", "%", 1),
+    "expected_macs": Declared("MACs by the policy", "MACs", -1),
+    "expected_cost": Declared("MACs", "%", -1),
+    "oracle_cost": Declared("MACs, oracle", "%", -1),
+    "mean_exit": Declared("Mean exit", "1", -1),
+    "overthinking": Declared("Overthinking", "%", -1),
+    "class_exit_share": Declared("Share of a class", "%"),
+    "class_cost": Declared("MACs of a class", "%", -1),
+    "class_change": Declared("Recall against the last exit", "points", 1),
+    "easiest": Declared("Easiest", "examples"),
+    "hardest": Declared("Hardest", "examples"),
+    "exit_throughput_b#": Declared("Throughput by exits", "examples/s", 1, timing=True),
+    **_ratios("exit_speedup", "Speed-up by exits"),
+    "exit_cost_b#": Declared("MACs computed", "%", -1),
+}
