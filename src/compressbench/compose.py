@@ -11,7 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from compressbench.conf import conf_dir
 from compressbench.errors import UserError, nearest
+from compressbench.paths import file_name, nameless, outputs_folder
 
+LARGEST = 4_000_000
 SCALES = ("smoke", "laptop", "paper")
 GROUPS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
@@ -21,8 +23,30 @@ def _at_scale(smoke: Any, laptop: Any, paper: Any, *, _root_: DictConfig) -> Any
 
 
 def register() -> None:
-    """Makes ``${at_scale:smoke,laptop,paper}`` known to the configs."""
+    """Makes ``${at_scale:smoke,laptop,paper}``, ``${run_name:…}`` and ``${outputs_folder:…}`` known to the configs."""
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("outputs_folder", lambda value: str(outputs_folder(value)), replace=True)
+
+
+def run_name(recipe: Any, seed: Any) -> str:
+    """How the folder of a run begins.
+
+    Raises:
+        UserError: the recipe's name is none, or the seed no whole number of 0 or more.
+    """
+    return f"{file_name(recipe, 'recipe.name')}_seed{check_seed(seed)}"
+
+
+def check_seed(seed: Any) -> int:
+    """A seed.
+
+    Raises:
+        UserError: it is no whole number of 0 or more.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"seed: {seed!r} is not a whole number, 0 or more")
+    return seed
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -39,6 +63,48 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in resolved.items()}
 
 
+def plain_data(path: Path) -> dict[str, Any]:
+    """What a run's ``config.yaml`` holds: data, in which nothing is resolved and nothing refers to anything else.
+
+    Raises:
+        UserError: it can't be read, is no mapping, or holds an alias, a missing value or an interpolation.
+    """
+    import yaml
+
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise UserError(f"{path}: no such file, or too large for a run's config")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise UserError(f"{path}: a run's config is plain data; this one holds an alias (*name)")
+        loaded = OmegaConf.create(text)
+        found = OmegaConf.to_container(loaded, resolve=False, throw_on_missing=True)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: can't be read: {reason}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a run's config")
+    _refuse_interpolations(found, str(path))
+    return {str(k): v for k, v in found.items()}
+
+
+def _refuse_interpolations(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_interpolations(name, where)
+            _refuse_interpolations(inner, f"{where}: {name}" if ": " not in where else f"{where}.{name}")
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_interpolations(inner, where)
+    elif isinstance(value, str) and "${" in value:
+        raise UserError(f"{where}: a run's config is plain data; this one holds an interpolation, {value!r}")
+
+
+def as_published(config: dict[str, Any]) -> str:
+    """A run's config as YAML for a report: absolute paths, which name a user, keep their last part only."""
+    return OmegaConf.to_yaml(OmegaConf.create(nameless(config)))
+
+
 def options(group: str, folders: tuple[Path, ...] = ()) -> list[str]:
     """Names that a config group offers, shipped and in the user's own folders."""
     return sorted(
@@ -51,6 +117,11 @@ def options(group: str, folders: tuple[Path, ...] = ()) -> list[str]:
 
 def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     """One line for an error of composition: what is wrong, where, the nearest names."""
+    inner: BaseException | None = error
+    while inner is not None:  # one of ours, wrapped by the resolver that raised it
+        if isinstance(inner, UserError):
+            return str(inner)
+        inner = inner.__cause__ or inner.__context__
     text = str(error)
     found = re.search(r"[Cc]ould not find '([\w/\-.]+)/([^'/]+)'", text)
     if found:

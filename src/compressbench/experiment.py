@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressbench import specs
+from compressbench.compose import SCALES, as_published, check_seed
 from compressbench.conf import conf_dir
 from compressbench.data.load import load as load_data
 from compressbench.errors import UserError, nearest
 from compressbench.execute import Executor, Labels, Setting, Watcher
+from compressbench.paths import file_name, label, outputs_folder, write_text
 from compressbench.plan import Context, Plan, make
 from compressbench.published import published
 from compressbench.records import Record, Records, write_csv, write_jsonl
@@ -37,6 +40,8 @@ KEYS = (
     "checkpoint_seconds",
     "sweep",
 )
+OPTIONAL = ("trust", "data_dir", "sweep")
+MAPPINGS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,11 @@ class Experiment:
     published: tuple[Record, ...] = ()
 
 
-def prepare(config: Mapping[str, Any]) -> Experiment:
+def prepare(config: Mapping[str, Any], writable: bool = True) -> Experiment:
     """Checks a resolved config as a whole and makes the plan; torch is not imported.
+
+    Args:
+        writable: whether the store will be written; False for one that is only read.
 
     Raises:
         UserError: the first fault found.
@@ -60,19 +68,23 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     for key in config:
         if key not in KEYS:
             raise UserError(f"unknown key {key!r}; {nearest(str(key), KEYS)}")
-    seed = config["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed: {seed!r} is not a whole number, 0 or more")
+    for key in KEYS:
+        if key not in (*OPTIONAL, *config):
+            raise UserError(f"{key}: a value is needed")
+        if key in MAPPINGS and not isinstance(config[key], Mapping):
+            raise UserError(f"{key}: {config[key]!r} is no mapping; choose one by its name, {key}=NAME")
+    seed = check_seed(config["seed"])
+    outputs = outputs_folder(config["outputs"])
     trusted = prefixes(config.get("trust"))
     hardware = config["hardware"]
-    threads = hardware["threads"]
+    threads = hardware.get("threads")
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UserError(f"hardware.threads: {threads!r} is not a whole number, 1 or more")
-    device = str(hardware["device"])
+    device = str(hardware.get("device"))
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"hardware.device: unknown {device!r}; cpu, cuda or cuda:0 are known")
     seconds = config["checkpoint_seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise UserError(f"checkpoint_seconds: {seconds!r} is not a number, 0 or more")
     build = config["model"].get("build")
     if not specs.is_spec(build):
@@ -82,27 +94,36 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     target = hardware.get("target")
     if target is not None:
         specs.check(target, "hardware.target", trusted, parts=("hardware",))
-    store = Store(Path(config["outputs"]).expanduser() / "store")
+    labels = Labels(
+        recipe=file_name(config["recipe"].get("name"), "recipe.name"),
+        model=label(config["model"].get("name") or str(build[specs.TARGET]), "model.name"),
+        dataset=label(config["dataset"].get("name") or _reader(config["dataset"]), "dataset.name"),
+        scale=label(config["scale"].get("name"), "scale.name"),
+        hardware=label(hardware.get("name"), "hardware.name"),
+        seed=seed,
+    )
+    if labels.scale not in SCALES:
+        raise UserError(f"scale.name: unknown {labels.scale!r}; {nearest(labels.scale, SCALES)}")
     dataset = load_data(config["dataset"], trusted)
     context = Context(dataset.fingerprint, device, threads, trusted)
     recipe = config["recipe"]
     plan = make(recipe, seed, context)
     _check_moments(plan, probes)
-    labels = Labels(
-        recipe=str(recipe["name"]),
-        model=str(config["model"].get("name") or build[specs.TARGET]),
-        dataset=str(dataset.name),
-        scale=str(config["scale"]["name"]),
-        hardware=str(hardware["name"]),
-        seed=seed,
-    )
     asked = _asked(plan, config["evaluation"].get("probes") or {}, config["scale"])
     setting = Setting(dataset, context, labels, probes, target, float(seconds), asked)
     told = published((recipe.get("compare") or {}).get("published"), labels)
-    return Experiment(config, dataset, plan, setting, store, told)
+    return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
+
+
+def _reader(dataset: Mapping[str, Any]) -> str:
+    """What a data set without a name is called: as its reader."""
+    read = dataset.get("read")
+    return str(read.get(specs.TARGET)).rpartition(".")[2] if isinstance(read, Mapping) else "data"
 
 
 def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(evaluation.get("probes") or {}, Mapping):
+        raise UserError(f"evaluation.probes: {evaluation['probes']!r} is no mapping of names and probes")
     probes = {name: spec for name, spec in (evaluation.get("probes") or {}).items() if spec is not None}
     for name, spec in probes.items():
         where = f"evaluation.probes.{name}"
@@ -162,13 +183,14 @@ def write(experiment: Experiment, records: Records, folder: Path) -> Path:
 
     from compressbench.report.page import write_report
 
-    text = OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config)))
+    config = dict(experiment.config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         write_jsonl(records, folder / "records.jsonl")
         write_csv(records, folder / "records.csv")
         labels = experiment.setting.labels
-        return write_report(records, folder, f"{labels.recipe}: {labels.model} on {labels.dataset}", text)
+        title = f"{labels.recipe}: {labels.model} on {labels.dataset}"
+        return write_report(records, folder, title, as_published(config))
     except OSError as error:
         raise UserError(f"outputs: can't write to {folder}: {error.strerror}") from error

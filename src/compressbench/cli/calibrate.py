@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from compressbench.cli.parser import Parser
+from compressbench.console import say
 from compressbench.errors import UserError
 
 
@@ -25,10 +26,8 @@ def main(argv: list[str]) -> int:
         help="the target's YAML",
     )
     args = parser.parse_args(argv)
-    import os
-
     from compressbench.hardware.calibrating import as_yaml, fit
-    from compressbench.hardware.target import busy, machine_load
+    from compressbench.hardware.turns import DISTURBED, OTHERS, others
     from compressbench.provenance import processor
 
     try:
@@ -37,16 +36,17 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise UserError(f"--output: can't write {args.output}: {error.strerror}") from error
     began = time.perf_counter()
-    note = busy(machine_load(), 1, os.cpu_count() or 1)
-    fitted = fit(args.runtime, lambda text: print(f"  {text}", flush=True))
+    share = others()
+    fitted = fit(args.runtime, lambda text: say(f"  {text}"))
+    taken = share() or 0.0
     args.output.write_text(as_yaml(fitted, args.runtime, processor()), encoding="utf-8")
     peaks = ", ".join(f"{kind} {value / 1e9:.3g} GOP/s" for kind, value in sorted(fitted.peaks.items()))
     moved = (
         f"{fitted.bandwidth / 1e9:.3g} GB/s from memory, {fitted.cache_bandwidth / 1e9:.3g} from the cache"
     )
     took = time.perf_counter() - began
-    print(f"{args.output}: {peaks}; {moved}; {1e6 * fitted.overhead:.3g} us a layer; {took:.0f} s")
+    say(f"{args.output}: {peaks}; {moved}; {1e6 * fitted.overhead:.3g} us a layer; {took:.0f} s")
     if note:
-        print(f"{note}: calibrate again when it is quiet")
-    print("use it: --config-dir conf +target@evaluation.probes.targets.targets.this_machine=this_machine")
+        say(f"{note}: calibrate again when it is quiet")
+    say("use it: --config-dir conf +target@evaluation.probes.targets.targets.this_machine=this_machine")
     return 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from compressbench.cli.parser import Parser
 from compressbench.conf import conf_dir, headline
+from compressbench.console import say
 from compressbench.errors import UserError, nearest
 
 SECTIONS = {
@@ -36,7 +37,7 @@ SECTIONS = {
 
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
-    parser = argparse.ArgumentParser(prog="compressbench list", description=__doc__)
+    parser = Parser(prog="compressbench list", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"any of: {', '.join(SECTIONS)}; everything by default")
     parser.add_argument("--config-dir", type=Path, help="a folder with your own configs, listed too")
     args = parser.parse_args(argv)
@@ -46,8 +47,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"list: unknown {section!r}; {nearest(section, SECTIONS)}")
         lines = [line for folder in folders for line in entries(folder, section)]
         if lines:
-            print(f"{section}")
-            print("".join(f"  {name:<22} {text}\n" for name, text in lines))
+            say(f"{section}")
+            say("".join(f"  {name:<22} {text}\n" for name, text in lines))
     return 0
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressbench.cli.parser import Parser
 from compressbench.conf import conf_dir
+from compressbench.console import console, say
 from compressbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -20,9 +20,12 @@ def main(argv: list[str]) -> int:
     """Runs the command.
 
     Returns:
-        0 when the data are there and complete, 1 when they are not, 2 on bad input or a failed download.
+        0 when the data are there and complete, 1 when they are not.
+
+    Raises:
+        UserError: there is no such data set, or it can't be read or fetched.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="compressbench data",
         description="Show where a data set is looked for and whether it is complete; fetch it when told to.",
     )
@@ -38,13 +41,9 @@ def main(argv: list[str]) -> int:
         "--config-dir", action="append", default=[], metavar="DIR", help="folder with configs of your own"
     )
     given = parser.parse_args(argv)
-    try:
-        folders = [Path(folder) / "dataset" for folder in given.config_dir] + [conf_dir() / "dataset"]
-        config = read_config(given.name, folders, given.data_dir)
-        return _show(config, given.data_dir, given.download)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    folders = [Path(folder) / "dataset" for folder in given.config_dir] + [conf_dir() / "dataset"]
+    config = read_config(given.name, folders, given.data_dir)
+    return _show(config, given.data_dir, given.download)
 
 
 def read_config(name: str, folders: Sequence[Path], data_dir: str) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def _show(config: Mapping[str, Any], data_dir: str, download: bool) -> int:
         state, lines = _status(published, data_dir)
     elif download:
         lines.append("Nothing to fetch.")
-    print("\n".join(lines))
+    say("\n".join(lines))
     return state
 
 
@@ -157,13 +156,13 @@ def _show_own(config: Mapping[str, Any], download: bool) -> int:
     if download:
         raise UserError(f"dataset {name} has no publisher to download from; its files are your own")
     dataset = load(config)
-    print(f"{name} (licence: {dataset.licence})")
+    say(f"{name} (licence: {dataset.licence})")
     root = (config.get("read") or {}).get("root")
     if root is not None:
-        print(f"Read from {Path(root).expanduser().absolute()}")
+        say(f"Read from {Path(root).expanduser().absolute()}")
     sizes = ", ".join(f"{part} {len(split):,}" for part, split in dataset.splits.items())
     shape = " x ".join(map(str, dataset.shape))
-    print(f"Complete: {sizes}; {len(dataset.classes)} classes; {shape}.")
+    say(f"Complete: {sizes}; {len(dataset.classes)} classes; {shape}.")
     return 0
 
 
@@ -171,12 +170,11 @@ class _Bar:
     """Progress on standard error; silent when that is no terminal."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        shown = console(stderr=True)
+        self.progress = Progress(*columns, console=shown, disable=not shown.is_terminal)
         self.tasks: dict[str, Any] = {}
 
     def __enter__(self) -> _Bar:

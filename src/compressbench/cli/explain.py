@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from compressbench.cli.parser import Parser
 from compressbench.conf import conf_dir
+from compressbench.console import say
 from compressbench.errors import UserError, nearest
 
 
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
-    parser = argparse.ArgumentParser(prog="compressbench explain", description=__doc__)
+    parser = Parser(prog="compressbench explain", description=__doc__)
     parser.add_argument("overrides", nargs="+", help="recipe=NAME, and whatever else a run would be given")
     parser.add_argument("--config-dir", type=Path, help="a folder with your own configs")
     args = parser.parse_args(argv)
@@ -21,8 +22,8 @@ def main(argv: list[str]) -> int:
     known = {p.stem: p for folder in reversed(folders) for p in (folder / "recipe").glob("*.yaml")}
     if name not in known:
         raise UserError(f"unknown recipe {name!r}; {nearest(name, known)}")
-    print(_header(known[name]))
-    print(_stages(overrides, args.config_dir))
+    say(_header(known[name]))
+    say(_stages(overrides, args.config_dir))
     return 0
 
 

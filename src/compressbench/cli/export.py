@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressbench.cli import trusting
 from compressbench.cli.parser import Parser
+from compressbench.console import say
 from compressbench.errors import UserError, nearest
+from compressbench.paths import outputs_folder
 
 if TYPE_CHECKING:
     from compressbench.card import Checked
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from compressbench.plan import Node
     from compressbench.views import View
 
+NOBODY = trusting.Trust()
 FORMS = ("onnx", "openvino", "torch_export", "executorch", "safetensors")
 LEAST_AGREEMENT = 90.0
 
@@ -34,29 +39,27 @@ def main(argv: list[str]) -> int:
         "--images", action="store_true", help="beside it the test images and labels, as NAME.test.npz"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="RUN/export by default")
+    trusting.add_options(parser)
     args = parser.parse_args(argv)
     if args.to not in FORMS:
         raise UserError(f"--to: unknown form {args.to!r}; {nearest(args.to, FORMS)}")
-    ready = experiment_of(args.run)
+    ready = experiment_of(args.run, trusting.of(args))
     view, node = view_of(ready, args.state)
     folder = args.output or args.run / "export"
-    print(export(ready, view, node, args.to, folder, args.run))
+    say(export(ready, view, node, args.to, folder, args.run))
     if args.images:
-        print(write_images(view, folder, node))
+        say(str(write_images(view, folder, node)))
     return 0
 
 
-def experiment_of(run: Path) -> Experiment:
-    """The run made ready again from its ``config.yaml``; nothing is computed.
+def experiment_of(run: Path, trust: trusting.Trust = NOBODY) -> Experiment:
+    """The run made ready again from its ``config.yaml``, which is input: data, that trusts nobody. Nothing is computed.
 
     Raises:
-        UserError: there is none, or its data are gone.
+        UserError: there is none, it names what isn't trusted, or its data or its store are gone.
     """
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
     from compressbench import specs
-    from compressbench.compose import plain
+    from compressbench.compose import plain_data
     from compressbench.experiment import prepare
 
     path = run / "config.yaml"
@@ -64,17 +67,26 @@ def experiment_of(run: Path) -> Experiment:
         raise UserError(
             f"{run} is no run's folder: it has no config.yaml; a run says where it wrote its report"
         )
-    try:
-        config: dict[str, Any] = plain(OmegaConf.load(path))  # type: ignore[arg-type]
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path}: can't be read: {str(error).splitlines()[0]}") from error
+    config = plain_data(path)
     if "outputs" not in config or "recipe" not in config:
         raise UserError(f"{path}: not a run's config")
-    specs.let_import_from(Path.cwd())
-    beside = [p for p in run.resolve().parents if (p / "store").is_dir()]
-    if not (Path(config["outputs"]).expanduser() / "store").is_dir() and beside:
-        config["outputs"] = str(beside[0])
-    return prepare(config)
+    specs.let_import_from(Path.cwd(), *trust.folders)
+    config["trust"] = list(trust.prefixes)
+    config["outputs"] = str(_outputs(run, trust.outputs))
+    return prepare(config, writable=False)
+
+
+def _outputs(run: Path, given: str | None) -> Path:
+    """The folder whose store holds a run's states: above the run, unless the user names it."""
+    if given is not None:
+        folder = outputs_folder(given, "--outputs")
+        if not (folder / "store").is_dir():
+            raise UserError(f"--outputs: no store in {folder}")
+        return folder
+    above = next((p for p in run.resolve().parents if (p / "store").is_dir()), None)
+    if above is None:
+        raise UserError(f"{run}: no store in a folder above it; --outputs DIR says where it is")
+    return above
 
 
 def view_of(ready: Experiment, name: str) -> tuple[View, Node]:
@@ -83,7 +95,6 @@ def view_of(ready: Experiment, name: str) -> tuple[View, Node]:
     Raises:
         UserError: the recipe has no such state, or the store doesn't hold it any more.
     """
-    from compressbench import specs
     from compressbench.execute import Executor, Watcher
     from compressbench.store import Damaged
     from compressbench.views import View
@@ -92,19 +103,14 @@ def view_of(ready: Experiment, name: str) -> tuple[View, Node]:
     if name not in names:
         raise UserError(f"--state: the run has no state {name!r}; {nearest(name, names)}")
     node = ready.plan.node(name)
+    executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
     try:
-        state = ready.store.load(node.key)
+        state = executor.stored(node)
     except Damaged as error:
         raise UserError(f"--state {name}: {error}; the same run makes it again") from error
     if state is None:
         raise UserError(f"--state {name}: not in {ready.store.root}; the same run makes it again")
-    trusted = ready.setting.context.trusted
-    for place, spec in specs.walk([state.model, state.edits, state.policies]):
-        specs.check_target(str(spec[specs.TARGET]), trusted, f"store {node.key} {place}")
-    bench = Executor(ready.plan, ready.store, ready.setting, Watcher()).bench()
-    from dataclasses import replace
-
-    return View(state, replace(bench, device="cpu", feeds={}), name), node
+    return View(state, replace(executor.bench(), device="cpu", feeds={}), name), node
 
 
 def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, run: Path) -> str:

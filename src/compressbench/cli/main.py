@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
+
+from compressbench.console import clean_line, readable, say
+
+# Of a path that the user named; what else the system refuses (a full disk, too many files) is no bad input.
+OF_A_PATH = {
+    getattr(errno, name)
+    for name in (
+        "EACCES",
+        "EEXIST",
+        "EINVAL",
+        "EISDIR",
+        "ELOOP",
+        "ENAMETOOLONG",
+        "ENOENT",
+        "ENOTDIR",
+        "ENXIO",
+        "EPERM",
+        "EROFS",
+    )
+}
 
 VERBS = {
     "run": (
@@ -68,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Runs one command line; returns its exit code (0 fine, 1 failed, 2 bad input, 130 interrupted)."""
+    """Runs one command line; returns its exit code: 0 done, 1 failed, incomplete or no, 2 bad input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        readable(stream)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -90,7 +113,7 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         if debug:
             raise
-        return _fail(str(error), 2)
+        return _fail(str(error), error.code)
     except KeyboardInterrupt:
         if debug:
             raise
@@ -104,7 +127,8 @@ def run(argv: list[str]) -> int:
         if debug:
             raise
         where = f" {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}; what was finished before is kept", 2)
+        code = 2 if error.errno in OF_A_PATH else 1
+        return _fail(f"{error.strerror or error}{where}; what was finished before is kept", code)
     except Exception as error:  # the last resort: a fault of ours, said as one
         if debug:
             raise
@@ -120,5 +144,5 @@ def run(argv: list[str]) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    print(f"compressbench: {text}", file=sys.stderr)
+    say(f"compressbench: {clean_line(text)}", error=True)
     return code

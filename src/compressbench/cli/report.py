@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressbench.cli.parser import Parser
+from compressbench.console import console
 
 
 def main(argv: list[str]) -> int:
@@ -30,13 +31,13 @@ def main(argv: list[str]) -> int:
     gathered = gather(paths)
     page = write_joint(gathered, _output(paths, args.output))
 
-    from rich.console import Console
-
     from compressbench.report.terminal import print_tables
 
-    console = Console(highlight=False)
-    print_tables(gathered.drawn, console)
-    console.print(f"report: {page}", markup=False, soft_wrap=True)
+    shown = console()
+    for folder in gathered.empty:
+        shown.print(f"skipped {folder}: it holds no records", soft_wrap=True)
+    print_tables(gathered.drawn, shown)
+    shown.print(f"report: {page}", soft_wrap=True)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 
 from compressbench.conf import conf_dir
-from compressbench.errors import UserError
+from compressbench.console import clean_line, say
+from compressbench.errors import Incomplete, UserError
+from compressbench.paths import outputs_folder, write_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 FAILED = "error.txt"
 _caught: list[BaseException] = []
+_codes: list[int] = []
+"""Exit codes of a sweep's failed jobs, as far as they ran in this process."""
 
 
 class JointReport(Callback):
@@ -27,18 +33,19 @@ class JointReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra, which would turn an exception into a warning: ``main`` raises what is left in ``_caught``."""
-        from rich.console import Console
-
         from compressbench.report.joint import joint_report
 
         folder = Path(config.hydra.sweep.dir)
         failed = sorted(folder.rglob(FAILED))
         if any(folder.rglob("records.jsonl")):
             path = joint_report([folder], folder)
-            Console(highlight=False, soft_wrap=True).print(f"joint report of the sweep: {path}")
+            say(f"joint report of the sweep: {path}")
         if failed:
             names = ", ".join(path.parent.name for path in failed)
-            _caught.append(UserError(f"{len(failed)} of the sweep's jobs failed: {names}"))
+            words = f"{len(failed)} of the sweep's jobs failed: {names}"
+            refused = all(code == UserError.code for code in _codes) and len(_codes) == len(failed)
+            none = not any(folder.rglob("records.jsonl"))
+            _caught.append(UserError(words) if refused and none else Incomplete(words))
 
 
 def main(argv: list[str]) -> int:
@@ -50,6 +57,8 @@ def main(argv: list[str]) -> int:
     from compressbench.compose import explain, register
 
     register()
+    _caught.clear()
+    _codes.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"
     folders = _config_dirs(argv)
     _let_import(folders)
@@ -94,14 +103,24 @@ def job(config: DictConfig) -> None:
             KeyboardInterrupt,
         ) as error:  # raised again in ``main``, without Hydra's words around it
             _caught.append(error)
+            _drop_unused(folder)
         return
-    print(f"\n#{own.job.num}: {' '.join(own.overrides.task)}", flush=True)
+    say(f"\n#{own.job.num}: {' '.join(own.overrides.task)}")
     try:
         _run(plain(config), folder)
     except Exception as error:  # whatever it is, the sweep's other jobs go on
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        (folder / FAILED).write_text(f"{text}\n\n{traceback.format_exc()}", encoding="utf-8")
-        print(f"compressbench: job {own.job.num}: {text}", file=sys.stderr, flush=True)
+        write_text(folder / FAILED, f"{text}\n\n{traceback.format_exc()}")
+        _codes.append(error.code if isinstance(error, UserError) else 1)
+        say(f"compressbench: job {own.job.num}: {clean_line(text)}", error=True)
+
+
+def _drop_unused(folder: Path) -> None:
+    """Removes a run's folder in which nothing stands but what Hydra put there: the run was refused."""
+    if folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra"}:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: there are other runs
+            folder.parent.rmdir()
 
 
 def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, Any]:
@@ -133,9 +152,13 @@ def run_once(overrides: list[str], config_dir: str | None = None) -> Records:
     """The Python side of the verb: composes, runs, writes the run's folder, returns the records."""
     import time
 
+    from compressbench.compose import run_name
+
     config = composed(overrides, config_dir)
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9 // 1000:06d}"
-    folder = Path(config["outputs"]) / "runs" / f"{config['recipe']['name']}_seed{config['seed']}_{stamp}"
+    recipe = config.get("recipe")
+    begin = run_name(recipe.get("name") if isinstance(recipe, dict) else None, config.get("seed"))
+    folder = outputs_folder(config["outputs"]) / "runs" / f"{begin}_{stamp}"
     return _run(config, folder)
 
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from pathlib import Path
 
+from compressbench.cli.parser import Parser, number
+from compressbench.console import say
 from compressbench.errors import UserError
+from compressbench.paths import drop_parts, outputs_folder
 from compressbench.store import Store, Usage
 
 
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
-    parser = argparse.ArgumentParser(prog="compressbench store", description=__doc__)
+    parser = Parser(prog="compressbench store", description=__doc__)
     parser.add_argument(
         "--outputs", default=os.environ.get("COMPRESSBENCH_OUTPUTS", "outputs"), help="as in a run"
     )
     parser.add_argument("--prune", action="store_true", help="drop what killed runs left behind")
     parser.add_argument(
-        "--older-than", type=float, metavar="DAYS", help="with --prune: states and results as well"
+        "--older-than", type=number, metavar="DAYS", help="with --prune: states and results as well"
     )
     args = parser.parse_args(argv)
-    root = Path(args.outputs) / "store"
+    outputs = outputs_folder(args.outputs, "--outputs")
+    root = outputs / "store"
     if not root.is_dir():
-        raise UserError(f"no store in {args.outputs}; a run makes one, --outputs FOLDER names another")
+        raise UserError(f"no store in {outputs}; a run makes one, --outputs FOLDER names another")
     if args.older_than is not None and (not args.prune or args.older_than < 0):
         raise UserError("--older-than DAYS goes with --prune and is 0 or more")
-    store = Store(root)
+    store = Store(root, writable=args.prune)
     if args.prune:
-        print(f"dropped  {_words(store.prune(args.older_than))}")
-    print(f"{root}  {_words(store.usage())}")
+        say(f"dropped  {_words(store.prune(args.older_than))}")
+        gone = drop_parts([outputs / "runs", outputs / "sweeps"])
+        if gone:
+            say(f"dropped  {gone} half-written files of killed runs")
+    say(f"{root}  {_words(store.usage())}")
     return 0
 
 

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from compressbench.bench import Progress, Silent
+from compressbench.console import clean_line, console
 from compressbench.execute import Executor, Watcher
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from compressbench.experiment import Experiment
     from compressbench.plan import Node
     from compressbench.records import Records
@@ -23,14 +25,14 @@ if TYPE_CHECKING:
 class Terminal(Watcher):
     """Live where output goes to a terminal, quiet otherwise (the plan, sentences and tables stay)."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+    def __init__(self, to: Console | None = None) -> None:
+        self.console = to or console()
         self.todo = 0
         self.done = 0
 
     def say(self, text: str) -> None:
         """A sentence for the user."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def plan(self, ready: Experiment) -> None:
         """Stages with what the store has of each, and the time the rest will take."""
@@ -68,10 +70,11 @@ class Terminal(Watcher):
         if not self.console.is_terminal:
             yield Silent()
             return
+        from rich.markup import escape
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        text = f"[{self.done}/{self.todo}] {name}: {words}".replace("[", "\\[")
+        text = escape(clean_line(f"[{self.done}/{self.todo}] {name}: {words}"))
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),

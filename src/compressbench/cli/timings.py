@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from compressbench.cli.parser import Parser, count
+from compressbench.console import say
 from compressbench.errors import UserError
 
 LONGEST = 80
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
     write_jsonl(rows, path)
     write_csv(rows, folder / "records.csv")
     latencies = len(made)
-    print(
+    say(
         f"{path}: {latencies} latencies on {args.device}; compressbench report {args.run} shows them beside the others"
     )
     return 0

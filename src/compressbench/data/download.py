@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from compressbench.data.published import Content, Published, read
-from compressbench.errors import UserError
+from compressbench.errors import Incomplete, UserError
 
 CHUNK = 1 << 18
 TIMEOUT = 30.0
@@ -107,17 +107,17 @@ def _get(url: str, target: Path, md5: str, report: Report) -> None:
                     done += len(chunk)
                     report(target.name, done, total)
         except urllib.error.HTTPError as error:
-            raise UserError(f"can't fetch {url}: the server answers {error.code} {error.reason}") from error
+            raise Incomplete(f"can't fetch {url}: the server answers {error.code} {error.reason}") from error
         except urllib.error.URLError as error:
-            raise UserError(f"can't fetch {url}: {error.reason}") from error
+            raise Incomplete(f"can't fetch {url}: {error.reason}") from error
         except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            raise UserError(
+            raise Incomplete(
                 f"can't fetch {url}: broken off after {done:,} bytes ({error or type(error).__name__})"
             ) from error
     if total is not None and done < total:
-        raise UserError(f"can't fetch {url}: broken off after {done:,} of {total:,} bytes")
+        raise Incomplete(f"can't fetch {url}: broken off after {done:,} of {total:,} bytes")
     if digest.hexdigest() != md5:
-        raise UserError(f"{url} is not the published file: md5 {digest.hexdigest()}, published {md5}")
+        raise Incomplete(f"{url} is not the published file: md5 {digest.hexdigest()}, published {md5}")
 
 
 def _unpack(archive: Path, folder: str, wanted: list[Content], into: Path) -> None:
@@ -136,6 +136,6 @@ def _unpack(archive: Path, folder: str, wanted: list[Content], into: Path) -> No
                 read(into / content.name, content)
                 del missing[member.name]
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{archive.name} is truncated or damaged ({error})") from error
+        raise Incomplete(f"{archive.name} is truncated or damaged ({error})") from error
     if missing:
-        raise UserError(f"{archive.name} holds no {next(iter(missing))}")
+        raise Incomplete(f"{archive.name} holds no {next(iter(missing))}")

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from compressbench.compose import as_published, plain_data
 from compressbench.errors import UserError
+from compressbench.paths import nameless
 from compressbench.records import Record, Records, read_jsonl, write_csv, write_jsonl
 from compressbench.report.panels import conflicts
 
@@ -26,12 +28,14 @@ class Gathered:
         drawn: the same, the recipe's name extended by its overrides where one recipe was run with several
             settings for the same seed: a label for the axes, never written.
         config: the configuration of a single run, or the overrides of each of many; empty if unknown.
+        empty: folders that hold no records, e.g. of killed runs, where others do.
     """
 
     files: tuple[Path, ...]
     records: Records
     drawn: Records
     config: str
+    empty: tuple[Path, ...] = ()
 
 
 def joint_report(paths: Sequence[Path], output: Path) -> Path:
@@ -65,7 +69,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
     Raises:
         UserError: a path is not there, nothing is found, or a line is no record.
     """
-    files = _files(paths)
+    files, empty = _files(paths)
     seen: set[Record] = set()
     kept: dict[Path, Records] = {}
     for file in files:
@@ -79,25 +83,26 @@ def gather(paths: Sequence[Path]) -> Gathered:
     if not kept:
         raise UserError(f"{', '.join(map(str, paths))}: no records in {FILE}; did the run measure anything?")
     records = Records(r for rows in kept.values() for r in rows)
-    return Gathered(tuple(kept), records, _drawn(kept), _config(tuple(kept)))
+    return Gathered(tuple(kept), records, _drawn(kept), _config(tuple(kept)), empty)
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """Record files below the paths, in natural order; a joint report's after those it was made of."""
+def _files(paths: Sequence[Path]) -> tuple[list[Path], tuple[Path, ...]]:
+    """(record files below the paths in natural order, a joint report's after those it was made of; folders without)."""
     found: dict[Path, Path] = {}
+    empty = []
     for path in paths:
         if path.is_dir():
-            below = sorted(path.rglob(FILE), key=_natural)
+            below = sorted((f for f in path.rglob(FILE) if f.is_file()), key=_natural)
             if not below:
-                raise UserError(
-                    f"{path}: no {FILE} in this folder or below; give a run's or a sweep's folder"
-                )
+                empty.append(path)
         elif path.is_file():
             below = [path]
         else:
             raise UserError(f"{path}: there is no such file or folder")
         for file in below:
             found.setdefault(file.resolve(), file)
+    if empty and not found:
+        raise UserError(f"{empty[0]}: no {FILE} in this folder or below; give a run's or a sweep's folder")
     folders = [resolved.parent for resolved in found]
     joint = {
         resolved
@@ -105,7 +110,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         if any(resolved.parent in folder.parents for folder in folders)
         and not (resolved.parent / "config.yaml").is_file()  # a run with timings that were imported below it
     }
-    return [f for r, f in found.items() if r not in joint] + [f for r, f in found.items() if r in joint]
+    ordered = [f for r, f in found.items() if r not in joint] + [f for r, f in found.items() if r in joint]
+    return ordered, tuple(empty)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -162,10 +168,12 @@ def _overrides(file: Path) -> list[str] | None:
 def _config(files: Sequence[Path]) -> str:
     if len(files) == 1:
         try:
-            return (files[0].parent / "config.yaml").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            return as_published(plain_data(files[0].parent / "config.yaml"))
+        except UserError:
             return ""
-    told = [f"{file.parent}: {' '.join(found)}" for file in files if (found := _overrides(file))]
+    told = [
+        f"{file.parent.name}: {' '.join(nameless(found))}" for file in files if (found := _overrides(file))
+    ]
     return "\n".join(told)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from compressbench.errors import UserError
+from compressbench.paths import write_text
 from compressbench.records import Records
 from compressbench.report import charts
 from compressbench.report.accuracy import accuracy_table, difference_tables
@@ -131,7 +132,7 @@ def write_report(records: Records, folder: Path, title: str, config_yaml: str = 
         folder.mkdir(parents=True, exist_ok=True)
         beside = [name for name in ("records.jsonl", "records.csv") if (folder / name).is_file()]
         for chart in drawn:
-            _replace(folder / f"{chart.name}.svg", chart.svg)
+            write_text(folder / f"{chart.name}.svg", chart.svg)
         page = _render(
             title=title,
             chapters=chapters,
@@ -142,7 +143,7 @@ def write_report(records: Records, folder: Path, title: str, config_yaml: str = 
             drawn=[f"{c.name}.svg" for c in drawn],
             facts=_facts(records, found),
         )
-        _replace(folder / "report.html", page)
+        write_text(folder / "report.html", page)
     except OSError as error:
         raise UserError(f"can't write the report into {folder}: {error.strerror or error}") from error
     return folder / "report.html"
@@ -454,9 +455,3 @@ def _render(**values: object) -> str:
     # The style sheet is ours and matplotlib has escaped the charts' texts; all else passes autoescape.
     style = Markup((here / "page.css").read_text(encoding="utf-8"))
     return charts.clean(template.render(style=style, inline=lambda chart: Markup(chart.inline), **values))
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

@@ -1,0 +1,123 @@
+"""Names and folders that a user gives: names are names, and paths stay below the outputs folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from compressbench.errors import UserError
+
+LONGEST = 100
+PART = ".part"
+
+
+ABSOLUTE = re.compile(r"(?:(?<=[\s='\"\[({,:])|^)(?:~|file:/|[A-Za-z]:[\\/]|/)[^\s'\"\])},;]*")
+
+
+def nameless(value: Any) -> Any:
+    """A copy of plain data in which no absolute path is left: what is published names no user and no folder of theirs.
+
+    A text that is a path keeps its last part; one that holds some, as a sentence or ``key=/a/path`` may, theirs.
+    """
+    if isinstance(value, Mapping):
+        return {k: nameless(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [nameless(v) for v in value]
+    if not isinstance(value, str):
+        return value
+    return _ending(value) if ABSOLUTE.match(value) else ABSOLUTE.sub(lambda found: _ending(found[0]), value)
+
+
+def _ending(path: str) -> str:
+    """The last part of a path, but for one that is a home or above it."""
+    parts = [p for p in re.split(r"[/\\]+", path) if p]
+    home = len(parts) < 3 or Path(path) == Path.home()
+    return "…" if home else f"…/{parts[-1]}"
+
+
+def file_name(value: Any, where: str) -> str:
+    """A name that can be part of a file's or folder's name.
+
+    Raises:
+        UserError: it is no text, empty, too long, begins with a dot, or holds a slash or what can't be printed.
+    """
+    right = f"a name has letters, digits, spaces and . _ - + ( ), at most {LONGEST} characters, no slash"
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {value!r} is no text; {right}")
+    if not value or value != value.strip() or value.startswith(".") or len(value) > LONGEST:
+        raise UserError(f"{where}: {value[:LONGEST]!r} is no name; {right}")
+    if not value.isprintable() or set('/\\:*?"<>|') & set(value):
+        raise UserError(f"{where}: {value!r} is no name; {right}")
+    return value
+
+
+def label(value: Any, where: str) -> str:
+    """A text of one printable line, as records have them.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise UserError(f"{where}: {value!r} is no text of one line")
+    return value
+
+
+def outputs_folder(value: Any, where: str = "outputs") -> Path:
+    """The folder of store and runs.
+
+    Raises:
+        UserError: it is no path, or empty.
+    """
+    if not isinstance(value, str | os.PathLike) or not str(value).strip() or "\0" in str(value):
+        raise UserError(
+            f"{where}: {value!r} is no folder; name one, e.g. outputs=outputs (is COMPRESSBENCH_OUTPUTS empty?)"
+        )
+    return Path(value).expanduser()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file to write beside ``path`` that becomes it at the end; locked, so that a killed process's is told.
+
+    Raises:
+        OSError: as writing does; the old file is then as it was.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    try:
+        with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file
+            file.flush()
+            aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Raises:
+        OSError: as writing does.
+    """
+    with replacing(path) as file:
+        file.write(text)
+
+
+def drop_parts(folders: Iterable[Path]) -> int:
+    """Removes what killed processes left half written below the folders; returns how many files."""
+    gone = 0
+    for path in (p for folder in folders if folder.is_dir() for p in folder.rglob(f"*{PART}")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            gone += 1
+    return gone
