@@ -41,6 +41,8 @@ def found(machines: tuple[str, ...] = ("here",), seeds: tuple[int, ...] = (0, 1)
             figures = [
                 ("cost", "latency_median_b1", 4 / speed, "ms", "", "measured"),
                 ("cost", "speedup_b1", speed * (1 + k), "x", "", "measured"),
+                ("cost", "speedup_low_b1", 0.9 * speed * (1 + k), "x", "", "measured"),
+                ("cost", "speedup_high_b1", 1.1 * speed * (1 + k), "x", "", "measured"),
             ]
             add(series, state, order, figures, machine=machine)
 
@@ -121,8 +123,13 @@ def test_machines_are_kept_apart() -> None:
 
 def test_the_summary_speaks_of_cost(panel: Panel) -> None:
     told = " ".join(summary(panel)).replace("\u00a0", " ")
-    assert "at 60 % of its MACs −0.5 ± 0.0 points (n = 2), 1.25 ± 0.00× (n = 2) at batch 1" in told
-    assert "cheapest, at 30 % of its MACs −10.0 ± 0.0 points (n = 2), 2.50 ± 0.00× (n = 2) at batch 1" in told
+    assert (
+        "at 60 % of its MACs −0.5 ± 0.0 points (n = 2), faster, 1.25× [1.12–1.38] (n = 2) at batch 1" in told
+    )
+    assert (
+        "cheapest, at 30 % of its MACs −10.0 ± 0.0 points (n = 2), faster, 2.50× [2.25–2.75] (n = 2) at batch 1"
+        in told
+    )
     assert "densit" not in told
     assert " 100 %" not in told
 
@@ -176,7 +183,7 @@ def test_throughputs_have_figures_beside_their_charts() -> None:
 
 def test_what_the_section_shows_of_one_policy_is_still_shown_of_the_others(panel: Panel) -> None:
     left = {table.title: [head for head, _ in table.heads] for table in leftover_tables(panel, "final")}
-    assert left["exits, final"] == ["Density", "State", "expected macs"]  # the section only draws them
+    assert left["exits, final"] == ["Density", "State", "MACs by the policy"]  # the section only draws them
     assert {"exits: class cost (%), final", "exits: class change (points), final"} < set(left)
 
 
@@ -184,4 +191,4 @@ def test_figures_of_another_moment_than_the_sections_are_not_hidden() -> None:
     moved = [dataclasses.replace(r, moment="early") for r in found()]
     (panel,) = panels(Records([*found(), *moved]))
     (table,) = [t for t in leftover_tables(panel, "early") if t.title.startswith("exits, ")]
-    assert "random top1" in [head for head, _ in table.heads]
+    assert "Top-1, exits at random" in [head for head, _ in table.heads]

@@ -25,9 +25,9 @@ from compressbench.data.dataset import Dataset, Split
 from compressbench.errors import UserError
 from compressbench.hardware import packing
 from compressbench.hardware.target import Timing, Unsupported
-from compressbench.hardware.turns import in_turns
 from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.hardware.torch_cuda import TorchCUDA
+from compressbench.hardware.turns import in_turns
 from compressbench.models.build import snapshot
 from compressbench.models.resnet import CifarResNet
 from compressbench.probes.accuracy import Accuracy
@@ -523,14 +523,16 @@ def test_the_first_call_of_a_turn_is_not_counted():
     clock = iter(range(1000))
     one, two = in_turns([timer("a"), timer("b")], seconds=3, fewest=1, clock=lambda: next(clock))
     assert set(one.seconds) == set(two.seconds) == {0.001}
-    assert [len(turn) for turn in one.walls] == [4] * 5, "five rounds of four, though the time was up after three"
-    assert len(two.walls) == 5
+    assert [len(turn) for turn in one.walls] == [4] * 7, "rounds of four"
+    assert len(two.walls) == 7
 
 
 def test_turns_stop_at_the_budget():
     clock = iter(range(1000))
     one, two = in_turns([lambda: 1.0, lambda: 2.0], seconds=8, fewest=1, clock=lambda: next(clock))
-    assert (one.seconds, two.seconds) == ((1.0,) * 8, (2.0,) * 8)
+    assert (one.seconds, two.seconds) == ((1.0,) * 12, (2.0,) * 12), "the clock is asked from the fifth round on"
+    short, _ = in_turns([lambda: 1.0, lambda: 2.0], seconds=0, fewest=1)
+    assert short.seconds == (1.0,) * 5, "five rounds whatever the time"
 
 
 def test_quantiles():

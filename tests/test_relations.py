@@ -527,7 +527,7 @@ def test_the_gain_of_each_later_series_is_paired_by_seed_and_ordered_by_size() -
     assert table.counts == (2,)
     with charts.drawing():
         (chart,) = charts.gain_vs_parameters(panel, "final", "gain")
-    assert "standard error over 2 seeds" in chart.caption
+    assert "Two seeds: too few for an error." in chart.caption, "a standard error from two draws isn't shown"
     assert all(f">{name}</text>" in chart.svg for name in SIZES)
     assert "taught" in chart.svg
 

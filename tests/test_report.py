@@ -30,6 +30,7 @@ from compressbench.report.joint import gather, joint_report
 from compressbench.report.numbers import Spread, number, percentage, plain, spread, with_spread
 from compressbench.report.page import write_report
 from compressbench.report.panels import FINAL, beside_lead, paired, panels, relative_compute
+from compressbench.report.speed import speed_of
 from compressbench.report.states import lecture_table, leftover_tables, size_table, timing_table
 from compressbench.report.tables import Table
 from compressbench.report.terminal import print_tables, wrap
@@ -126,7 +127,6 @@ def full(seeds: int = 2, levels: int = 3, moments: tuple[str, ...] = ("final", "
                     add("cost", f"latency_median_b{batch}", 1.5, "ms", n=99)
                     note = "no speed-up: runs dense" if order else "the reference itself"
                     add("cost", f"speedup_b{batch}", 1.0, "x", n=99, note=note)
-                add("cost", "machine_load", 0.5, "load", n=0)
     return Records(rows)
 
 
@@ -386,13 +386,14 @@ def test_mixed_versions_gaps_emptied_layers_and_busy_machines_are_flagged():
     rows = list(full(seeds=2))
     rows = [replace(r, versions="torch 1.0") if r.seed == 1 else r for r in rows]
     rows = [r for r in rows if not (r.seed == 1 and r.series == "ticket" and r.order == 3)]
-    rows[-1] = replace(rows[-1], note="busy machine: load 3.0 on 2 cores")
+    disturbed = "other processes took at least 37 % of the processors in each of 4 tries"
+    rows[-2] = replace(rows[-2], note=disturbed)
+    rows[-1] = replace(rows[-1], value=None, note=f"no ratio: {disturbed}")
     told = " ".join(warnings(panels(Records(rows)))).replace("\u202f", " ")
     assert "Versions are mixed (2)" in told
     assert "ticket: 1–2 seeds, depending on the level" in told
     assert "random (final) has emptied layers (layer1.0.conv2), first at density 12.5 %, in 2 seeds." in told
-    assert "1 of" in told
-    assert "timings were taken on a busy machine" in told
+    assert "2 of 210 timings were disturbed by other processes, 1 ratio of them withheld" in told
     assert not warnings(panels(Records(r for r in full(seeds=2) if r.series != "random")))
 
 
@@ -437,7 +438,7 @@ def test_cost_is_in_three_labelled_columns_with_the_notes(written):
     (panel,) = panels(full())
     assert [g for g, _ in size_table(panel, "final").groups] == ["", "Theoretical", "On disk"]
     measured = timing_table(panel, "final", "")
-    assert [g for g, _ in measured.groups] == ["", "Measured, batch 1", "Measured, batch 64", "Machine"]
+    assert [g for g, _ in measured.groups] == ["", "Measured, batch 1", "Measured, batch 64"]
     text = Page(written / "report.html").text
     assert "no speed-up: runs dense" in text
     assert "PGD on 128 test images" in text
@@ -856,27 +857,154 @@ def test_published_figures_are_checked(figures, why):
         published({"magnitude": figures}, Labels("lth", "lenet", "digits", "smoke", "cpu", 0))
 
 
-def test_only_what_the_clock_found_faster_is_called_faster():
+def speedup(
+    value: float | None, low: float | None = None, high: float | None = None, **given
+) -> list[Record]:
+    """A speed-up at batch 1 and the ends of its interval."""
+    like = {"probe": "cost", "unit": "x", "n": 40} | given
+    batch, note = like.pop("batch", 1), like.pop("note", "")
+    rows = [record(**like, metric=f"speedup_b{batch}", value=value, note=note)]
+    ends = {"low": low, "high": high}
+    return rows + [
+        record(**like, metric=f"speedup_{k}_b{batch}", value=v) for k, v in ends.items() if v is not None
+    ]
+
+
+def against_dense(series: str, order: int, density: float, macs: float, speeds, bits: float = 32, **given):
+    """A state's rows over seeds; ``speeds`` holds (ratio, low, high) of each."""
     rows = []
-    states = (("dense", 1.0, 1000, 1.0), ("unstructured", 0.1, 1000, 1.04), ("2:4", 0.5, 1000, 0.97))
-    for series, density, parameters, speed in (*states, ("channels", 0.3, 300, 1.8)):
-        here = {"series": series, "order": int(series != "dense"), "density": density, "probe": "cost"}
-        for seed in (0, 1):
-            rows.append(record(series=series, order=here["order"], density=density, seed=seed))
-            rows.append(record(**here, seed=seed, metric="macs", value=parameters, unit="MACs"))
-            rows.append(record(**here, seed=seed, metric="speedup_b1", value=speed + seed / 100, unit="x"))
-            rows.append(record(**here, seed=seed, metric="latency_median_b1", value=1.0, unit="ms"))
-            rows.append(record(**here, seed=seed, metric="latency_p90_b1", value=1.1, unit="ms"))
-            rows.append(record(**here, seed=seed, metric="speedup_b64", value=speed * 0.5, unit="x"))
-    told = " ".join(summary(panels(Records(rows))[0]))
-    faster, rest = told.split("Batch 1: ")[1].split("Not faster, ", 1)
-    assert faster.startswith("channels at 30.0")
-    assert faster.endswith("Batch 64: nothing is faster. ")
-    assert "unstructured" not in faster
-    assert rest.startswith("the zeros are multiplied (runs dense): unstructured at 10.0")
-    assert "2:4 at 50.0" in rest
-    alone = Records(r for r in rows if r.series != "channels")
-    assert "what is faster" not in " ".join(summary(panels(alone)[0]))
+    here = {"series": series, "order": order, "density": density}
+    for seed, speed in enumerate(speeds):
+        rows.append(record(**here, seed=seed, value=80.0))
+        rows.append(record(**here, seed=seed, probe="cost", metric="macs", value=macs, unit="MACs"))
+        rows.append(
+            record(**here, seed=seed, probe="structure", metric="weight_bits", value=bits, unit="bits")
+        )
+        rows.append(
+            record(**here, seed=seed, probe="structure", metric="input_bits", value=bits, unit="bits")
+        )
+        rows += speedup(*speed, **here, seed=seed, **given)
+    return rows
+
+
+DENSE_ROWS = against_dense("dense", 0, 1.0, 1000, [(1.0,)] * 3, note="the reference itself")
+
+
+def told_of(rows) -> str:
+    (panel,) = panels(Records(rows))
+    return " ".join(summary(panel)).replace("\u202f", " ").replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize(
+    ("speeds", "word"),
+    [
+        ([(1.3, 1.25, 1.36), (1.3, 1.2, 1.4), (1.3, 1.1, 1.5)], "faster"),
+        ([(1.01, 1.001, 1.02)], "faster"),
+        ([(1.6, 1.5, 1.7), (1.6, 1.5, 1.7), (0.9, 0.8, 0.95)], "not shown"),  # its mean is 1.37
+        ([(1.6, 1.5, 1.7), (1.3, 0.99, 1.6)], "not shown"),
+        ([(0.8, 0.7, 0.9), (0.9, 0.85, 0.99)], "slower"),
+        ([(0.8, 0.7, 0.9), (0.5, 0.4, 1.01)], "not shown"),
+        ([(1.8,)], "not shown"),  # no interval: nothing is known, not: no noise
+        ([(1.8, 1.7, 1.9), (1.8,)], "not shown"),
+    ],
+)
+def test_faster_slower_or_not_shown_is_what_every_seeds_interval_says(speeds, word):
+    rows = DENSE_ROWS[: 7 * len(speeds)] + against_dense("ticket", 1, 0.5, 1000, speeds)
+    (panel,) = panels(Records(rows))
+    (point,) = panel.series[0].at("final")
+    assert speed_of(point, "speedup_b1").verdict == word
+    mean = sum(s[0] for s in speeds) / len(speeds)
+    assert f"Measured speed of ticket at 50.0 %, batch 1: {word}, {mean:.2f}×" in told_of(rows)
+
+
+def test_the_interval_stands_beside_the_figure_and_in_no_table_of_its_own():
+    speeds = [(1.3, 1.25, 1.36), (1.5, 1.2, 1.6), (1.1, 1.05, 1.15)]
+    rows = DENSE_ROWS + against_dense("ticket", 1, 0.5, 1000, speeds)
+    (panel,) = panels(Records(rows))
+    assert cells(timing_table(panel, "final", ""), "ticket", "50.0")["speed ×"] == "1.30 [1.05–1.60]"
+    assert cells(lecture_table(panel, "final"), "ticket", "50.0")["Speed ×, batch 1"] == "1.30 [1.05–1.60]"
+    shown = [head for table in leftover_tables(panel, "final") for head, _ in table.heads]
+    assert not [head for head in shown if "peed" in head]
+    assert "1.30× [1.05–1.60] (n = 3)" in told_of(rows)
+
+
+SIMULATED = "no speed: rounding is simulated here; deploy it (probe deployed) to time it"
+
+
+def test_a_simulation_has_no_speed_in_summary_terminal_tables_and_page(tmp_path, capsys):
+    rows = DENSE_ROWS + against_dense("int8", 1, 1.0, 1000, [(None,)] * 3, bits=8, note=SIMULATED)
+    rows.append(replace(rows[-1], metric="latency_median_b1", unit="ms"))
+    rows += against_dense("halved", 2, 0.3, 300, [(1.8, 1.7, 1.9)] * 3)
+    (panel,) = panels(Records(rows))
+    assert cells(timing_table(panel, "final", ""), "int8", "100")["speed ×"] == "no speed"
+    told = told_of(rows)
+    assert f"Measured speed of int8 at 100 %, batch 1: {SIMULATED}." in told
+    assert f"No ratio, rounded: int8 at 100 % {SIMULATED} at batch 1." in told
+    print_tables(Records(rows), Console(width=80, color_system=None))
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "no speed" in printed.split("Cost, dense")[0]
+    assert SIMULATED in printed.split("Cost, dense")[1]
+    write_report(Records(rows), tmp_path, "simulated")
+    page = Page(tmp_path / "report.html").text
+    assert SIMULATED in page
+    assert page.count("no speed") > 2
+
+
+DISTURBED = "no ratio: other processes took at least 37 % of the processors in each of 4 tries"
+
+
+def test_no_sentence_drops_that_ratios_were_withheld(capsys):
+    some = against_dense("ticket", 1, 0.5, 1000, [(1.3, 1.2, 1.4), (1.3, 1.2, 1.4)])
+    last = [replace(r, seed=2) for r in against_dense("ticket", 1, 0.5, 1000, [(None,)], note=DISTURBED)]
+    rows = [*DENSE_ROWS, *some, *last]
+    told = told_of(rows)
+    assert f"batch 1: faster, 1.30× [1.20–1.40] (n = 2); at other seeds {DISTURBED}." in told
+    every = against_dense("ticket", 1, 0.5, 1000, [(None,)] * 3, note=DISTURBED)
+    assert f"Measured speed of ticket at 50.0 %, batch 1: {DISTURBED}." in told_of([*DENSE_ROWS, *every])
+    print_tables(Records(rows), Console(width=80, color_system=None))
+    assert "1 ratio of them withheld" in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_only_what_the_clock_found_faster_is_called_faster():
+    like = {"batch": 1}
+    dense_zeros = "no speed-up: runs dense"
+    rows = [
+        *DENSE_ROWS,
+        *against_dense("unstructured", 1, 0.1, 1000, [(1.09, 1.05, 1.12)] * 3, note=dense_zeros, **like),
+        *against_dense("int8", 2, 1.0, 1000, [(0.8, 0.7, 0.9)] * 3, bits=8, **like),
+        *against_dense("wide", 3, 0.5, 500, [(1.1, 0.9, 1.3)] * 3, **like),
+        *against_dense("channels", 4, 0.3, 300, [(1.8, 1.7, 1.9)] * 3, **like),
+    ]
+    told = told_of(rows)
+    faster, rest = told.split("what is faster? Batch 1: ")[1].split(". Slower, ", 1)
+    assert faster == "channels at 30.0 % 1.80× [1.70–1.90] (n = 3)"
+    assert rest.startswith(
+        "rounded: int8 at 100 % 0.80× [0.70–0.90] (n = 3) at batch 1. Not shown, parts removed: wide"
+    )
+    zeros = "Not shown, the zeros are multiplied (runs dense): unstructured at 10.0 %"
+    assert f"{zeros} 1.09× [1.05–1.12] (n = 3) at batch 1." in rest
+    assert "batch 1: not shown: runs dense." in told, "of the lead"
+    alone = [r for r in rows if r.series not in ("channels", "wide")]
+    assert "what is faster" not in told_of(alone)
+
+
+def test_the_summary_follows_what_a_series_varies():
+    """A sweep of bits has one density: its smallest state is that of the fewest bits, and it is named by them."""
+    rows = DENSE_ROWS[:7] + [
+        r
+        for order, (bits, top1) in enumerate(((8, 89.5), (4, 89.2), (2, 22.0)), 1)
+        for r in against_dense("per channel", order, 1.0, 1000, [(None,)], bits=bits, note=SIMULATED)
+        for r in [replace(r, value=top1) if r.probe == "accuracy" else r]
+    ]
+    rows[0] = replace(rows[0], value=90.0)
+    told = told_of(rows)
+    assert (
+        "The fewest bits at which per channel is on average no more than one point below dense is 4 bits: −0.8"
+        in told
+    )
+    assert "At its fewest bits, 2 bits, it is −68.0 points" in told
+    assert "Measured speed of per channel at 2 bits, batch 1: no speed" in told
+    assert "densit" not in told
 
 
 def test_states_of_one_cost_have_no_line_through_them(tmp_path):

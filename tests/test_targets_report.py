@@ -19,6 +19,7 @@ STATES = {  # density, weight bits, MACs, top-1
     "halved, int8": (0.25, 8, 30, 79.0),
 }
 SPEED = {"int8": 2.0, "masked": 1.0, "halved": 1.8, "halved, int8": 3.0}
+MEASURED = {"masked": 1.09}  # by chance
 
 
 @pytest.fixture
@@ -38,7 +39,12 @@ def rows() -> Records:
         for name, basis in (("here", "measured"), ("board", "modelled")):
             add("targets", "latency_b1", 10 / SPEED.get(series, 1.0), "ms", group=name, basis=basis, **like)
             if series != "dense":
-                add("targets", "speedup_b1", SPEED[series], "x", group=name, basis=basis, **like)
+                note = "no speed-up: runs dense" if series == "masked" else ""
+                speed = MEASURED.get(series, SPEED[series]) if basis == "measured" else SPEED[series]
+                add("targets", "speedup_b1", speed, "x", group=name, basis=basis, note=note, **like)
+                if basis == "measured":
+                    for end, value in (("low", 0.95 * speed), ("high", 1.05 * speed)):
+                        add("targets", f"speedup_{end}_b1", value, "x", group=name, basis=basis, **like)
         why = "fp32, waits for moving; zeros run dense"
         add("targets", "layer_time", 1.0, "ms", group="board/conv1", basis="modelled", note=why, **like)
         why = "modelled Tiny: weights of 4 MB don't fit"
@@ -68,15 +74,11 @@ def test_families_in_numbers(rows: Records) -> None:
     ]
     cells = {row.label: [c.text for c in row.cells] for row in table.rows}
     bits, parts = ["2.00", "−1.0", "94.0", "int8"], ["1.80", "−10.0", "85.0", "halved"]
-    expected = [
-        *bits,
-        "1.00",
-        "nothing",
-        *parts,
-    ]  # no state of zeros is faster: what it lost is no price for anything
-    assert cells == {"here": expected, "board (modelled)": expected}, (
-        "what belongs to two families counts for neither"
-    )
+    # no state of zeros is faster: what it lost is no price for anything, and what runs dense gains nothing by zeros
+    assert cells == {
+        "here": [*bits, "not shown", "nothing", *parts],
+        "board (modelled)": [*bits, "1.00", "nothing", *parts],
+    }, "what belongs to two families counts for neither"
 
 
 def test_early_exits_are_a_family_of_their_own(rows: Records) -> None:
@@ -95,6 +97,8 @@ def test_early_exits_are_a_family_of_their_own(rows: Records) -> None:
         record(**like, probe="exits", metric="expected_cost", value=50.0, basis="computed"),
         record(**like, probe="targets", metric="latency_b1", value=6.0, unit="ms", group="here"),
         record(**like, probe="targets", metric="speedup_b1", value=1.6, unit="x", group="here"),
+        record(**like, probe="targets", metric="speedup_low_b1", value=1.5, unit="x", group="here"),
+        record(**like, probe="targets", metric="speedup_high_b1", value=1.7, unit="x", group="here"),
     ]
     table = family_table(panels(Records([*rows, *more]))[0], "final", "")
     assert table is not None

@@ -12,9 +12,9 @@ from compressbench.hardware.early import lower
 from compressbench.hardware.target import HardwareTarget, Unsupported
 from compressbench.hardware.torch_cpu import check_batches, timing
 from compressbench.hardware.turns import in_turns, stopwatch, undisturbed
-from compressbench.probes.speedups import speedup
 from compressbench.records import Metric
 from compressbench.specs import Count, Positive, check_fields
+from compressbench.speedups import speedup
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.hardware.early import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported, unfit
-from compressbench.probes.speedups import SIMULATED, speedup
 from compressbench.probes.structure import parameters
 from compressbench.records import Metric
+from compressbench.speedups import SIMULATED, speedup
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -101,7 +101,7 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
         elif refused or ready[1].simulated:
             yield Metric(name, None, "x", note=f"reference: {refused[0] if refused else SIMULATED}")
         else:
-            yield from speedup("speedup", timings[1], timings[0], note=caution(subject, lowered[0]))
+            yield from speedup("speedup", timings[1], timings[0], note=caution(subject, reference, lowered[0]))
 
 
 def _latencies(timing: Timing, runtime: str) -> Iterable[Metric]:
@@ -114,7 +114,7 @@ def _latencies(timing: Timing, runtime: str) -> Iterable[Metric]:
         yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", basis, n=n, note=note)
 
 
-def caution(subject: View, lowered: Lowered) -> str:
+def caution(subject: View, reference: View, lowered: Lowered) -> str:
     """What is to be said of zero weights that the target multiplies by all the same; empty if there are none."""
     from compressbench.models.build import prunable
 
@@ -125,4 +125,5 @@ def caution(subject: View, lowered: Lowered) -> str:
     if any("quantize" in edit for edit in subject.state.edits):
         return ROUNDED
     smaller = any(kind in edit for edit in subject.state.edits for kind in ("cut", "drop"))
+    smaller = smaller or subject.state.model != reference.state.model
     return SMALLER if smaller else DENSE

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compressbench.errors import UserError
 from compressbench.hardware.early import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported
-from compressbench.probes.speedups import speedup
 from compressbench.records import Metric
+from compressbench.speedups import speedup
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,7 +26,7 @@ class Hessian:
     Attributes:
         tolerance: relative error, as estimated, at which the eigenvalue is good enough.
         products: Hessian-vector products at most; each costs about three and a half gradients.
-        samples: random vectors for the trace; the note has their standard error.
+        samples: random vectors for the trace; the note has their standard error from three on.
         factor: of the rescaling, a power of two is exact.
         examples: of the training split, the first ones.
 
@@ -39,7 +39,7 @@ class Hessian:
     samples: Count = 4
     factor: Moderate = 4.0
     examples: Count = 500
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # no standard error from two vectors
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -66,7 +66,7 @@ class Hessian:
             yield Metric(names[0], _finite(top.value), "1", n=n, note="; ".join(filter(None, (told, note))))
             drawn = trace(place, bench.generator("trace"), self.samples)
             told = f"{len(drawn)} random vectors"
-            if len(drawn) > 1:
+            if len(drawn) > 2:  # of two it would be their distance
                 told += f", standard error {float(f'{statistics.stdev(drawn) / len(drawn) ** 0.5:.2g}'):g}"
             yield Metric(
                 names[1],

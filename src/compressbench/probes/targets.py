@@ -17,8 +17,8 @@ from compressbench.hardware.target import (
     unfit,
 )
 from compressbench.probes.cost import caution
-from compressbench.probes.speedups import SIMULATED, speedup
 from compressbench.records import Metric
+from compressbench.speedups import SIMULATED, speedup
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -79,7 +79,7 @@ class Targets:
                     continue
                 timings = target.time(ready, batch)
                 yield from _times(timings[0], lowered, name)
-                yield from _speedup(timings, subject, lowered, beside, name)
+                yield from _speedup(timings, subject, reference, lowered, beside, name)
                 if batch == target.batches[0]:
                     yield from _layers(timings[0].layers, name)
 
@@ -135,7 +135,12 @@ def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:
 
 
 def _speedup(
-    timings: Sequence[Timing], subject: View, lowered: Lowered, beside: Lowered | Unsupported, name: str
+    timings: Sequence[Timing],
+    subject: View,
+    reference: View,
+    lowered: Lowered,
+    beside: Lowered | Unsupported,
+    name: str,
 ) -> Iterable[Metric]:
     if isinstance(beside, Unsupported) or beside.simulated:
         why = beside.why if isinstance(beside, Unsupported) else SIMULATED
@@ -143,7 +148,7 @@ def _speedup(
         yield Metric(metric, None, "x", basis, group=name, note=f"reference: {why}")
         return
     ran = "" if lowered.price else lowered.runtime
-    notes = [caution(subject, lowered), *_reasons(timings[0].layers), ran]
+    notes = [caution(subject, reference, lowered), *_reasons(timings[0].layers), ran]
     note = "; ".join(dict.fromkeys(x for x in notes if x))
     yield from speedup("speedup", timings[1], timings[0], name, note)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from compressbench.report.numbers import MISSING
 from compressbench.report.panels import Panel, Reading
+from compressbench.report.speed import BRACKETS, speed_cell
 from compressbench.report.states import Line, Pick, columns_of, every, lines, table_of, unit_shown
 from compressbench.report.tables import Cell, Table, cell
 from compressbench.report.wording import examples, moment_name, title_of
@@ -16,6 +17,7 @@ PROBE = "deployed"
 LATENCIES = (
     ("simulated_latency", "simulated"),
     ("deployed_latency", "deployed"),
+    ("deployed_latency_min", "its fastest"),
     ("reference_fp32_latency", "dense fp32"),
     ("reference_bf16_latency", "dense bf16"),
 )
@@ -68,14 +70,19 @@ def _times(
 ) -> Table | None:
     columns = columns_of(found)
     repeats: list[Reading | None] = []
-    for group, metrics in (("Latency", LATENCIES), ("Speed", SPEEDUPS)):
-        for metric, name in metrics:
-            readings = _readings(found, f"{metric}_b{batch}", runtime, environment)
-            repeats += readings
-            columns.add(name, unit_shown(readings), [cell(r) for r in readings], group)
+    for metric, name in LATENCIES:
+        readings = _readings(found, f"{metric}_b{batch}", runtime, environment)
+        repeats += readings
+        columns.add(name, unit_shown(readings), [cell(r) for r in readings], "Latency")
+    for metric, name in SPEEDUPS:
+        cells = [speed_cell(x.point, f"{metric}_b{batch}", environment, PROBE, runtime) for x in found]
+        columns.add(name, "×", cells, "Speed")
     notes = []
     if count := examples(repeats):
-        notes.append(f"Medians of {count} repetitions each, all of one row in turns in one run.")
+        notes.append(
+            f"Latencies: wall-clock of {count} forwards each, all of one row in turns in one run; medians, and the "
+            f"fastest of the state’s. {BRACKETS}"
+        )
     notes.append("A speed-up is within one runtime. Simulated: torch rounds in float, so it pretends.")
     return table_of(panel, title, found, columns, notes, spanning=True)
 

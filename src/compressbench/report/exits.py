@@ -9,6 +9,7 @@ from compressbench.png import PREFIX
 from compressbench.report.naming import labels
 from compressbench.report.numbers import Spread
 from compressbench.report.panels import FINAL, Panel, Point, Reading, Series
+from compressbench.report.speed import speed_cell
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, diverging, shade
 
@@ -84,9 +85,10 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
     for environment in panel.environments:
         words = f"Measured, {environment}" if environment else "Measured"
         for batch in BATCHES:
-            for title, unit, metric in (("Batch", "ms", "latency_median"), ("Speed", "x", "speedup")):
-                found = [p.point.reading("cost", f"{metric}_b{batch}", "", environment) for p in known]
-                columns.add(f"{title} {batch}", unit, [cell(r, notes=False) for r in found], words)
+            times = [p.point.reading("cost", f"latency_median_b{batch}", "", environment) for p in known]
+            columns.add(f"Batch {batch}", "ms", [cell(r, notes=False) for r in times], words)
+            speeds = [speed_cell(p.point, f"speedup_b{batch}", environment, notes=False) for p in known]
+            columns.add(f"Speed {batch}", "×", speeds, words)
     looks = styles(panel)
     rows = tuple(Row(p.label, columns.row(k), looks[p.series.label].colour) for k, p in enumerate(known))
     note = (
@@ -168,9 +170,18 @@ def _throughputs(panel: Panel, moment: str, environment: str) -> list[Table]:
         columns = Columns()
         for size in sizes:
             for metric, title, unit in THROUGHPUT:
-                key = ("batching", f"{metric}_b{size}")
-                readings = [points[x].reading(*key, f"{target}/{way}", environment) for x, way in arms]
-                columns.add(title, unit, [cell(r, notes=False) for r in readings], f"Batch {size}")
+                name = f"{metric}_b{size}"
+                if metric == "exit_speedup":
+                    cells = [
+                        speed_cell(points[x], name, environment, "batching", f"{target}/{way}", notes=False)
+                        for x, way in arms
+                    ]
+                else:
+                    readings = [
+                        points[x].reading("batching", name, f"{target}/{way}", environment) for x, way in arms
+                    ]
+                    cells = [cell(r, notes=False) for r in readings]
+                columns.add(title, unit, cells, f"Batch {size}")
         rows = tuple(Row(f"{x}: {way}", columns.row(k), first=True) for k, (x, way) in enumerate(arms))
         title = f"Throughput on {target}{where}"
         made.append(Table(title, "Way of running", tuple(columns.heads), rows, columns.spanning, (note,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -10,11 +11,34 @@ from compressbench.report.accuracy import pairs
 from compressbench.report.exits import cost_of
 from compressbench.report.heat import emptied_layers, worst_classes
 from compressbench.report.numbers import MISSING, Spread, between, counted, grouped, percent, plain, seeds
-from compressbench.report.panels import Panel, Point, Reading, Series, counterpart, paired
+from compressbench.report.panels import (
+    Panel,
+    Point,
+    Reading,
+    Series,
+    bits_of,
+    counterpart,
+    macs_of,
+    paired,
+    smallness,
+)
+from compressbench.report.speed import (
+    DISTURBED,
+    FASTER,
+    NOT_SHOWN,
+    RULE,
+    SLOWER,
+    figure_in_words,
+    in_words,
+    speed_of,
+    whose_end,
+)
 from compressbench.report.states import batches
-from compressbench.report.wording import difference_unit, each_once, title_of
+from compressbench.report.varied import axis_of
+from compressbench.report.wording import difference_unit, title_of
 
 NAMED = 8
+OLD_BUSY = "busy machine"  # of records before disturbances were measured
 
 
 def provenance(panels: Sequence[Panel]) -> list[tuple[str, list[str]]]:
@@ -59,10 +83,7 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
             listed = "; ".join(f"{name or 'unknown'}" for name in found[:4])
             tail = "Timings are kept apart by machine." if column == "machine" else ""
             told.append(f"{what} are mixed ({len(found)}): {listed}. {tail}".rstrip())
-    timed = [r for r in rows if r.is_timing and r.value is not None]
-    busy = sum("busy machine" in r.note for r in timed)
-    if busy:
-        told.append(f"{grouped(busy)} of {grouped(len(timed))} timings were taken on a busy machine.")
+    told += _disturbed(rows)
     for panel in panel_list:
         where = f"{panel.name}: " if len(panel_list) > 1 else ""
         told += [where + sentence for sentence in panel.split]
@@ -71,6 +92,20 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
         if len(panel.seeds) == 1:
             told.append(f"{where}One seed: no spread, and no difference here can be told from chance.")
     return told
+
+
+def _disturbed(rows: Sequence[Record]) -> list[str]:
+    """How many timings others disturbed each time: latencies that may be inflated, ratios that are withheld."""
+    timed = [r for r in rows if r.is_timing and r.basis != "modelled" and not whose_end(r.metric)]
+    held = [r for r in timed if DISTURBED in r.note or OLD_BUSY in r.note]
+    if not held:
+        return []
+    without = sum(r.unit == "x" and r.value is None for r in held)
+    return [
+        f"{grouped(len(held))} of {grouped(len(timed))} timings were disturbed by other processes"
+        + (f", {counted(without, 'ratio')} of them withheld" if without else "")
+        + ": measured again by the next run, or by --retime."
+    ]
 
 
 def _gaps(panel: Panel) -> list[str]:
@@ -156,48 +191,55 @@ def _faster(panel: Panel, moment: str) -> list[str]:
     told = []
     for environment in panel.environments:
         found = [(series, series.lowest(moment), panel.dense_of(series, moment)) for series in panel.series]
-        timed = {
-            series.label: (point, dense, size < whole)
+        kinds = {
+            series.label: (
+                f"{series.label} at {_at(series, point, moment)}",
+                point,
+                _kind(point, size < whole),
+            )
             for series, point, dense in found
-            if point and (size := _macs(point)) is not None and (whole := _macs(dense)) is not None
+            if point
+            and dense
+            and (size := macs_of(point)) < math.inf
+            and (whole := macs_of(dense)) < math.inf
         }
-        if len({removed for _, _, removed in timed.values()}) < 2:
+        removed = {kind == PARTS for _, _, kind in kinds.values()}
+        if len(removed) < 2:
             continue
-        faster: set[str] = set()
-        sentences, slow = [], dict.fromkeys(timed, "")
+        sentences = []
+        rest: dict[tuple[str, str], dict[str, list[str]]] = {}
         for batch in batches(panel):
-            quick, timed_here = [], 0
-            for label, (point, dense, _) in timed.items():
-                speed = point.reading("cost", f"speedup_b{batch}", "", environment)
-                if speed is None or not speed.spread:
-                    continue
-                timed_here += 1
-                noise = max(_noise(point, environment, batch), _noise(dense, environment, batch))
-                figure = _times(speed.spread)
-                slow[label] += f", {figure} at batch {batch}"
-                if all(x > 1 + noise for x in speed.by_seed.values()):
-                    faster.add(label)
-                    quick.append(f"{label} at {percent(point.density)} {figure}")
-            if timed_here:
-                sentences.append(f"Batch {batch}: {_named(quick) or 'nothing is faster'}.")
+            speeds = {
+                name: (kind, speed)
+                for name, point, kind in kinds.values()
+                if (speed := speed_of(point, f"speedup_b{batch}", environment))
+            }
+            if not any(speed.figure for _, speed in speeds.values()):
+                continue
+            quick = [f"{n} {figure_in_words(s)}" for n, (_, s) in speeds.items() if s.verdict == FASTER]
+            sentences.append(f"Batch {batch}: {_named(quick) or 'nothing is shown to be faster'}.")
+            for name, (kind, speed) in speeds.items():
+                if speed.verdict != FASTER:
+                    said = figure_in_words(speed) if speed.figure else in_words(speed)
+                    rest.setdefault((speed.verdict or "no ratio", kind), {}).setdefault(name, []).append(
+                        f"{said} at batch {batch}"
+                    )
         if not sentences:
             continue
         where = f" on {environment}" if environment else ""
-        told.append(f"Measured against dense{where}, each at its lowest density, what is faster?")
+        told.append(f"Measured against dense{where}, each at its smallest, what is faster?")
         told += sentences
-        for why in ("parts removed", "rounded", "the zeros are multiplied (runs dense)"):
-            rest = [
-                f"{label} at {percent(point.density)}{slow[label]}"
-                for label, (point, _, gone) in timed.items()
-                if label not in faster and slow[label] and why.startswith(_kind(point, gone))
-            ]
-            if rest:
-                told.append(f"Not faster, {why}: {_named(rest, '; ')}.")
-    if told:
-        told.append(
-            "Faster: above 1 by more than the timing’s own noise, 90th percentile over median, at every seed."
-        )
-    return told
+        for words in (SLOWER, NOT_SHOWN, "no ratio"):
+            for kind in (PARTS, ROUNDED, ZEROS):
+                if own := rest.get((words, kind)):
+                    listed = [f"{name} {', '.join(figures)}" for name, figures in own.items()]
+                    told.append(f"{words[:1].upper()}{words[1:]}, {kind}: {_named(listed, '; ')}.")
+    return [*told, RULE] if told else []
+
+
+def _at(series: Series, point: Point, moment: str) -> str:
+    """A state of a series by what the series varies."""
+    return axis_of(series.at(moment)).name(point)
 
 
 def _named(names: Sequence[str], between: str = ", ") -> str:
@@ -205,26 +247,13 @@ def _named(names: Sequence[str], between: str = ", ") -> str:
     return between.join(names[:NAMED]) + more
 
 
-def _macs(point: Point | None) -> float | None:
-    """Multiply-accumulates of one forward, zeros counted: fewer where parts are gone."""
-    reading = point.reading("cost", "macs") if point else None
-    return reading.spread.mean if reading and reading.spread else None
+PARTS, ROUNDED, ZEROS = "parts removed", "rounded", "the zeros are multiplied (runs dense)"
 
 
 def _kind(point: Point, removed: bool) -> str:
-    bits = point.reading("structure", "weight_bits")
     if removed:
-        return "parts"
-    return "rounded" if bits and bits.spread and bits.spread.mean < 32 else "the zeros"
-
-
-def _noise(point: Point | None, environment: str, batch: int) -> float:
-    """How far the 90th percentile of a point's timings lies above the median, as a share of it."""
-    high = point.reading("cost", f"latency_p90_b{batch}", "", environment) if point else None
-    middle = point.reading("cost", f"latency_median_b{batch}", "", environment) if point else None
-    if not (high and middle and high.spread and middle.spread and middle.spread.mean > 0):
-        return 0.0
-    return max(0.0, high.spread.mean / middle.spread.mean - 1)
+        return PARTS
+    return ROUNDED if bits_of(point)[0] < 32 else ZEROS
 
 
 def _forgotten(panel: Panel, moment: str) -> list[str]:
@@ -235,7 +264,7 @@ def _forgotten(panel: Panel, moment: str) -> list[str]:
         return []
     name, change = worst[0]
     return [
-        f"The class that {panel.lead.label} loses most at {percent(lowest.density)} density is “{name}”: "
+        f"The class that {panel.lead.label} loses most at {_at(panel.lead, lowest, moment)} is “{name}”: "
         f"recall {_figure(change, 'points', True)}."
     ]
 
@@ -245,13 +274,8 @@ def _figure(figure: Spread, unit: str, signed: bool = False) -> str:
     return f"{text} ({'one seed' if figure.n == 1 else f'n = {figure.n}'})"
 
 
-def _times(speed: Spread) -> str:
-    """A speed-up, with the sign that belongs to it."""
-    return _figure(speed, "x").replace(" x (", "× (")
-
-
 def _within(panel: Panel, series: Series, moment: str) -> list[str]:
-    """The lowest density at which a series is within a point of dense, and what its lowest density costs."""
+    """The smallest state with which a series is within a point of dense, and what its smallest costs."""
     changes = [
         (point, change)
         for point in series.at(moment)
@@ -263,29 +287,25 @@ def _within(panel: Panel, series: Series, moment: str) -> list[str]:
     unit = difference_unit(reading.unit if reading else "")
     if unit != "points":
         return []
-    lowest, change = min(changes, key=lambda x: x[0].density)
+    axis = axis_of([p for p, _ in changes])
+    lowest, change = min(changes, key=lambda x: smallness(x[0]))
     if len(changes) == 1 and lowest.density == 1:
         return [f"{series.label} is {_figure(change, unit, True)} from dense."]
     near = [(p, c) for p, c in changes if c.mean >= -1]
     told = []
     if near:
-        best, gap = min(near, key=lambda x: x[0].density)
-        above = [p for p, c in changes if p.density > best.density and c.mean < -1]
+        best, gap = min(near, key=lambda x: smallness(x[0]))
+        above = [p for p, c in changes if axis.level(p) > axis.level(best) and c.mean < -1]
         told.append(
-            f"The lowest density at which {series.label} is on average no more than one point below dense "
-            f"is {percent(best.density)}: {_figure(gap, unit, True)}"
-            + (
-                f"; it is further below at {counted(len(above), 'higher density', 'higher densities')}."
-                if above
-                else "."
-            )
+            f"The {axis.least} at which {series.label} is on average no more than one point below dense "
+            f"is {axis.name(best)}: {_figure(gap, unit, True)}"
+            + (f"; it is further below at {counted(len(above), *axis.higher)}." if above else ".")
         )
     else:
-        told.append(f"At every density {series.label} is on average more than one point below dense.")
+        told.append(f"At every {axis.among} {series.label} is on average more than one point below dense.")
     if not near or best is not lowest:
         told.append(
-            f"At its lowest density, {percent(lowest.density)}, it is {_figure(change, unit, True)} "
-            "from dense."
+            f"At its {axis.least}, {axis.name(lowest)}, it is {_figure(change, unit, True)} from dense."
         )
     return told
 
@@ -308,8 +328,8 @@ def _leaving(panel: Panel, series: Series, moment: str) -> list[str]:
         return []
 
     def told(cost: float, point: Point, change: Spread) -> str:
-        speeds = [point.reading("cost", "speedup_b1", "", e) for e in panel.environments]
-        known = [f"{_times(r.spread)} at batch 1" for r in speeds if r and r.spread]
+        speeds = [speed_of(point, f"speedup_b{b}", e) for e in panel.environments for b in batches(panel)[:1]]
+        known = [f"{in_words(s)} at batch {batches(panel)[0]}" for s in speeds if s]
         return ", ".join([f"at {cost:.0f} % of its MACs {_figure(change, 'points', True)}", *known])
 
     near = [c for c in changes if c[2].mean >= -1]
@@ -336,28 +356,29 @@ def _random(panel: Panel, moment: str) -> list[str]:
             and (figure := paired(panel.main_reading(p), panel.main_reading(q)))
         ]
         if shared:
-            point, figure = min(shared, key=lambda x: x[0].density)
+            point, figure = min(shared, key=lambda x: smallness(x[0]))
             reading = panel.main_reading(point)
             unit = difference_unit(reading.unit if reading else "")
             return [
-                f"{one.label} − {other.label} at {percent(point.density)}, paired by seed: "
+                f"{one.label} − {other.label} at {_at(one, point, moment)}, paired by seed: "
                 f"{_figure(figure, unit, True)}."
             ]
     return []
 
 
 def _speed(panel: Panel, moment: str) -> list[str]:
-    """Measured speed of the sparsest state, with the probe's own note."""
-    if panel.lead is None:
+    """Measured speed of the lead's smallest state, and whether anything is shown; or why it has none."""
+    point = panel.lead.lowest(moment) if panel.lead else None
+    if panel.lead is None or point is None:
         return []
-    point = panel.lead.lowest(moment)
     for environment in panel.environments:
-        reading = point.reading("cost", "speedup_b1", "", environment) if point else None
-        if point and reading and reading.spread:
-            told = f" ({'; '.join(each_once(reading.notes))})" if reading.notes else ""
+        for batch in batches(panel)[:1]:
+            found = speed_of(point, f"speedup_b{batch}", environment)
+            if found is None:
+                continue
             where = f" on {environment}" if environment else ""
+            name = _at(panel.lead, point, moment)
             return [
-                f"Measured speed of {panel.lead.label} at {percent(point.density)}, batch 1{where}: "
-                f"{_times(reading.spread)}{told}."
+                f"Measured speed of {panel.lead.label} at {name}, batch {batch}{where}: {in_words(found)}."
             ]
     return []

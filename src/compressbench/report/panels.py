@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from compressbench.records import Record, Records
-from compressbench.report.numbers import Spread, spread
+from compressbench.report.numbers import Spread, percentage, spread
 
 DENSE = "dense"
 FLOOR = "floor"
@@ -85,8 +85,8 @@ class Series:
         return self.points.get(moment, ())
 
     def lowest(self, moment: str) -> Point | None:
-        """The point of the lowest density."""
-        return min(self.at(moment), key=lambda p: p.density, default=None)
+        """The smallest point: of the lowest density; of those alike by what is shown, of the fewest bits, then MACs."""
+        return min(self.at(moment), key=smallness, default=None)
 
     @property
     def is_random(self) -> bool:
@@ -157,6 +157,24 @@ class Panel:
         if point is None or self.main is None:
             return None
         return point.reading(*self.main)
+
+
+def smallness(point: Point) -> tuple[float, ...]:
+    """Orders points by size: density as it is shown, bits of weights and inputs, MACs."""
+    return (float(percentage(point.density)), *bits_of(point), macs_of(point), point.density)
+
+
+def bits_of(point: Point) -> tuple[float, float]:
+    """Mean bits of weights and inputs, 32 where nothing was rounded."""
+    found = [point.reading("structure", metric) for metric in ("weight_bits", "input_bits")]
+    weights, inputs = (r.spread.mean if r and r.spread else 32.0 for r in found)
+    return weights, inputs
+
+
+def macs_of(point: Point) -> float:
+    """Multiply-accumulates of one forward, zeros counted; infinite where they aren't known."""
+    reading = point.reading("cost", "macs")
+    return reading.spread.mean if reading and reading.spread else math.inf
 
 
 def paired(one: Reading | None, other: Reading | None) -> Spread | None:

@@ -21,6 +21,7 @@ from compressbench.report.panels import (
     relative_compute,
     restricted,
 )
+from compressbench.report.speed import BRACKETS, speed_cell, whose_end
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.wording import LOYALTY, difference_unit, examples, moment_name, title_of
@@ -83,7 +84,6 @@ MEASURED = {
     "speedup": "speed",
     "throughput": "throughput",
 }
-LOAD = "machine_load"
 COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
 WHOLE = ("deployed", "targets")  # probes that have a table for all they say
 Pick = Callable[[Series, str], Sequence[Point]]
@@ -148,9 +148,9 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
     for environment in panel.environments:
         where = f" {environment}" if environment else ""
         for batch in batches(panel):
-            speed = _readings(found, "cost", f"speedup_b{batch}", environment)
-            columns.add(f"Speed{where}", f"×, batch {batch}", [cell(r) for r in speed])
-    notes = []
+            speed = [speed_cell(x.point, f"speedup_b{batch}", environment) for x in found]
+            columns.add(f"Speed{where}", f"×, batch {batch}", speed)
+    notes = [BRACKETS] if any(name.startswith("Speed") for name, _ in columns.heads) else []
     if panel.main:
         name, main = title_of(panel.main[1]), [panel.main_reading(x.point) for x in found]
         unit = _unit(main)
@@ -229,24 +229,24 @@ def size_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
 
 
 def timing_table(panel: Panel, moment: str, environment: str, pick: Pick = every) -> Table | None:
-    """Measured cost: latency, speed-up and throughput by batch size, and the machine's load."""
+    """Measured cost: latency, speed-up and throughput by batch size."""
     found = lines(panel, moment, pick)
     columns = columns_of(found)
     repeats: list[Reading | None] = []
     for batch in batches(panel):
         for metric, name in MEASURED.items():
             readings = _readings(found, "cost", f"{metric}_b{batch}", environment)
+            unit, group = unit_shown(readings), f"Measured, batch {batch}"
+            if metric == "speedup":
+                cells = [speed_cell(x.point, f"{metric}_b{batch}", environment) for x in found]
+                columns.add(name, unit, cells, group)
+                continue
             repeats += readings
-            unit = unit_shown(readings)
-            columns.add(name, unit, [cell(r) for r in readings], f"Measured, batch {batch}")
-    load = _readings(found, "cost", LOAD, environment)
-    columns.add("load", "", [cell(r) for r in load], "Machine")
+            columns.add(name, unit, [cell(r) for r in readings], group)
     notes = []
     if count := examples(repeats):
-        notes.append(f"Timings: {count} repetitions each; fastest, median and 90th percentile.")
-    if any(load):
         notes.append(
-            "Load: of the machine while it measured; near its number of cores, distrust the timings."
+            f"Latency: {count} forwards each, wall-clock; fastest, median and 90th percentile. {BRACKETS}"
         )
     title = f"Cost measured, {moment_name(moment)}{f', {environment}' if environment else ''}"
     return table_of(panel, title, found, columns, notes, spanning=True)
@@ -270,11 +270,12 @@ def compute_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
 def leftover_tables(panel: Panel, moment: str) -> list[Table]:
     """Whatever no other table shows: metrics of probes that this report does not know."""
     known = _known(panel, moment)
+    figures = {(row.probe, row.metric) for row in panel.rows}
     wanted: dict[str, dict[str, None]] = {}
     by_group: dict[tuple[str, str], dict[str, None]] = {}
     for row in panel.rows:
-        if row.probe in WHOLE or row.moment != moment:
-            continue
+        if row.probe in WHOLE or row.moment != moment or (row.probe, whose_end(row.metric)) in figures:
+            continue  # an interval stands beside its figure
         if (row.probe, row.metric, bool(row.group)) in known:
             continue
         if row.group:
@@ -328,7 +329,7 @@ def _known(panel: Panel, moment: str) -> set[tuple[str, str, bool]]:
     named = (*QUALITY, *ROBUSTNESS, *STRUCTURE, *LEARNING, *CONNECTED, *RELATED, *RESCALED)
     known = {(p, m, False) for p, m in named}
     known |= {("loyalty", m, False) for m, _, _ in LOYAL}
-    known |= {("cost", m, False) for m in (*THEORETICAL, *ON_DISK, LOAD)}
+    known |= {("cost", m, False) for m in (*THEORETICAL, *ON_DISK)}
     known |= {("cost", f"{m}_b{b}", False) for m in MEASURED for b in batches(panel)}
     known |= {("compute", m, False) for m in COMPUTE}
     known |= {("shifted", "shifted_top1", False)}

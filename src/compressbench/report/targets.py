@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from compressbench.report.exits import cost_of
 from compressbench.report.numbers import MISSING, percentage
 from compressbench.report.panels import DENSE, Panel, Point, Reading, Series, paired
+from compressbench.report.speed import BRACKETS, FASTER, NOT_SHOWN, RULE, speed_cell, speed_of
 from compressbench.report.styles import styles
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.wording import moment_name
@@ -59,10 +60,10 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
             b if b and _gains(b[1], metric, n, environment) else None
             for b, n in zip(fastest, names, strict=True)
         ]
-        speeds = [
-            _reading(b[1], metric, n, environment) if b else None for b, n in zip(fastest, names, strict=True)
+        gains = [
+            _gain(b[1], metric, n, environment) if b else EMPTY for b, n in zip(fastest, names, strict=True)
         ]
-        columns.add("gain", "× dense", [cell(r, notes=False) for r in speeds], words)
+        columns.add("gain", "× dense", gains, words)
         columns.add("loss", "points", [_loss(panel, *b, moment) if b else EMPTY for b in best], words)
         loyal = [cell(b[1].reading("loyalty", "label_loyalty"), notes=False) if b else EMPTY for b in best]
         columns.add("L-L", "%", loyal, words)
@@ -76,7 +77,8 @@ def family_table(panel: Panel, moment: str, environment: str) -> Table | None:
         if columns.filled(k)
     )
     notes = (
-        "Each family’s fastest state there, whatever it lost; “nothing” where none is more than 2 % faster.",
+        "Each family’s fastest state there, whatever it lost; “nothing” where none is faster, modelled by more than 2 %. "
+        + RULE,
         "A target that can't run the dense net has no ratio.",
     )
     where = f", {environment}" if environment else ""
@@ -129,17 +131,34 @@ def _family(panel: Panel, series: Series, point: Point, moment: str) -> str:
 def _fastest(
     own: Sequence[tuple[Series, Point]], metric: str, name: str, environment: str
 ) -> tuple[Series, Point] | None:
+    """The fastest of those that are shown to be faster; where none is, of all."""
     timed = [
-        (r.spread.mean, -place, (s, p))
+        (_gains(p, metric, name, environment), speed.figure.mean, -place, (s, p))
         for place, (s, p) in enumerate(own)
-        if (r := _reading(p, metric, name, environment)) and r.spread
+        if (speed := speed_of(p, metric, environment, PROBE, name)) and speed.figure
     ]
-    return max(timed)[2] if timed else None
+    return max(timed, key=lambda x: x[:3])[3] if timed else None
 
 
 def _gains(point: Point, metric: str, name: str, environment: str) -> bool:
+    speed, reading = (
+        speed_of(point, metric, environment, PROBE, name),
+        _reading(point, metric, name, environment),
+    )
+    if speed is None or speed.figure is None:
+        return False
+    if reading and reading.basis == MODELLED:
+        return speed.figure.mean > LEAST_GAIN
+    return speed.verdict == FASTER
+
+
+def _gain(point: Point, metric: str, name: str, environment: str) -> Cell:
+    """The figure; of a measured one that shows nothing, that."""
+    speed = speed_of(point, metric, environment, PROBE, name)
     reading = _reading(point, metric, name, environment)
-    return bool(reading and reading.spread and reading.spread.mean > LEAST_GAIN)
+    if speed and speed.verdict == NOT_SHOWN and reading and reading.basis != MODELLED:
+        return Cell(NOT_SHOWN)
+    return speed_cell(point, metric, environment, PROBE, name, notes=False)
 
 
 def _states(panel: Panel, moment: str) -> list[tuple[Series, Point]]:
@@ -176,8 +195,8 @@ def _table(
         name = _name(series, point)
         columns.add("time", "ms", [cell(r, notes=r is not None and r.spread is None) for r in latency], name)
         if series.name != DENSE:
-            speed = [_reading(point, f"speedup_b{batch}", n, environment) for n in names]
-            columns.add("speed", "× dense", [cell(r) for r in speed], name)
+            speed = [speed_cell(point, f"speedup_b{batch}", environment, PROBE, n) for n in names]
+            columns.add("speed", "× dense", speed, name)
     if not columns.heads:
         return None
     rows = tuple(
@@ -186,7 +205,7 @@ def _table(
     where = f", {environment}" if environment and basis == "measured" else ""
     told = (
         f"Measured{'' if environment else ' on this machine'}. A speed-up is within one target, against the dense model "
-        "timed in turns with the state: times of two columns are of two moments."
+        f"timed in turns with the state: times of two columns are of two moments. {BRACKETS}"
         if basis == "measured"
         else "No device ran: each figure is a roofline’s, the slower of computing and moving bytes, layer by layer."
     )

@@ -12,8 +12,10 @@ from compressbench.report.findings import warnings
 from compressbench.report.heat import worst_classes
 from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds, with_spread
 from compressbench.report.panels import Panel, Point, Reading, Series, beside_lead, panels
+from compressbench.report.speed import in_words, speed_cell, speed_of
 from compressbench.report.states import batches, lines, rounded_to, settings_of, some, thinned
 from compressbench.report.tables import Cell, Table, cell
+from compressbench.report.varied import axis_of
 from compressbench.report.wording import each_once, moment_name, title_of
 
 if TYPE_CHECKING:
@@ -70,9 +72,10 @@ def _lecture(panel: Panel, moment: str, width: int) -> Grid:
                 columns.append((title_of(metric), cells))
     for environment in panel.environments:
         for batch in batches(panel)[:1]:
-            speed = [x.point.reading("cost", f"speedup_b{batch}", "", environment) for x in found]
+            name = f"speedup_b{batch}"
+            speed = [speed_cell(x.point, name, environment, notes=False, brackets=False) for x in found]
             where = f" {environment}" if environment else ""
-            columns.append((f"Speed x, batch {batch}{where}", [_cell(r) for r in speed]))
+            columns.append((f"Speed x, batch {batch}{where}", speed))
     if panel.main:
         name = title_of(panel.main[1])
         columns.append((name, [_cell(panel.main_reading(x.point)) for x in found]))
@@ -112,7 +115,10 @@ def _deployed(panel: Panel, moment: str, runtime: str, width: int) -> Grid:
     for batch in sorted(
         int(m.removeprefix("deployed_speedup_b")) for m in speeds if re.fullmatch(r"deployed_speedup_b\d+", m)
     ):
-        add(f"Speed x, batch {batch}", f"deployed_speedup_b{batch}", runtime)
+        name = f"deployed_speedup_b{batch}"
+        speeds_ = [speed_cell(x.point, name, environment, "deployed", runtime, notes=False) for x in found]
+        if any(c.text != MISSING for c in speeds_):
+            columns.append((f"Speed x, batch {batch}", speeds_))
     add("layers in float", "layers_in_float", runtime)
     rows = [
         (line.series.label if line.first else "", [c[k].plain for _, c in columns])
@@ -192,7 +198,8 @@ def _print_worst(panel: Panel, moment: str, console: Console) -> None:
     point = lead.lowest(moment) if lead else None
     if not worst or lead is None or point is None:
         return
-    title = f"Worst classes of {lead.label} at {percent(point.density)}, recall change in points"
+    name = axis_of(lead.at(moment)).name(point)
+    title = f"Worst classes of {lead.label} at {name}, recall change in points"
     console.print(f"\n{title}, {moment_name(moment)}", style="bold", markup=False)
     shown = panel.series[:SERIES_ABREAST]
     rows = [(name, [_lost(panel, series, moment, name) for series in shown]) for name, _ in worst]
@@ -207,7 +214,7 @@ def _lost(panel: Panel, series: Series, moment: str, name: str) -> str:
 
 def _at(panel: Panel, series: Series, moment: str) -> str:
     point = beside_lead(panel, series, moment)
-    return f"{series.label} {percent(point.density)}" if point else series.label
+    return f"{series.label} {axis_of(series.at(moment)).name(point)}" if point else series.label
 
 
 def _cost(panel: Panel, moment: str) -> list[str]:
@@ -230,15 +237,15 @@ def _cost(panel: Panel, moment: str) -> list[str]:
         where = f" on {environment}" if environment else ""
         for batch in batches(panel):
             words = f"ms median, batch {batch}{where}"
-            speed = point.reading("cost", f"speedup_b{batch}", "", environment)
-            if speed and speed.spread:
-                words += f" ({plain(speed.spread, 'x')} x in turns)"
+            speed = speed_of(point, f"speedup_b{batch}", environment)
+            if speed and speed.figure:
+                words += f" ({in_words(speed)}, in turns)"
             told += _change("measured", words, dense, point, f"latency_median_b{batch}", environment)
         for batch in batches(panel)[:1]:
-            speed = point.reading("cost", f"speedup_b{batch}", "", environment)
+            speed = speed_of(point, f"speedup_b{batch}", environment)
             told += [f"  {note}" for note in each_once(speed.notes if speed else ())[:3]]
     if told:
-        told.insert(0, f"\nCost, dense → {lead.label} at {percent(point.density)}")
+        told.insert(0, f"\nCost, dense → {lead.label} at {axis_of(lead.at(moment)).name(point)}")
     return told
 
 

@@ -12,7 +12,9 @@ SIMULATED = "no speed: rounding is simulated here; deploy it (probe deployed) to
 COARSE = "no ratio: the clock is too coarse for so short a forward"
 
 
-def speedup(stem: str, reference: Timing, subject: Timing, group: str = "", note: str = "") -> Iterable[Metric]:
+def speedup(
+    stem: str, reference: Timing, subject: Timing, group: str = "", note: str = ""
+) -> Iterable[Metric]:
     """``{stem}_b{batch}``, reference over subject, then ``{stem}_low_b{batch}`` and ``{stem}_high_b{batch}``.
 
     A ratio that others disturbed each time is withheld, and says why; a modelled one is exact and has no interval.
