@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compressbench.console import clean_line
+from compressbench.paths import nameless
+
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
     from compressbench.records import Record
@@ -95,17 +98,18 @@ def card(
         records: of this state.
     """
     main = next(iter(files))
+    classes = ", ".join(map(_line, dataset.classes))
     rows = [*facts.items(), ("Data set", f"{dataset.name}; licence: {dataset.licence or 'not stated'}")]
     rows += [("File", f"{name}, {size:,} bytes") for name, size in files.items()]
     return "\n".join(
         [
-            f"# {title}",
+            f"# {_line(title)}",
             "",
             *_table(("", ""), rows),
             "",
             "## How it was made",
             "",
-            *(f"{place}. {words}" for place, words in enumerate(stages, 1)),
+            *(f"{place}. {_line(words)}" for place, words in enumerate(stages, 1)),
             "",
             "## Check of this file",
             "",
@@ -132,7 +136,7 @@ def card(
             *LOAD[form].format(file=main).splitlines(),
             "```",
             "",
-            f"Output: logits (n, {len(dataset.classes)}); classes in order: {', '.join(dataset.classes)}.",
+            f"Output: logits (n, {len(dataset.classes)}); classes in order: {classes}.",
             "",
         ]
     )
@@ -140,7 +144,12 @@ def card(
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return lines + [f"| {' | '.join(_line(cell).replace('|', '/') for cell in row)} |" for row in rows]
+
+
+def _line(text: str) -> str:
+    """One line that is text and nothing else in Markdown: no tag, no control character, no path of this machine."""
+    return nameless(clean_line(text)).replace("<", "&lt;").replace("`", "'")
 
 
 def _figures(records: Iterable[Record]) -> list[tuple[str, str, str, str]]:

@@ -212,7 +212,7 @@ def _program(module: nn.Module, sample: Tensor, free: bool = True) -> Any:
     n = torch.export.Dim("n", min=1, max=4096)
     try:
         with torch.no_grad():
-            return torch.export.export(
+            program = torch.export.export(
                 _Logits(_spelled(module)).eval(),
                 (_plain(sample[:4] if free else sample),),
                 dynamic_shapes={"images": {0: n}} if free else None,
@@ -220,6 +220,10 @@ def _program(module: nn.Module, sample: Tensor, free: bool = True) -> Any:
     except Exception as error:  # it fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"torch.export can't trace the net: {reason}") from error
+    for graph in (m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)):
+        for node in graph.graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names folders of this machine
+    return program
 
 
 def _stored(name: str, layer: Any) -> dict[str, Tensor]:

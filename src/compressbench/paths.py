@@ -62,9 +62,17 @@ def label(value: Any, where: str) -> str:
     Raises:
         UserError: it is something else.
     """
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+    if not isinstance(value, str) or not value.strip() or "\n" in value or not _is_utf8(value):
         raise UserError(f"{where}: {value!r} is no text of one line")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def outputs_folder(value: Any, where: str = "outputs") -> Path:

@@ -306,6 +306,8 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
     content = []
     for path in files:
         try:
+            if not Path(path).expanduser().is_file():
+                raise UserError(f"recipe.stages.{node.name}: can't read {path}: there is no such file")
             content.append(file_digest(Path(path).expanduser()))
         except OSError as error:
             raise UserError(f"recipe.stages.{node.name}: can't read {path}: {error.strerror}") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressbench.cli import trusting
 from compressbench.cli.parser import Parser, count, number
 from compressbench.console import say
 from compressbench.errors import Unmet, UserError
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
         metavar="FORM",
         help="writes the first choice that is compressed and whose file keeps to --max-bytes: onnx, openvino, …",
     )
+    trusting.add_options(parser)
     args = parser.parse_args(argv)
     from compressbench.choosing import Limits, advise, choices, targets_of
     from compressbench.plan import DENSE
@@ -85,7 +87,7 @@ def main(argv: list[str]) -> int:
             picks += [c for c in advice.beaten if c.series != DENSE]
         if not picks:
             raise Unmet("--export: within the limits nothing compressed is left, only the dense model")
-        _export(picks, gathered, args.export, args.max_bytes)
+        _export(picks, gathered, args.export, args.max_bytes, trusting.of(args))
     return 0
 
 
@@ -165,13 +167,15 @@ def _check_form(form: str) -> None:
         raise UserError(f"--export: unknown form {form!r}; {nearest(form, FORMS)}")
 
 
-def _export(picks: Sequence[Choice], gathered: Gathered, form: str, limit: float | None) -> None:
+def _export(
+    picks: Sequence[Choice], gathered: Gathered, form: str, limit: float | None, trust: trusting.Trust
+) -> None:
     """Writes the first pick whose file keeps to the limit; what is too large is deleted again, and said."""
     least = float("inf")
     for pick in picks:
         folder, key = _run_of(pick, gathered)
         seed = next(s for s, k in pick.keys.items() if k == key)
-        size, told = _written(folder, pick.state, form, limit)
+        size, told = _written(folder, pick.state, form, limit, trust)
         if not told:
             least = min(least, size)
             say(f"{pick.name}, seed {seed}: as {form} {size:,} bytes, above {limit:,.12g}; deleted again")
@@ -196,13 +200,13 @@ def _run_of(pick: Choice, gathered: Gathered) -> tuple[Path, str]:
     raise UserError(f"--export: no run's folder among these holds {pick.state}; give the run itself")
 
 
-def _written(run: Path, state: str, form: str, limit: float | None) -> tuple[int, str]:
+def _written(run: Path, state: str, form: str, limit: float | None, trust: trusting.Trust) -> tuple[int, str]:
     """Bytes of a state's files, and what is to be said of them: nothing, and none is left, where they break the limit."""
     import tempfile
 
     from compressbench.cli.export import experiment_of, export, view_of
 
-    ready = experiment_of(run)
+    ready = experiment_of(run, trust)
     view, node = view_of(ready, state)
     folder = run / "export"
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as aside:  # leaves an earlier export alone

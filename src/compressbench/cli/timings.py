@@ -63,6 +63,8 @@ def main(argv: list[str]) -> int:
             f"--device: {args.device!r} is a target of this run already; another name tells them apart"
         )
     try:
+        if not args.file.is_file():
+            raise UserError(f"{args.file}: there is no such file")
         text = args.file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{args.file}: can't be read: {getattr(error, 'strerror', None) or error}") from error

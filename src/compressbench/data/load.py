@@ -154,6 +154,9 @@ def _check(raw: Any, name: str) -> None:
         raise UserError(
             f"dataset {name}: the reader returned {type(raw).__name__}; it must return a compressbench Raw"
         )
+    for word, texts in (("class", raw.classes), ("licence", [raw.licence])):
+        for text in texts:
+            _check_text(text, f"dataset {name}: {word}")
     for part, split in (("train", raw.train), ("test", raw.test)):
         place = f"dataset {name}, {part}"
         images, labels = split.images, split.labels
@@ -173,6 +176,18 @@ def _check(raw: Any, name: str) -> None:
         raise UserError(
             f"dataset {name}: train is {raw.train.images.shape[1:]}, test {raw.test.images.shape[1:]}"
         )
+
+
+def _check_text(text: Any, where: str) -> None:
+    """Refuses what no record could be written of, before anything is trained on it."""
+    if not isinstance(text, str):
+        raise UserError(f"{where} {text!r} is no text")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} {text!r} is not valid UTF-8; rename it (a folder of pictures is named after its class)"
+        ) from error
 
 
 def _prepare(
