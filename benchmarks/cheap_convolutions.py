@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +20,10 @@ from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
-from compressbench.hardware.target import Lowered, in_turns, machine_load, stopwatch
+from compressbench.hardware.target import Lowered
 from compressbench.hardware.torch_compiled import TorchCompiled
 from compressbench.hardware.torch_cpu import TorchCPU, calls
+from compressbench.hardware.turns import in_turns, ratio, stopwatch
 from compressbench.models.build import module_of
 from compressbench.models.counting import Counts, count, with_norms_and_sums
 from compressbench.models.draw import drawn
@@ -87,26 +87,19 @@ def measured(target: Any, states: Mapping[str, State], bench: Bench, counts: Map
             return
     print(next(iter(lowered.values())).runtime)
     for batch in target.batches:
-        clock = time.process_time
         runs, _ = calls(list(lowered.values()), batch)
-        timers = [stopwatch(run, clock) for run in runs]
+        timers = [stopwatch(run) for run in runs]
         for timer in timers * 3:
             timer()
-        times = dict(zip(lowered, in_turns(timers, target.seconds, 20, clock), strict=True))
+        times = dict(zip(lowered, in_turns(timers, target.seconds, 20), strict=True))
         for name, own in times.items():
             words = "".join(
-                f"{base} / this {_ratio(times[base], own)}, MACs {counts[base].macs / counts[name].macs:5.2f}   "
+                f"{base} / this {ratio(times[base].cpu, own.cpu)}, MACs {counts[base].macs / counts[name].macs:5.2f}   "
                 for base in BASES
             )
             print(
-                f"  batch {batch:<3}{name:<12}{1000 * statistics.median(own):9.3f} ms (n={len(own)})  {words}"
+                f"  batch {batch:<3}{name:<12}{1000 * statistics.median(own.cpu):9.3f} ms (n={len(own.cpu)})  {words}"
             )
-
-
-def _ratio(base: list[float], own: list[float]) -> str:
-    single = sorted(b / o for b, o in zip(base, own, strict=True))
-    middle = f"{single[len(single) // 4]:.2f}-{single[-1 - len(single) // 4]:.2f}"
-    return f"{statistics.median(base) / statistics.median(own):5.2f} ({middle})"
 
 
 def main() -> None:
@@ -126,7 +119,6 @@ def main() -> None:
     settings: dict[str, Any] = {"batches": tuple(args.batches), "seconds": args.seconds}
     targets: list[Any] = [TorchCPU(**settings), OnnxRuntimeCPU(**settings), OpenVINOCPU(**settings)]
     for target in [*targets, *([TorchCompiled(**settings)] if args.compiled else [])]:
-        print(f"load {machine_load()}; ", end="")
         measured(target, states, bench, counts)
 
 

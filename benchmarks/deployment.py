@@ -20,9 +20,10 @@ from compressbench.bench import Bench
 from compressbench.data.dataset import Dataset, Split
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
-from compressbench.hardware.target import Lowered, machine_load
+from compressbench.hardware.target import Lowered
 from compressbench.hardware.torch_compiled import TorchCompiled
 from compressbench.hardware.torch_cpu import TorchCPU
+from compressbench.hardware.turns import ratio
 from compressbench.models.draw import drawn
 from compressbench.probes.deployed import baselines
 from compressbench.provenance import processor, versions
@@ -94,12 +95,12 @@ def measure(name: str, batches: list[int], seconds: float) -> None:
             )
         for batch in batches:
             timings = dict(zip(ready, target.time(list(ready.values()), batch), strict=True))
-            base = timings["fp32"].median
             for arm, timing in timings.items():
+                found = ratio(timings["fp32"].estimates, timing.estimates)
                 print(
                     f"  batch {batch:<4}{arm:<12}{1000 * timing.median:9.3f} ms "
-                    f"(min {1000 * timing.minimum:.3f}, n={len(timing.seconds)})  {base / timing.median:5.2f} x fp32"
-                    f"{'  ' + timing.busy if timing.busy else ''}"
+                    f"(min {1000 * timing.minimum:.3f}, n={len(timing.seconds)})  {found} fp32"
+                    f"{'  ' + timing.disturbed if timing.disturbed else ''}"
                 )
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{processor()}; {versions()}; 1 thread; load {machine_load()}")
+    print(f"{processor()}; {versions()}; 1 thread")
     for name in args.net:
         measure(name, args.batches, args.seconds)
 

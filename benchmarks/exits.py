@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,7 +27,7 @@ from compressbench.exit_criteria.margin import margin
 from compressbench.exit_criteria.max_probability import max_probability
 from compressbench.exit_criteria.patience import patience
 from compressbench.exiting import Policy, assigned, compacted, everything, queued, waiting
-from compressbench.hardware.target import in_turns, machine_load, stopwatch
+from compressbench.hardware.turns import in_turns, ratio, stopwatch
 from compressbench.inference import prepared
 from compressbench.models.build import module_of
 from compressbench.models.counting import of_exits
@@ -53,18 +52,13 @@ def net(depth: int) -> tuple[Bench, Any]:
 
 def ratios(title: str, arms: Mapping[str, Callable[[], object]], seconds: float, scale: float) -> None:
     """Medians of all arms in turns, each beside the first."""
-    clock = time.process_time
     for arm in arms.values():
         arm()
-    taken = in_turns([stopwatch(arm, clock) for arm in arms.values()], seconds, 5, clock)
-    first = taken[0]
+    taken = in_turns([stopwatch(arm) for arm in arms.values()], seconds, 5)
+    first = taken[0].cpu
     print(f"{title}: {1000 * statistics.median(first) / scale:.3f} ms a forward of {next(iter(arms))}")
     for name, own in list(zip(arms, taken, strict=True))[1:]:
-        pairs = sorted(a / b for a, b in zip(own, first, strict=True))
-        middle = f"{pairs[len(pairs) // 4]:.3f}-{pairs[-1 - len(pairs) // 4]:.3f}"
-        print(
-            f"  {name:<42}{statistics.median(own) / statistics.median(first):6.3f} x  ({middle}, n={len(pairs)})"
-        )
+        print(f"  {name:<42}{ratio(own.cpu, first)}")
 
 
 def over(images: Tensor, batch: int, run: Callable[[Tensor], object]) -> Callable[[], None]:
@@ -88,7 +82,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    print(f"{processor()}; {versions()}; CPU time, 1 thread; load {machine_load()}")
+    print(f"{processor()}; {versions()}; CPU time, 1 thread")
     bench, state = net(args.depth)
     module = module_of(state)
     images = bench.task.encode(bench.feed("test").images)

@@ -23,7 +23,7 @@ from compressbench.hardware.calibrating import as_yaml, fit
 from compressbench.hardware.modelled import Modelled
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
-from compressbench.hardware.target import Lowered, machine_load
+from compressbench.hardware.target import Lowered
 from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.models.draw import drawn
 from compressbench.provenance import processor, versions
@@ -77,7 +77,7 @@ def compare(name: str, state: State, bench: Bench, model: Modelled, runtime: Any
     error = said / timing.median - 1
     print(
         f"  {name:<32} modelled {1000 * said:9.3f} ms, measured {1000 * timing.median:9.3f} ms (n={len(timing.seconds)})"
-        f"  {100 * error:+6.1f} %  {timing.busy}"
+        f"  {100 * error:+6.1f} %  {timing.disturbed}"
     )
     return error
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{processor()}; {versions()}; {args.runtime}, 1 thread; load {machine_load()}")
+    print(f"{processor()}; {versions()}; {args.runtime}, 1 thread")
     text = as_yaml(fit(args.runtime, lambda _: None), args.runtime, processor())
     print(text)
     model: Modelled = specs.build({**yaml.safe_load(text), "batches": [1]}, "this_machine")

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     )
     took = time.perf_counter() - began
     say(f"{args.output}: {peaks}; {moved}; {1e6 * fitted.overhead:.3g} us a layer; {took:.0f} s")
-    if note:
-        say(f"{note}: calibrate again when it is quiet")
+    if taken > DISTURBED:
+        say(f"{OTHERS} {100 * taken:.0f} % of the processors: calibrate again when it is quiet")
     say("use it: --config-dir conf +target@evaluation.probes.targets.targets.this_machine=this_machine")
     return 0

@@ -52,6 +52,9 @@ class Ratio:
     high: float
     rounds: int
 
+    def __str__(self) -> str:
+        return f"{self.median:.3f} x ({self.low:.3f}-{self.high:.3f}, n={self.rounds})"
+
 
 def ratio(reference: Sequence[float], subject: Sequence[float]) -> Ratio | None:
     """Reference over subject, round by round; both took a turn in each.
