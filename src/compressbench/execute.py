@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from compressbench import provenance, specs
 from compressbench.bench import Bench, Progress, Silent
+from compressbench.declared import is_timing
 from compressbench.errors import Incomplete, UserError
 from compressbench.plan import Context, Measure, Node, Plan
 from compressbench.records import Metric, Record
+from compressbench.speedups import is_disturbed
 from compressbench.store import Damaged, Store, digest
 from compressbench.trust import IN_A_STATE, as_first_named, check_target
 
@@ -36,7 +38,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Setting:
-    """All that executing a plan needs beside the plan; ``asked`` are probes of single moments only."""
+    """All that executing a plan needs beside the plan.
+
+    Attributes:
+        asked: probes of single moments only.
+        retime: whether results that hold timings are measured anew.
+    """
 
     dataset: Dataset
     context: Context
@@ -45,6 +52,7 @@ class Setting:
     target: Mapping[str, Any] | None
     checkpoint_seconds: float = 20.0
     asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    retime: bool = False
 
     def probe(self, name: str) -> Mapping[str, Any]:
         """The spec of a probe by name."""
@@ -75,14 +83,15 @@ class Executor:
         self._known_facts: dict[str, dict[str, Any]] = {}
         self._known_results: dict[str, dict[str, Any]] = {}
         self._result_keys: dict[tuple[str, str, str], str] = {}
+        self._measured: set[str] = set()
 
     def missing_states(self) -> list[Node]:
         """Nodes whose state is not in the store (damaged ones are dropped here, and said)."""
         return [n for n in self.plan.nodes if self._facts(n) is None]
 
     def missing_results(self) -> list[tuple[Measure, str]]:
-        """Pairs of a measure and a probe's name whose result is not in the store."""
-        return [(m, p) for m in self.plan.measures for p in self.probes_of(m) if self._result(m, p) is None]
+        """Pairs of a measure and a probe's name whose result is not in the store, or has expired there."""
+        return [(m, p) for m in self.plan.measures for p in self.probes_of(m) if self._lasting(m, p) is None]
 
     def probes_of(self, measure: Measure) -> list[str]:
         """Names of the probes that a measure asks for, in the evaluation's order."""
@@ -183,16 +192,17 @@ class Executor:
 
     def result(self, measure: Measure, probe: str) -> dict[str, Any]:
         """A probe's result: from the store, or measured now by one process alone."""
-        found = self._result(measure, probe)
+        found = self._lasting(measure, probe)
         if found is not None:
             return found
         key = self._result_key(measure, probe)
         with self.store.lock(
             key, lambda: self.watcher.say(f"{measure.state}: another process measures {probe}")
         ):
-            found = self._result(measure, probe)
+            found = self._lasting(measure, probe)
             if found is None:
                 found = self._measure(measure, probe)
+                self._measured.add(key)
                 self.store.save_result(key, found)
                 self._known_results[key] = found
         return found
@@ -280,6 +290,7 @@ class Executor:
                 "versions": provenance.versions(),
                 "machine": provenance.machine(context.device, context.threads),
                 "dtype": subject.state.facts.get("dtype", "fp32"),
+                "disturbed": any(is_disturbed(m["note"]) for m in metrics),
             },
         }
 
@@ -370,6 +381,14 @@ class Executor:
                 self.store.discard_result(key)
             return None
 
+    def _lasting(self, measure: Measure, probe: str) -> dict[str, Any] | None:
+        """A stored result; none where its timings were disturbed, or are asked for anew, and this run hasn't yet."""
+        found = self._result(measure, probe)
+        if found is None or self._result_key(measure, probe) in self._measured:
+            return found
+        again = found["provenance"].get("disturbed") or (self.setting.retime and _holds_timings(found))
+        return None if again else found
+
     def _result_key(self, measure: Measure, probe: str) -> str:
         asked = (measure.state, measure.reference, probe)
         if asked not in self._result_keys:
@@ -423,6 +442,10 @@ def _check_result(found: Mapping[str, Any]) -> None:
         isinstance(x, int | float) and not isinstance(x, bool) for x in figures
     ):
         raise Damaged("it is no list of metrics")
+
+
+def _holds_timings(result: Mapping[str, Any]) -> bool:
+    return any(is_timing(m["name"], m["unit"]) and m["basis"] == "measured" for m in result["metrics"])
 
 
 def _finite(metric: dict[str, Any]) -> dict[str, Any]:

@@ -38,9 +38,10 @@ KEYS = (
     "data_dir",
     "trust",
     "checkpoint_seconds",
+    "retime",
     "sweep",
 )
-OPTIONAL = ("trust", "data_dir", "sweep")
+OPTIONAL = ("trust", "data_dir", "retime", "sweep")
 MAPPINGS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
 
@@ -110,7 +111,10 @@ def prepare(config: Mapping[str, Any], writable: bool = True) -> Experiment:
     plan = make(recipe, seed, context)
     _check_moments(plan, probes)
     asked = _asked(plan, config["evaluation"].get("probes") or {}, config["scale"])
-    setting = Setting(dataset, context, labels, probes, target, float(seconds), asked)
+    retime = config.get("retime", False)
+    if not isinstance(retime, bool):
+        raise UserError(f"retime: {retime!r} is not true or false")
+    setting = Setting(dataset, context, labels, probes, target, float(seconds), asked, retime)
     told = published((recipe.get("compare") or {}).get("published"), labels)
     return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
 

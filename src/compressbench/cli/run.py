@@ -63,6 +63,7 @@ def main(argv: list[str]) -> int:
     folders = _config_dirs(argv)
     _let_import(folders)
     before = sys.argv
+    argv = ["retime=true" if a == "--retime" else a for a in argv]
     overrides = [a for a in argv if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     # Hydra's parser takes overrides in one piece only; a user may mix them with options
     sys.argv = ["compressbench run", *(a for a in argv if a not in overrides), *overrides]

@@ -239,7 +239,7 @@ def _cost(panel: Panel, moment: str) -> list[str]:
             words = f"ms median, batch {batch}{where}"
             speed = speed_of(point, f"speedup_b{batch}", environment)
             if speed and speed.figure:
-                words += f" ({in_words(speed)}, in turns)"
+                words += f"; speed, in turns: {in_words(speed)}"
             told += _change("measured", words, dense, point, f"latency_median_b{batch}", environment)
         for batch in batches(panel)[:1]:
             speed = speed_of(point, f"speedup_b{batch}", environment)
