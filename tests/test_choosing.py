@@ -423,7 +423,10 @@ def test_the_gate_refuses_what_it_cannot_tell(run: Path, command) -> None:
         (("advise", "RUN", "--target", "boards"), "nothing was measured on 'boards'"),
         (("gate", "RUN", "--state", "dense", "--max-drop", "1"), "'dense' is the dense model, with which"),
         (("advise", "RUN", "--export", "onnyx"), "unknown form 'onnyx'"),
-        (("timings", "import", "nowhere.csv", "--run", "RUN", "--device", "d"), "nowhere.csv: can't be read"),
+        (
+            ("timings", "import", "nowhere.csv", "--run", "RUN", "--device", "d"),
+            "nowhere.csv: there is no such file",
+        ),
         (("timings", "import", "nowhere.csv", "--run", "x", "--device", "d"), "x holds no records.jsonl"),
         (("timings", "import", "nowhere.csv", "--run", "RUN", "--device", "../d"), "is no name"),
         (("timings", "import", "nowhere.csv", "--run", "RUN", "--device", "a\u2028b"), "is no name"),
