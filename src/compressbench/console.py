@@ -13,7 +13,10 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
+    from rich.segment import Segment
 
 # C0 but for tab and line feed, DEL, C1, what turns the direction of writing or is invisible, lone surrogates
 STEERING = re.compile(
@@ -68,12 +71,13 @@ def console(file: IO[str] | None = None, **options: Any) -> Console:
 
     readable(file or sys.stdout)
     made = Console(file=file, highlight=False, markup=False, emoji=False, **options)
-    plain = made.render_str
+    render = made.render
 
-    def rendered(text: str, **how: Any) -> Any:
-        return plain(clean(text), **{**how, "markup": False, "emoji": False})
+    def rendered(*args: Any, **how: Any) -> Iterator[Segment]:
+        for segment in render(*args, **how):
+            yield segment if segment.control else segment._replace(text=clean(segment.text))
 
-    made.render_str = rendered  # type: ignore[method-assign]
+    made.render = rendered  # type: ignore[method-assign]
     return made
 
 
