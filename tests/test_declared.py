@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import test_exits_report
+from compressbench.card import _figures
 from compressbench.declared import METRICS, batch_of, declared, is_timing, title_of
 from compressbench.records import Records
+from compressbench.report.charts import accuracy_vs_exit_time
+from compressbench.report.exits import exit_tables
+from compressbench.report.findings import summary
 from compressbench.report.panels import panels
 from compressbench.report.states import size_table
 from test_report import record
@@ -71,6 +77,22 @@ def test_every_declared_metric_is_in_the_table_of_the_docs_and_the_other_way_rou
     suffixed = {n for n in METRICS if n.endswith("_rescaled")}
     assert sorted(set(METRICS) - suffixed - told) == []
     assert sorted(n for n in told - set(METRICS) if n not in NO_METRICS) == []
+
+
+def test_batch_sizes_of_a_report_come_from_its_records() -> None:
+    rows = [replace(r, metric=re.sub("_b1$", "_b48", r.metric)) for r in test_exits_report.found()]
+    (panel,) = panels(Records(rows))
+    heads = [name for name, _ in exit_tables(panel, "final")[0].heads]
+    assert "Batch 48" in heads
+    assert "Speed 48" in heads
+    assert "Batch 1" not in heads
+    chart = accuracy_vs_exit_time(panel, "final", "", "x")
+    assert chart is not None
+    assert "time at batch 48" in chart.svg
+    said = [line for line in summary(panel) if "MACs" in line]
+    assert "at batch 48" in " ".join(said)
+    lines = [name for name, *_ in _figures([record(metric="speedup_b48", value=2.0, unit="x")])]
+    assert lines == ["speedup_b48"]
 
 
 def test_a_joint_report_of_two_machines_keeps_the_ratio_of_bytes() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressbench.console import clean_line
+from compressbench.declared import BATCH
 from compressbench.paths import nameless
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ SHOWN = (
     "deployed_top1",
     "deployed_gap",
     "deployed_agreement",
-    "deployed_speedup_b1",
-    "deployed_latency_b1",
-    "latency_median_b1",
-    "speedup_b1",
+    "deployed_speedup",
+    "deployed_latency",
+    "latency_median",
+    "speedup",
 )
 LOAD = {
     "onnx": (
@@ -155,7 +156,11 @@ def _line(text: str) -> str:
 def _figures(records: Iterable[Record]) -> list[tuple[str, str, str, str]]:
     found: dict[tuple[str, str], tuple[str, str, str, str]] = {}
     for r in records:
-        if r.metric in SHOWN and r.value is not None and (not r.group or r.metric.startswith("deployed")):
+        if (
+            BATCH.sub("", r.metric) in SHOWN
+            and r.value is not None
+            and (not r.group or r.metric.startswith("deployed"))
+        ):
             name = f"{r.metric} ({r.group})" if r.group else r.metric
             found.setdefault(
                 (r.metric, r.group),

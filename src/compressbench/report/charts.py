@@ -260,14 +260,15 @@ def _throughput_axes(axes: Axes) -> None:
 
 
 def accuracy_vs_exit_time(panel: Panel, moment: str, environment: str, name: str) -> Chart | None:
-    """Accuracy of every state against its measured time at batch 1 on one machine; None where no net has exits."""
-    lines = exits.lines_of(panel, moment, lambda point: exits.time_of(point, environment))
+    """Accuracy of every state against its time at the smallest batch size on one machine; None where no net has exits."""
+    batch = min(exits.batches(panel), default=1)
+    lines = exits.lines_of(panel, moment, lambda point: exits.time_of(point, environment, batch))
     drawn = _exits_chart(panel, moment, lines, "measured time", lambda _: 100.0)
     if drawn is None:
         return None
     figure, axes, caption = drawn
     caption += f" Measured on {clean(environment)}." if environment else ""
-    axes.set_xlabel("time at batch 1, % of the reference’s, in turns")
+    axes.set_xlabel(f"time at batch {batch}, % of the reference’s, in turns")
     return _finish(figure, axes, panel, name, caption, drawn=[s for s, _ in lines])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from compressbench.declared import batch_of
 from compressbench.png import PREFIX
 from compressbench.report.naming import labels
 from compressbench.report.numbers import Spread
@@ -14,7 +15,6 @@ from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, diverging, shade
 
 PROBE = "exits"
-BATCHES = (1, 64)
 ALL = 99.9
 SHADE = (37, 99, 235)
 COLUMNS = (
@@ -84,7 +84,7 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
         columns.add(title, "" if unit == "1" else unit, [cell(r, notes=False) for r in readings])
     for environment in panel.environments:
         words = f"Measured, {environment}" if environment else "Measured"
-        for batch in BATCHES:
+        for batch in batches(panel):
             times = [p.point.reading("cost", f"latency_median_b{batch}", "", environment) for p in known]
             columns.add(f"Batch {batch}", "ms", [cell(r, notes=False) for r in times], words)
             speeds = [speed_cell(p.point, f"speedup_b{batch}", environment, notes=False) for p in known]
@@ -217,9 +217,15 @@ def cost_of(point: Point) -> float | None:
     return reading.spread.mean if early and reading and reading.spread else None
 
 
-def time_of(point: Point, environment: str) -> float | None:
-    """Time at batch 1 on a machine, % of the reference's, timed in turns."""
-    speed = point.reading("cost", "speedup_b1", "", environment)
+def batches(panel: Panel) -> list[int]:
+    """Batch sizes that anything was timed at."""
+    found = {batch_of(r.metric) for r in panel.rows if r.probe == "cost" and r.is_timing}
+    return sorted(batch for batch in found if batch is not None)
+
+
+def time_of(point: Point, environment: str, batch: int = 1) -> float | None:
+    """Time at a batch size on a machine, % of the reference's, timed in turns."""
+    speed = point.reading("cost", f"speedup_b{batch}", "", environment)
     return 100 / speed.spread.mean if speed and speed.spread and speed.spread.mean else None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from compressbench.records import Record
 from compressbench.report.accuracy import pairs
-from compressbench.report.exits import cost_of
+from compressbench.report.exits import batches, cost_of
 from compressbench.report.heat import emptied_layers, worst_classes
 from compressbench.report.numbers import MISSING, Spread, between, counted, grouped, percent, plain, seeds
 from compressbench.report.panels import (
@@ -33,7 +33,6 @@ from compressbench.report.speed import (
     speed_of,
     whose_end,
 )
-from compressbench.report.states import batches
 from compressbench.report.varied import axis_of
 from compressbench.report.wording import difference_unit, title_of
 
@@ -83,7 +82,6 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
             listed = "; ".join(f"{name or 'unknown'}" for name in found[:4])
             tail = "Timings are kept apart by machine." if column == "machine" else ""
             told.append(f"{what} are mixed ({len(found)}): {listed}. {tail}".rstrip())
-    told += _disturbed(rows)
     for panel in panel_list:
         where = f"{panel.name}: " if len(panel_list) > 1 else ""
         told += [where + sentence for sentence in panel.split]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from compressbench.report.exits import SHOWN, moment_of
+from compressbench.report.exits import SHOWN, batches, moment_of
 from compressbench.report.naming import told_apart
 from compressbench.report.numbers import MISSING, counted, percentage
 from compressbench.report.panels import (
@@ -129,16 +128,6 @@ def lines(panel: Panel, moment: str, pick: Pick = every) -> list[Line]:
 def thinned(panel: Panel, moment: str) -> bool:
     """True if the short tables leave levels out."""
     return any(len(s.at(moment)) > LEVELS_SHOWN for s in panel.everything())
-
-
-def batches(panel: Panel) -> list[int]:
-    """Batch sizes that anything was timed at."""
-    found = {
-        int(hit[1])
-        for r in panel.rows
-        if r.probe == "cost" and (hit := re.fullmatch(rf"(?:{'|'.join(MEASURED)})_b(\d+)", r.metric))
-    }
-    return sorted(found)
 
 
 def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
