@@ -507,7 +507,11 @@ def teacher(recipe: str = "kd") -> list[Record]:
     return accuracies("dense", 0, 1.0, {0: 95.0, 1: 96.0}, recipe=recipe)
 
 
-def test_the_gain_of_each_later_series_is_paired_by_seed_and_ordered_by_size() -> None:
+def test_the_gain_of_each_later_series_is_paired_by_seed_and_ordered_by_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from matplotlib.axes import Axes
+
     backwards = dict(reversed(SIZES.items()))
     panel = one(
         teacher(),
@@ -525,8 +529,14 @@ def test_the_gain_of_each_later_series_is_paired_by_seed_and_ordered_by_size() -
     # the seeds' own 11 points cancel
     assert [row.cells[3].plain for row in table.rows] == ["+6.0±0.0", "+4.5±0.0", "+3.0±0.0", "+1.5±0.0"]
     assert table.counts == (2,)
+    bars: list[list[float]] = []
+    errorbar = Axes.errorbar
+    monkeypatch.setattr(
+        Axes, "errorbar", lambda *given, **k: (bars.append(given[3]), errorbar(*given, **k))[1]
+    )
     with charts.drawing():
         (chart,) = charts.gain_vs_parameters(panel, "final", "gain")
+    assert bars == [[0.0] * 4]
     assert "Two seeds: too few for an error." in chart.caption, "a standard error from two draws isn't shown"
     assert all(f">{name}</text>" in chart.svg for name in SIZES)
     assert "taught" in chart.svg

@@ -310,3 +310,67 @@ def test_a_modelled_ratio_is_exact_and_has_no_interval() -> None:
 def test_peak_memory_starts_no_other_program(runtime: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="peak memory: runtime"):
         peak_bytes(runtime, b"", (1, 1))
+
+
+def test_disturbed_timings_expire_and_all_are_measured_anew_where_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compressbench.cli.run import composed
+    from compressbench.execute import Executor, Watcher
+    from compressbench.experiment import execute, prepare
+
+    known = composed(["scale=smoke", f"outputs={tmp_path}", "recipe=one_shot"])
+    config = {
+        **known,
+        "recipe": {
+            "name": "drawn",
+            "stages": {"init": known["recipe"]["stages"]["init"]},
+            "compare": {"reference": "init", "series": {"same": "init"}},
+        },
+        "evaluation": {
+            "probes": {
+                "cost": {"_target_": "compressbench.probes.cost.Cost"},
+                "structure": {"_target_": "compressbench.probes.structure.Structure"},
+            }
+        },
+        "hardware": {
+            "name": "cpu",
+            "device": "cpu",
+            "threads": 1,
+            "target": {
+                "_target_": "compressbench.hardware.torch_cpu.TorchCPU",
+                "batches": [1],
+                "seconds": 0.01,
+            },
+        },
+    }
+
+    def left(**given: Any) -> list[str]:
+        ready = prepare({**config, **given})
+        missing = Executor(ready.plan, ready.store, ready.setting, Watcher()).missing_results()
+        return sorted({probe for _, probe in missing})
+
+    def run(**given: Any) -> list[str]:
+        rows = execute(prepare({**config, **given}), Watcher(), [])
+        return [r.note for r in rows if r.metric == "latency_median_b1"]
+
+    watch, told = disturbed(0.37)
+    monkeypatch.setattr(turns, "others", watch)
+    assert left() == ["cost", "structure"]
+    assert all(is_disturbed(note) for note in run())
+    tries = len(told)
+    assert left() == ["cost"], "what others disturbed expires; what is no timing lasts"
+    assert all(is_disturbed(note) for note in run())
+    assert len(told) == 2 * tries, "once a run"
+    quiet, told = disturbed(0.0)
+    monkeypatch.setattr(turns, "others", quiet)
+    assert not any(is_disturbed(note) for note in run())
+    assert left() == []
+    assert left(retime=True) == ["cost"]
+    tries = len(told)
+    run()
+    assert len(told) == tries
+    run(retime=True)
+    assert len(told) == 2 * tries
+    with pytest.raises(UserError, match="retime: 'yes' is not true or false"):
+        prepare({**config, "retime": "yes"})

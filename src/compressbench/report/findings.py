@@ -82,6 +82,7 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
             listed = "; ".join(f"{name or 'unknown'}" for name in found[:4])
             tail = "Timings are kept apart by machine." if column == "machine" else ""
             told.append(f"{what} are mixed ({len(found)}): {listed}. {tail}".rstrip())
+    told += _disturbed(rows)
     for panel in panel_list:
         where = f"{panel.name}: " if len(panel_list) > 1 else ""
         told += [where + sentence for sentence in panel.split]
