@@ -63,7 +63,11 @@ def test_a_run_folder_runs_no_code(command: Command, tmp_path: Path, verb: str) 
     read = {"_target_": "os.system", "command": f"touch {mark}"}
     run = planted(tmp_path, trust=["os"], dataset__read=read)
     write_jsonl([r for r in full(1) if r.moment == "final"], run / "records.jsonl")
-    args = ["--state", "dense", "--to", "onnx"] if verb == "export" else ["--export", "onnx", "--max-bytes", "99999"]
+    args = (
+        ["--state", "dense", "--to", "onnx"]
+        if verb == "export"
+        else ["--export", "onnx", "--max-bytes", "99999"]
+    )
     refused(command(verb, str(run), *args), "target os.system is not allowed")
     assert not mark.exists()
 
@@ -371,7 +375,15 @@ def test_no_cell_is_a_formula(tmp_path: Path) -> None:
 
 def test_what_is_published_names_no_folder_of_the_machine(command: Command, tmp_path: Path) -> None:
     pictures = tmp_path / "jane" / "secret"
-    done = command("run", *SMALL, f"outputs={pictures}", "data_dir=/home/jane/data")
+    quick = (
+        "model=lenet_300_100",
+        "recipe.length=2it",
+        "recipe.finetune=1it",
+        "evaluation=none",
+        "+probe@evaluation.probes.accuracy=accuracy",
+        "recipe.compare.floor=false",
+    )
+    done = command("run", *SMALL, *quick, f"outputs={pictures}", "data_dir=/home/jane/data")
     assert done.returncode == 0, done.stderr
     (run,) = (pictures / "runs").iterdir()
     for form in ("torch_export", "onnx", "safetensors"):
