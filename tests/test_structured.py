@@ -531,7 +531,7 @@ def test_channels_then_single_weights_then_rewound_killed_and_restarted(tmp_path
     from compressbench.experiment import execute
 
     def rows(records):
-        return [dataclasses.asdict(r) for r in records if r.probe != "cost" and not r.is_timing]
+        return [dataclasses.asdict(r) for r in records if not r.is_timing]
 
     cold = lineage(2, tmp_path / "a")
     records = execute(cold, Watcher(), [])
