@@ -6,6 +6,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import time
 from pathlib import Path
@@ -158,16 +159,26 @@ def test_another_format_is_said_and_left_alone(copy: Path, kind: str) -> None:
     assert path.read_bytes() == before
 
 
-def test_every_flipped_file_is_made_again_or_means_nothing(made: Any, copy: Path) -> None:
-    for place, path in enumerate(files_of(copy)):
-        content = bytearray(path.read_bytes())
-        for spot in (3, len(content) // 3, len(content) // 2, len(content) - 4):
-            flipped = bytearray(content)
-            flipped[spot] ^= 1 << (place % 7)
-            path.write_bytes(flipped)
-            found, _ = again(copy)
-            assert found == made[1], f"{path.relative_to(copy)}, byte {spot}"
-            path.parent.mkdir(exist_ok=True)
+def flip(made: Any, copy: Path, path: Path, spot: float, bit: int) -> None:
+    flipped = bytearray(path.read_bytes())
+    flipped[int(spot * (len(flipped) - 1))] ^= 1 << bit
+    path.write_bytes(flipped)
+    assert again(copy)[0] == made[1], f"{path.relative_to(copy)}, at {spot:.3f}, bit {bit}"
+
+
+def test_a_flipped_bit_in_each_kind_of_file_is_made_again_or_means_nothing(made: Any, copy: Path) -> None:
+    kinds = {(p.suffix, p.parent.parent.name): p for p in files_of(copy)}
+    assert len(kinds) == 4  # state.json, tensors, results, history
+    for place, path in enumerate(kinds.values()):
+        flip(made, copy, path, 0.5, place % 7)
+
+
+@pytest.mark.slow
+def test_flipped_bits_in_every_stored_file_are_made_again_or_mean_nothing(made: Any, copy: Path) -> None:
+    rng = random.Random(0)
+    for path in files_of(copy):
+        for spot in (0.0, rng.random(), rng.random(), 1.0):
+            flip(made, copy, path, spot, rng.randrange(7))
 
 
 @pytest.mark.parametrize(
@@ -408,12 +419,12 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
 def test_a_read_only_store_serves(
     copy: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import yaml
+    from omegaconf import OmegaConf
 
     config = dict(tiny(copy).config)
     run = copy / "runs" / "r"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     before = {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in copy.rglob("*")}
 
     def refuse(*_: Any, **__: Any) -> None:
