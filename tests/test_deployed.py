@@ -388,8 +388,13 @@ def test_the_probe_has_every_column(place: Bench) -> None:
         assert abs(found["deployed_gap", runtime].value) < 3
         assert found["deployed_agreement", runtime].value > 90
         assert found["deployed_top1", runtime].n == 797
-        deployed, base = (found[f"{arm}_latency_b1", runtime].value for arm in ("deployed", "reference_fp32"))
-        assert found["deployed_speedup_b1", runtime].value == pytest.approx(base / deployed)
+        low, middle, high = (found[f"deployed_speedup{e}_b1", runtime].value for e in ("_low", "", "_high"))
+        assert 0 < low <= middle <= high
+        assert found["deployed_speedup_b1", runtime].n >= 5
+        for arm in ("deployed", "reference_fp32", "simulated"):
+            least = found[f"{arm}_latency_min_b1", runtime]
+            assert 0 < least.value <= found[f"{arm}_latency_b1", runtime].value
+            assert least.n >= 10
         assert found["deployed_over_simulated_b1", runtime].value > 0
         assert found["compile_seconds", runtime].unit == "s"
         assert found["artefact_bytes", runtime].value > 20_000

@@ -101,7 +101,9 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
         elif refused or ready[1].simulated:
             yield Metric(name, None, "x", note=f"reference: {refused[0] if refused else SIMULATED}")
         else:
-            yield from speedup("speedup", timings[1], timings[0], note=caution(subject, reference, lowered[0]))
+            yield from speedup(
+                "speedup", timings[1], timings[0], note=caution(subject, reference, lowered[0])
+            )
 
 
 def _latencies(timing: Timing, runtime: str) -> Iterable[Metric]:
