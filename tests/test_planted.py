@@ -9,6 +9,7 @@ import test_exits_report
 from compressbench.probes.exits import _classes, _controls
 from compressbench.records import Records
 from compressbench.report.findings import summary
+from compressbench.report.numbers import number
 from compressbench.report.panels import panels
 from test_report import accuracies
 
@@ -25,6 +26,24 @@ RIGHT = torch.tensor(
 )
 WHERE = torch.tensor([0, 1, 1, 2, 2])
 LABELS = torch.tensor([0, 0, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.12345, "nats", "0.123"),
+        (3.14159, "bits", "3.142"),
+        (5.0, "1", "5"),
+        (99_999.0, "1", "99\u202f999"),
+        (100_000.0, "1", "100\u202fk"),
+        (1_000_000.0, "x", "1.00\u202fM"),
+        (999_999.0, "x", "999\u202f999.00"),
+        (1_000.0, "bytes", "1.00\u202fk"),
+        (999.0, "bytes", "999"),
+    ],
+)
+def test_numbers_at_their_edges(value: float, unit: str, text: str) -> None:
+    assert number(value, unit) == text
 
 
 def told(losses: dict[float, float]) -> str:

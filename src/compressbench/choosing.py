@@ -193,12 +193,18 @@ class _Spot:
 
 @dataclass(frozen=True)
 class _Clock:
-    """How latencies on a target are read: by which probe, at which batch; ``own`` are its reference's, in ms."""
+    """How latencies on a target are read.
+
+    Attributes:
+        own: (key, machine) -> milliseconds of a state, where others didn't disturb that.
+        lost: (key, machine) -> how they did.
+    """
 
     probe: str
     target: str
     batch: int
     own: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    lost: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def of(self, row: Record, metric: str) -> bool:
         place = row.hardware if self.probe == "cost" else row.group
@@ -350,7 +356,7 @@ def _class_drops(rows: Sequence[Record]) -> Figure:
             if r.value is None:
                 why[r.seed] = f"{r.group}: {r.note}".removesuffix(": ")
             else:
-                values[r.seed] = max(round(-r.value, 9), values.get(r.seed, -math.inf))
+                values[r.seed] = max(round(-r.value, 9) + 0.0, values.get(r.seed, -math.inf))  # no -0
     return Figure({s: v for s, v in values.items() if s not in why}, why=why)
 
 
@@ -402,7 +408,8 @@ def _clock(rows: Sequence[Record], target: str, batch: int) -> _Clock:
         if r.value is not None and not _disturbed(r):
             own.setdefault((r.key, r.machine), []).append(r.value)
     middle = {place: statistics.median(values) for place, values in own.items()}
-    return _Clock(clock.probe, target, batch, middle)
+    lost = {(r.key, r.machine): r.note for r in timed if _disturbed(r)}
+    return _Clock(clock.probe, target, batch, middle, lost)
 
 
 def _disturbed(row: Record) -> bool:
@@ -440,7 +447,8 @@ def _latency(rows: Sequence[Record], clock: _Clock) -> Figure:
         elif not ratios or any(APART in r.note for r in ratios):
             values[seed] = statistics.median(known)
         elif base is None:
-            why[seed] = "its reference was not timed, or others disturbed that"
+            lost = clock.lost.get((first.reference, first.machine), "not timed")
+            why[seed] = lost if first.key == first.reference else f"its reference: {lost}"
         elif first.key == first.reference:
             values[seed], within[seed], bases[seed] = base, (base, base), (first.reference, base)
         elif not quiet:
@@ -515,7 +523,8 @@ def _digits(value: float, limit: float) -> str:
 
 def _unknown(choice: Choice, name: str, seeds: Sequence[int]) -> str:
     why = choice.figure(name).why
-    reasons = "; ".join(dict.fromkeys(why[s] for s in seeds if why.get(s)))
+    found = list(dict.fromkeys(why[s] for s in seeds if why.get(s)))
+    reasons = "; ".join([*found[:1], *["…"] * (len(found) > 1)])
     some = len(seeds) < len(choice.seeds)
     where = f" for seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if some else ""
     return f"{name} not known{where}{f' ({reasons})' if reasons else ''}"
