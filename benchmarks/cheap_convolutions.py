@@ -3,7 +3,7 @@
     python benchmarks/cheap_convolutions.py [--batches 1 32] [--seconds 20] [--compiled]
 
 Random weights and images: only time is measured, CPU time at one thread, the five nets in turns on each runtime. A ratio
-is that of medians; beside it the middle half of the ratios of single rounds. MACs promise what the last column says.
+is the median of the rounds' ratios, beside it its 95 % bootstrap interval. MACs promise what the last column says.
 """
 
 from __future__ import annotations

@@ -709,7 +709,7 @@ def test_command_on_one_run_on_a_file_and_on_many(tmp_path, capsys, monkeypatch)
     before = (tmp_path / "a" / "records.jsonl").read_bytes()
     assert command.main(["a"]) == 0
     assert (tmp_path / "a" / "records.jsonl").read_bytes() == before
-    assert "recipe: {name: lth}" in Page(tmp_path / "a" / "report.html").text
+    assert "recipe: name: lth" in Page(tmp_path / "a" / "report.html").text
     assert "report: a/report.html" in capsys.readouterr().out
     assert command.main(["a/records.jsonl", "--output", "deep/er"]) == 0
     assert (tmp_path / "deep" / "er" / "report.html").is_file()
