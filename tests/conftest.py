@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from compressbench import trust
 from compressbench.bench import Bench
 from compressbench.data.load import load
 from compressbench.models.draw import drawn
@@ -30,6 +31,18 @@ MLP = {
     "name": "mlp",
     "build": {"_target_": "compressbench.models.lenet.LeNet300100", "shape": "@shape", "classes": "@classes"},
 }
+
+
+class _Own(dict[str, tuple[str, ...]]):
+    """What the gate let pass, and beside it the tests' own modules."""
+
+    def get(self, target: str, default: Any = ()) -> Any:
+        module = target.partition(".")[0]
+        own = module == "tiny" or module.startswith("test_")
+        return super().get(target, (module,) if own else default)
+
+
+trust._let_pass = _Own()
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from compressbench import store as stores
 from compressbench.cli.run import composed
 from compressbench.errors import Incomplete, UserError
-from compressbench.execute import Executor, Watcher
+from compressbench.execute import Executor, History, Watcher
 from compressbench.experiment import Experiment, execute, prepare
 from compressbench.records import Record, Records
 from compressbench.store import Damaged, Store, digest, read_checkpoint, save_checkpoint
@@ -322,6 +322,7 @@ def test_a_history_of_nonsense_costs_nothing(made: Any, copy: Path, content: byt
     from compressbench.console import console
 
     ready = tiny(copy)
+    assert History(ready.store).read() == {}
     Terminal(console(file=open(os.devnull, "w"))).plan(ready)  # noqa: SIM115 - estimates from the history
     assert [plain(r) for r in execute(ready, Watcher(), [])] == made[1]
 

@@ -37,7 +37,7 @@ from compressbench.report import speed
 from compressbench.speedups import is_disturbed, speedup
 from compressbench.state import State
 from compressbench.views import View
-from conftest import MLP
+from conftest import MLP, Command
 
 
 @pytest.fixture(scope="module")
@@ -374,3 +374,16 @@ def test_disturbed_timings_expire_and_all_are_measured_anew_where_asked(
     assert len(told) == 2 * tries
     with pytest.raises(UserError, match="retime: 'yes' is not true or false"):
         prepare({**config, "retime": "yes"})
+
+
+def test_retime_is_a_flag_of_the_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(config: Any, *_: Any) -> None:
+        asked.append(config["retime"])
+        raise UserError("enough")
+
+    monkeypatch.setattr("compressbench.experiment.prepare", refuse)
+    for args in ((), ("--retime",)):
+        assert command("run", "recipe=one_shot", "scale=smoke", *args).stderr == "compressbench: enough\n"
+    assert asked == [False, True]
