@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import test_exits_report
+from compressbench.early import within_loss
 from compressbench.probes.exits import _classes, _controls
 from compressbench.records import Records
 from compressbench.report.findings import summary
@@ -120,3 +121,13 @@ def test_classes_at_exits_counted_by_hand() -> None:
             ("class_change", "dog"): 0.0,
         }
     )
+
+
+@pytest.mark.parametrize(("points", "threshold"), [(0.0, 0.8), (24.9, 0.8), (25.0, 0.6)])
+def test_a_policy_within_a_loss_counted_by_hand(points: float, threshold: float) -> None:
+    """The last exit is right about three of four; from 0.8 on two leave, rightly; from 0.6 on all, two wrongly."""
+    sure = torch.tensor([[0.9], [0.8], [0.7], [0.6]], dtype=torch.float64)
+    labels = torch.zeros(4, dtype=torch.int64)
+    answers = [[0, 0, 1, 1], [0, 0, 0, 1]]
+    logits = [torch.nn.functional.one_hot(torch.tensor(a), 2).float() for a in answers]
+    assert within_loss(sure, logits, labels, (1.0, 10.0), points) == (threshold,)
