@@ -151,7 +151,7 @@ def test_the_floor_is_the_same_lineage_of_the_next_seed() -> None:
         ("stages/level/stages/prune/criterion/_target_", "os.system", r"target os.system is not allowed.*trust=\[os\]"),
         ("stages/level/stages/prune/criterion/power", 2, "unknown key 'power'"),
         ("stages/level/stages/prune/criterion/_target_", "compressbench.models.external._library", "is private"),
-        ("stages/at/values", 5, "neither a list nor a mapping"),
+        ("stages/at/values", 5, "is not a list or a mapping"),
         ("stages/at/values", [0.5, 0.5], "two stages have this name"),
         ("stages/warm/lr", float("inf"), "inf is not a finite number"),
         ("stages/level/times", 0, "times: 0 is less than 1"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from compressbench.conf import conf_dir
 from compressbench.errors import UserError, nearest
-from compressbench.paths import file_name, nameless, outputs_folder
+from compressbench.paths import file_name, given_path, nameless, outputs_folder, resolved
 
 LARGEST = 4_000_000
+DEEPEST, MOST_VALUES = 100, 100_000
 SCALES = ("smoke", "laptop", "paper")
 GROUPS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
@@ -88,6 +91,82 @@ def plain_data(path: Path) -> dict[str, Any]:
     return {str(k): v for k, v in found.items()}
 
 
+def config_folder(given: str | Path) -> Path:
+    """A folder of the user's own configs.
+
+    Raises:
+        UserError: it is none, or holds what ``check_folders`` refuses.
+    """
+    folder = resolved(given_path(given, "--config-dir"), "--config-dir")
+    if not folder.is_dir():
+        raise UserError(f"--config-dir: {folder} is no folder")
+    check_folders([folder])
+    return folder
+
+
+def check_folders(folders: Iterable[Path]) -> None:
+    """Refuses YAML below folders of the user's that would take for ever to compose.
+
+    Raises:
+        UserError: a file is nested too deeply, or its aliases make more of it than anybody means, or go in a circle.
+    """
+    for path in (p for folder in folders for p in sorted(folder.rglob("*.yaml"))):
+        with contextlib.suppress(OSError, ValueError, yaml_error()):  # said where it is used, if it is
+            if path.is_file():
+                _check_size(path)
+
+
+def yaml_error() -> type[Exception]:
+    """``yaml.YAMLError``, imported late."""
+    import yaml
+
+    return yaml.YAMLError
+
+
+def _check_size(path: Path) -> None:
+    """Counts the values that a file would have without aliases; nothing is made of it."""
+    import yaml
+
+    sizes: dict[str, int] = {}
+    stack: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            stack.append((event.anchor, 1))
+            size = 0
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = stack.pop()
+            if anchor is not None:
+                sizes[anchor] = size
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in stack):
+                raise UserError(f"{path}: the alias *{event.anchor} is inside of what it stands for")
+            size = sizes.get(event.anchor, 1)
+        else:
+            size = 1
+        stack[-1] = (stack[-1][0], stack[-1][1] + size)
+        if len(stack) > DEEPEST or stack[-1][1] > MOST_VALUES:
+            raise UserError(
+                f"{path}: more than {DEEPEST} levels deep, or more than {MOST_VALUES:,} values; no config is that large"
+            )
+
+
+def _broken(folders: Iterable[Path]) -> str:
+    """The first file below folders that is no YAML of UTF-8, and why."""
+    import yaml
+
+    for path in (p for folder in folders for p in sorted(folder.rglob("*.yaml"))):
+        try:
+            if path.is_file():
+                list(yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            return f"{path}{at}: no valid YAML: {error.problem or error}"
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            return f"{path}: no valid YAML: {' '.join(str(error).split())}"
+    return ""
+
+
 def _refuse_interpolations(value: Any, where: str) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -117,11 +196,19 @@ def options(group: str, folders: tuple[Path, ...] = ()) -> list[str]:
 
 def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     """One line for an error of composition: what is wrong, where, the nearest names."""
+    from hydra.errors import HydraException
+
     inner: BaseException | None = error
     while inner is not None:  # one of ours, wrapped by the resolver that raised it
         if isinstance(inner, UserError):
             return str(inner)
         inner = inner.__cause__ or inner.__context__
+    while not str(error) and error.__cause__ is not None:  # Hydra wraps some in an empty one
+        error = error.__cause__
+    if isinstance(error, UnicodeDecodeError | yaml_error()) and (told := _broken(folders)):
+        return told
+    if isinstance(error, RecursionError):
+        return "the config is nested too deeply, or refers to itself"
     text = str(error)
     found = re.search(r"[Cc]ould not find '([\w/\-.]+)/([^'/]+)'", text)
     if found:
@@ -135,6 +222,8 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
         return f"{found[1]}: a value is needed"
     first = " ".join(line.strip() for line in text.splitlines() if line.strip() and "full_key" not in line)
     full = re.search(r"full_key: (\S+)", text)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        first = f"the config can't be composed: {type(error).__name__}: {first}"
     return f"{full[1]}: {first}" if full and full[1] not in first else first
 
 

@@ -42,8 +42,8 @@ class Unmet(UserError):
 
 def nearest(name: str, options: Iterable[str], limit: int = 3) -> str:
     """A closing sentence with the options nearest to a misspelt name, or all of them when few."""
-    known = sorted(set(options))
-    close = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
+    known = sorted({str(o) for o in options})
+    close = difflib.get_close_matches(str(name), known, n=limit, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     if not known:

@@ -85,7 +85,34 @@ def outputs_folder(value: Any, where: str = "outputs") -> Path:
         raise UserError(
             f"{where}: {value!r} is no folder; name one, e.g. outputs=outputs (is COMPRESSBENCH_OUTPUTS empty?)"
         )
-    return Path(value).expanduser()
+    return given_path(value, where)
+
+
+def given_path(value: str | os.PathLike[str], where: str) -> Path:
+    """A path that a user gives, ``~`` taken for their home.
+
+    Raises:
+        UserError: it names nobody's home, or no system has such a path.
+    """
+    try:
+        os.fsencode(value)
+        if "\0" in str(value):
+            raise UserError(f"{where}: {str(value)!r} is no path")
+        return Path(value).expanduser()
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{where}: {value!r} is no path: {error}") from error
+
+
+def resolved(path: Path, where: str) -> Path:
+    """A path without links.
+
+    Raises:
+        UserError: its links go in a circle.
+    """
+    try:
+        return path.resolve()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{where}: {path} can't be followed: {error}") from error
 
 
 @contextlib.contextmanager

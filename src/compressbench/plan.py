@@ -5,19 +5,21 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from compressbench import specs
 from compressbench.errors import UserError, nearest
+from compressbench.paths import given_path, label
 from compressbench.store import digest, file_digest
 from compressbench.trust import as_first_named
 
 DENSE = "dense"
 FLOOR = "floor"
 FINAL = "final"
+MOST = 2000
+"""Stages of a recipe, unrolled; a slip of the keyboard makes a million."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _nodes(recipe: Mapping[str, Any], seed: int, context: Context) -> list[Node]
     known: dict[str, Node] = {}
     for place, (name, scope, spec, before) in enumerate(unrolled.items):
         where = f"recipe.stages.{name}"
-        resolver = _Resolver(every, every[:place], unrolled.ends, name, scope, _wanted(unrolled.items))
+        resolver = _Resolver(every, every[:place], unrolled.ends, name, scope, unrolled.items)
         refs: list[str] = []
         came_from = spec.get("from")
         parent = resolver.one(str(came_from), f"{where}.from") if came_from is not None else before
@@ -176,6 +178,8 @@ def _unroll(
         kind = _located(str(spec[specs.TARGET]), where)
         if not hasattr(kind, "unroll"):
             out.items.append((full, prefix, spec, before))
+            if len(out.items) > MOST:
+                raise UserError(f"{where}: these are more than {MOST:,} stages")
             before = out.ends[full] = full
             continue
         bare = {k: v for k, v in spec.items() if k != "from"}
@@ -204,10 +208,10 @@ class _Resolver:
         ends: Mapping[str, str],
         name: str,
         scope: str,
-        wanted: Mapping[str, set[str]],
+        items: Sequence[tuple[str, str, Mapping[str, Any], str | None]],
     ) -> None:
         self.every, self.earlier, self.ends = every, set(earlier), ends
-        self.name, self.scope, self.wanted = name, scope, wanted
+        self.name, self.scope, self.items = name, scope, items
 
     def many(self, ref: str, where: str) -> list[str]:
         """All earlier states that a name or a pattern means, in execution order."""
@@ -234,29 +238,28 @@ class _Resolver:
             scope = f"{scope}." if scope else ""
         if late == self.name:
             raise UserError(f"{where}: {ref!r} is circular: a stage can't refer to the state that it makes")
-        if late is not None and self.name in self.wanted.get(late, set()):
+        if late is not None and self.name in _wanted(self.items, late):
             raise UserError(f"{where}: {ref!r} is circular: {late} itself needs {self.name}")
         if late is not None:
             raise UserError(f"{where}: {ref!r} comes later; a stage can refer only to states made before it")
         raise UserError(f"{where}: there is no state {ref!r}; {nearest(ref, self.earlier)}")
 
 
-def _wanted(items: Iterable[tuple[str, str, Mapping[str, Any], str | None]]) -> dict[str, set[str]]:
-    """For each stage the names that stand as plain texts in its settings, itself and what it continues."""
+def _wanted(items: Iterable[tuple[str, str, Mapping[str, Any], str | None]], one: str) -> set[str]:
+    """The names that stand as plain texts in a stage's settings, what it continues, and those that these want in turn."""
     direct = {}
     for name, scope, spec, before in items:
         texts = {v for v in spec.values() if isinstance(v, str)}
         direct[name] = (
             {scope + t for t in texts} | texts | ({before} if before and "from" not in spec else set())
         )
-    for _ in direct:
-        grown = {
-            name: texts | {w for t in texts for w in direct.get(t, ())} for name, texts in direct.items()
-        }
-        if grown == direct:
-            break
-        direct = grown
-    return direct
+    found: set[str] = set()
+    todo = [one]
+    while todo:
+        fresh = direct.get(todo.pop(), set()) - found
+        found |= fresh
+        todo += fresh
+    return found
 
 
 def _located(target: str, where: str) -> Any:
@@ -276,28 +279,15 @@ def _stage(spec: Mapping[str, Any], where: str, trusted: tuple[str, ...]) -> Any
         return kind(**settings)
     except (TypeError, ValueError, UserError) as error:
         raise UserError(f"{where}: {error}") from error
-
-
-_PLAIN: Mapping[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-    "None": (type(None),),
-}
+    except Exception as error:  # of a user's own stage, or of a setting that nobody thought of
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _check_type(annotation: str, value: Any, where: str) -> None:
-    parts = [p.strip() for p in annotation.split("|")]
-    if not annotation or any(p not in _PLAIN for p in parts):
-        return
-    allowed = {t for p in parts for t in _PLAIN[p]}
-    if isinstance(value, bool) and "bool" not in parts:
-        allowed = set()
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: {value} is not a finite number")
-    if not isinstance(value, tuple(allowed)):
-        raise UserError(f"{where}: {value!r} is not {' or '.join(p.replace('None', 'null') for p in parts)}")
+    if not specs.fits(annotation, value):
+        raise UserError(f"{where}: {value!r} is not {specs.in_words(annotation)}")
 
 
 def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
@@ -305,10 +295,11 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
     files = getattr(node.stage, "files", lambda: ())()
     content = []
     for path in files:
+        place = given_path(path, f"recipe.stages.{node.name}")
         try:
-            if not Path(path).expanduser().is_file():
+            if not place.is_file():
                 raise UserError(f"recipe.stages.{node.name}: can't read {path}: there is no such file")
-            content.append(file_digest(Path(path).expanduser()))
+            content.append(file_digest(place))
         except OSError as error:
             raise UserError(f"recipe.stages.{node.name}: can't read {path}: {error.strerror}") from error
     key = digest(
@@ -318,7 +309,7 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
             "settings": as_first_named(
                 specs.map_refs(node.spec, lambda ref, many, _: [keys[r] for r in ref] if many else keys[ref])
             ),
-            "files": content,
+            "files": [*content, "zeros count"] if content else [],
             "context": context.digest(),
             "seed": node.seed,
             "code": specs.sources_digest(node.spec),
@@ -354,10 +345,12 @@ def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measur
         return [], None
     reference = compare.get("reference")
     out = _moment(FINAL, compare, names, None, "recipe.compare")
-    for moment, inner in (compare.get("moments") or {}).items():
+    for moment, inner in _named(compare.get("moments"), "recipe.compare.moments").items():
         where = f"recipe.compare.moments.{moment}"
         _known_keys(inner, ("reference", "series", "probes"), where)
         probes = inner.get("probes")
+        if probes is not None and not specs.fits("Sequence[str]", probes):
+            raise UserError(f"{where}.probes: {probes!r} is no list of names of probes")
         out += _moment(str(moment), inner, names, tuple(probes) if probes else None, where)
     return out, str(reference) if compare.get("floor") else None
 
@@ -371,7 +364,7 @@ def _moment(
             f"{where}.reference: there is no state {reference!r}; {nearest(str(reference), names)}"
         )
     out = [Measure(DENSE, moment, 0, str(reference), str(reference), probes)]
-    for series, patterns in (block.get("series") or {}).items():
+    for series, patterns in _named(block.get("series"), f"{where}.series").items():
         if series in (DENSE, FLOOR):
             raise UserError(f"{where}.series.{series}: this name is taken by the reference; choose another")
         wanted = patterns if isinstance(patterns, list | tuple) else [patterns]
@@ -382,6 +375,15 @@ def _moment(
             )
         out += [Measure(str(series), moment, i, n, str(reference), probes) for i, n in enumerate(found, 1)]
     return out
+
+
+def _named(block: Any, where: str) -> Mapping[str, Any]:
+    """A mapping of labels, empty for null; a label goes into every record."""
+    if block is not None and not isinstance(block, Mapping):
+        raise UserError(f"{where}: {block!r} is no mapping of names to states")
+    for name in block or {}:
+        label(name, where)
+    return block or {}
 
 
 def _known_keys(block: Any, keys: tuple[str, ...], where: str) -> None:

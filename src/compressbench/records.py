@@ -197,6 +197,6 @@ def read_jsonl(path: Path) -> Records:
                     f"{path}:{number}: record schema {row.get('schema')!r}, this version reads {SCHEMA}"
                 )
             rows.append(Record(**row))
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not a record ({error})") from error
     return Records(rows)

@@ -242,6 +242,7 @@ def check(
     Raises:
         UserError: the first fault, with its place.
     """
+    check_plain(spec, where)
     for place, inner in walk(spec, where):
         target = str(inner[TARGET])
         check_target(target, trusted, place, parts if inner is spec else PARTS)
@@ -271,12 +272,109 @@ def check(
                 shipped = (conf_dir() / key / f"{value}.yaml").is_file()
                 way = f"; choose it by its YAML: +{key}@{place}.{key}={value}" if shipped else ""
                 raise UserError(f"{place}.{key}: {value!r} is no mapping such as {{name: value}}{way}")
+            if target.startswith(f"{OWN}.") and not fits(annotation, value):
+                raise UserError(f"{place}.{key}: {value!r} is not {in_words(annotation)}")
         if inner is spec and not inner.get(PARTIAL):
             missing = [
                 k for k, p in seen.parameters.items() if p.required and k not in settings and k not in given
             ]
             if missing:
                 raise UserError(f"{place}: {target} needs {', '.join(missing)}")
+
+
+def check_plain(value: Any, where: str) -> None:
+    """Refuses what is no plain data: YAML also has dates, bytes and sets, and figures that are none.
+
+    Raises:
+        UserError: the first such value, with its place; or a ``_partial_`` that is neither true nor false.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if not isinstance(name, str | int) or isinstance(name, bool):
+                raise UserError(f"{where}: the key {name!r} is no text; put it in quotes")
+            if name == PARTIAL and not isinstance(inner, bool):
+                raise UserError(f"{where}.{PARTIAL}: {inner!r} is neither true nor false")
+            check_plain(inner, f"{where}.{name}")
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            check_plain(inner, f"{where}[{place}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: {value} is not a finite number")
+    elif isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: {value!r} is not valid UTF-8") from error
+    elif value is not None and not isinstance(value, bool | int | float):
+        raise UserError(
+            f"{where}: {value!r} is a {type(value).__name__}; a number, a text, a list or a mapping is wanted"
+        )
+
+
+PLAIN: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "None": (type(None),),
+}
+LISTS = ("list", "tuple", "Sequence")
+PLACEHOLDERS = ("@shape", "@classes", "@channels", "@height", "@width")
+
+
+def fits(annotation: str, value: Any) -> bool:
+    """Whether a value may be what a parameter is annotated with; true wherever that can't be seen from the text."""
+    if not annotation or (isinstance(value, str) and value in PLACEHOLDERS):
+        return True
+    if re.search(r"\bRef\b", annotation):  # a pattern of many may stand for a tuple
+        named = list(value) if isinstance(value, list | tuple) else [value]
+        return all(isinstance(v, str) for v in named) or (value is None and "None" in annotation)
+    return any(_fits(part, value) for part in _parted(annotation, "|"))
+
+
+def _fits(annotation: str, value: Any) -> bool:
+    if annotation in PLAIN:
+        good = isinstance(value, PLAIN[annotation])
+        return good and (not isinstance(value, bool) or annotation == "bool")
+    found = re.fullmatch(r"(\w+)\[(.*)\]", annotation)
+    if found and found[1] in LISTS:
+        if not isinstance(value, list | tuple):
+            return False
+        inner = _parted(found[2], ",")
+        if found[1] == "tuple" and inner[-1] != "...":
+            return len(inner) == len(value) and all(map(fits, inner, value))
+        return all(fits(inner[0], v) for v in value)
+    if found and found[1] in ("Mapping", "dict"):
+        return isinstance(value, Mapping) and all(fits(_parted(found[2], ",")[1], v) for v in value.values())
+    return annotation not in LISTS or isinstance(value, list | tuple)
+
+
+def _parted(text: str, mark: str) -> list[str]:
+    """The parts of an annotation between marks that stand in no bracket."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == mark and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [p.strip() for p in parts]
+
+
+def in_words(annotation: str) -> str:
+    """An annotation for a user: ``int or null``, ``a list of float``."""
+    words = []
+    for part in _parted(annotation, "|"):
+        found = re.fullmatch(r"(\w+)\[(.*)\]", part)
+        if found and found[1] in LISTS:
+            inner = [in_words(p) for p in _parted(found[2], ",") if p not in ("...", "Any")]
+            words.append(f"a list of {' and '.join(inner)}" if inner else "a list")
+        elif found and found[1] in ("Mapping", "dict"):
+            inner = [in_words(p) for p in _parted(found[2], ",")[1:] if p != "Any"]
+            words.append(f"a mapping of names to {inner[0]}" if inner else "a mapping")
+        else:
+            words.append({"None": "null", "Ref": "a state's name"}.get(part, part))
+    return " or ".join(words)
 
 
 def check_fields(settings: Any) -> None:
@@ -318,8 +416,11 @@ def build(spec: Mapping[str, Any], where: str = "", **given: Any) -> Any:
         return functools.partial(found, **settings, **given)
     try:
         return found(**settings, **given)
-    except TypeError as error:
-        raise UserError(f"{where or target}: can't build {target}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever a constructor says of the settings that it is given
+        said = error if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{where or target}: can't build {target}: {said}") from error
 
 
 def _built(value: Any, where: str) -> Any:

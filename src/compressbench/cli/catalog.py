@@ -41,7 +41,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("what", nargs="*", help=f"any of: {', '.join(SECTIONS)}; everything by default")
     parser.add_argument("--config-dir", type=Path, help="a folder with your own configs, listed too")
     args = parser.parse_args(argv)
-    folders = [conf_dir(), *([args.config_dir] if args.config_dir else [])]
+    folders = [conf_dir()]
+    if args.config_dir is not None:
+        from compressbench.compose import config_folder
+
+        folders.append(config_folder(args.config_dir))
     for section in args.what or SECTIONS:
         if section not in SECTIONS:
             raise UserError(f"list: unknown {section!r}; {nearest(section, SECTIONS)}")

@@ -41,7 +41,9 @@ def main(argv: list[str]) -> int:
         "--config-dir", action="append", default=[], metavar="DIR", help="folder with configs of your own"
     )
     given = parser.parse_args(argv)
-    folders = [Path(folder) / "dataset" for folder in given.config_dir] + [conf_dir() / "dataset"]
+    from compressbench.compose import config_folder
+
+    folders = [config_folder(folder) / "dataset" for folder in given.config_dir] + [conf_dir() / "dataset"]
     config = read_config(given.name, folders, given.data_dir)
     return _show(config, given.data_dir, given.download)
 

@@ -22,8 +22,9 @@ def main(argv: list[str]) -> int:
     known = {p.stem: p for folder in reversed(folders) for p in (folder / "recipe").glob("*.yaml")}
     if name not in known:
         raise UserError(f"unknown recipe {name!r}; {nearest(name, known)}")
+    stages = _stages(overrides, args.config_dir)
     say(_header(known[name]))
-    say(_stages(overrides, args.config_dir))
+    say(stages)
     return 0
 
 

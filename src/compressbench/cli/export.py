@@ -11,7 +11,7 @@ from compressbench.cli import trusting
 from compressbench.cli.parser import Parser
 from compressbench.console import say
 from compressbench.errors import UserError, nearest
-from compressbench.paths import outputs_folder
+from compressbench.paths import outputs_folder, resolved
 
 if TYPE_CHECKING:
     from compressbench.card import Checked
@@ -83,7 +83,7 @@ def _outputs(run: Path, given: str | None) -> Path:
         if not (folder / "store").is_dir():
             raise UserError(f"--outputs: no store in {folder}")
         return folder
-    above = next((p for p in run.resolve().parents if (p / "store").is_dir()), None)
+    above = next((p for p in resolved(run, "RUN").parents if (p / "store").is_dir()), None)
     if above is None:
         raise UserError(f"{run}: no store in a folder above it; --outputs DIR says where it is")
     return above
@@ -220,7 +220,7 @@ def facts(ready: Experiment) -> dict[str, str]:
 
 def records_of(run: Path, node: Node) -> list[Any]:
     """The run's records of a state, none where it wrote none."""
-    from compressbench.records import read_jsonl
+    from compressbench.report.joint import read
 
     path = run / "records.jsonl"
-    return [r for r in read_jsonl(path) if r.key == node.key] if path.is_file() else []
+    return [r for r in read(path) if r.key == node.key] if path.is_file() else []

@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import traceback
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.experimental.callback import Callback
 
@@ -51,8 +52,6 @@ class JointReport(Callback):
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     from compressbench.compose import explain, register
 
@@ -68,15 +67,18 @@ def main(argv: list[str]) -> int:
     # Hydra's parser takes overrides in one piece only; a user may mix them with options
     sys.argv = ["compressbench run", *(a for a in argv if a not in overrides), *overrides]
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
-    except (HydraException, OmegaConfBaseException) as error:
+        _check_options(sys.argv[1:])
+        with warnings.catch_warnings():  # Hydra passes over a folder that isn't there
+            warnings.filterwarnings("error", module=r"hydra\._internal\.config_loader_impl")
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except UserError:
+        raise
+    except Exception as error:  # Hydra and omegaconf raise all kinds; the job's own are in ``_caught``
+        if isinstance(error, OSError) and error.filename:  # the run's folder, which Hydra makes
+            raise UserError(
+                f"outputs: can't make {error.filename} ({error.strerror}); set outputs=FOLDER to one you can write"
+            ) from error
         raise UserError(explain(error, folders)) from error
-    except (
-        OSError
-    ) as error:  # of the run's folder, which Hydra makes; the job's own errors are in ``_caught``
-        raise UserError(
-            f"outputs: can't make {error.filename} ({error.strerror}); set outputs=FOLDER to one you can write"
-        ) from error
     finally:
         sys.argv = before
     if _caught:
@@ -132,20 +134,18 @@ def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, A
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
-    from compressbench.compose import explain, plain, register
+    from compressbench.compose import config_folder, explain, plain, register
 
     register()
-    folders = [Path(config_dir).resolve()] if config_dir else []
+    folders = [config_folder(config_dir)] if config_dir is not None else []
     _let_import(folders)
     extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders)}]"] if folders else []
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             return plain(compose("config", overrides=[*overrides, *extra]))
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:  # Hydra and omegaconf raise all kinds for configs that can't be composed
         raise UserError(explain(error, tuple(folders))) from error
 
 
@@ -184,16 +184,37 @@ def _run(config: dict[str, Any], folder: Path) -> Records:
     return records
 
 
+def _check_options(argv: list[str]) -> None:
+    """Refuses what Hydra's own options can't be; its parser would print its usage and leave.
+
+    Raises:
+        UserError: an unknown option or a missing value, or one that would load a pickle.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"run: {message}; try: compressbench run --help")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    if {"-h", "--help", "--version"} & set(argv):
+        return
+    given = parser.parse_args(argv)
+    if given.experimental_rerun is not None:
+        raise UserError(
+            "run: --experimental-rerun loads a pickle, which no file here may be; run the config instead"
+        )
+
+
 def _config_dirs(argv: list[str]) -> tuple[Path, ...]:
+    from compressbench.compose import config_folder
+
     found = []
     for place, word in enumerate(argv):
         if word in ("--config-dir", "-cd") and place + 1 < len(argv):
-            found.append(Path(argv[place + 1]).resolve())
+            found.append(config_folder(argv[place + 1]))
         elif word.startswith("--config-dir="):
-            found.append(Path(word.partition("=")[2]).resolve())
-    for folder in found:
-        if not folder.is_dir():
-            raise UserError(f"--config-dir: {folder} is no folder")
+            found.append(config_folder(word.partition("=")[2]))
     return tuple(found)
 
 

@@ -50,12 +50,13 @@ def main(argv: list[str]) -> int:
     from dataclasses import replace
 
     from compressbench.elsewhere import derived, read, records
-    from compressbench.records import read_jsonl, write_csv, write_jsonl
+    from compressbench.records import write_csv, write_jsonl
+    from compressbench.report import joint
 
     source = args.run / "records.jsonl"
     if not source.is_file():
         raise UserError(f"--run: {args.run} holds no records.jsonl; give a finished run's folder")
-    run = [r for r in read_jsonl(source) if r.moment == "final" and r.series != "floor"]
+    run = [r for r in joint.read(source) if r.moment == "final" and r.series != "floor"]
     folder = args.run / "timings" / _folder(args.device)
     own = {r.group for r in run if r.probe in ("targets", "deployed")} | {r.hardware for r in run}
     if args.device in own:
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     path = folder / "records.jsonl"
     if path.is_file():  # what is imported again replaces what was
         fresh = {(r.state, r.metric) for r in made}
-        before = [r for r in read_jsonl(path) if r.metric.startswith("latency_b")]
+        before = [r for r in joint.read(path) if r.metric.startswith("latency_b")]
         made = [r for r in before if (r.state, r.metric) not in fresh] + made
     rows = derived(made)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressbench.compose import config_folder
 from compressbench.errors import UserError
 from compressbench.trust import prefixes
 
@@ -49,13 +50,12 @@ def of(args: argparse.Namespace) -> Trust:
         UserError: a folder isn't there, or something is no import prefix.
     """
     named = [name.strip("[] ") for text in args.trust for name in text.split(",")]
-    for folder in args.config_dir:
-        if not folder.is_dir():
-            raise UserError(f"--config-dir: {folder} is no folder")
+    folders = tuple(config_folder(given) for given in args.config_dir)
+    for folder in folders:
         named += [name for path in sorted(folder.rglob("*.yaml")) for name in _trusted_in(path)]
     return Trust(
         prefixes(dict.fromkeys(n for n in named if n)),
-        tuple(f.resolve() for f in args.config_dir),
+        folders,
         args.outputs,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from compressbench.data.dataset import Raw, Split
 from compressbench.data.splits import allocate, pick
 from compressbench.errors import UserError
+from compressbench.paths import given_path, resolved
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
@@ -60,7 +61,7 @@ def _raw(
         raise UserError(f"image_folder: channels={channels!r}; known: 1 (grey), 3 (RGB)")
     if not root:
         raise UserError("image_folder: set dataset.read.root to the folder with your pictures")
-    base = Path(root).expanduser()
+    base = given_path(root, "image_folder: root")
     if not base.is_dir():
         raise UserError(f"image_folder: there is no folder {base}")
     folders = {name: base / name for name in ("train", "test") if (base / name).is_dir()}
@@ -161,11 +162,13 @@ def read_pictures(
     Raises:
         UserError: one lies outside ``base``, can't be read, or, without ``shape``, has another size than the first.
     """
-    inside = base.resolve()
+    inside = resolved(base, "image_folder")
     pictures: list[np.ndarray] = []
     for path in map(Path, paths):
-        if not path.resolve().is_relative_to(inside):
+        if not resolved(path, "image_folder").is_relative_to(inside):
             raise UserError(f"image_folder: {path} leads outside {base}")
+        if not path.is_file():
+            raise UserError(f"image_folder: {path} is no file")
         picture = _picture(path, shape, channels)
         if pictures and picture.shape != pictures[0].shape:
             found, first = (" x ".join(map(str, p.shape[1:])) for p in (picture, pictures[0]))

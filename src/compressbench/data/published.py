@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compressbench.errors import UserError
+from compressbench.paths import given_path
 
 OPENERS: dict[str, Callable[..., Any]] = {"": open, ".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
 
@@ -67,7 +68,7 @@ class Published:
 
     def places(self, data_dir: str | Path) -> list[Path]:
         """The folders that are looked in, in order."""
-        return [Path(data_dir).expanduser() / folder for folder in self.folders]
+        return [given_path(data_dir, "data_dir") / folder for folder in self.folders]
 
     def folder(self, data_dir: str | Path) -> Path | None:
         """The first folder that holds all files, else the first that holds any, else None."""

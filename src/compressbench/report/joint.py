@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compressbench.compose import as_published, plain_data
 from compressbench.errors import UserError
-from compressbench.paths import nameless
+from compressbench.paths import nameless, resolved
 from compressbench.records import Record, Records, read_jsonl, write_csv, write_jsonl
 from compressbench.report.panels import conflicts
 
@@ -73,9 +73,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
     seen: set[Record] = set()
     kept: dict[Path, Records] = {}
     for file in files:
-        rows = read_jsonl(file)
-        for number, row in enumerate(rows, 1):
-            _check(row, file, number)
+        rows = read(file)
         fresh = dict.fromkeys(r for r in rows if r not in seen)
         seen.update(fresh)
         if fresh:
@@ -84,6 +82,18 @@ def gather(paths: Sequence[Path]) -> Gathered:
         raise UserError(f"{', '.join(map(str, paths))}: no records in {FILE}; did the run measure anything?")
     records = Records(r for rows in kept.values() for r in rows)
     return Gathered(tuple(kept), records, _drawn(kept), _config(tuple(kept)), empty)
+
+
+def read(file: Path) -> Records:
+    """Records of one file, with the types that everything later relies on.
+
+    Raises:
+        UserError: it can't be read, or a line is no record.
+    """
+    rows = read_jsonl(file)
+    for number, row in enumerate(rows, 1):
+        _check(row, file, number)
+    return rows
 
 
 def _files(paths: Sequence[Path]) -> tuple[list[Path], tuple[Path, ...]]:
@@ -100,15 +110,15 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], tuple[Path, ...]]:
         else:
             raise UserError(f"{path}: there is no such file or folder")
         for file in below:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(resolved(file, str(path)), file)
     if empty and not found:
         raise UserError(f"{empty[0]}: no {FILE} in this folder or below; give a run's or a sweep's folder")
-    folders = [resolved.parent for resolved in found]
+    folders = [real.parent for real in found]
     joint = {
-        resolved
-        for resolved in found
-        if any(resolved.parent in folder.parents for folder in folders)
-        and not (resolved.parent / "config.yaml").is_file()  # a run with timings that were imported below it
+        real
+        for real in found
+        if any(real.parent in folder.parents for folder in folders)
+        and not (real.parent / "config.yaml").is_file()  # a run with timings that were imported below it
     }
     ordered = [f for r, f in found.items() if r not in joint] + [f for r, f in found.items() if r in joint]
     return ordered, tuple(empty)

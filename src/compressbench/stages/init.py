@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from compressbench import specs
 from compressbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Init:
         for key in self.model:
             if key not in MODEL_KEYS:
                 raise UserError(f"model: unknown key {key!r}; {nearest(str(key), MODEL_KEYS)}")
-        if not isinstance(self.model.get("build"), Mapping):
+        if not specs.is_spec(self.model.get("build")):
             raise UserError("model.build: a spec with _target_ is wanted")
 
     def files(self) -> tuple[str, ...]:

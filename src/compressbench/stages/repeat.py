@@ -26,6 +26,7 @@ class Repeat:
     def __post_init__(self) -> None:
         if self.times < 1:
             raise UserError(f"times: {self.times} is less than 1")
+        _check_block(self.stages)
 
     def unroll(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(prefix, stages) of each level."""
@@ -55,6 +56,7 @@ class ForEach:
             raise UserError(f"values: {self.values!r} is neither a list nor a mapping of names to values")
         if not self.values:
             raise UserError("values: at least one is needed")
+        _check_block(self.stages)
 
     def unroll(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(prefix, stages) of each branch."""
@@ -65,6 +67,11 @@ class ForEach:
             stages = copy.deepcopy(dict(self.stages))
             _put(stages, self.set, value)
             yield f"{name}_{text}", stages
+
+
+def _check_block(stages: Any) -> None:
+    if not isinstance(stages, Mapping) or all(spec is None for spec in stages.values()):
+        raise UserError(f"stages: {stages!r} is no block, a mapping of names to at least one stage")
 
 
 def label(value: Any) -> str:
