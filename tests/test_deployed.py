@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import nn
 
 from compressbench.bench import Bench
 from compressbench.errors import UserError
-from compressbench.hardware import onnx_graph, onnxruntime_cpu, openvino_cpu
+from compressbench.hardware import agreement, onnx_graph, onnxruntime_cpu, openvino_cpu
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
 from compressbench.hardware.target import Lowered, Unsupported
@@ -284,24 +286,22 @@ def test_wrong_answers_of_openvino_keep_linear_layers_in_float(
     place: Bench, dense: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = OpenVINOCPU(batches=(4,))
-    answers = iter(["far apart", ""])
-    monkeypatch.setattr(OpenVINOCPU, "_wrong", lambda *_: next(answers))
-    found = lowered(target, quantized_state(dense, place), place)
-    assert found.in_float == ("fc",)
-    assert "its integer kernels answer wrongly for fc: in float" in found.runtime
-    monkeypatch.setattr(OpenVINOCPU, "_wrong", lambda *_: "far apart")
-    refused = target.lower(View(quantized_state(dense, place), place))
-    assert refused == Unsupported("far apart")
+    real = agreement.check
+    for refusals, kept in ((iter([True, False]), ("fc",)), (itertools.repeat(True), None)):
 
+        def check(*args: Any, refusals: Iterator[bool] = refusals) -> None:
+            real(*args)
+            if args[5] and next(refusals):  # of what rounds
+                raise agreement.Otherwise("far apart")
 
-def test_openvino_says_how_far_it_is_from_the_state(place: Bench, dense: State) -> None:
-    class Off:
-        def infer(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-            return [np.zeros((len(batch[0]), 10), np.float32)]
-
-    inputs = place.task.encode(place.feed("test").images[:4])
-    said = OpenVINOCPU(batches=(4,))._wrong(module_of(dense), lambda count: (None, Off()), inputs)
-    assert said.startswith("OpenVINO answers otherwise than the state at batch 4: logits ")
+        monkeypatch.setattr(agreement, "check", check)
+        found = target.lower(View(quantized_state(dense, place), place))
+        if kept is None:
+            assert found == Unsupported("far apart")
+        else:
+            assert isinstance(found, Lowered)
+            assert found.in_float == kept
+            assert "its integer kernels answer wrongly for fc: in float" in found.runtime
 
 
 class Shared(nn.Sequential):

@@ -6,6 +6,7 @@ is checked is what was written.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError
+from compressbench.hardware import agreement
 from compressbench.hardware.onnx_graph import floating
+from compressbench.models.attention import unfused_attention
 from compressbench.models.quantized import FLOATS, affine, forms_of, integers, quantized, rounded
 from compressbench.outputs import forward
 
@@ -29,18 +32,16 @@ Written = tuple[list[Path], Run, str]
 
 def onnx(view: View, stem: Path, sample: Tensor) -> Written:
     """``.onnx``: the QDQ graph that the hardware targets run, checked in ONNX Runtime."""
-    from compressbench.hardware.onnx_graph import graph_of
-    from compressbench.hardware.onnxruntime_cpu import open_session, package
+    from compressbench.hardware.onnx_graph import checked_graph
+    from compressbench.hardware.onnxruntime_cpu import answers, package
 
     runtime = package()
-    content = graph_of(view.module, sample).bytes()
+    threads = torch.get_num_threads()
+    opened = functools.partial(answers, runtime, threads=threads)
+    graph, _ = checked_graph(view.module, sample, opened, "ONNX Runtime")
     path = stem.with_name(f"{stem.name}.onnx")
-    path.write_bytes(content)
-    session = open_session(runtime, path.read_bytes(), torch.get_num_threads())
-
-    def run(batch: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
-
+    path.write_bytes(graph.bytes())
+    run = opened(path.read_bytes())
     return [path], run, f"ONNX Runtime {runtime.__version__}"
 
 
@@ -48,34 +49,32 @@ def openvino(view: View, stem: Path, sample: Tensor) -> Written:
     """``.xml`` and ``.bin``: the same graph in OpenVINO's own format."""
     import io
 
-    from compressbench.hardware.onnx_graph import graph_of
-    from compressbench.hardware.openvino_cpu import compile_model, own_precision, package
+    from compressbench.hardware.onnx_graph import checked_graph
+    from compressbench.hardware.openvino_cpu import answers, own_precision, package
 
     runtime = package()
     core = runtime.Core()
-    content = graph_of(view.module, sample).bytes()
+    opened = functools.partial(answers, core, threads=torch.get_num_threads())
+    graph, _ = checked_graph(view.module, sample, opened, "OpenVINO")
     path = stem.with_name(f"{stem.name}.xml")
-    runtime.save_model(core.read_model(io.BytesIO(content)), str(path), compress_to_fp16=False)
-    shape = (-1, *sample.shape[1:])
-    model = compile_model(core, path, shape, torch.get_num_threads(), own_precision(view.module))
-    request = model.create_infer_request()
-
-    def run(batch: Tensor) -> Tensor:
-        return torch.from_numpy(request.infer([batch.numpy()])[0].copy())
-
+    runtime.save_model(core.read_model(io.BytesIO(graph.bytes())), str(path), compress_to_fp16=False)
+    run = opened(path, precision=own_precision(view.module))
     return [path, path.with_suffix(".bin")], run, f"OpenVINO {runtime.__version__.partition('-')[0]}"
 
 
 def torch_export(view: View, stem: Path, sample: Tensor) -> Written:
     """``.pt2``: torch's own exchange format; rounding stays simulated in it, in float."""
     path = stem.with_name(f"{stem.name}.pt2")
-    torch.export.save(_program(view.module, sample), str(path))
-    module = torch.export.load(str(path)).module()
+    program = _program(view.module, sample)
+    made = program.module()
 
     def run(batch: Tensor) -> Tensor:
         with torch.no_grad():
-            return module(batch)
+            return made(batch)
 
+    _agree(view, run, sample, "torch.export")
+    torch.export.save(program, str(path))
+    made = torch.export.load(str(path)).module()
     return [path], run, f"torch {torch.__version__}, rounding simulated in float"
 
 
@@ -88,6 +87,11 @@ def executorch(view: View, stem: Path, sample: Tensor) -> Written:
     def run(batch: Tensor) -> Tensor:
         return torch.cat([method(image) for image in batch.split(1)])
 
+    try:
+        _agree(view, run, sample, "ExecuTorch")
+    except UserError:
+        path.unlink()
+        raise
     words = "ExecuTorch, XNNPACK, one image a call"
     return [path], run, f"{words}, rounding simulated in float" if quantized(view.module) else words
 
@@ -153,6 +157,17 @@ FORMS: dict[str, Callable[[View, Path, Tensor], Written]] = {
 }
 
 
+def _agree(view: View, run: Run, sample: Tensor, who: str) -> None:
+    """Refuses what answers otherwise than the state, which may round a number on an edge to the other side.
+
+    Raises:
+        UserError: it does.
+    """
+    module = view.module
+    sizes, rounds = agreement.two_sizes((1, len(sample))), bool(quantized(module))
+    agreement.check(lambda x: forward(module, x).logits, run, sample, sizes, who, rounds, agreement.HINT)
+
+
 class _Logits(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -211,7 +226,7 @@ def _plain(images: Tensor) -> Tensor:
 def _program(module: nn.Module, sample: Tensor, free: bool = True) -> Any:
     n = torch.export.Dim("n", min=1, max=4096)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), unfused_attention():
             program = torch.export.export(
                 _Logits(_spelled(module)).eval(),
                 (_plain(sample[:4] if free else sample),),

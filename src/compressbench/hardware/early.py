@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressbench.errors import UserError
+from compressbench.hardware import agreement
 from compressbench.hardware.target import HardwareTarget, Lowered, Unsupported
 from compressbench.hardware.torch_cpu import said, timed_inputs
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from compressbench.exiting import Part
     from compressbench.views import View
 
-FAR = 0.05
 Compile = Callable[["nn.Module", "Tensor", Sequence[str]], Callable[["Tensor"], Sequence["Tensor"]]]
 """From a part, a sample of what it takes, and names of what it gives, to what runs it at any batch size."""
 
@@ -63,14 +63,12 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
             raise
         return Unsupported(str(error))
     took = time.perf_counter() - began
-    with torch.no_grad():
-        wanted, there = everything(own, inputs[:8]), everything(parts, inputs[:8])
-    for place, (one, other) in enumerate(zip(wanted, there, strict=True)):
-        apart = float((one - other).abs().mean() / one.std().clamp(min=1e-12))
-        if not apart <= FAR:
-            return Unsupported(
-                f"{runtime}: exit {place + 1} answers otherwise than the state, {apart:.2g} of its spread"
-            )
+    try:
+        agreement.check(
+            lambda x: everything(own, x), lambda x: everything(parts, x), inputs, (3, 8), runtime, rounds=True
+        )
+    except agreement.Otherwise as wrong:
+        return Unsupported(str(wrong))
 
     def run(batch: Tensor) -> object:
         with torch.inference_mode():

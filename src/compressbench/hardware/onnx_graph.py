@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError
+from compressbench.hardware import agreement
+from compressbench.models.attention import unfused_attention
 from compressbench.models.quantized import (
     Form,
     affine,
@@ -46,11 +51,13 @@ class Graph:
         model: ``onnx.ModelProto``; input ``images`` (n, c, h, w) float32, encoded; output ``logits`` (n, classes).
         integer: layers that the graph gives integer inputs and weights.
         rounded: quantized layers that it can't; why, by name.
+        fixed: what of the net's forward became a constant while it was traced, in words; empty if nothing did.
     """
 
     model: Any
     integer: tuple[str, ...] = ()
     rounded: Mapping[str, str] = field(default_factory=dict)
+    fixed: str = ""
 
     def bytes(self) -> bytes:
         """The file's content."""
@@ -91,11 +98,10 @@ def graph_of(
     Raises:
         UserError: torch can't export the net, or a package is missing.
     """
-    plain = floating(module)
-    model = exported(plain, sample, outputs)
+    model, fixed = exported(floating(module), sample, outputs)
     layers = quantized(module)
     if not layers:
-        return Graph(model)
+        return Graph(model, fixed=fixed)
     for name, other in shared_weights(module).items():
         if name in layers or other in layers:
             raise UserError(f"{name} and {other} share a weight, and rounding them apart can't be lowered")
@@ -105,7 +111,68 @@ def graph_of(
     for name, layer in layers.items():
         surgery.layer(name, layer)
     surgery.finish()
-    return Graph(model, tuple(surgery.integer), surgery.rounded)
+    return Graph(model, tuple(surgery.integer), surgery.rounded, fixed)
+
+
+def checked_graph(
+    module: nn.Module,
+    sample: Tensor,
+    opened: Callable[[bytes], agreement.Answers],
+    who: str,
+    images: Tensor | None = None,
+    outputs: Sequence[str] = (OUTPUT,),
+) -> tuple[Graph, agreement.Answers]:
+    """``graph_of`` and the runtime that opened it: it answers as the net does, or it is refused.
+
+    Args:
+        sample: true inputs, two or more.
+        opened: the runtime, from the file's content to answers.
+        who: the runtime in words.
+
+    Raises:
+        UserError: as ``graph_of``; the runtime refuses the graph, or answers otherwise than the net.
+    """
+    found = graph_in_float(module, sample, opened, who, outputs)
+    if not quantized(module):
+        return found
+    graph = graph_of(module, sample, images, outputs=outputs)
+    return graph, _compared(graph, module, sample, opened, who, outputs, "")
+
+
+def graph_in_float(
+    module: nn.Module,
+    sample: Tensor,
+    opened: Callable[[bytes], agreement.Answers],
+    who: str,
+    outputs: Sequence[str] = (OUTPUT,),
+) -> tuple[Graph, agreement.Answers]:
+    """``checked_graph`` of a net that rounds nothing: what tracing gets wrong would hide behind what rounding moves."""
+    plain = floating(module)
+    graph = graph_of(plain, sample, outputs=outputs)
+    return graph, _compared(graph, plain, sample, opened, who, outputs, graph.fixed or agreement.HINT)
+
+
+def _compared(
+    graph: Graph,
+    net: nn.Module,
+    sample: Tensor,
+    opened: Callable[[bytes], agreement.Answers],
+    who: str,
+    outputs: Sequence[str],
+    hint: str,
+) -> agreement.Answers:
+    try:
+        run = opened(graph.bytes())
+    except Exception as error:  # a runtime's own errors have no common base
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise UserError(f"{who} refuses the graph: {reason}") from error
+
+    def wanted(x: Tensor) -> Any:
+        return net(x) if len(outputs) > 1 else forward(net, x).logits
+
+    sizes = agreement.two_sizes((1, len(sample)))
+    agreement.check(wanted, run, sample, sizes, who, bool(quantized(net)), hint)
+    return run
 
 
 def floating(module: nn.Module) -> nn.Module:
@@ -154,26 +221,21 @@ class _Logits(nn.Module):
         return self.net(images) if self.everything else forward(self.net, images).logits
 
 
-def exported(plain: nn.Module, sample: Tensor, outputs: Sequence[str] = (OUTPUT,)) -> Any:
-    """``onnx.ModelProto`` of a float net; initializers carry the names of the net's tensors.
+def exported(plain: nn.Module, sample: Tensor, outputs: Sequence[str] = (OUTPUT,)) -> tuple[Any, str]:
+    """(``onnx.ModelProto`` of a float net, what became a constant in it); initializers carry the net's tensors' names.
 
-    The exporter makes one of equal tensors, and so loses names (two biases of zeros). So it is given a net in which
-    all tensors differ, and the values are put in afterwards.
+    The net is traced with its own values: a forward may read some of them as numbers, which stay in the graph.
     """
     package = onnx()
-    stand_in = copy.deepcopy(plain)
-    with torch.no_grad():
-        # The exporter names no tensors but these: constants keep their values.
-        named = stand_in.state_dict(keep_vars=True)
-        for place, tensor in enumerate({id(t): t for t in named.values()}.values()):
-            if tensor.is_floating_point():
-                tensor.fill_((place + 1) / 1024)
+    net = _Logits(plain, len(outputs) > 1).eval()
+    net.training = (
+        True  # it alone: in an evaluated net the exporter makes one of equal tensors, and loses names
+    )
     buffer: Any = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _noting(net.net) as noted, torch.no_grad(), unfused_attention(), _quiet():
             torch.onnx.export(
-                _Logits(stand_in, len(outputs) > 1).eval(),
+                net,
                 (sample[:2].contiguous(),),
                 buffer,
                 dynamo=False,
@@ -186,20 +248,88 @@ def exported(plain: nn.Module, sample: Tensor, outputs: Sequence[str] = (OUTPUT,
             )
     except Exception as error:  # the exporter fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"torch can't export the net to ONNX: {reason}") from error
+        where = _running(net, sample[:2], _OPERATOR.search(reason))
+        raise UserError(f"torch can't export the net to ONNX: {where}{reason}") from error
     model = package.load_from_string(buffer.getvalue())
-    own = _tensors(plain)
-    for initializer in model.graph.initializer:
-        name = initializer.name.removeprefix(_MINE)
-        if initializer.name.startswith(_MINE) and name in own:
-            value = own[name].detach().contiguous().numpy()
-            initializer.CopyFrom(package.numpy_helper.from_array(value, initializer.name))
     del model.metadata_props[:]
-    return model
+    return model, _fixed(noted)
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints a graph that fails, whole: torch 2.15 turns its log on whatever ``verbose`` says."""
+    turn = torch._C._jit_set_onnx_log_enabled
+    turn(False)
+    torch._C._jit_set_onnx_log_enabled = lambda on: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch._C._jit_set_onnx_log_enabled = turn
+
+
+def _running(net: nn.Module, sample: Tensor, operator: re.Match[str] | None) -> str:
+    """The module that runs an operator, in words; empty where that can't be told."""
+    if operator is None:
+        return ""
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), unfused_attention():
+            warnings.simplefilter("ignore")
+            graph = torch.jit.trace(net, (sample,), check_trace=False).inlined_graph
+        node = graph.findNode(operator[1])
+        found = str(node.scopeName()).rpartition("/")[2].removeprefix("__module.").removeprefix("net")
+    except Exception:  # what the exporter can't trace, this can't either
+        return ""
+    return f"{found.removeprefix('.') or 'the net itself'} runs {operator[1]}; "
+
+
+_OPERATOR = re.compile(r"'(aten::\w+)'")
+
+
+@contextmanager
+def _noting(net: nn.Module) -> Iterator[list[tuple[str, Any]]]:
+    """Notes what torch's tracer warns of, with the name of the module that was running."""
+    found: list[tuple[str, Any]] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", torch.jit.TracerWarning)
+
+        inside: list[str] = [""]
+
+        def note() -> None:
+            found.extend((inside[-1], warning) for warning in caught)
+            caught.clear()
+
+        def enter(name: str) -> None:
+            note()
+            inside.append(name)
+
+        def leave() -> None:
+            note()
+            inside.pop()
+
+        handles = []
+        for name, part in net.named_modules():
+            handles.append(part.register_forward_pre_hook(lambda *_, n=name: enter(n)))
+            handles.append(part.register_forward_hook(lambda *_: leave()))
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _fixed(noted: Sequence[tuple[str, Any]]) -> str:
+    """The first constant that came of a value, in words: which layer, where, and what would be right."""
+    for name, warning in noted:
+        told = str(warning.message)
+        if "might cause the trace to be incorrect" in told:
+            what = told.partition(" might cause")[0]
+            where = f"{PurePath(warning.filename).name}:{warning.lineno}"
+            return (
+                f"{name or 'the net'} ({where}): {what[:1].lower()}{what[1:]} fixes it as it is while tracing; "
+                "compute with tensors, or read a number in __init__"
+            )
+    return ""
 
 
 class _Surgery:

@@ -50,38 +50,34 @@ class OnnxRuntimeCPU:
 
     def lower(self, view: View) -> Lowered | Unsupported:
         """The state as a session of the runtime; unsupported where torch can't export the net."""
-        from compressbench.hardware.onnx_graph import graph_of
+        from compressbench.hardware.agreement import FEW
+        from compressbench.hardware.onnx_graph import checked_graph
         from compressbench.models.build import module_of
 
         runtime = package()
         if view.leaves_early:
             words = f"ONNX Runtime {runtime.__version__}, fp32 in parts"
             return in_parts(view, max(self.batches), words, functools.partial(self._part, runtime))
-        inputs = examples(view, max(self.batches)).cpu()
+        inputs = examples(view, max(FEW, *self.batches)).cpu()
         began = time.perf_counter()
         try:
             images = result_images(view) if self.results else None
-            graph = graph_of(module_of(view.state), inputs, images)
+            opened = functools.partial(answers, runtime, threads=self.threads)
+            module = module_of(view.state)
+            graph, run = checked_graph(module, inputs[:FEW], opened, "ONNX Runtime", images)
         except UserError as error:
             if "pip install" in str(error):
                 raise
             return Unsupported(str(error))
+        took = time.perf_counter() - began
         content = graph.bytes()
-        with tempfile.TemporaryDirectory() as folder:
-            optimised = Path(folder) / "optimised.onnx"
-            try:
-                session = open_session(runtime, content, self.threads, optimised)
-            except Exception as error:  # the runtime's own errors have no common base
-                return Unsupported(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}")
-            took = time.perf_counter() - began
-            left = float_layers(graph, optimised) if graph.integer else ()
-            in_float = (*left, *graph.rounded)
-
-        def run(batch: Tensor) -> object:
-            import torch
-
-            return torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
-
+        left: tuple[str, ...] = ()
+        if graph.integer:
+            with tempfile.TemporaryDirectory() as folder:
+                optimised = Path(folder) / "optimised.onnx"
+                open_session(runtime, content, self.threads, optimised)
+                left = float_layers(graph, optimised)
+        in_float = (*left, *graph.rounded)
         words = f"ONNX Runtime {runtime.__version__}, {kind(graph, left)}"
         if self.results and graph.integer:
             words += ", results rounded too"
@@ -91,12 +87,11 @@ class OnnxRuntimeCPU:
         self, runtime: Any, part: nn.Module, sample: Tensor, names: Sequence[str]
     ) -> Callable[[Tensor], Sequence[Tensor]]:
         """A part of a net with early exits as a session."""
-        import torch
+        from compressbench.hardware.onnx_graph import checked_graph
 
-        from compressbench.hardware.onnx_graph import graph_of
-
-        session = open_session(runtime, graph_of(part, sample, outputs=names).bytes(), self.threads)
-        return lambda x: [torch.from_numpy(y) for y in session.run(None, {"images": numpy_of(x)})]
+        opened = functools.partial(answers, runtime, threads=self.threads, several=True)
+        run: Any = checked_graph(part, sample, opened, "ONNX Runtime", outputs=names)[1]
+        return run
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
@@ -132,12 +127,25 @@ def open_session(runtime: Any, content: bytes, threads: int, optimised: Path | N
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and said once
     # Else it rounds the float inputs of products whose weights alone are integers, in blocks, in silence.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def answers(runtime: Any, content: bytes, threads: int, several: bool = False) -> Callable[[Tensor], Any]:
+    """What a graph computes in the runtime: its result, or all of them."""
+    import torch
+
+    session = open_session(runtime, content, threads)
+
+    def run(batch: Tensor) -> Any:
+        found = [torch.from_numpy(y) for y in session.run(None, {"images": numpy_of(batch)})]
+        return found if several else found[0]
+
+    return run
 
 
 def float_layers(graph: Graph, optimised: Path) -> tuple[str, ...]:

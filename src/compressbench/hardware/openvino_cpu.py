@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 _MULTIPLIES = ("Convolution", "FullyConnected", "MatMul")
 _TELEMETRY = "openvino_telemetry"
-FAR = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,48 +60,59 @@ class OpenVINOCPU:
         """The state compiled for the first batch size; for others when they come."""
         from torch import nn
 
-        from compressbench.hardware.onnx_graph import graph_of
+        from compressbench.hardware import agreement
+        from compressbench.hardware.onnx_graph import graph_in_float, graph_of
         from compressbench.models.build import module_of
+        from compressbench.models.quantized import quantized
+        from compressbench.outputs import forward
 
         openvino = package()
         if view.leaves_early:
             words = f"OpenVINO {openvino.__version__.partition('-')[0]}, fp32 in parts of any batch size"
             return in_parts(view, max(self.batches), words, functools.partial(self._part, openvino.Core()))
-        inputs = examples(view, max(self.batches)).cpu()
+        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
         began = time.perf_counter()
         module = module_of(view.state)
         precision = self.precision or own_precision(module)
         core = openvino.Core()
         kept: tuple[str, ...] = ()
-        while True:
-            try:
-                graph = graph_of(module, inputs, kept=kept)
-            except UserError as error:
-                if "pip install" in str(error):
-                    raise
-                return Unsupported(str(error))
-            content = graph.bytes()
-            request = _requests(core, content, tuple(inputs.shape[1:]), self.threads, precision)
-            try:
-                wrong = self._wrong(module, request, inputs) if graph.integer else ""
-            except Exception as error:  # the runtime's own errors have no common base
-                return Unsupported(f"OpenVINO refuses the graph: {str(error).strip().splitlines()[-1]}")
-            if not wrong:
-                break
-            linear = tuple(
-                name for name in graph.integer if isinstance(module.get_submodule(name), nn.Linear)
-            )
-            if not linear:
-                return Unsupported(wrong)
-            kept = linear
+        layers = quantized(module)
+        rounds = bool(layers) or precision != "f32"
+        opened = functools.partial(answers, core, threads=self.threads)
+        try:
+            graph, _ = graph_in_float(module, inputs[: agreement.FEW], opened, "OpenVINO")
+            while True:
+                if layers:
+                    graph = graph_of(module, inputs, kept=kept)
+                content = graph.bytes()
+                request = _requests(core, content, tuple(inputs.shape[1:]), self.threads, precision)
+                try:
+                    agreement.check(
+                        lambda x: forward(module, x).logits,
+                        lambda x, request=request: _infer(request(len(x))[1], x)[0],  # type: ignore[misc]
+                        inputs,
+                        agreement.two_sizes(self.batches),
+                        "OpenVINO",
+                        rounds,
+                    )
+                except agreement.Otherwise:
+                    linear = tuple(
+                        name for name in graph.integer if isinstance(module.get_submodule(name), nn.Linear)
+                    )
+                    if not linear:
+                        raise
+                    kept = linear
+                else:
+                    break
+        except UserError as error:
+            if "pip install" in str(error):
+                raise
+            return Unsupported(str(error))
         took = time.perf_counter() - began
         left = float_layers(graph, request(self.batches[0])[0])
 
         def run(batch: Tensor) -> object:
-            import torch
-
-            result = request(len(batch))[1].infer([batch.numpy()])
-            return torch.from_numpy(result[0].copy())
+            return _infer(request(len(batch))[1], batch)[0]
 
         words = f"OpenVINO {openvino.__version__.partition('-')[0]}, {kind(graph, left)}"
         if precision != "f32":
@@ -116,38 +126,13 @@ class OpenVINOCPU:
         self, core: Any, part: nn.Module, sample: Tensor, names: Sequence[str]
     ) -> Callable[[Tensor], Sequence[Tensor]]:
         """A part of a net with early exits, compiled for any batch size."""
-        import torch
+        from compressbench.hardware.onnx_graph import checked_graph
 
-        from compressbench.hardware.onnx_graph import graph_of
-
-        content = graph_of(part, sample, outputs=names).bytes()
-        shape = (-1, *sample.shape[1:])
-        compiled = compile_model(core, content, shape, self.threads, self.precision or "f32")
-        request = compiled.create_infer_request()
-
-        def run(x: Tensor) -> list[Tensor]:
-            found = request.infer([numpy_of(x)])
-            return [torch.from_numpy(found[place].copy()) for place in range(len(names))]
-
+        opened = functools.partial(
+            answers, core, threads=self.threads, precision=self.precision or "f32", count=len(names)
+        )
+        run: Any = checked_graph(part, sample, opened, "OpenVINO", outputs=names)[1]
         return run
-
-    def _wrong(self, module: Any, request: Callable[[int], Any], inputs: Tensor) -> str:
-        """Whether the runtime's answers are far from the state's at any batch size, in words; empty if near."""
-        import torch
-
-        from compressbench.outputs import forward
-
-        for batch in self.batches:
-            with torch.no_grad():
-                own = forward(module, inputs[:batch]).logits
-            there = torch.from_numpy(request(batch)[1].infer([inputs[:batch].numpy()])[0].copy())
-            apart = float((there - own).abs().mean() / own.std().clamp(min=1e-12))
-            if not apart <= FAR:
-                return (
-                    f"OpenVINO answers otherwise than the state at batch {batch}: logits {apart:.2g} of their spread "
-                    "apart on average"
-                )
-        return ""
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
@@ -167,6 +152,26 @@ def _requests(
         return compiled[count]
 
     return request
+
+
+def answers(
+    core: Any, content: bytes | Path, threads: int, precision: str = "f32", count: int = 1
+) -> Callable[[Tensor], Any]:
+    """What a graph, or a file, computes at any batch size: its result, or so many of them."""
+    request = compile_model(core, content, None, threads, precision).create_infer_request()
+
+    def run(batch: Tensor) -> Any:
+        found = _infer(request, batch, count)
+        return found if count > 1 else found[0]
+
+    return run
+
+
+def _infer(request: Any, batch: Tensor, count: int = 1) -> list[Tensor]:
+    import torch
+
+    found = request.infer([numpy_of(batch)])
+    return [torch.from_numpy(found[place].copy()) for place in range(count)]
 
 
 def package() -> Any:
@@ -216,11 +221,12 @@ def own_precision(module: Any) -> str:
 
 
 def compile_model(
-    core: Any, content: bytes | Path, shape: tuple[int, ...], threads: int, precision: str
+    core: Any, content: bytes | Path, shape: tuple[int, ...] | None, threads: int, precision: str
 ) -> Any:
-    """The graph, as bytes or a file, for inputs of one shape (-1: any)."""
+    """The graph, as bytes or a file, for inputs of one shape (-1: any); None: as the graph has it, any batch size."""
     model = core.read_model(io.BytesIO(content) if isinstance(content, bytes) else str(content))
-    model.reshape(list(shape))
+    if shape is not None:
+        model.reshape(list(shape))
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,

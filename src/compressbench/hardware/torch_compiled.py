@@ -11,7 +11,7 @@ import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from compressbench.errors import UserError, nearest
 from compressbench.hardware.onnxruntime_cpu import shortened
@@ -54,11 +54,13 @@ class TorchCompiled:
 
     def lower(self, view: View) -> Lowered | Unsupported:
         """The state compiled for every batch size; unsupported where inductor or its C++ compiler fails."""
+        from compressbench.hardware import agreement
         from compressbench.hardware.torch_integers import integer_net, missing
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
+        from compressbench.outputs import forward
 
-        inputs = examples(view, max(self.batches)).cpu()
+        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
         module = module_of(view.state, "cpu").eval().requires_grad_(False)
         layers = tuple(quantized(module))
         lack = missing() if layers else ""
@@ -76,6 +78,18 @@ class TorchCompiled:
                 return Unsupported(f"torch.compile fails: {_reason(again)}")
         run, integer = made
         took = time.perf_counter() - began
+        try:
+            agreement.check(
+                lambda x: forward(module, x).logits,
+                cast("agreement.Answers", run),
+                inputs,
+                agreement.two_sizes(self.batches),
+                "torch.compile",
+                bool(layers) or self.precision == "bf16",
+                agreement.HINT,
+            )
+        except agreement.Otherwise as wrong:
+            return Unsupported(str(wrong))
         left = tuple(name for name in layers if name not in integer)
         precision = "bf16" if self.precision == "bf16" else "fp32"
         words = f"torch inductor, {f'int8, what is float {precision}' if integer else precision}"

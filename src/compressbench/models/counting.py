@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressbench.errors import UserError, nearest
+from compressbench.models.attention import unfused_attention
 from compressbench.models.build import prunable
 from compressbench.models.exits import every_exit
+from compressbench.models.theseus import idle
 from compressbench.outputs import forward
 
 
@@ -24,7 +25,7 @@ class Counts:
     """What a module holds and computes for one example.
 
     Attributes:
-        parameters: all of them, shared ones once.
+        parameters: all of them, shared ones once; but for blocks that a successor stands in for.
         prunable: weights of convolutions and linear layers (see ``build.prunable``).
         macs: multiply-accumulates of convolutions, linear layers and matrix products (attention): half of
             what ``torch.utils.flop_counter`` counts. Norms, activations and sums don't count, as in the
@@ -72,12 +73,13 @@ def count(module: nn.Module, shape: Sequence[int]) -> Counts:
     weights = prunable(module)
     names = {id(weight): name.removesuffix("weight").removesuffix(".") for name, weight in weights.items()}
     owners = {w.untyped_storage().data_ptr(): names[id(w)] for w in weights.values() if w.numel()}
+    beside = idle(module)
     counter = FlopCounterMode(display=False)
     ledger = _Ledger(counter, dict.fromkeys(names.values(), 0), owners)
-    with _everything_visible(), _inside(module, names, ledger), counter, ledger:
+    with unfused_attention(), _inside(module, names, ledger), counter, ledger:
         _run(module, shape)
     return Counts(
-        parameters=sum(p.numel() for p in module.parameters()),
+        parameters=sum(p.numel() for p in module.parameters() if id(p) not in beside),
         prunable=sum(w.numel() for w in weights.values()),
         macs=counter.get_total_flops() // 2,
         layers={name: flops // 2 for name, flops in ledger.flops.items()},
@@ -89,7 +91,7 @@ def of_exits(parts: Sequence[nn.Module], shape: Sequence[int]) -> list[int]:
     first = next((p for part in parts for p in part.parameters()), torch.empty(0))
     counter, found = FlopCounterMode(display=False), []
     live: tuple[Tensor, ...] = (torch.zeros(1, *shape, device=first.device, dtype=first.dtype),)
-    with torch.no_grad(), _everything_visible(), counter:
+    with torch.no_grad(), unfused_attention(), counter:
         for part in parts:
             live = tuple(part(*live)[1:])
             found.append(counter.get_total_flops() // 2)
@@ -198,15 +200,3 @@ def _inside(module: nn.Module, names: Mapping[int, str], ledger: _Ledger) -> Ite
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _everything_visible() -> Iterator[None]:
-    """Fused attention kernels hide their products from the counter: plain ones meanwhile."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
