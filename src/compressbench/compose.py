@@ -82,7 +82,7 @@ def plain_data(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: a run's config is plain data; this one holds an alias (*name)")
         loaded = OmegaConf.create(text)
         found = OmegaConf.to_container(loaded, resolve=False, throw_on_missing=True)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: can't be read: {reason}") from error
     if not isinstance(found, dict):
@@ -196,7 +196,7 @@ def options(group: str, folders: tuple[Path, ...] = ()) -> list[str]:
 
 def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     """One line for an error of composition: what is wrong, where, the nearest names."""
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
 
     inner: BaseException | None = error
     while inner is not None:  # one of ours, wrapped by the resolver that raised it
@@ -210,6 +210,9 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     if isinstance(error, RecursionError):
         return "the config is nested too deeply, or refers to itself"
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        why = " ".join(text.partition("See https")[0].split())
+        return f"{error.override!r} is no override such as seed=1: {why}"
     found = re.search(r"[Cc]ould not find '([\w/\-.]+)/([^'/]+)'", text)
     if found:
         group, name = found.groups()

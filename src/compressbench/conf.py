@@ -16,7 +16,7 @@ def conf_dir() -> Path:
 
 def headline(path: Path) -> tuple[str, str]:
     """A config's name and its one-line description from the comment ``# name: what it is``."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# ") and not line.startswith("# @package"):
             name, colon, text = line[2:].partition(": ")
             return (

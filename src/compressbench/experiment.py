@@ -66,24 +66,11 @@ def prepare(config: Mapping[str, Any], writable: bool = True) -> Experiment:
     Raises:
         UserError: the first fault found.
     """
-    for key in config:
-        if key not in KEYS:
-            raise UserError(f"unknown key {key!r}; {nearest(str(key), KEYS)}")
-    for key in KEYS:
-        if key not in (*OPTIONAL, *config):
-            raise UserError(f"{key}: a value is needed")
-        if key in MAPPINGS and not isinstance(config[key], Mapping):
-            raise UserError(f"{key}: {config[key]!r} is no mapping; choose one by its name, {key}=NAME")
-    seed = check_seed(config["seed"])
+    check_keys(config)
+    seed, hardware = config["seed"], config["hardware"]
     outputs = outputs_folder(config["outputs"])
     trusted = prefixes(config.get("trust"))
-    hardware = config["hardware"]
-    threads = hardware.get("threads")
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise UserError(f"hardware.threads: {threads!r} is not a whole number, 1 or more")
-    device = str(hardware.get("device"))
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UserError(f"hardware.device: unknown {device!r}; cpu, cuda or cuda:0 are known")
+    threads, device = hardware["threads"], hardware["device"]
     seconds = config["checkpoint_seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise UserError(f"checkpoint_seconds: {seconds!r} is not a number, 0 or more")
@@ -94,6 +81,10 @@ def prepare(config: Mapping[str, Any], writable: bool = True) -> Experiment:
     probes = _probes(config["evaluation"], trusted)
     target = hardware.get("target")
     if target is not None:
+        if not specs.is_spec(target):
+            raise UserError(
+                f"hardware.target: {target!r} is no spec with _target_; choose a target by its YAML"
+            )
         specs.check(target, "hardware.target", trusted, parts=("hardware",))
     labels = Labels(
         recipe=file_name(config["recipe"].get("name"), "recipe.name"),
@@ -117,6 +108,30 @@ def prepare(config: Mapping[str, Any], writable: bool = True) -> Experiment:
     setting = Setting(dataset, context, labels, probes, target, float(seconds), asked, retime)
     told = published((recipe.get("compare") or {}).get("published"), labels)
     return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Checks what a plan needs of a resolved config: its parts, seed, threads and device.
+
+    Raises:
+        UserError: the first fault.
+    """
+    for key in config:
+        if key not in KEYS:
+            raise UserError(f"unknown key {key!r}; {nearest(str(key), KEYS)}")
+    for key in KEYS:
+        if key not in (*OPTIONAL, *config):
+            raise UserError(f"{key}: a value is needed")
+        if key in MAPPINGS and not isinstance(config[key], Mapping):
+            raise UserError(f"{key}: {config[key]!r} is no mapping; choose one by its name, {key}=NAME")
+    check_seed(config["seed"])
+    hardware = config["hardware"]
+    threads = hardware.get("threads")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UserError(f"hardware.threads: {threads!r} is not a whole number, 1 or more")
+    device = hardware.get("device")
+    if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"hardware.device: unknown {device!r}; cpu, cuda or cuda:0 are known")
 
 
 def _reader(dataset: Mapping[str, Any]) -> str:

@@ -269,7 +269,8 @@ def check(
                 check_length(value, f"{place}.{key}")
             may_lack = value is None and "None" in annotation
             if annotation.startswith("Mapping[") and not isinstance(value, Mapping) and not may_lack:
-                shipped = (conf_dir() / key / f"{value}.yaml").is_file()
+                word = isinstance(value, str) and value.isidentifier() and len(value) < 100
+                shipped = word and (conf_dir() / key / f"{value}.yaml").is_file()
                 way = f"; choose it by its YAML: +{key}@{place}.{key}={value}" if shipped else ""
                 raise UserError(f"{place}.{key}: {value!r} is no mapping such as {{name: value}}{way}")
             if target.startswith(f"{OWN}.") and not fits(annotation, value):
@@ -333,6 +334,8 @@ def fits(annotation: str, value: Any) -> bool:
 
 
 def _fits(annotation: str, value: Any) -> bool:
+    if annotation in SHORT:
+        return is_spec(value) or isinstance(value, str)
     if annotation in PLAIN:
         good = isinstance(value, PLAIN[annotation])
         return good and (not isinstance(value, bool) or annotation == "bool")
@@ -373,7 +376,8 @@ def in_words(annotation: str) -> str:
             inner = [in_words(p) for p in _parted(found[2], ",")[1:] if p != "Any"]
             words.append(f"a mapping of names to {inner[0]}" if inner else "a mapping")
         else:
-            words.append({"None": "null", "Ref": "a state's name"}.get(part, part))
+            short = f"the name or a spec of one of {SHORT[part]}" if part in SHORT else part
+            words.append({"None": "null", "Ref": "a state's name"}.get(part, short))
     return " or ".join(words)
 
 

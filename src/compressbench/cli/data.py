@@ -61,31 +61,39 @@ def read_config(name: str, folders: Sequence[Path], data_dir: str) -> dict[str, 
         merged = OmegaConf.merge(
             *({"dataset": layer} for layer in _layers(name, folders)), {"data_dir": data_dir}
         )
-        return OmegaConf.to_container(merged, resolve=True)["dataset"]  # type: ignore[index,call-overload,return-value]
-    except OmegaConfBaseException as error:
-        raise UserError(f"dataset {name}: {str(error).splitlines()[0]}") from error
+        found = OmegaConf.to_container(merged, resolve=True)["dataset"]  # type: ignore[index,call-overload]
+    except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"dataset {name}: {reason}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"dataset {name}: {found!r} is no mapping of settings")
+    return found
 
 
-def _layers(name: str, folders: Sequence[Path]) -> list[dict[str, Any]]:
+def _layers(name: str, folders: Sequence[Path], inside: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     import yaml
 
+    if name in inside:
+        raise UserError(f"dataset {name}: its defaults go in a circle: {', '.join((*inside, name))}")
     path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
     if path is None:
         known = [path.stem for folder in folders for path in folder.glob("*.yaml")]
         raise UserError(f"unknown dataset {name!r}; {nearest(name, known)}")
     try:
         own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"can't read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(own, dict):
         raise UserError(f"{path} holds no settings")
-    defaults = own.pop("defaults", [])
+    defaults = own.pop("defaults", None) or []
+    if not isinstance(defaults, list):
+        raise UserError(f"{path}: defaults: {defaults!r} is no list")
     layers = []
     for parent in defaults if "_self_" in defaults else [*defaults, "_self_"]:
         if parent == "_self_":
             layers.append(own)
         elif isinstance(parent, str):
-            layers += _layers(parent.removeprefix("/dataset/").partition("@")[0], folders)
+            layers += _layers(parent.removeprefix("/dataset/").partition("@")[0], folders, (*inside, name))
     return layers
 
 
@@ -93,6 +101,8 @@ def _show(config: Mapping[str, Any], data_dir: str, download: bool) -> int:
     from compressbench import specs
 
     read = config.get("read") or {}
+    if not isinstance(read, Mapping):
+        raise UserError(f"dataset.read: {read!r} is no reader; it needs {specs.TARGET}")
     target = str(read.get(specs.TARGET, ""))
     module, _, function = target.rpartition(".")
     known = _published(module) if target.startswith("compressbench.") else {}

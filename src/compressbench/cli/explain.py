@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
 
 def _header(path: Path) -> str:
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith("#"):
             break
         lines.append(line[1:].removeprefix(" "))
@@ -40,19 +40,21 @@ def _header(path: Path) -> str:
 def _stages(overrides: list[str], config_dir: Path | None) -> str:
     from compressbench.cli.run import composed
     from compressbench.cli.terminal import grouped, words
+    from compressbench.experiment import check_keys
     from compressbench.plan import Context, make
     from compressbench.trust import prefixes
 
     config = composed(overrides, str(config_dir) if config_dir else None)
+    check_keys(config)
     hardware = config["hardware"]
     trusted = prefixes(config.get("trust"))
     plan = make(
         config["recipe"], config["seed"], Context("", hardware["device"], hardware["threads"], trusted)
     )
+    scale, model, data = (config[key].get("name") for key in ("scale", "model", "dataset"))
     out = [
         "",
-        f"Stages at scale={config['scale']['name']}: {config['model'].get('name')} on {config['dataset']['name']}, "
-        f"{len(plan.nodes)} states",
+        f"Stages at scale={scale}: {model} on {data}, {len(plan.nodes)} states",
     ]
     for pattern, nodes in grouped(list(plan.nodes)).items():
         parent = nodes[0].parent

@@ -193,6 +193,9 @@ def _check_options(argv: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:
+        stray = [a for a in argv if not a.startswith(("-", "~")) and "=" not in a]
+        if message.startswith("unrecognized") and stray:
+            message = f"{stray[0]!r} is neither an option nor an override such as seed=1"
         raise UserError(f"run: {message}; try: compressbench run --help")
 
     parser = get_args_parser()

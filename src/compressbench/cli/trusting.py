@@ -66,6 +66,7 @@ def _trusted_in(path: Path) -> tuple[str, ...]:
 
     try:
         found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: can't be read: {reason}") from error
     return prefixes(found.get("trust")) if isinstance(found, dict) else ()

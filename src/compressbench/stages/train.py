@@ -37,6 +37,31 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+RETURNS = {"schedule": "float", "stepper": "Stepper", "objective": "Objective", "averager": "float | None"}
+"""What the shipped functions at each of these places return, as written."""
+
+
+def _check_part(name: str, spec: Any) -> None:
+    """Refuses what can't be a part of a training; of a user's own functions nothing is known.
+
+    Raises:
+        UserError: it is no spec, or one of something else.
+    """
+    if spec is None and name == "averager":
+        return
+    if not specs.is_spec(spec):
+        raise UserError(f"{name}: {spec!r} is no spec with {specs.TARGET}; choose one by its YAML")
+    target = str(spec[specs.TARGET])
+    own = target.startswith(f"{specs.OWN}.")
+    seen = specs.signature(target) if own else None
+    if name == "optimizer":
+        wrong = own or target.startswith("torch.nn.")
+    else:
+        wrong = target.startswith("torch.") or (seen is not None and seen.returns != RETURNS[name])
+    if wrong:
+        raise UserError(f"{name}: {target} can't stand here; it is no {name}")
+
+
 @dataclass(frozen=True)
 class Train:
     """Trains a state; masks hold, batches come in an order that all trainings of a seed share.
@@ -105,6 +130,8 @@ class Train:
                 raise UserError(
                     f"{name}: unknown {getattr(self, name)!r}; {nearest(getattr(self, name), allowed)}"
                 )
+        for name in ("optimizer", *RETURNS):
+            _check_part(name, getattr(self, name))
         if self.batch_size < 1:
             raise UserError(f"batch_size: {self.batch_size} is less than 1")
         if not self.lr > 0:
