@@ -188,7 +188,7 @@ def test_spread_is_mean_and_sample_deviation():
     ("value", "unit", "text"),
     [
         (91.25, "%", "91.2"),
-        (-0.04, "points", "0.0"),
+        (-0.04, "points", "\N{MINUS SIGN}0.04"),
         (-3.26, "points", "−3.3"),
         (78042, "1", "78\u202f042"),
         (312168, "bytes", "312\u202fk"),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compressbench.attacks import Ball
+from compressbench.metrics import named
 
 Scores = Callable[[Tensor], Tensor]
 """Encoded images (n, c, h, w) to scores (n, classes)."""
@@ -100,4 +101,4 @@ def _margin(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(n,) the label's score over the best other one, and whether another class is named (ties: the lower one)."""
     own = scores.gather(1, labels[:, None]).squeeze(1)
     others = scores.scatter(1, labels[:, None], -math.inf)
-    return own - others.amax(dim=1), scores.argmax(dim=1) != labels
+    return own - others.amax(dim=1), named(scores) != labels

@@ -89,6 +89,7 @@ METRICS: Mapping[str, Declared] = {
     "nll": Declared("NLL", "nats", -1),
     "ece": Declared("Calibration error", "%", -1),
     "n": Declared("Examples", "examples"),
+    "majority_top1": Declared("Top-1 of the commonest class", "%"),
     # forgetting
     "recall": Declared("Recall", "%", 1),
     "recall_change": Declared("Recall change", "points", 1),

@@ -15,6 +15,7 @@ from compressbench import specs
 from compressbench.bench import Bench, derive_seed
 from compressbench.errors import UserError
 from compressbench.exiting import POLICY, Policy, assigned, everything, taken
+from compressbench.metrics import hits
 from compressbench.models.build import module_of, prunable, snapshot
 from compressbench.models.counting import count, of_exits
 from compressbench.models.cutting import replay
@@ -25,6 +26,8 @@ from compressbench.state import State
 BATCH = 64
 CANDIDATES = 512
 STREAK = "Streak"
+KEPT = "its exits' policy was chosen before this, and its thresholds stay: choose anew for the same budget"
+GONE = "its exits' policy was chosen for other weights, and is gone: choose anew"
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -102,7 +105,7 @@ def chosen(state: State, bench: Bench, settings: Any) -> State:
         policy = replace(policy, thresholds=found)
     where = assigned(policy, logits)
     share = torch.bincount(where, minlength=exits + 1).double() / len(where)
-    flags = list(state.facts.get("flags", []))
+    flags = _of_others(state)
     if not bool((where < exits).any()):
         patience = settings.says == STREAK and math.isfinite(min(policy.thresholds))
         flags.append(
@@ -116,23 +119,20 @@ def chosen(state: State, bench: Bench, settings: Any) -> State:
         flags=flags,
         exit_macs=costs,
         exit_shares=[round(float(s), 6) for s in share],
-        exit_validation_top1=float(100 * (taken(logits, where).argmax(1) == labels).double().mean()),
+        exit_validation_top1=100 * float(hits(taken(logits, where), labels).double().mean()),
     )
 
 
 def outlived(before: State | None, after: State) -> State:
     """The state after a stage, flagged where the policy of its exits was chosen for the net as it was before."""
-    flag = (
-        "its exits' policy was chosen before this, and its thresholds stay: choose anew for the same budget"
-    )
     flags = after.facts.get("flags", [])
-    if before is None or POLICY not in after.policies or after.policies != before.policies or flag in flags:
+    if before is None or POLICY not in after.policies or after.policies != before.policies or KEPT in flags:
         return after
     weights = before.weights
     same = after.edits == before.edits and weights.keys() == after.weights.keys()
     if same and all(torch.equal(tensor, weights[name]) for name, tensor in after.weights.items()):
         return after
-    return after.with_facts(flags=[*flags, flag])
+    return after.with_facts(flags=[*flags, KEPT])
 
 
 def forgotten(state: State) -> State:
@@ -142,12 +142,14 @@ def forgotten(state: State) -> State:
     """
     if POLICY not in state.policies:
         return state
-    flags = [
-        *state.facts.get("flags", []),
-        "its exits' policy was chosen for other weights, and is gone: choose anew",
-    ]
+    flags = [*_of_others(state), GONE]
     policies = {k: v for k, v in state.policies.items() if k != POLICY}
     return replace(state, policies=policies, key="").with_facts(flags=flags)
+
+
+def _of_others(state: State) -> list[str]:
+    """A state's flags but for those of a policy that it had: they hold no longer once that is gone, or chosen anew."""
+    return [flag for flag in state.facts.get("flags", []) if flag not in (KEPT, GONE)]
 
 
 def answers(parts: Sequence[Any], bench: Bench, split: str) -> tuple[list[Tensor], Tensor]:
@@ -273,7 +275,7 @@ def within_loss(
     sure: Tensor, logits: Sequence[Tensor], labels: Tensor, costs: Sequence[float], points: float
 ) -> tuple[float, ...]:
     """One threshold for all exits: the cheapest whose top-1 is at most ``points`` below the last exit's."""
-    right = torch.stack([t.argmax(1) == labels for t in logits], dim=1)
+    right = torch.stack([hits(t, labels) for t in logits], dim=1)
     price = torch.tensor(costs, dtype=torch.float64)
     least = 100 * float(right[:, -1].double().mean()) - points - 1e-9
     best, best_cost = math.inf, math.inf

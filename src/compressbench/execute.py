@@ -12,7 +12,7 @@ from compressbench import provenance, specs
 from compressbench.bench import Bench, Progress, Silent
 from compressbench.declared import is_timing
 from compressbench.errors import Incomplete, UserError
-from compressbench.plan import Context, Measure, Node, Plan
+from compressbench.plan import FLOOR, Context, Measure, Node, Plan
 from compressbench.records import Metric, Record
 from compressbench.speedups import is_disturbed
 from compressbench.store import Damaged, Store, digest
@@ -84,6 +84,7 @@ class Executor:
         self._known_results: dict[str, dict[str, Any]] = {}
         self._result_keys: dict[tuple[str, str, str], str] = {}
         self._measured: set[str] = set()
+        self._no_floor: dict[str, bool] = {}
 
     def missing_states(self) -> list[Node]:
         """Nodes whose state is not in the store (damaged ones are dropped here, and said)."""
@@ -94,7 +95,9 @@ class Executor:
         return [(m, p) for m in self.plan.measures for p in self.probes_of(m) if self._lasting(m, p) is None]
 
     def probes_of(self, measure: Measure) -> list[str]:
-        """Names of the probes that a measure asks for, in the evaluation's order."""
+        """Names of the probes of a measure, in the evaluation's order; none for a floor that is no other state."""
+        if self._is_no_floor(measure):
+            return []
         if measure.probes is None:
             return list(self.setting.probes)
         return [p for p in (*self.setting.probes, *self.setting.asked) if p in measure.probes]
@@ -122,6 +125,8 @@ class Executor:
                         self.result(measure, probe)
                     waiting.remove(measure)
                 self._forget(done)
+        for measure in filter(self._is_no_floor, self.plan.measures):
+            self.watcher.say(self._why_no_floor(measure))
         yield from self.records()
         lacking = [
             f"{probe} of {m.state}"
@@ -141,6 +146,8 @@ class Executor:
             if node.key not in self._known_facts:
                 self._facts(node)
             facts = self._known_facts.get(node.key)
+            if self._is_no_floor(measure) and (body := self.store.read_facts(node.key)):
+                yield self._without_floor(measure, labels, body)
             for probe in self.probes_of(measure):
                 result = self._known_results.get(self._result_key(measure, probe)) or self._result(
                     measure, probe
@@ -173,6 +180,55 @@ class Executor:
                         machine=made["machine"],
                         artefact=metric.artefact,
                     )
+
+    def _is_no_floor(self, measure: Measure) -> bool:
+        """Whether a measure is of a floor that is the same state as its reference; False while that isn't known."""
+        if measure.series != FLOOR:
+            return False
+        if measure.state not in self._no_floor:
+            pair = [self._nodes[name] for name in (measure.state, measure.reference)]
+            try:
+                one, other = (self.store.read_facts(n.key, self._made_by(n)) for n in pair)
+                if one is None or other is None:
+                    return False
+                alike = all(one[part] == other[part] for part in ("model", "edits", "policies", "tensors"))
+            except Damaged:
+                return False
+            self._no_floor[measure.state] = alike
+        return self._no_floor[measure.state]
+
+    def _why_no_floor(self, measure: Measure) -> str:
+        seeds = [self._nodes[name].seed for name in (measure.state, measure.reference)]
+        return (
+            f"no floor: {measure.reference} of seed {seeds[0]} is the very state of seed {seeds[1]}, its weights don't "
+            "depend on the seed; recipe.compare.floor=false leaves the floor out"
+        )
+
+    def _without_floor(self, measure: Measure, labels: Mapping[str, Any], body: Mapping[str, Any]) -> Record:
+        """The one row of a floor that is none: it says why."""
+        made, facts = body["provenance"], body["facts"]
+        return Record(
+            **labels,
+            series=measure.series,
+            moment=measure.moment,
+            state=measure.state,
+            order=measure.order,
+            density=facts["density"],
+            compute=float(facts["macs"]),
+            probe="loyalty",
+            metric="label_loyalty",
+            group="",
+            value=None,
+            unit="%",
+            basis="measured",
+            n=0,
+            note=self._why_no_floor(measure),
+            key=self._nodes[measure.state].key,
+            reference=self._nodes[measure.reference].key,
+            dtype=facts.get("dtype", "fp32"),
+            versions=made["versions"],
+            machine=made["machine"],
+        )
 
     def state(self, name: str) -> State:
         """A state by name: from memory, from the store, or made now by one process alone."""
@@ -237,7 +293,7 @@ class Executor:
             checkpoint_seconds=self.setting.checkpoint_seconds,
             say=self.watcher.say,
         )
-        from compressbench.early import outlived
+        from compressbench.flags import checked
 
         before = self.state(node.parent) if node.parent else None
         words = node.stage.describe() if hasattr(node.stage, "describe") else type(node.stage).__name__
@@ -245,7 +301,7 @@ class Executor:
             bench = replace(bench, progress=progress)
             began = time.monotonic()
             try:
-                state = outlived(before, node.stage.apply(before, bench))
+                state = checked(before, node.stage.apply(before, bench))
             except UserError as error:
                 raise type(error)(f"stage {node.name}: {error}") from error
         context = self.setting.context

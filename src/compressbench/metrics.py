@@ -83,11 +83,14 @@ def js_distance(p: Tensor, q: Tensor, base: float = math.e) -> Tensor:
     Args:
         p, q: (n, classes) probabilities, zeros allowed; each row is divided by its sum.
         base: of the logarithm; with 2 the distance of disjoint distributions is 1, with e it is sqrt(ln 2).
+
+    A row that holds what is no number (NaN) is as far from all others as disjoint ones are.
     """
     p, q = p.double(), q.double()
     p, q = p / p.sum(dim=1, keepdim=True), q / q.sum(dim=1, keepdim=True)
     middle = (p + q) / 2
     divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
+    divergence = divergence.masked_fill(middle.isnan().any(dim=1), math.log(2))
     return (divergence.clamp(0, math.log(2)) / math.log(base)).sqrt()
 
 
@@ -95,9 +98,17 @@ def _relative_entropy(p: Tensor, q: Tensor) -> Tensor:
     return torch.where(p > 0, p * (p / q).log(), torch.zeros_like(p)).sum(dim=1)
 
 
+def named(scores: Tensor) -> Tensor:
+    """(n,) the class that each row of (n, classes) scores names, the lower one of equals; -1 where a score is NaN."""
+    return scores.argmax(dim=1).masked_fill(scores.isnan().any(dim=1), -1)
+
+
 def label_loyalty(one: Tensor, other: Tensor) -> float:
-    """Share of examples on which two models name the same class (Xu et al., EMNLP 2021); (n,) classes."""
-    return percent(one == other)
+    """Share of examples on which two models name the same class (Xu et al., EMNLP 2021); (n,) classes.
+
+    Below 0 stands for none (see ``named``), with which nothing agrees.
+    """
+    return percent((one == other) & (one >= 0))
 
 
 def probability_loyalty(log_p: Tensor, log_q: Tensor, base: float = math.e) -> float:

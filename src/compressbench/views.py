@@ -70,6 +70,11 @@ class View:
         """(n, classes) log-probabilities of the whole test split, on the CPU, in the split's order."""
         return self.log_probs_of("test")
 
+    @functools.cached_property
+    def unanswered(self) -> int:
+        """How many test examples it gives an answer to that is no number (NaN)."""
+        return int(self.log_probs.isnan().any(dim=1).sum())
+
     def log_probs_of(self, split: str, limit: int | None = None) -> Tensor:
         """Log-probabilities of a split's first ``limit`` examples."""
         task, fast, parts = self.bench.task, self.fast, []

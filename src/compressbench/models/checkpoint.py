@@ -29,7 +29,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             path)``.
 
     Raises:
-        UserError: no such file, another format, a damaged file, a pickle of more than tensors, or no tensors.
+        UserError: no such file, another format, a damaged file, a pickle of more than tensors, no tensors, or a tensor
+            that holds what is no number.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -71,6 +72,12 @@ def _unwrapped(found: Any, file: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"weights: {file} holds {type(value).__name__} under {name!r} instead of a tensor; "
                 "save model.state_dict() alone"
+            )
+        if value.is_floating_point() and bool(value.isnan().any()):
+            lost = f"{int(value.isnan().sum())} of {value.numel()} values"
+            raise UserError(
+                f"weights: {file}: {name} holds {lost} that are no numbers (NaN); a training that diverged? Take an "
+                "earlier checkpoint"
             )
     tensors = {name: value.detach() for name, value in found.items()}
     while prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in tensors)), None):

@@ -78,6 +78,13 @@ def theseus(
     return module
 
 
+def idle(module: nn.Module) -> set[int]:
+    """ids of parameters that no evaluation computes with: of the blocks that successors stand in for."""
+    return {
+        id(p) for part in module.modules() if isinstance(part, Replaceable) for p in part.old.parameters()
+    }
+
+
 def groups_of(module: nn.Module, every: int, blocks: str | None = None) -> dict[str, list[str]]:
     """Consecutive blocks in runs of ``every``, the first of each with the others; shorter runs at the end stay alone.
 
@@ -129,6 +136,16 @@ def begun(tensors: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
         out[f"{places[block]}.{rest}"] = tensor
         if block in groups:
             out[f"{block}.new.{rest}"] = tensor
+    return out
+
+
+def renamed(sizes: Mapping[str, int], groups: Groups, before: str, after: str) -> dict[str, int]:
+    """Sizes by name, those of blocks that stay under another one: ``layer1.0.new.conv1.weight`` for ``after=".new"``."""
+    out = {}
+    for name, size in sizes.items():
+        block = next((b for b in groups if name.startswith(f"{b}{before}.")), None)
+        rest = name if block is None else name.removeprefix(f"{block}{before}.")
+        out[rest if block is None else f"{block}{after}.{rest}"] = size
     return out
 
 

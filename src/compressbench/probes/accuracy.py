@@ -21,11 +21,16 @@ class Accuracy:
         bins: of confidence, equally wide, for the calibration error (Guo et al. 2017 take 15).
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers are said; the commonest class
     bins: int = 15
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject on the whole test split."""
+        from compressbench.probes.answered import answered
+
+        yield from answered(self._measured(subject, reference, bench), subject=subject)
+
+    def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
 
         log_probs, labels = subject.log_probs, subject.labels
@@ -37,3 +42,5 @@ class Accuracy:
         yield Metric("nll", metrics.negative_log_likelihood(log_probs, labels), "nats", n=n)
         yield Metric("ece", metrics.calibration_error(log_probs, labels, self.bins), "%", n=n)
         yield Metric("n", n, "examples", n=n)
+        most = 100 * int(labels.bincount().max()) / n
+        yield Metric("majority_top1", most, "%", "computed", n=n, note="the commonest class named each time")

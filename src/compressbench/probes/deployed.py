@@ -77,7 +77,7 @@ def logits(lowered: Lowered, bench: Bench, split: str = "test") -> Tensor:
 
 
 def _accuracy(subject: View, lowered: Lowered, name: str, simulated: float, bench: Bench) -> Iterable[Metric]:
-    from compressbench.metrics import hits, label_loyalty, percent
+    from compressbench.metrics import hits, label_loyalty, named, percent
 
     found = logits(lowered, bench)
     n, top1 = len(found), percent(hits(found, subject.labels))
@@ -85,7 +85,7 @@ def _accuracy(subject: View, lowered: Lowered, name: str, simulated: float, benc
     flag = f"deployed and simulated are more than {FLAGGED} points apart" if abs(gap) > FLAGGED else ""
     yield Metric("deployed_top1", top1, "%", n=n, group=name, note=lowered.runtime)
     yield Metric("deployed_gap", gap, "points", n=n, group=name, note=flag)
-    agreement = label_loyalty(found.argmax(dim=1), subject.log_probs.argmax(dim=1))
+    agreement = label_loyalty(named(found), named(subject.log_probs))
     yield Metric("deployed_agreement", agreement, "%", n=n, group=name)
 
 

@@ -38,6 +38,7 @@ class Exits:
         """Of the subject on the whole test split."""
         import torch
 
+        from compressbench import metrics
         from compressbench.early import answers
         from compressbench.exiting import assigned, policy_of, taken
         from compressbench.models.counting import of_exits
@@ -50,7 +51,7 @@ class Exits:
         names = exit_names(module)
         logits, labels = answers(subject.parts, bench, "test")
         costs = torch.tensor(of_exits(parts_of(module), bench.dataset.shape), dtype=torch.float64)
-        right = torch.stack([t.argmax(1) == labels for t in logits], dim=1)
+        right = torch.stack([metrics.hits(t, labels) for t in logits], dim=1)
         n, last = len(labels), len(names) - 1
         policy = policy_of(subject.state.policies)
         where = assigned(policy, logits) if policy else torch.full((n,), last)

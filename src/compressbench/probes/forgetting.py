@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 class Forgetting:
     """Recall per class, its change, and the examples that only one of the two models gets right."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers are said
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split, against the reference; a class without examples has no figures."""
+        from compressbench.probes.answered import answered
+
+        yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
+
+    def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
 
         labels = subject.labels

@@ -17,15 +17,22 @@ if TYPE_CHECKING:
 class Loyalty:
     """Label loyalty, and probability loyalty with the natural logarithm (as published) and with base 2."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers agree with nothing
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split, against the reference."""
+        from compressbench.probes.answered import answered
+
+        yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
+
+    def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
 
         own, other = subject.log_probs, reference.log_probs
         n = len(own)
-        yield Metric("label_loyalty", metrics.label_loyalty(own.argmax(1), other.argmax(1)), "%", n=n)
+        yield Metric(
+            "label_loyalty", metrics.label_loyalty(metrics.named(own), metrics.named(other)), "%", n=n
+        )
         natural = metrics.probability_loyalty(own, other)
         yield Metric("probability_loyalty", natural, "%", n=n, note="natural logarithm")
         binary = metrics.probability_loyalty(own, other, base=2)

@@ -39,7 +39,7 @@ class Relations:
         UserError: a setting out of range.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers are said
     temperature: Positive = 4.0
     classes_shown: int = 20
 
@@ -50,6 +50,11 @@ class Relations:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split; a class without a test example has no relations."""
+        from compressbench.probes.answered import answered
+
+        yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
+
+    def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
         from compressbench.representation import relations
 

@@ -39,7 +39,7 @@ class Robustness:
             just fallen hardly transfers.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers agree with nothing
     eps: float | str = "8/255"
     steps: int = 10
     step: float | str | None = None
@@ -69,6 +69,11 @@ class Robustness:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the same images for all states; loyalty is that of both models on the subject's bad examples."""
+        from compressbench.probes.answered import answered
+
+        yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
+
+    def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
         from compressbench.attacks import NoGradient
 
@@ -85,7 +90,7 @@ class Robustness:
             answers = _log_probs(subject, images)
             yield Metric(f"{name}_accuracy", metrics.percent(metrics.hits(answers, labels)), "%", n=n)
             other = answers if same else _log_probs(reference, images)
-            agreed = metrics.label_loyalty(answers.argmax(1), other.argmax(1))
+            agreed = metrics.label_loyalty(metrics.named(answers), metrics.named(other))
             when = "as it fell" if self.drop_fallen and name == "pgd" else "after all steps"
             yield Metric(f"{name}_label_loyalty", agreed, "%", n=n, note=f"each image {when}")
             close = metrics.probability_loyalty(answers, other)

@@ -26,7 +26,7 @@ class Shifted:
         examples: of the test split, from its beginning; null for all.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers are said
     corruptions: tuple[str, ...] = KNOWN
     severity: int = 3
     examples: int | None = None
@@ -45,6 +45,11 @@ class Shifted:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject: the mean over the corruptions, and each of them."""
+        from compressbench.probes.answered import answered
+
+        yield from answered(self._measured(subject, reference, bench), subject=subject)
+
+    def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         import torch
 
         from compressbench import metrics

@@ -32,7 +32,7 @@ class Square:
         examples: test images to attack; null for all of them.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers are wrong
     eps: float | str = "8/255"
     queries: int = 500
     first: float = 0.8
@@ -58,6 +58,11 @@ class Square:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject: accuracy after the attack on all images, queries on those that it got right before."""
+        from compressbench.probes.answered import answered
+
+        yield from answered(self._measured(subject, reference, bench), subject=subject)
+
+    def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         import torch
 
         from compressbench import attacks, black_box, metrics

@@ -6,16 +6,30 @@ import math
 import re
 from collections.abc import Sequence
 
+from compressbench.probes.answered import NUMBERS
 from compressbench.records import Record
 from compressbench.report.accuracy import pairs
+from compressbench.report.chance import at_chance_in_words, unseen
 from compressbench.report.exits import batches, cost_of
-from compressbench.report.heat import emptied_layers, worst_classes
-from compressbench.report.numbers import MISSING, Spread, between, counted, grouped, percent, plain, seeds
+from compressbench.report.heat import changes_of, emptied_layers
+from compressbench.report.numbers import (
+    MISSING,
+    Spread,
+    between,
+    counted,
+    grouped,
+    percent,
+    plain,
+    seeds,
+    share,
+)
 from compressbench.report.panels import (
+    FLOOR,
     Panel,
     Point,
     Reading,
     Series,
+    beside_lead,
     bits_of,
     counterpart,
     macs_of,
@@ -87,10 +101,26 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
         where = f"{panel.name}: " if len(panel_list) > 1 else ""
         told += [where + sentence for sentence in panel.split]
         told += [where + sentence for sentence in _gaps(panel)]
+        told += [where + sentence for m in panel.moments for sentence in at_chance_in_words(panel, m)]
+        told += [where + sentence for sentence in (*_no_numbers(panel), *_no_floor(panel))]
         told += [where + sentence for sentence in emptied_layers(panel)]
         if len(panel.seeds) == 1:
             told.append(f"{where}One seed: no spread, and no difference here can be told from chance.")
     return told
+
+
+def _no_numbers(panel: Panel) -> list[str]:
+    """Which series hold states that answer what is no number."""
+    found = dict.fromkeys(r.series for r in panel.rows if NUMBERS in r.note)
+    if not found:
+        return []
+    return [f"{', '.join(found)}: some answers {NUMBERS}; they count as wrong, see the notes of the tables."]
+
+
+def _no_floor(panel: Panel) -> list[str]:
+    """Why there is no floor where one was asked for."""
+    found = dict.fromkeys(r.note for r in panel.rows if r.series == FLOOR and r.value is None and r.note)
+    return list(found) if not panel.floors else []
 
 
 def _disturbed(rows: Sequence[Record]) -> list[str]:
@@ -140,14 +170,17 @@ def summary(panel: Panel) -> list[str]:
         if reading and reading.spread:
             opening.append(f"{label[:1].upper()}{label[1:]} {name}: {_figure(reading.spread, reading.unit)}.")
     leaving = [s for s in panel.series if _leaves(s, moment)]
-    told = [opening, *(_within(panel, lead, moment) for lead in panel.leads[:4] if lead not in leaving)]
-    told += [_leaving(panel, series, moment) for series in leaving]
-    told.append(_hypothesis(panel, moment))
+    told = [opening, at_chance_in_words(panel, moment)]
+    seen = {s.label for s in panel.series if not unseen(panel, s, moment)}
+    told += [_within(panel, x, moment) for x in panel.leads[:4] if x not in leaving and x.label in seen]
+    told += [_leaving(panel, series, moment) for series in leaving if series.label in seen]
+    if seen:
+        told.append(_hypothesis(panel, moment))
     if not leaving:  # densities say nothing of them
         told.append(_faster(panel, moment))
-    told.append(_random(panel, moment))
+    told.append(_random(panel, moment) if seen else [])
     if not leaving:
-        told[-1] += [*_speed(panel, moment), *_forgotten(panel, moment)]
+        told[-1] += [*_speed(panel, moment), *(_forgotten(panel, moment) if seen else [])]
     return [" ".join(sentences) for sentences in told if sentences]
 
 
@@ -256,14 +289,19 @@ def _kind(point: Point, removed: bool) -> str:
 
 
 def _forgotten(panel: Panel, moment: str) -> list[str]:
-    """The class that the lead loses most at its lowest density."""
-    worst = worst_classes(panel, moment)
-    lowest = panel.lead.lowest(moment) if panel.lead else None
-    if not worst or worst[0][1].mean >= 0 or panel.lead is None or lowest is None:
+    """The class that is lost most, and by which series, each where it stands beside the lead's smallest."""
+    found = [
+        (change.mean, name, series, point, change)
+        for series in panel.series
+        if (point := beside_lead(panel, series, moment))
+        for name, change in changes_of(point).items()
+    ]
+    worst = min(found, key=lambda x: (x[0], x[1]), default=None)
+    if worst is None or worst[0] >= 0:
         return []
-    name, change = worst[0]
+    _, name, series, point, change = worst
     return [
-        f"The class that {panel.lead.label} loses most at {_at(panel.lead, lowest, moment)} is “{name}”: "
+        f"Most is lost by {series.label} at {_at(series, point, moment)}: class “{name}”, "
         f"recall {_figure(change, 'points', True)}."
     ]
 
@@ -329,7 +367,7 @@ def _leaving(panel: Panel, series: Series, moment: str) -> list[str]:
     def told(cost: float, point: Point, change: Spread) -> str:
         speeds = [speed_of(point, f"speedup_b{b}", e) for e in panel.environments for b in batches(panel)[:1]]
         known = [f"{in_words(s)} at batch {batches(panel)[0]}" for s in speeds if s]
-        return ", ".join([f"at {cost:.0f} % of its MACs {_figure(change, 'points', True)}", *known])
+        return ", ".join([f"at {share(cost)} % of its MACs {_figure(change, 'points', True)}", *known])
 
     near = [c for c in changes if c[2].mean >= -1]
     cheapest, best = min(changes, key=lambda c: c[0]), min(near, key=lambda c: c[0], default=None)

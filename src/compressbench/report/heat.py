@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from compressbench.report.naming import told_apart
 from compressbench.report.numbers import Spread, counted, percent, percentage, spread
-from compressbench.report.panels import Panel, Point
+from compressbench.report.panels import Panel, Point, Series, beside_lead
 from compressbench.report.states import some
 from compressbench.report.tables import DENSITY, EMPTY, LOSS, Cell, Row, Table, cell, diverging, shade
 from compressbench.report.wording import as_share, moment_name
@@ -35,7 +35,7 @@ def forgetting_table(panel: Panel, moment: str) -> tuple[Table | None, Table | N
                 *(_change_cell(point, name, limit) for point in states),
             ),
         )
-        for name in sorted(names, key=lambda n: _worst(panel, moment, n))
+        for name in sorted(names, key=lambda n: _worst(states, n))
     ]
     first = Table(
         title=f"Recall change per class, points, {moment_name(moment)}",
@@ -61,26 +61,29 @@ def _change_cell(point: Point, name: str, limit: float) -> Cell:
     return replace(shown, shade=diverging(figure.mean, limit)) if figure else shown
 
 
-def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Spread]]:
-    """Classes with the lead's recall change at its lowest density, the worst first."""
-    lead = panel.lead.lowest(moment) if panel.lead else None
-    if lead is None:
-        return []
-    found = [
-        (group, reading.spread)
-        for (probe, metric, group), reading in lead.readings.items()
-        if (probe, metric) == CHANGE and group and reading.spread
-    ]
-    return sorted(((g, s) for g, s in found if s), key=lambda x: (x[1].mean, x[0]))
+def changes_of(point: Point) -> dict[str, Spread]:
+    """Recall change by class at a point."""
+    found = {g: r.spread for (p, m, g), r in point.readings.items() if (p, m) == CHANGE and g}
+    return {name: figure for name, figure in found.items() if figure}
 
 
-def _worst(panel: Panel, moment: str, name: str) -> tuple[float, str]:
-    for series in panel.leads:
-        point = series.lowest(moment)
-        reading = point.reading(*CHANGE, name) if point else None
-        if reading and reading.spread:
-            return reading.spread.mean, name
-    return 0.0, name
+def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Series, Spread]]:
+    """(class, the series that loses most of it, its recall change), the worst class first.
+
+    Each series is taken where it stands beside the lead's lowest density.
+    """
+    worst: dict[str, tuple[Series, Spread]] = {}
+    for series in panel.series:
+        point = beside_lead(panel, series, moment)
+        for name, change in (changes_of(point) if point else {}).items():
+            if name not in worst or change.mean < worst[name][1].mean:
+                worst[name] = (series, change)
+    found = [(name, series, change) for name, (series, change) in worst.items()]
+    return sorted(found, key=lambda x: (x[2].mean, x[0]))
+
+
+def _worst(states: Sequence[Point], name: str) -> tuple[float, str]:
+    return min((c[name].mean for p in states if name in (c := changes_of(p))), default=0.0), name
 
 
 def layer_table(panel: Panel, moment: str) -> tuple[Table | None, Table | None]:

@@ -12,6 +12,8 @@ MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 FIXED = "\N{NO-BREAK SPACE}"
 DECIMALS = {"%": 1, "points": 1, "nats": 3, "bits": 3, "x": 2, "load": 2}
+EXACT = 1e-9
+MOST = 9
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -58,9 +60,10 @@ def percent(share: float) -> str:
 def percentage(share: float) -> str:
     """A share in [0, 1] as a percentage without its sign: ``100``, ``51.3``, ``3.6``, ``0.72``."""
     value = 100 * share
-    if value >= 99.95:
-        return "100" if value >= 99.995 else f"{value:.2f}"
-    return f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2g}"
+    if 0 < value < 0.95:
+        return f"{value:.2g}"
+    decimals = decimals_of(value, 1, (0.0, 100.0))
+    return "100" if decimals == 1 and f"{value:.1f}" == "100.0" else f"{value:.{decimals}f}"
 
 
 def seeds(count: int) -> str:
@@ -95,7 +98,7 @@ def _pair(mean: float, sd: float | None, unit: str, signed: bool) -> tuple[str, 
         scale, prefix = next(((s, p) for s, p in SCALES if abs(mean) >= s), (1.0, ""))
     scaled = mean / scale
     if unit in DECIMALS and scale == 1.0:
-        decimals = DECIMALS[unit]
+        decimals = decimals_of(scaled, DECIMALS[unit], (0.0, 100.0) if unit == "%" else (0.0,), sd or 0.0)
     elif whole and scale == 1.0 and (sd is None or sd == 0):
         decimals = 0
     else:
@@ -104,6 +107,23 @@ def _pair(mean: float, sd: float | None, unit: str, signed: bool) -> tuple[str, 
     if sd is None or (sd == 0 and (whole or scale != 1.0 or unit not in DECIMALS)):
         return text + unit_prefix, ""
     return text, f"±{sd / scale:,.{decimals}f}".replace(",", THIN) + unit_prefix
+
+
+def share(value: float) -> str:
+    """A figure in percent in a sentence, in whole numbers: ``62``; ``99.6`` and ``0.3`` where these would be 100 or 0."""
+    return f"{value:.{decimals_of(value, 0, (0.0, 100.0))}f}"
+
+
+def decimals_of(value: float, decimals: int, ends: Iterable[float], sd: float = 0.0) -> int:
+    """Decimals of a figure: those given, more where it would be rounded to one of ``ends`` and isn't it.
+
+    A spread that isn't 0 isn't shown as 0 either. What is as near as ``EXACT`` is it: the noise of a mean.
+    """
+    apart = [abs(value - end) for end in ends] + [abs(sd)]
+    least = min((gap for gap in apart if gap > EXACT), default=1.0)
+    while decimals < MOST and round(least, decimals) == 0:
+        decimals += 1
+    return decimals
 
 
 def _three_digits(value: float) -> int:

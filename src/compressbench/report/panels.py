@@ -275,7 +275,8 @@ def _panel(rows: Sequence[Record]) -> Panel:
         lines.setdefault((arm, row.series), []).append(row)
     environment_of = environments if len(set(environments.values())) > 1 else {}
     dense = _pooled(lines, DENSE, names, environment_of)
-    floors = _pooled(lines, FLOOR, names, environment_of)
+    there = {k: own for k, own in lines.items() if k[1] != FLOOR or any(r.value is not None for r in own)}
+    floors = _pooled(there, FLOOR, names, environment_of)
     reference_of = {row.key: label for label, (_, _, pool) in dense.items() for row in pool}
     recipe_of = {arm.recipe: label for label, (_, members, _) in dense.items() for arm in reversed(members)}
     series = []

@@ -84,6 +84,7 @@ MEASURED = {
     "throughput": "throughput",
 }
 COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
+SAID = ("majority_top1",)  # in a sentence, where a dense net is no better
 WHOLE = ("deployed", "targets")  # probes that have a table for all they say
 Pick = Callable[[Series, str], Sequence[Point]]
 
@@ -263,7 +264,12 @@ def leftover_tables(panel: Panel, moment: str) -> list[Table]:
     wanted: dict[str, dict[str, None]] = {}
     by_group: dict[tuple[str, str], dict[str, None]] = {}
     for row in panel.rows:
-        if row.probe in WHOLE or row.moment != moment or (row.probe, whose_end(row.metric)) in figures:
+        if (
+            row.metric in SAID
+            or row.probe in WHOLE
+            or row.moment != moment
+            or (row.probe, whose_end(row.metric)) in figures
+        ):
             continue  # an interval stands beside its figure
         if (row.probe, row.metric, bool(row.group)) in known:
             continue

@@ -194,16 +194,16 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _print_worst(panel: Panel, moment: str, console: Console) -> None:
+    """The classes that any series loses most of; of many series those that lose most are among the columns."""
     worst = worst_classes(panel, moment)[:CLASSES]
-    lead = panel.lead
-    point = lead.lowest(moment) if lead else None
-    if not worst or lead is None or point is None:
+    if not worst:
         return
-    name = axis_of(lead.at(moment)).name(point)
-    title = f"Worst classes of {lead.label} at {name}, recall change in points"
+    wanted = dict.fromkeys([s.label for _, s, _ in worst] + [s.label for s in panel.series])
+    picked = list(wanted)[:SERIES_ABREAST]
+    shown = [s for s in panel.series if s.label in picked]
+    title = "Worst classes, by the series that loses most, recall change in points"
     console.print(f"\n{title}, {moment_name(moment)}", style="bold", markup=False)
-    shown = panel.series[:SERIES_ABREAST]
-    rows = [(name, [_lost(panel, series, moment, name) for series in shown]) for name, _ in worst]
+    rows = [(name, [_lost(panel, series, moment, name) for series in shown]) for name, _, _ in worst]
     console.print(_grid("Class", [_at(panel, s, moment) for s in shown], rows, console.width))
 
 

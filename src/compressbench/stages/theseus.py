@@ -81,7 +81,7 @@ class Replace:
     def apply(self, state: State, bench: Bench) -> State:
         """The net in replacement; its training is reckoned at the predecessor's cost."""
         from compressbench.models.build import module_of, prunable
-        from compressbench.models.theseus import begun, groups_of
+        from compressbench.models.theseus import begun, groups_of, renamed
 
         if state.group("scales"):
             raise UserError("a quantized net's blocks can't be replaced; quantize after the successor stage")
@@ -98,7 +98,12 @@ class Replace:
         tensors = {"weights": {**begun(state.weights, groups), **fresh}, "masks": begun(state.masks, groups)}
         mixed = replace(state, model=model, tensors=tensors, edits=(), key="").with_groups()
         named = prunable(module_of(mixed))
-        return mixed.with_facts(prunable={name: p.numel() for name, p in named.items()})
+        facts = {
+            name: renamed(state.facts[name], groups, "", ".new")
+            for name in ("drawn", "left_alone")
+            if name in state.facts
+        }
+        return mixed.with_facts(prunable={name: p.numel() for name, p in named.items()}, **facts)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Successor:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The predecessor's net without the blocks that went, with the successors' weights."""
-        from compressbench.models.theseus import taken
+        from compressbench.models.theseus import renamed, taken
         from compressbench.structured import edited
 
         if state.model.get(TARGET) != MIXED:
@@ -122,6 +127,13 @@ class Successor:
         edits = tuple(state.model["edits"])
         tensors = {"weights": taken(state.weights, groups), "masks": taken(state.masks, groups)}
         whole = replace(state, model=state.model["predecessor"], tensors=tensors, edits=edits, key="")
+        whole = whole.with_facts(
+            **{
+                name: renamed(state.facts[name], groups, ".new", "")
+                for name in ("drawn", "left_alone")
+                if name in state.facts
+            }
+        )
         return edited(whole.with_groups(), [_dropping(groups)], bench)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compressbench.metrics import named
 from compressbench.outputs import Outputs
 
 
@@ -48,8 +49,8 @@ class Classification:
         return F.log_softmax(outputs.logits.float(), dim=-1)
 
     def predict(self, outputs: Outputs) -> Tensor:
-        """(n,) the most probable class."""
-        return outputs.logits.argmax(dim=-1)
+        """(n,) the most probable class; -1, which is no class, where a logit is no number."""
+        return named(outputs.logits)
 
     def surface(self, device: str = "cpu") -> Surface:
         """Bounds of valid pixels and the size of one pixel unit (1.0 = full range), both in encoded units."""
