@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -16,9 +17,14 @@ from compressbench.hardware import agreement
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
 from compressbench.hardware.target import Lowered, Unsupported
-from compressbench.models.build import module_of
+from compressbench.models.build import left_alone, module_of
+from compressbench.models.counting import count
 from compressbench.models.draw import drawn
 from compressbench.outputs import forward
+from compressbench.probes.cost import Cost
+from compressbench.probes.structure import Structure
+from compressbench.records import Metric
+from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize
 from compressbench.state import State
 from compressbench.views import View
@@ -26,6 +32,7 @@ from compressbench.views import View
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
+MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
 RUNTIMES = {"onnxruntime": OnnxRuntimeCPU(batches=(1, 4)), "openvino": OpenVINOCPU(batches=(1, 4))}
 
 
@@ -230,3 +237,161 @@ def test_agreement_is_by_the_furthest_logit_in_float_and_on_average_where_it_rou
     agreement.check(lambda x: own[: len(x)], lambda x: there[: len(x)], own, (1, 2), "it", True)
     with pytest.raises(agreement.Otherwise, match="it answers otherwise"):
         agreement.check(lambda x: own, lambda x: own * float("nan"), own, (1, 2), "it", True)
+
+
+class Recurrent(nn.Module):
+    """Two layers, both directions: each cell reads its input and its state."""
+
+    def __init__(self, channels: int, outputs: int, kind: str = "GRU") -> None:
+        super().__init__()
+        self.rnn = getattr(nn, kind)(8 * channels, 16, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(32, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x.transpose(1, 2).flatten(2))[0][:, -1])
+
+
+class Products(nn.Module):
+    """Custom parameters, in products of several kinds."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        size = 64 * channels
+        self.einsum, self.vector = nn.Parameter(torch.randn(size, 12)), nn.Parameter(torch.randn(5, 12))
+        self.two, self.table = nn.Bilinear(12, 12, 3), nn.Embedding(7, 12)
+        self.head = nn.Linear(12, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.einsum("ni,io->no", x.flatten(1), self.einsum)  # 768 for one picture
+        x = x + self.table(torch.tensor([3]))  # 0
+        y = torch.cdist(x, self.vector).sum(1, keepdim=True)  # 60
+        z = self.two(x, x).sum(1, keepdim=True)  # 3 * 12 * 12 = 432
+        return self.head(x + y + z + torch.mv(self.vector, x[0]).sum())  # 60, and 120 of the head
+
+
+class Hidden(nn.Module):
+    """What multiplies and has no formula: element by element, and a Fourier transform."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.inner = Elementwise(64 * channels)
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner(torch.fft.rfft2(x).abs().sum() + x))
+
+
+class Elementwise(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.own, self.scale = nn.Parameter(torch.randn(4, size)), nn.Parameter(torch.ones(1, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.flatten(1) * self.scale).unsqueeze(1) * self.own).sum(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("Lstm", 8 * 4 * 32 * (8 + 32) + 320),
+        ("Recurrent", 8 * 2 * 3 * 16 * ((8 + 16) + (32 + 16)) + 320),
+        ("Products", 768 + 60 + 432 + 60 + 120),
+        # 16 patches of 4 numbers; 17 tokens: in 3 x 16, two products of each head, out, the two layers; the head
+        ("Mha", 16 * 4 * 16 + 17 * (3 * 16 * 16 + 2 * 17 * 16 + 16 * 16 + 2 * 16 * 32) + 160),
+    ],
+)
+def test_multiply_accumulates_by_hand(name: str, macs: int, place: Bench) -> None:
+    counts = count(module_of(state_of(name, place)), (1, 8, 8))
+    assert counts.macs == macs
+    assert counts.said == ""
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_are_counted_alike(kind: str) -> None:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    own = 8 * 2 * gates * 16 * ((8 + 16) + (32 + 16)) + 320
+    assert count(Recurrent(1, 10, kind), (1, 8, 8)).macs == own
+
+
+def test_what_has_no_formula_is_named_as_not_counted(place: Bench) -> None:
+    counts = count(module_of(state_of("Hidden", place)), (1, 8, 8))
+    assert counts.macs == 40
+    assert (
+        counts.said == "not counted: the net: _fft_r2c, inner: mul"
+    )  # the scale of one dimension is no product
+    state = state_of("Hidden", place)
+    (found,) = [m for m in Cost().measure(View(state, place), View(state, place), place) if m.name == "macs"]
+    assert found.note == counts.said
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("Lstm", {"rnn.weight_ih_l0": 1024, "rnn.weight_hh_l0": 4096}),
+        ("Mha", {"cls": 16, "attn.in_proj_weight": 768}),
+        ("Products", {"einsum": 768, "vector": 60, "two.weight": 432, "table.weight": 84}),
+        (
+            "WeightNormed",
+            {
+                "a.parametrizations.weight.original0": 16,
+                "a.parametrizations.weight.original1": 144,
+                "b.parametrizations.weight.original0": 16,
+                "b.parametrizations.weight.original1": 2304,
+            },
+        ),
+        ("BufferScalar", {}),
+    ],
+)
+def test_weights_that_no_layer_owns_are_named(name: str, left: dict[str, int], place: Bench) -> None:
+    state = state_of(name, place)
+    module = module_of(state)
+    assert {n: p.numel() for n, p in left_alone(module).items()} == left
+    assert state.facts.get("left_alone", {}) == left
+    whole = sum(p.numel() for p in module.parameters() if p.ndim > 1)
+    assert sum(left.values()) + sum(state.facts["prunable"].values()) == whole, (
+        "each of them is one or the other"
+    )
+
+
+def figure(metric: str, state: State, bench: Bench) -> Metric:
+    view = View(state, bench)
+    (found,) = [m for m in Structure().measure(view, view, bench) if m.name == metric]
+    return found
+
+
+def test_density_counts_what_pruning_leaves_dense(place: Bench) -> None:
+    said: list[str] = []
+    bench = dataclasses.replace(place, say=said.append)
+    dense = state_of("Lstm", bench)
+    assert dense.facts["density"] == 1
+    pruned = Prune(MAGNITUDE, 0.5).apply(dense, bench)
+    # Lstm: 5,120 weights of the LSTM stay, of the 320 of the head 160
+    assert pruned.facts["density"] == pytest.approx((5120 + 160) / 5440)
+    found = figure("density", pruned, bench)
+    assert found.value == pytest.approx(100 * (5120 + 160) / 5440)
+    assert found.note.endswith("left dense: rnn.weight_ih_l0, rnn.weight_hh_l0, 94.1 % of them")
+    assert figure("density", dense, bench).value == 100
+    (flag,) = pruned.facts["flags"]
+    assert flag.startswith("left dense, 94.1 % of the weights: rnn.weight_ih_l0, rnn.weight_hh_l0 (")
+    assert said == [f"init: {flag}"]
+    again = Prune(MAGNITUDE, 0.5).apply(pruned, bench)
+    assert again.facts["density"] == pytest.approx((5120 + 80) / 5440)
+    assert again.facts["flags"] == [flag]
+    assert len(said) == 1, "once"
+
+
+def test_bits_count_what_quantizing_leaves_in_float(place: Bench) -> None:
+    for name, left in (("Lstm", 5120), ("WeightNormed", 2480), ("Mha", 1040)):
+        dense = state_of(name, place)
+        assert figure("weight_bits", dense, place).value == 32
+        state = Quantize(examples=64).apply(dense, place)
+        module = module_of(state)
+        whole = sum(p.numel() for p in module.parameters() if p.ndim > 1)
+        assert figure("weight_bits", state, place).value == pytest.approx(
+            (8 * (whole - left) + 32 * left) / whole
+        )
+        flags = " ".join(state.facts["flags"])
+        assert "shares the weight" not in flags
+        for other in left_alone(module):
+            assert f"{other} (of no convolution or linear layer)" in flags
+            assert other.removesuffix(".weight") in figure("weight_bits", state, place).note

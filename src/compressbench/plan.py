@@ -313,7 +313,7 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
             "context": context.digest(),
             "seed": node.seed,
             "code": specs.sources_digest(node.spec),
-            "version": getattr(type(node.stage), "VERSION", 1),
+            "version": getattr(node.stage, "version", getattr(type(node.stage), "VERSION", 1)),
         }
     )
     return Node(node.name, node.spec, node.stage, node.parent, node.refs, node.seed, key)

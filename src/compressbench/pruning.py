@@ -15,6 +15,7 @@ from compressbench.bench import Bench
 from compressbench.criteria.given import Given, Saliency, Scores
 from compressbench.errors import UserError
 from compressbench.grains.grain import Grain
+from compressbench.models.build import shortened
 from compressbench.scopes.units import Chosen, Units
 from compressbench.state import State
 
@@ -146,19 +147,36 @@ def prune(state: State, bench: Bench, settings: Any) -> State:
     )
     if decision.weights is not None:
         state = state.with_groups(weights={**state.weights, **decision.weights})
-    pruned = masked(state.settled(), decision.masks)
+    pruned = saying_what_stays(masked(state.settled(), decision.masks), bench)
     return pruned.with_facts(predicted_loss_increase=decision.predicted)
+
+
+def saying_what_stays(state: State, bench: Bench) -> State:
+    """The state, flagged where weights that no convolution or linear layer owns stay dense; said when that is new."""
+    other = state.facts.get("left_alone", {})
+    if not other:
+        return state
+    share = sum(other.values()) / (sum(other.values()) + state.facts["whole"])
+    flag = f"left dense, {100 * share:.3g} % of the weights: {shortened(other)} (of no convolution or linear layer)"
+    flags = state.facts.get("flags", [])
+    if flag in flags:
+        return state
+    bench.say(f"{bench.name}: {flag}")
+    return state.with_facts(flags=[*flags, flag])
 
 
 def masked(state: State, masks: Mapping[str, Tensor]) -> State:
     """The state under the given masks: weights zeroed, density and emptied layers among its facts.
 
-    The density counts against the net as it was drawn, so that removed channels count like masked ones.
+    The density counts against the net as it was drawn, so that removed channels count like masked ones, and with the
+    weights that no layer owns (``models.build.left_alone``), which stay.
     """
     weights = {n: w * masks[n] if n in masks else w for n, w in state.weights.items()}
     result = state.with_groups(weights=weights, masks=dict(masks))
-    sizes = state.facts["prunable"]
+    sizes, other = state.facts["prunable"], state.facts.get("left_alone", {})
+    whole = state.facts.get("whole", sum(sizes.values())) + sum(other.values())
+    left = {name: weights[name].numel() for name in other if name in weights}
     return result.with_facts(
-        density=masking.density(masks, sizes, state.facts.get("whole", sum(sizes.values()))),
+        density=masking.density(masks, {**sizes, **left}, whole),
         empty_layers=masking.emptied(masks),
     )

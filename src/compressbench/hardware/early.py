@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressbench.errors import UserError
-from compressbench.hardware import agreement
 from compressbench.hardware.target import HardwareTarget, Lowered, Unsupported
 from compressbench.hardware.torch_cpu import said, timed_inputs
 
@@ -39,6 +38,7 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
     import torch
 
     from compressbench.exiting import compacted, everything, policy_of
+    from compressbench.hardware import agreement
     from compressbench.models.build import module_of
     from compressbench.models.exits import parts_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from compressbench import specs
 from compressbench.errors import UserError
 from compressbench.models.cutting import replay
 from compressbench.models.quantized import load_scales
+from compressbench.models.theseus import idle
 
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
@@ -88,11 +89,31 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 
 def prunable(module: nn.Module) -> dict[str, Tensor]:
-    """Weights that pruning may touch: of convolutions and linear layers, in module order; never biases or norms."""
+    """Weights that pruning may touch: of convolutions and linear layers, in module order; never biases or norms.
+
+    Nor those of blocks that a successor stands in for.
+    """
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     names = {
-        id(m.weight): f"{n}.weight" if n else "weight"
+        id(m._parameters["weight"]): f"{n}.weight" if n else "weight"
         for n, m in module.named_modules()
-        if isinstance(m, kinds)
+        if isinstance(m, kinds) and m._parameters.get("weight") is not None  # a parametrised one is computed
     }
-    return {n: p for n, p in module.named_parameters() if id(p) in names}
+    beside = idle(module)
+    return {n: p for n, p in module.named_parameters() if id(p) in names and id(p) not in beside}
+
+
+def left_alone(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters of two or more dimensions that are no convolution's or linear layer's weight, in module order.
+
+    Those of recurrent layers, embeddings, ``nn.MultiheadAttention``'s ``in_proj_weight``, parametrised weights, the user's
+    own: pruning leaves them dense and quantization in float.
+    """
+    handled = {id(p) for p in prunable(module).values()} | idle(module)
+    return {n: p for n, p in module.named_parameters() if p.ndim > 1 and p.numel() and id(p) not in handled}
+
+
+def shortened(names: Iterable[str], most: int = 4) -> str:
+    """The first few of some names, and how many more there are."""
+    known = list(names)
+    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")

@@ -57,6 +57,8 @@ def together(states: Sequence[State], target: str, bench: Bench) -> State:
         "dtype": "bf16" if any(f.get("dtype") == "bf16" for f in known) else "fp32",
         "flags": list(dict.fromkeys(flag for f in known for flag in f.get("flags", []))),
     }
+    if other := _joined(states, "left_alone", {}):
+        facts["left_alone"] = other
     return masked(made.with_facts(**facts), made.masks)
 
 
@@ -82,6 +84,13 @@ def taken(state: State, place: int, bench: Bench) -> State:
         "whole_parameters": counts.parameters + sum(own.values()) - sum(sizes.values()),
         "forward_macs": counts.macs,
     }
+    other = {
+        n.removeprefix(prefix): size
+        for n, size in state.facts.get("left_alone", {}).items()
+        if n.startswith(prefix)
+    }
+    if other:
+        facts["left_alone"] = other
     return masked(State(alone.model, alone.tensors, alone.edits, facts=facts), alone.masks)
 
 

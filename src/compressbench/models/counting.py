@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compressbench.errors import UserError, nearest
 from compressbench.models.attention import unfused_attention
-from compressbench.models.build import prunable
+from compressbench.models.build import left_alone, prunable, shortened
 from compressbench.models.exits import every_exit
 from compressbench.models.theseus import idle
 from compressbench.outputs import forward
@@ -32,17 +34,24 @@ class Counts:
             papers.
         layers: the part of ``macs`` that goes through each prunable weight, by its module's name; 0 if
             unused.
+        uncounted: operations that multiply and have no formula, ``module: operation``; ``macs`` is without them.
     """
 
     parameters: int
     prunable: int
     macs: int
     layers: Mapping[str, int]
+    uncounted: tuple[str, ...] = ()
 
     @property
     def others(self) -> int:
         """MACs that pass through no prunable weight, e.g. the products inside attention."""
         return self.macs - sum(self.layers.values())
+
+    @property
+    def said(self) -> str:
+        """What is to be said of ``macs``; empty where all is counted."""
+        return f"not counted: {shortened(self.uncounted)}" if self.uncounted else ""
 
     def if_zeros_were_free(self, density: Mapping[str, float]) -> float:
         """MACs that would remain if every zero weight were skipped at no cost.
@@ -74,8 +83,11 @@ def count(module: nn.Module, shape: Sequence[int]) -> Counts:
     names = {id(weight): name.removesuffix("weight").removesuffix(".") for name, weight in weights.items()}
     owners = {w.untyped_storage().data_ptr(): names[id(w)] for w in weights.values() if w.numel()}
     beside = idle(module)
-    counter = FlopCounterMode(display=False)
-    ledger = _Ledger(counter, dict.fromkeys(names.values(), 0), owners)
+    other = {
+        p.untyped_storage().data_ptr() for p in left_alone(module).values() if sum(n > 1 for n in p.shape) > 1
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    ledger = _Ledger(counter, dict.fromkeys(names.values(), 0), owners, other)
     with unfused_attention(), _inside(module, names, ledger), counter, ledger:
         _run(module, shape)
     return Counts(
@@ -83,14 +95,15 @@ def count(module: nn.Module, shape: Sequence[int]) -> Counts:
         prunable=sum(w.numel() for w in weights.values()),
         macs=counter.get_total_flops() // 2,
         layers={name: flops // 2 for name, flops in ledger.flops.items()},
+        uncounted=tuple(dict.fromkeys(ledger.uncounted)),
     )
 
 
 def of_exits(parts: Sequence[nn.Module], shape: Sequence[int]) -> list[int]:
     """MACs until each exit has answered one example, its own head and all before it counted, by ``count``'s rule."""
     first = next((p for part in parts for p in part.parameters()), torch.empty(0))
-    counter, found = FlopCounterMode(display=False), []
-    live: tuple[Tensor, ...] = (torch.zeros(1, *shape, device=first.device, dtype=first.dtype),)
+    counter, found = FlopCounterMode(display=False, custom_mapping=FORMULAS), []
+    live: tuple[Tensor, ...] = (torch.zeros(1, *shape, device=first.device),)
     with torch.no_grad(), unfused_attention(), counter:
         for part in parts:
             live = tuple(part(*live)[1:])
@@ -147,7 +160,7 @@ def _run(module: nn.Module, shape: Sequence[int]) -> None:
     module.eval()
     try:
         with torch.no_grad(), every_exit(module):
-            forward(module, torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+            forward(module, torch.zeros(1, *shape, device=first.device))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ZeroDivisionError) as error:
         reason = [*str(error).splitlines(), type(error).__name__][0]
         size = "x".join(map(str, shape))
@@ -160,12 +173,17 @@ def _run(module: nn.Module, shape: Sequence[int]) -> None:
 class _Ledger(TorchDispatchMode):
     """Books each operation's FLOPs on the layer that runs or, outside of any, on the weight that it reads."""
 
-    def __init__(self, counter: FlopCounterMode, flops: dict[str, int], owners: Mapping[int, str]) -> None:
+    def __init__(
+        self, counter: FlopCounterMode, flops: dict[str, int], owners: Mapping[int, str], other: Set[int]
+    ) -> None:
         super().__init__()
         self.counter = counter
         self.flops = flops
         self.owners = owners
+        self.other = other
         self.running: list[str] = []
+        self.within: list[str] = [""]
+        self.uncounted: list[str] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -173,12 +191,78 @@ class _Ledger(TorchDispatchMode):
         before = self.counter.get_total_flops()
         result = func(*args, **(kwargs or {}))
         spent = self.counter.get_total_flops() - before
+        places = [a.untyped_storage().data_ptr() for a in args if _is_plain(a)]
+        if not spent and (_multiplies(func) or (_weighs(func) and not self.other.isdisjoint(places))):
+            self.uncounted.append(f"{self.within[-1] or 'the net'}: {func.overloadpacket.__name__}")
         if spent:
-            places = [a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)]
             read = [self.owners[place] for place in places if place in self.owners]
             for layer in (self.running or read)[-1:]:
                 self.flops[layer] += spent
         return result
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
+
+
+def _multiplies(func: Any) -> bool:
+    """Whether an operation without a formula multiplies much: of another library, or of these families."""
+    return func.namespace not in _NAMESPACES or bool(_FAMILIES.search(func.overloadpacket.__name__))
+
+
+def _weighs(func: Any) -> bool:
+    """Whether an operation multiplies element by element, as a user's own layer may with its own weight."""
+    return func.overloadpacket in _PRODUCTS
+
+
+_NAMESPACES = ("aten", "prim", "prims", "profiler", "quantized_decomposed", "mkldnn")
+_FAMILIES = re.compile(
+    r"fft|rnn|lstm|gru|linalg|matrix_exp|solve|svd|_qr|eig|pdist|deform|attention|multi_head"
+)
+_PRODUCTS = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.addcmul, torch.ops.aten.prod)
+
+
+def _matrix_vector(matrix: Sequence[int], vector: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _sum_and_matrix_vector(
+    first: Sequence[int], matrix: Sequence[int], vector: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _two_vectors(one: Sequence[int], other: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(one)
+
+
+def _distances(one: Sequence[int], other: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(one) * other[-2]
+
+
+def _bilinear(one: Sequence[int], weight: Sequence[int], other: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * one[0] * math.prod(weight)
+
+
+def _recurrent(inputs: Sequence[int], inner: Sequence[int], hidden: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * inputs[0] * inputs[1] * (math.prod(inner) + math.prod(hidden))
+
+
+def _recurrent_on_gpu(inputs: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
+    return 2 * inputs[0] * inputs[1] * sum(math.prod(w) for w in weights if len(w) > 1)
+
+
+FORMULAS = {
+    torch.ops.aten.mv: _matrix_vector,
+    torch.ops.aten.addmv: _sum_and_matrix_vector,
+    torch.ops.aten.dot: _two_vectors,
+    torch.ops.aten.vdot: _two_vectors,
+    torch.ops.aten._cdist_forward: _distances,
+    torch.ops.aten._trilinear: _bilinear,
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent,
+    torch.ops.aten._cudnn_rnn: _recurrent_on_gpu,
+}
+"""FLOPs, twice the multiply-accumulates, of operations that torch's counter has no formula for, from their shapes."""
 
 
 @contextmanager
@@ -191,9 +275,14 @@ def _inside(module: nn.Module, names: Mapping[int, str], ledger: _Ledger) -> Ite
     def leave(*_: Any) -> None:
         ledger.running.pop()
 
+    def outside(*_: Any) -> None:
+        ledger.within.pop()
+
     handles = []
-    for part in module.modules():
-        if id(getattr(part, "weight", None)) in names:
+    for name, part in module.named_modules():
+        handles.append(part.register_forward_pre_hook(lambda *_, n=name: ledger.within.append(n)))
+        handles.append(part.register_forward_hook(outside))
+        if id(part._parameters.get("weight")) in names:
             handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     try:
         yield

@@ -11,7 +11,7 @@ from torch import Tensor
 from compressbench import specs
 from compressbench.bench import Bench, derive_seed
 from compressbench.errors import UserError
-from compressbench.models.build import fill, load, prunable, snapshot
+from compressbench.models.build import fill, left_alone, load, prunable, snapshot
 from compressbench.models.checkpoint import read_weights
 from compressbench.models.counting import count
 from compressbench.models.cutting import replay
@@ -51,6 +51,8 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
         "seconds": 0.0,
         "flags": [],
     }
+    if other := left_alone(module):
+        facts["left_alone"] = {name: p.numel() for name, p in other.items()}
     return State(model=spec, tensors={"weights": snapshot(module)}, facts=facts)
 
 

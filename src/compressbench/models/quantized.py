@@ -64,8 +64,8 @@ def shared_weights(module: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     found = {}
     for name, part in module.named_modules():
-        if isinstance(part, LAYERS):
-            other = first.setdefault(id(part._parameters.get("weight")), name)
+        if isinstance(part, LAYERS) and part._parameters.get("weight") is not None:
+            other = first.setdefault(id(part._parameters["weight"]), name)
             if other != name:
                 found[name] = other
     return found

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from compressbench.errors import UserError
 from compressbench.models.cutting import replay
 
+HEADS = "exits"
+"""Where a net's early exits are (``models.exits``): no blocks in a row."""
+
 Groups = Mapping[str, Sequence[str]]
 """The block that stays and becomes the successor, with those that go: ``{"layer1.0": ["layer1.1"]}``."""
 
@@ -101,7 +104,7 @@ def groups_of(module: nn.Module, every: int, blocks: str | None = None) -> dict[
     for path, part in module.named_modules():
         if not isinstance(part, nn.Sequential | nn.ModuleList) or any(path.startswith(p) for p in inside):
             continue
-        if blocks is not None and path != blocks:
+        if (blocks is not None and path != blocks) or path == HEADS:
             continue
         names = [
             f"{path}.{n}" if path else n for n, c in part.named_children() if any(True for _ in c.children())

@@ -48,7 +48,7 @@ def _theoretical(subject: View, bench: Bench) -> Iterable[Metric]:
     }
     yield Metric("parameters", total, "1", "theoretical")
     yield Metric("nonzero_parameters", left, "1", "theoretical")
-    yield Metric("macs", counts.macs, "MACs", "theoretical")
+    yield Metric("macs", counts.macs, "MACs", "theoretical", note=counts.said)
     free = counts.if_zeros_were_free(density)
     yield Metric("macs_nonzero", free, "MACs", "theoretical", note="if zeros were free")
 

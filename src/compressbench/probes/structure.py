@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 
 
 SHOWN = 6
+FLOAT = 32
 
 
 @dataclass(frozen=True)
 class Structure:
     """Parameters, density by both denominators in use, density per layer, emptied layers.
 
-    Prunable weights are those of convolutions and linear layers. ``density`` is the share of them that is not
-    zero, ``density_all`` the share of all parameters: papers quote either. All densities count against the
+    Prunable weights are those of convolutions and linear layers. ``density`` is the share of them, and of all other
+    parameters of two or more dimensions (``models.build.left_alone``: recurrent layers, embeddings, a user's own), that
+    is not zero, ``density_all`` the share of all parameters: papers quote either. All densities count against the
     net as it was drawn, so that a removed channel counts like one at zero. ``weight_bits`` are the bits of the
-    integers (or floats) that a prunable weight computes as, or of the index of one that shares its value, on average;
-    32 in a net that is neither quantized nor shared.
+    integers (or floats) that such a weight computes as, or of the index of one that shares its value, on average;
+    32 in a net of float32 that is neither quantized nor shared. What is left dense and in float is named in the notes.
     """
 
     VERSION: ClassVar[int] = (
@@ -35,9 +37,9 @@ class Structure:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject's own module."""
-        from compressbench.models.build import prunable
+        from compressbench.models.build import left_alone, prunable
 
-        weights = prunable(subject.module)
+        weights, other = prunable(subject.module), left_alone(subject.module)
         total, left = parameters(subject)
         sizes = {name: w.numel() for name, w in weights.items()}
         kept = {name: int(w.count_nonzero()) for name, w in weights.items()}
@@ -46,9 +48,9 @@ class Structure:
         yield Metric("parameters", total, "1", "theoretical")
         yield Metric("prunable", size, "1", "theoretical")
         yield Metric("nonzero", nonzero, "1", "theoretical", note="of the prunable weights")
-        yield _share("density", nonzero, facts.get("whole", size), "of the prunable weights")
+        yield _density(nonzero, facts.get("whole", size), other, facts.get("left_alone"))
         yield _share("density_all", left, facts.get("whole_parameters", total), "of all parameters")
-        yield from _bits(subject.module, weights)
+        yield from _bits(subject.module, weights, other)
         for name, count in facts.get("drawn", sizes).items():
             yield _share(
                 "layer_density", kept.get(name, 0), count, "" if name in kept else "removed", group=name
@@ -58,27 +60,58 @@ class Structure:
         yield Metric("empty_layers", len(empty), "1", "theoretical", note=note)
 
 
-def _bits(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterable[Metric]:
-    from compressbench.hardware.coding import index_bits
-    from compressbench.models.quantized import bits_of
+def _density(
+    nonzero: int, whole: int, other: Mapping[str, Tensor], drawn: Mapping[str, int] | None
+) -> Metric:
+    """Of the prunable weights and those that no layer owns; ``drawn``: the sizes of these in the net as it was drawn."""
+    from compressbench.models.build import shortened
 
-    sizes = {name: w.numel() for name, w in weights.items()}
-    bits = {name: bits_of(module, name.removesuffix("weight").removesuffix(".")) for name in sizes}
-    held = {n: (index_bits(weights[n]) or 32) if own == 32 else own for n, (own, _) in bits.items()}
-    mean = sum(count * held[name] for name, count in sizes.items()) / max(1, sum(sizes.values()))
-    note = "mean of the prunable weights, scales not counted"
-    left = [name.removesuffix(".weight") for name, own in held.items() if own == 32]
+    if not other:
+        return _share("density", nonzero, whole, "of the prunable weights")
+    sizes = {name: w.numel() for name, w in other.items()}
+    size = sum((drawn or sizes).values())
+    kept = sum(int(w.count_nonzero()) for w in other.values())
+    note = f"of the weights of two or more dimensions; left dense: {shortened(other, SHOWN)}, "
+    note += f"{100 * size / (whole + size):.3g} % of them"
+    return _share("density", nonzero + kept, whole + size, note)
+
+
+def _bits(module: nn.Module, weights: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Iterable[Metric]:
+    from compressbench.hardware.coding import index_bits
+    from compressbench.models.build import shortened
+
+    everything = {**weights, **other}
+    plain = {name: 8 * w.element_size() for name, w in everything.items()}
+    bits = {name: _layer_bits(module, name, plain[name]) for name in weights}
+    shared = {name: index_bits(w) for name, w in weights.items() if bits[name][0] == plain[name]}
+    held = {**plain, **{name: shared.get(name) or own for name, (own, _) in bits.items()}}
+    size = sum(w.numel() for w in everything.values())
+    mean = sum(w.numel() * held[name] for name, w in everything.items()) / max(1, size)
+    what = "weights of two or more dimensions" if other else "prunable weights"
+    note = f"mean of the {what}, scales not counted"
+    left = [name.removesuffix(".weight") for name in held if held[name] == plain[name]]
     if 0 < len(left) < len(held):
-        note += f"; in float: {', '.join(left[:SHOWN])}{f' and {len(left) - SHOWN} more' if len(left) > SHOWN else ''}"
+        note += f"; in float: {shortened(left, SHOWN)}"
     yield Metric("weight_bits", mean, "bits", "theoretical", note=note)
     inputs = [b for _, b in bits.values()]
     mean_inputs = sum(inputs) / max(1, len(inputs))
     yield Metric("input_bits", mean_inputs, "bits", "theoretical", note="mean of the layers' inputs")
 
 
+def _layer_bits(module: nn.Module, weight: str, plain: int) -> tuple[int, int]:
+    """Bits of a layer's weight and inputs; those of the weight's own type where they are float."""
+    from compressbench.models.quantized import bits_of
+
+    own, inputs = bits_of(module, weight.removesuffix("weight").removesuffix("."))
+    return plain if own == FLOAT else own, plain if inputs == FLOAT else inputs
+
+
 def parameters(view: View) -> tuple[int, int]:
     """All parameters of a state's module, and how many of them aren't zero."""
-    own = list(view.module.parameters())
+    from compressbench.models.theseus import idle
+
+    beside = idle(view.module)
+    own = [p for p in view.module.parameters() if id(p) not in beside]
     return sum(p.numel() for p in own), sum(int(p.count_nonzero()) for p in own)
 
 

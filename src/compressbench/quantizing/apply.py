@@ -12,7 +12,7 @@ from compressbench import masks as masking
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
-from compressbench.models.build import module_of, prunable
+from compressbench.models.build import left_alone, module_of, prunable, shortened
 from compressbench.models.quantized import shared_weights
 from compressbench.models.quantized import unfit as unfit_layer
 from compressbench.quantizing import calibration, correction, ranges
@@ -21,6 +21,7 @@ from compressbench.state import State
 
 Bits = tuple[int | None, int | None]
 """Of a layer's weights and inputs; None stays float."""
+SHOWN = 12
 
 
 def quantize(state: State, bench: Bench, settings: Any) -> State:
@@ -149,9 +150,10 @@ def bits_by_layer(
         else:
             fit[layer] = (bits["weights"], bits["inputs"])
     unfit += [f"{name} (it shares the weight of {first})" for name, first in shared_weights(module).items()]
+    unfit += [f"{name} (of no convolution or linear layer)" for name in left_alone(module)]
     if not fit:
         raise UserError("quantize: the net has no convolution or linear layer that can be quantized")
-    return fit, [f"layers left in float: {', '.join(unfit)}"] if unfit else []
+    return fit, [f"layers left in float: {shortened(unfit, SHOWN)}"] if unfit else []
 
 
 def forms_by_layer(bits: Mapping[str, Bits], settings: Any) -> dict[str, dict[str, Any]]:

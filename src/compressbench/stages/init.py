@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from compressbench.state import State
 
 MODEL_KEYS = ("name", "build", "weights")
+LAYERS_ALONE = tuple(
+    f"compressbench.models.{m}" for m in ("cheap", "conv", "lenet", "msdnet", "resnet", "vgg")
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,9 @@ class Init:
 
     model: Mapping[str, Any]
     BEGINS: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 2  # 2: the state knows the sizes of the net as drawn
+    VERSION: ClassVar[int] = (
+        3  # 2: the sizes of the net as drawn; 3: weights that no layer owns, MACs of more layers
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, Mapping):
@@ -40,6 +45,12 @@ class Init:
                 raise UserError(f"model: unknown key {key!r}; {nearest(str(key), MODEL_KEYS)}")
         if not specs.is_spec(self.model.get("build")):
             raise UserError("model.build: a spec with _target_ is wanted")
+
+    @property
+    def version(self) -> int:
+        """Of the key: 2 for nets of convolutions and linear layers alone, of which version 3 says the same."""
+        module = str(self.model["build"][specs.TARGET]).rpartition(".")[0]
+        return 2 if module in LAYERS_ALONE else self.VERSION
 
     def files(self) -> tuple[str, ...]:
         """Files whose content is part of the key."""

@@ -29,7 +29,7 @@ from compressbench.errors import Diverged, UserError, nearest
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.models.counting import count
 from compressbench.outputs import Outputs, forward, tapped
-from compressbench.pruning import masked
+from compressbench.pruning import masked, saying_what_stays
 from compressbench.specs import TARGET
 from compressbench.state import State
 from compressbench.store import Damaged, read_checkpoint, save_checkpoint
@@ -160,7 +160,7 @@ def train(state: State, bench: Bench, settings: Any) -> State:
         },
     )
     if methods and result.masks:
-        result = masked(result, result.masks)
+        result = saying_what_stays(masked(result, result.masks), bench)
     return forgotten(result).with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0)
