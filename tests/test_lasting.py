@@ -466,3 +466,15 @@ def test_a_report_skips_folders_without_records_with_a_line(command: Command, tm
     done = command("report", str(runs / "a"))
     assert done.returncode == 2
     assert "no records.jsonl" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "result"])
+def test_a_pipe_in_the_store_hangs_nothing(made: Any, copy: Path, name: str) -> None:
+    ready = tiny(copy)
+    folder = ready.store.state_folder(ready.plan.node("half").key)
+    path = min((copy / "store" / "results").iterdir()) if name == "result" else folder / name
+    path.unlink()
+    os.mkfifo(path)
+    found, said = again(copy)
+    assert found == made[1]
+    assert sum("is no file" in s for s in said) == 1

@@ -50,7 +50,14 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """SHA-256 (hex) of a file's bytes.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is a pipe or a device, which may never end.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is no file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -98,7 +105,9 @@ class Store:
         """Where a state of this key is or would be."""
         return self.root / "states" / key
 
-    def read_facts(self, key: str, made_by: Callable[[Mapping[str, Any]], bool] | None = None) -> dict[str, Any] | None:
+    def read_facts(
+        self, key: str, made_by: Callable[[Mapping[str, Any]], bool] | None = None
+    ) -> dict[str, Any] | None:
         """A state's JSON if the entry is whole (digest of its tensors checked once a process), else None.
 
         Args:
