@@ -366,9 +366,11 @@ def test_a_stepper_that_asks_twice_has_to_say_so(bench) -> None:
     spec = {"_target_": "test_flat.asking_again", "_partial_": True}
     with pytest.raises(UserError, match="needs an attribute passes"):
         train(stepper=spec).apply(drawn(MLP, bench), bench)
-    for name, words in (("averagers.swa", "missing"), ("sam.uphill", "missing")):
+    for name in ("averagers.swa", "sam.uphill"):
         spec = {"_target_": f"compressbench.training.{name}", "_partial_": True}
-        with pytest.raises(UserError, match=f"stepper compressbench.training.{name}: .*{words}"):
+        with pytest.raises(
+            UserError, match=f"stepper:? compressbench.training.{name}.*(missing|is no stepper)"
+        ):
             train(stepper=spec).apply(drawn(MLP, bench), bench)
 
 
@@ -412,7 +414,7 @@ def test_an_optimizer_that_asks_for_the_loss_itself_is_refused(make) -> None:
     ("arguments", "words"),
     [
         (["+stepper@STAGE.stepper=sam", "STAGE.stepper.rho=-0.1"], "rho: -0.1 is not a number of 0 or more"),
-        (["+stepper@STAGE.stepper=asam", "STAGE.stepper.rho=nan"], "rho: nan is not a number of 0 or more"),
+        (["+stepper@STAGE.stepper=asam", "STAGE.stepper.rho=nan"], "rho: nan is not a finite number"),
         (["+averager@STAGE.averager=swa", "STAGE.averager.every=often"], "every: 'often' is no length"),
         (["+averager@STAGE.averager=swa", "STAGE.averager.start=1.5"], "start: 1.5 is not in [0, 1]"),
         (["STAGE.averager=swa"], "choose it by its YAML: +averager@STAGE.averager=swa"),

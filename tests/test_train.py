@@ -100,24 +100,22 @@ def test_masks_hold_through_momentum_and_decay(bench, optimizer) -> None:
     assert same(pruned.masks, trained.masks)
 
 
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = (
+            torch.nn.Linear(64, 64),
+            torch.nn.Linear(64, 64),
+            torch.nn.Linear(64, 10),
+        )
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.out(self.b(self.a(x.flatten(1)).relu()).relu())
+
+
 def test_tied_weights_are_pruned_under_all_their_names(bench) -> None:
-    class Tied(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.out = (
-                torch.nn.Linear(64, 64),
-                torch.nn.Linear(64, 64),
-                torch.nn.Linear(64, 10),
-            )
-            self.b.weight = self.a.weight
-
-        def forward(self, x):
-            return self.out(self.b(self.a(x.flatten(1)).relu()).relu())
-
-    import compressbench.models as place
-
-    place.Tied = Tied  # type: ignore[attr-defined]
-    state = drawn({"build": {"_target_": "compressbench.models.Tied"}}, bench)
+    state = drawn({"build": {"_target_": "test_train.Tied"}}, bench)
     pruned = Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.9).apply(
         state, bench
     )

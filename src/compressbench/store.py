@@ -440,6 +440,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | Non
     if not path.exists():
         return None
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         with safe_open(path, framework="pt") as file:
             body = _body(file.metadata()["note"].encode(), folder.name, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -448,6 +450,11 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | Non
         return tensors, body["header"]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise Damaged(f"{path}: {type(error).__name__} {error}") from error
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Drops a stage's own checkpoint, e.g. a damaged one."""
+    _remove(folder / CHECKPOINT)
 
 
 def tensors_digest(tensors: Mapping[str, Any]) -> str:

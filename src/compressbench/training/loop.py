@@ -10,7 +10,6 @@ import contextlib
 import fnmatch
 import inspect
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning import masked, saying_what_stays
 from compressbench.specs import TARGET
 from compressbench.state import State
-from compressbench.store import Damaged, read_checkpoint, save_checkpoint
+from compressbench.store import Damaged, discard_checkpoint, read_checkpoint, save_checkpoint
 from compressbench.training import reparametrise, schedules
 from compressbench.training.averaging import Average
 from compressbench.training.length import steps
@@ -614,7 +613,7 @@ def _resume(live: Live, bench: Bench) -> None:
         found = read_checkpoint(bench.checkpoints)
     except Damaged as error:
         bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
-        shutil.rmtree(bench.checkpoints, ignore_errors=True)
+        discard_checkpoint(bench.checkpoints)
         return
     if found is None:
         return
