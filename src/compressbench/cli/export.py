@@ -121,12 +121,14 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     """
     from compressbench.card import card
     from compressbench.exporting import FORMS as WRITERS
+    from compressbench.hardware.early import without_exits
 
     if view.leaves_early:
         raise UserError(
             f"export: {node.name} leaves early by a policy, which one file can't hold; export the state before its "
             "exits/choose stage, which answers by the last exit"
         )
+    view = without_exits(view)
     folder.mkdir(parents=True, exist_ok=True)
     sample = view.bench.task.encode(view.bench.feed("test").images[:8])
     stem = folder / node.name.replace("/", "_")

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from compressbench.errors import UserError
-from compressbench.hardware.early import in_parts, numpy_of
+from compressbench.hardware.early import Compiled, in_parts, numpy_of
 from compressbench.hardware.target import Lowered, Timing, Unsupported
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
 
@@ -56,7 +56,7 @@ class OnnxRuntimeCPU:
 
         runtime = package()
         if view.leaves_early:
-            words = f"ONNX Runtime {runtime.__version__}, fp32 in parts"
+            words = f"ONNX Runtime {runtime.__version__}"
             return in_parts(view, max(self.batches), words, functools.partial(self._part, runtime))
         inputs = examples(view, max(FEW, *self.batches)).cpu()
         began = time.perf_counter()
@@ -71,27 +71,29 @@ class OnnxRuntimeCPU:
             return Unsupported(str(error))
         took = time.perf_counter() - began
         content = graph.bytes()
-        left: tuple[str, ...] = ()
-        if graph.integer:
-            with tempfile.TemporaryDirectory() as folder:
-                optimised = Path(folder) / "optimised.onnx"
-                open_session(runtime, content, self.threads, optimised)
-                left = float_layers(graph, optimised)
+        left = self._left(runtime, graph)
         in_float = (*left, *graph.rounded)
         words = f"ONNX Runtime {runtime.__version__}, {kind(graph, left)}"
         if self.results and graph.integer:
             words += ", results rounded too"
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
-    def _part(
-        self, runtime: Any, part: nn.Module, sample: Tensor, names: Sequence[str]
-    ) -> Callable[[Tensor], Sequence[Tensor]]:
+    def _part(self, runtime: Any, part: nn.Module, sample: Tensor, names: Sequence[str]) -> Compiled:
         """A part of a net with early exits as a session."""
         from compressbench.hardware.onnx_graph import checked_graph
 
         opened = functools.partial(answers, runtime, threads=self.threads, several=True)
-        run: Any = checked_graph(part, sample, opened, "ONNX Runtime", outputs=names)[1]
-        return run
+        graph, run = checked_graph(part, sample, opened, "ONNX Runtime", outputs=names)
+        return Compiled(cast("Callable[[Tensor], Sequence[Tensor]]", run), graph, self._left(runtime, graph))
+
+    def _left(self, runtime: Any, graph: Graph) -> tuple[str, ...]:
+        """Layers of integers that the runtime computes in float."""
+        if not graph.integer:
+            return ()
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            open_session(runtime, graph.bytes(), self.threads, optimised)
+            return float_layers(graph, optimised)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""

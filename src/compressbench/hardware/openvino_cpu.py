@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from compressbench.errors import UserError, nearest
-from compressbench.hardware.early import in_parts, numpy_of
+from compressbench.hardware.early import Compiled, in_parts, numpy_of
 from compressbench.hardware.onnxruntime_cpu import kind, shortened
 from compressbench.hardware.target import Lowered, Timing, Unsupported
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
@@ -68,7 +68,7 @@ class OpenVINOCPU:
 
         openvino = package()
         if view.leaves_early:
-            words = f"OpenVINO {openvino.__version__.partition('-')[0]}, fp32 in parts of any batch size"
+            words = f"OpenVINO {openvino.__version__.partition('-')[0]}, any batch size"
             return in_parts(view, max(self.batches), words, functools.partial(self._part, openvino.Core()))
         inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
         began = time.perf_counter()
@@ -122,17 +122,17 @@ class OpenVINOCPU:
         in_float = (*left, *(n for n in graph.rounded if not _half(module, n, precision)))
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
-    def _part(
-        self, core: Any, part: nn.Module, sample: Tensor, names: Sequence[str]
-    ) -> Callable[[Tensor], Sequence[Tensor]]:
+    def _part(self, core: Any, part: nn.Module, sample: Tensor, names: Sequence[str]) -> Compiled:
         """A part of a net with early exits, compiled for any batch size."""
         from compressbench.hardware.onnx_graph import checked_graph
 
-        opened = functools.partial(
-            answers, core, threads=self.threads, precision=self.precision or "f32", count=len(names)
+        settings: dict[str, Any] = {"threads": self.threads, "precision": self.precision or "f32"}
+        opened = functools.partial(answers, core, count=len(names), several=True, **settings)
+        graph, run = checked_graph(part, sample, opened, "OpenVINO", outputs=names)
+        left = (
+            float_layers(graph, compile_model(core, graph.bytes(), None, **settings)) if graph.integer else ()
         )
-        run: Any = checked_graph(part, sample, opened, "OpenVINO", outputs=names)[1]
-        return run
+        return Compiled(cast("Callable[[Tensor], Sequence[Tensor]]", run), graph, left)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
@@ -155,14 +155,19 @@ def _requests(
 
 
 def answers(
-    core: Any, content: bytes | Path, threads: int, precision: str = "f32", count: int = 1
+    core: Any,
+    content: bytes | Path,
+    threads: int,
+    precision: str = "f32",
+    count: int = 1,
+    several: bool = False,
 ) -> Callable[[Tensor], Any]:
     """What a graph, or a file, computes at any batch size: its result, or so many of them."""
     request = compile_model(core, content, None, threads, precision).create_infer_request()
 
     def run(batch: Tensor) -> Any:
         found = _infer(request, batch, count)
-        return found if count > 1 else found[0]
+        return found if several else found[0]
 
     return run
 

@@ -9,6 +9,7 @@ import torch
 
 from compressbench.bench import Bench
 from compressbench.errors import UserError
+from compressbench.exiting import POLICY
 from compressbench.models.build import module_of, prunable
 from compressbench.models.composite import member_of
 from compressbench.models.counting import count
@@ -55,7 +56,9 @@ def together(states: Sequence[State], target: str, bench: Bench) -> State:
         "forward_macs": counts.macs,
         **{name: sum(f.get(name, 0) for f in known) for name in ("examples", "macs", "seconds")},
         "dtype": "bf16" if any(f.get("dtype") == "bf16" for f in known) else "fp32",
-        "flags": list(dict.fromkeys(flag for f in known for flag in f.get("flags", []))),
+        "flags": list(
+            dict.fromkeys([*(flag for f in known for flag in f.get("flags", [])), *_policies(states)])
+        ),
     }
     if other := _joined(states, "left_alone", {}):
         facts["left_alone"] = other
@@ -115,6 +118,15 @@ def best(state: State, bench: Bench) -> int:
     if not scores:
         member_of(state, 0)
     return scores.index(max(scores))
+
+
+def _policies(states: Sequence[State]) -> list[str]:
+    lost = [str(k) for k, s in enumerate(states) if POLICY in s.policies]
+    return (
+        [f"members {', '.join(lost)} answer by their last exit here: their policies are left out"]
+        if lost
+        else []
+    )
 
 
 def _joined(states: Sequence[State], fact: str, otherwise: dict[str, int]) -> dict[str, int]:

@@ -13,6 +13,7 @@ import fnmatch
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor, fx, nn
 
 from compressbench import specs
 from compressbench.errors import UserError, nearest
-from compressbench.exiting import Part, compacted, everything, policy_of
+from compressbench.exiting import POLICY, Part, compacted, everything, policy_of
+from compressbench.models.tracing import Tracer
 from compressbench.outputs import Outputs, forward
+from compressbench.state import State
 
 EXIT = "exit"
 EXITS = "exits"
@@ -73,7 +76,12 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
         UserError: malformed content, no such point, or exits are there already.
     """
     points, side = content.get("points"), content.get("side", [])
-    if not isinstance(points, Mapping) or not points or not all(specs.is_spec(h) for h in points.values()):
+    # In a composite's spec the edits are arguments, and the heads were built with the members.
+    if (
+        not isinstance(points, Mapping)
+        or not points
+        or not all(isinstance(h, nn.Module) or specs.is_spec(h) for h in points.values())
+    ):
         raise UserError("edits: exits.points is a mapping of modules to heads")
     if not isinstance(side, list | tuple) or not all(isinstance(s, str) for s in side):
         raise UserError("edits: exits.side is a list of names")
@@ -83,7 +91,10 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"exits: {type(module).__name__} has something called {EXITS!r} of its own")
     for point in points:
         _known(module, point)
-    heads = [specs.build(head, f"edits.exits.{point}") for point, head in points.items()]
+    heads = [
+        head if isinstance(head, nn.Module) else specs.build(head, f"edits.exits.{point}")
+        for point, head in points.items()
+    ]
     kind = type(module)
     if kind not in _KINDS:
         _KINDS[kind] = type(f"Exiting{kind.__name__}", (Exiting, kind), {})
@@ -99,6 +110,28 @@ def alone(module: nn.Module) -> nn.Module:
         module.__class__ = type(module).__bases__[1]
         del module.exits
     return module
+
+
+def last_alone(state: State) -> State:
+    """The state without its exits: the net that answers by its last layer, and no weight beside it."""
+    if not any(EXITS in edit for edit in state.edits):
+        return state
+
+    def others(named: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in named.items() if not name.startswith(f"{EXITS}.")}
+
+    edits = []
+    for edit in state.edits:
+        ((kind, content),) = edit.items()
+        if kind == EXITS:
+            continue
+        whole = others(content) if isinstance(content, Mapping) else list(others(dict.fromkeys(content)))
+        if whole:
+            edits.append({kind: whole})
+    tensors = {group: others(named) for group, named in state.tensors.items()}
+    policies = {name: value for name, value in state.policies.items() if name != POLICY}
+    made = replace(state, edits=tuple(edits), policies=policies, key="").with_groups(**tensors)
+    return made.with_facts(prunable=others(state.facts.get("prunable", {})))
 
 
 @contextlib.contextmanager
@@ -279,7 +312,7 @@ def _known(module: nn.Module, point: str) -> None:
         raise UserError(f"exits: the model has no module {point!r}; {nearest(str(point), names)}")
 
 
-class _Recording(fx.Tracer):
+class _Recording(Tracer):
     """A tracer that notes what each module gave, also of those that it looks into."""
 
     def __init__(self) -> None:

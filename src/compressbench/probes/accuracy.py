@@ -26,7 +26,7 @@ class Accuracy:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject on the whole test split."""
-        from compressbench.probes.answered import answered
+        from compressbench.answered import answered
 
         yield from answered(self._measured(subject, reference, bench), subject=subject)
 

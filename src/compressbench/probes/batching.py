@@ -45,7 +45,7 @@ class Batching:
     batches: tuple[int, ...] = (1, 4, 16, 64)
     examples: Count = 256
     seconds: Positive = 1.0
-    VERSION: ClassVar[int] = 2  # 2: ratios by turn
+    VERSION: ClassVar[int] = 3  # 2: ratios by turn; 3: quantized nets with exits
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -75,7 +75,7 @@ class Batching:
         from compressbench.views import View
 
         lowered = lower(target, subject)
-        whole = target.lower(View(replace(subject.state, policies={}, key=""), subject.bench))
+        whole = lower(target, View(replace(subject.state, policies={}, key=""), subject.bench))
         for one in (lowered, whole):
             if isinstance(one, Unsupported):
                 yield Metric(

@@ -21,7 +21,7 @@ class Forgetting:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split, against the reference; a class without examples has no figures."""
-        from compressbench.probes.answered import answered
+        from compressbench.answered import answered
 
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
 

@@ -21,7 +21,7 @@ class Loyalty:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split, against the reference."""
-        from compressbench.probes.answered import answered
+        from compressbench.answered import answered
 
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
 

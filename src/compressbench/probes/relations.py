@@ -50,7 +50,7 @@ class Relations:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split; a class without a test example has no relations."""
-        from compressbench.probes.answered import answered
+        from compressbench.answered import answered
 
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
 

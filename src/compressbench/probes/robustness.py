@@ -69,7 +69,7 @@ class Robustness:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the same images for all states; loyalty is that of both models on the subject's bad examples."""
-        from compressbench.probes.answered import answered
+        from compressbench.answered import answered
 
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
 

@@ -58,7 +58,7 @@ class Square:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject: accuracy after the attack on all images, queries on those that it got right before."""
-        from compressbench.probes.answered import answered
+        from compressbench.answered import answered
 
         yield from answered(self._measured(subject, reference, bench), subject=subject)
 

@@ -41,7 +41,7 @@ class Targets:
 
     targets: Mapping[str, HardwareTarget]
     memory: bool = False
-    VERSION: ClassVar[int] = 3  # 3: ratios by turn
+    VERSION: ClassVar[int] = 4  # 3: ratios by turn; 4: quantized nets with exits
 
     def __post_init__(self) -> None:
         if not isinstance(self.targets, Mapping) or not self.targets:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from compressbench.probes.answered import NUMBERS
+from compressbench.answered import NUMBERS
 from compressbench.records import Record
 from compressbench.report.accuracy import pairs
 from compressbench.report.chance import at_chance_in_words, unseen
