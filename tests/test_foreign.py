@@ -20,18 +20,24 @@ from compressbench.hardware.target import Lowered, Unsupported
 from compressbench.models.build import left_alone, module_of
 from compressbench.models.counting import count
 from compressbench.models.draw import drawn
+from compressbench.models.exits import parts_of
 from compressbench.outputs import forward
 from compressbench.probes.cost import Cost
 from compressbench.probes.structure import Structure
+from compressbench.quantizing.folding import folded
 from compressbench.records import Metric
+from compressbench.stages.exits import Attach
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize
+from compressbench.stages.shrink import Channels
+from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.views import View
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
+TRAIN = Train("2it", 8, 0.01, {"_target_": "torch.optim.SGD", "_partial_": True}, validate=None)
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
 RUNTIMES = {"onnxruntime": OnnxRuntimeCPU(batches=(1, 4)), "openvino": OpenVINOCPU(batches=(1, 4))}
 
@@ -395,3 +401,205 @@ def test_bits_count_what_quantizing_leaves_in_float(place: Bench) -> None:
         for other in left_alone(module):
             assert f"{other} (of no convolution or linear layer)" in flags
             assert other.removesuffix(".weight") in figure("weight_bits", state, place).note
+
+
+class Lazy(nn.Module):
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(channels, 8, 3), nn.LazyLinear(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.a(x).flatten(1))
+
+
+class Unfinished(Reads):
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(channels, outputs)
+        self.extra = nn.Parameter(torch.full((3, 3), float("nan")))
+
+    def inner(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Nowhere(Unfinished):
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(channels, outputs)
+        self.extra = nn.Parameter(torch.empty((3, 3), device="meta"))
+
+
+class Unregistered(Unfinished):
+    """A tensor that its state_dict doesn't know."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(channels, outputs)
+        self.extra, self.noise = None, torch.rand(16, 1, 1)
+
+    def inner(self, x: Tensor) -> Tensor:
+        return x * self.noise
+
+
+class Keeps(Unfinished):
+    """It keeps what a forward computed."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(channels, outputs)
+        self.extra = None
+        self.b = Remembering()
+
+    def inner(self, x: Tensor) -> Tensor:
+        return self.b(x)
+
+
+class Remembering(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = x
+        return x
+
+
+class Half(Unfinished):
+    """It asks for an attribute that nobody made."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(channels, outputs)
+        self.extra, self.b = None, nn.Sequential(nn.Identity(), Asking())
+
+    def inner(self, x: Tensor) -> Tensor:
+        return self.b(x)
+
+
+class Asking(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "OldWeightNormed",
+            r"b \(Conv2d\) can't be copied: the older torch.nn.utils.weight_norm: use that of torch",
+        ),
+        ("Keeps", r"b \(Remembering\) can't be copied: its attributes must be parameters, buffers"),
+        ("Lazy", r"head \(LazyLinear\) has no shape before a forward, .*; give its sizes"),
+        ("Unfinished", r"parameter extra holds what is no finite number"),
+        ("Nowhere", r"parameter extra is on the meta device"),
+        (
+            "Unregistered",
+            r"built again with the same parameters and buffers it answers otherwise; .*register_buffer",
+        ),
+        (
+            "Half",
+            r"can't take digits's images \(1, 8, 8\): b.1 \(Asking\): 'Asking' object has no attribute 'gain'",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:Lazy:UserWarning")
+def test_what_no_stage_could_work_on_is_said_at_init(name: str, said: str, place: Bench) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        state_of(name, place)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+
+
+class Normed(nn.Module):
+    """Two convolutions, each followed by a norm of some class."""
+
+    def __init__(self, channels: int, outputs: int, norm: Any) -> None:
+        super().__init__()
+        self.a, self.n = nn.Conv2d(channels, 16, 3, padding=1, bias=False), norm(16)
+        self.b, self.m = nn.Conv2d(16, 16, 3, padding=1, groups=2), norm(16)
+        self.head = nn.Linear(16, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.m(self.b(self.n(self.a(x)))).mean((2, 3)))
+
+
+class OfTimm(Normed):
+    def __init__(self, channels: int, outputs: int) -> None:
+        from timm.layers import BatchNormAct2d
+
+        super().__init__(channels, outputs, lambda n: BatchNormAct2d(n, act_layer=nn.PReLU))
+
+
+class Residual(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class WithResidual(Normed):
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(channels, outputs, Residual)
+
+
+class Before(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x)
+
+
+class WithBefore(Normed):
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(channels, outputs, Before)
+
+
+def shaken(state: State) -> State:
+    """Norms with statistics and factors that matter."""
+    generator = torch.Generator().manual_seed(3)
+    for name, tensor in state.weights.items():
+        if name.rpartition(".")[0] in ("n", "m") and tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return state
+
+
+@pytest.mark.parametrize("name", ["TimmLike", "OfTimm"])
+def test_a_norm_that_activates_is_folded_and_goes_on_activating(name: str, place: Bench) -> None:
+    if name == "OfTimm":
+        pytest.importorskip("timm")
+    state = shaken(state_of(name, place))
+    base, flags = folded(state, place)
+    assert flags == []
+    assert base.edits == ({"fold": {"a": ["n", 1e-5], "b": ["m", 1e-5]}},)
+    images = images_of(place, 16)
+    own = answers(state, images)
+    assert float((answers(base, images) - own).abs().max()) < 1e-4 * float(own.abs().max())
+    assert not any("running" in n or n in ("n.weight", "m.bias") for n in base.weights)
+    assert ("n.act.weight" in base.weights) is (name == "OfTimm"), "the activation's own weight stays"
+    quantized = Quantize(examples=64).apply(state, place)
+    assert not any("not folded" in flag for flag in quantized.facts["flags"])
+    found = RUNTIMES["openvino"].lower(View(quantized, place))
+    assert isinstance(found, Lowered)
+    assert found.in_float == ()
+    trained = TRAIN.apply(quantized, place)  # in training too nothing normalises any more
+    assert bool(answers(trained, images).isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["WithResidual", "WithBefore"])
+def test_a_norm_that_does_more_is_left_and_named(name: str, place: Bench) -> None:
+    state = shaken(state_of(name, place))
+    base, flags = folded(state, place)
+    assert base.edits == ()
+    assert flags == ["batch norms not folded, no convolution alone before them: n, m"]
+
+
+def test_a_norm_that_activates_keeps_it_when_channels_go(place: Bench) -> None:
+    pytest.importorskip("torch_pruning")
+    state = shaken(state_of("TimmLike", place))
+    small = Channels(MAGNITUDE, fraction=0.5).apply(state, place)
+    own = module_of(small)
+    assert isinstance(own.n, cases_nets.ActivatedNorm)
+    assert own.n.num_features == 8
+    images = images_of(place, 4)
+    assert float(own.n(own.a(images)).min()) >= 0, "it activates"
+
+
+@pytest.mark.parametrize("name", ["BufferGrid", "TimmLike"])
+def test_exits_on_nets_with_buffers_and_norms_of_their_own(name: str, place: Bench) -> None:
+    head = {"_target_": "compressbench.exit_heads.pooled.pooled", "_partial_": True}
+    state = state_of(name, place)
+    early = Attach(("a",), head).apply(state, place)
+    images = images_of(place, 8)
+    parts = parts_of(module_of(early))
+    with torch.no_grad():
+        logits, *live = parts[0](images)
+        assert logits.shape == (8, 10)
+        some = parts[1](*(t[torch.tensor([5, 2])] for t in live))[0]
+    assert float((some - answers(state, images)[torch.tensor([5, 2])]).abs().max()) < 1e-4

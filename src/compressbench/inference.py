@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from compressbench.models.exits import alone
+from compressbench.models.tracing import Tracer
 from compressbench.outputs import forward
 
 LOGIT_TOLERANCE = 1e-3
@@ -150,7 +151,7 @@ def _folded(plain: nn.Module) -> fx.GraphModule:
     source = copy.deepcopy(plain)
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in source.modules()):
         raise ValueError("hooks would run once, at tracing, and never again")
-    graph = fx.Tracer().trace(source)
+    graph = Tracer().trace(source)
     traced = fx.GraphModule(source, graph)
     modules = dict(traced.named_modules())
     calls = Counter(id(modules[str(n.target)]) for n in graph.nodes if n.op == "call_module")

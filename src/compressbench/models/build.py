@@ -106,7 +106,7 @@ def prunable(module: nn.Module) -> dict[str, Tensor]:
 def left_alone(module: nn.Module) -> dict[str, Tensor]:
     """Parameters of two or more dimensions that are no convolution's or linear layer's weight, in module order.
 
-    Those of recurrent layers, embeddings, ``nn.MultiheadAttention``'s ``in_proj_weight``, parametrised weights, the user's
+    Those of recurrent layers, embeddings, ``nn.MultiheadAttention``'s ``in_proj_weight``, parametrised weights, a user's
     own: pruning leaves them dense and quantization in float.
     """
     handled = {id(p) for p in prunable(module).values()} | idle(module)

@@ -19,6 +19,7 @@ from compressbench.models.attention import unfused_attention
 from compressbench.models.build import left_alone, prunable, shortened
 from compressbench.models.exits import every_exit
 from compressbench.models.theseus import idle
+from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
 
 
@@ -158,13 +159,17 @@ def _run(module: nn.Module, shape: Sequence[int]) -> None:
     first = next(module.parameters(), torch.empty(0))
     modes = {part: part.training for part in module.modules()}
     module.eval()
+    size = "x".join(map(str, shape))
     try:
-        with torch.no_grad(), every_exit(module):
-            forward(module, torch.zeros(1, *shape, device=first.device))
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ZeroDivisionError) as error:
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        size = "x".join(map(str, shape))
-        raise UserError(f"{type(module).__name__} can't take inputs of {size}: {reason}") from error
+        with watched(module) as where:
+            try:
+                with torch.no_grad(), every_exit(module):
+                    forward(module, torch.zeros(1, *shape, device=first.device))
+            except UserError:
+                raise
+            except Exception as error:  # a user's forward may fail in any way at all
+                what = f"{type(module).__name__} can't take inputs of {size}"
+                raise UserError(f"{what}: {where()}{reason_of(error)}") from error
     finally:
         for part, training in modes.items():
             part.training = training

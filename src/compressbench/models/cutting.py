@@ -2,7 +2,8 @@
 
 An edit is a JSON mapping of one entry: ``{"cut": {tensor: {dimension: kept indices}}}`` removes rows or columns of
 parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``nn.Identity`` in place of modules;
-``{"fold": {convolution: [norm, eps]}}`` makes batch norms part of the convolutions before them; and
+``{"fold": {convolution: [norm, eps]}}`` makes batch norms part of the convolutions before them, but for the
+activation of a norm's class that has one; and
 ``{"quantize": {layer: …}}`` lets layers round (``models.quantized``), replacing what an earlier one said; and
 ``{"exits": {"points": {module: head}}}`` puts heads on it (``models.exits``). Nothing
 is traced here, so an older state of the same lineage, its masks and its optimiser state are edited the same way.
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from compressbench.errors import UserError, nearest
 from compressbench.models.exits import attach
 from compressbench.models.quantized import quantize
+from compressbench.models.tracing import own_tensors, rest_of
 
 Edit = Mapping[str, Any]
 Cut = Mapping[str, Mapping[str, Sequence[int]]]
@@ -182,8 +184,13 @@ def _fold(module: nn.Module, conv: str, norm: str) -> None:
     folded = _folded(own, {conv: [norm, after.eps]})
     layer.weight = nn.Parameter(folded[f"{conv}.weight"], layer.weight.requires_grad)
     layer.bias = nn.Parameter(folded[f"{conv}.bias"], layer.weight.requires_grad)
+    rest = rest_of(after)
+    if rest is None:
+        raise UserError(
+            f"edits: fold: {norm} ({type(after).__name__}) does more than normalise and what comes after"
+        )
     parent, _, leaf = norm.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, nn.Identity())
+    setattr(module.get_submodule(parent), leaf, rest)
 
 
 def _folded(weights: Mapping[str, Tensor], pairs: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
@@ -210,8 +217,8 @@ def _folded(weights: Mapping[str, Tensor], pairs: Mapping[str, Sequence[Any]]) -
 
 
 def _without_norms(tensors: Mapping[str, Tensor], pairs: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
-    gone = tuple(f"{norm}." for norm, _ in pairs.values())
-    return {name: t for name, t in tensors.items() if not name.startswith(gone)}
+    gone = {name for norm, _ in pairs.values() for name in own_tensors(norm)}
+    return {name: t for name, t in tensors.items() if name.partition("|")[0] not in gone}
 
 
 def _selected(name: str, tensor: Tensor, dims: Mapping[str, Sequence[int]]) -> Tensor:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from compressbench import specs
 from compressbench.bench import Bench, derive_seed
 from compressbench.errors import UserError
-from compressbench.models.build import fill, left_alone, load, prunable, snapshot
+from compressbench.models.build import fill, left_alone, load, module_of, prunable, snapshot
 from compressbench.models.checkpoint import read_weights
 from compressbench.models.counting import count
 from compressbench.models.cutting import replay
+from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
 from compressbench.state import State
+
+OLD = (WeightNorm, SpectralNorm)
 
 
 def drawn(model: Mapping[str, Any], bench: Bench) -> State:
@@ -24,7 +31,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
 
     Raises:
         UserError: the module can't be built, fails on one batch of the data, its outputs don't fit the classes,
-            nothing in it can be pruned, or the given weights don't fit.
+            nothing in it can be pruned, the given weights don't fit, it can't be copied, or not built again.
     """
     spec = fill(model["build"], bench.dataset)
     with torch.random.fork_rng(devices=[]):
@@ -34,9 +41,11 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
         raise UserError(
             f"model.build: {spec[specs.TARGET]} gave a {type(module).__name__}, not a torch.nn.Module"
         )
+    name = model.get("name") or type(module).__name__
+    _whole(module, name)
     if model.get("weights"):
         load(module, read_weights(model["weights"]), f"model.weights {model['weights']}")
-    _check(module.eval(), model, bench)
+    _check(module.eval(), name, bench)
     named = prunable(module)
     counts = count(module, bench.dataset.shape)
     facts = {
@@ -53,7 +62,9 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
     }
     if other := left_alone(module):
         facts["left_alone"] = {name: p.numel() for name, p in other.items()}
-    return State(model=spec, tensors={"weights": snapshot(module)}, facts=facts)
+    state = State(model=spec, tensors={"weights": snapshot(module)}, facts=facts)
+    _rebuilt(state, module, name, bench)
+    return state
 
 
 def redrawn(state: State, bench: Bench) -> dict[str, Tensor]:
@@ -64,16 +75,17 @@ def redrawn(state: State, bench: Bench) -> dict[str, Tensor]:
     return snapshot(replay(module, state.edits))
 
 
-def _check(module: torch.nn.Module, model: Mapping[str, Any], bench: Bench) -> None:
-    name = model.get("name") or type(module).__name__
+def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
     shape, classes = bench.dataset.shape, len(bench.dataset.classes)
-    with torch.no_grad():
+    images = torch.zeros(2, *shape)
+    with watched(module) as where, torch.random.fork_rng(devices=[]):
         try:
-            logits = forward(module, torch.zeros(2, *shape)).logits
-        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            logits = forward(module, images).logits
+        except UserError:
+            raise
+        except Exception as error:  # a user's forward may fail in any way at all
             raise UserError(
-                f"model {name} can't take {bench.dataset.name}'s images {shape}: {reason}"
+                f"model {name} can't take {bench.dataset.name}'s images {shape}: {where()}{reason_of(error)}"
             ) from error
     if tuple(logits.shape) != (2, classes):
         raise UserError(
@@ -82,3 +94,74 @@ def _check(module: torch.nn.Module, model: Mapping[str, Any], bench: Bench) -> N
         )
     if not prunable(module):
         raise UserError(f"model {name} has no prunable layer (convolution or linear)")
+    _copied(module, name)
+
+
+def _whole(module: torch.nn.Module, name: str) -> None:
+    """Refuses a net whose tensors aren't there yet, or hold what is no number.
+
+    Raises:
+        UserError: naming the tensor.
+    """
+    for tensors, what in ((module.named_parameters(), "parameter"), (module.named_buffers(), "buffer")):
+        for own, tensor in tensors:
+            layer = own.rpartition(".")[0]
+            if is_lazy(tensor):
+                kind = type(module.get_submodule(layer)).__name__
+                raise UserError(
+                    f"model {name}: {layer or 'the net'} ({kind}) has no shape before a forward, and so can't be drawn "
+                    "from a seed; give its sizes, e.g. Linear for LazyLinear"
+                )
+            if tensor.is_meta or tensor.layout != torch.strided:
+                form = "on the meta device" if tensor.is_meta else f"of layout {tensor.layout}"
+                raise UserError(f"model {name}: {what} {own} is {form}; a dense tensor with values is wanted")
+            numbers = tensor.is_floating_point() and tensor.numel()
+            if numbers and bool(tensor.isnan().any() or (what == "parameter" and tensor.isinf().any())):
+                raise UserError(
+                    f"model {name}: {what} {own} holds what is no finite number; was it initialised?"
+                )
+
+
+def _copied(module: torch.nn.Module, name: str) -> None:
+    """Refuses a net that can't be copied after a forward with gradients, as most stages need.
+
+    Raises:
+        UserError: naming the innermost part that can't.
+    """
+    try:
+        copy.deepcopy(module)
+    except Exception:  # whatever a user's module may raise while it is copied
+        parts = list(module.named_modules())
+    else:
+        return
+    for path, part in reversed(parts):
+        try:
+            copy.deepcopy(part)
+        except Exception as error:
+            old = [type(h).__name__ for h in part._forward_pre_hooks.values() if type(h) in OLD]
+            hint = (
+                f"the older torch.nn.utils.{'weight_norm' if old[0] == 'WeightNorm' else 'spectral_norm'}: use that of "
+                "torch.nn.utils.parametrizations, or take it off"
+                if old
+                else "its attributes must be parameters, buffers, modules and plain data"
+            )
+            raise UserError(
+                f"model {name}: {path or 'the net'} ({type(part).__name__}) can't be copied: {hint} "
+                f"({reason_of(error, 80)})"
+            ) from error
+
+
+def _rebuilt(state: State, module: torch.nn.Module, name: str, bench: Bench) -> None:
+    """Refuses a net that its parameters and buffers don't make again.
+
+    Raises:
+        UserError: it answers otherwise then.
+    """
+    images = torch.randn(2, *bench.dataset.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        own, again = forward(module, images).logits, forward(module_of(state), images).logits
+    if not torch.allclose(own, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise UserError(
+            f"model {name}: built again with the same parameters and buffers it answers otherwise; what a forward reads "
+            "must be registered (register_buffer) or the same in every build, and evaluation draws nothing at random"
+        )

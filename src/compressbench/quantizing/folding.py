@@ -11,6 +11,7 @@ from compressbench.bench import Bench
 from compressbench.models.build import module_of
 from compressbench.models.exits import Exiting
 from compressbench.models.quantized import unfit
+from compressbench.models.tracing import Tracer, rest_of
 from compressbench.state import State
 from compressbench.structured import edited
 
@@ -19,13 +20,6 @@ _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: nn.BatchNorm2d,
     nn.Conv3d: nn.BatchNorm3d,
 }
-
-
-class _Tracer(fx.Tracer):
-    """Convolutions are leaves, also those of a user's own class."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, tuple(_NORM_OF)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def pairs(module: nn.Module) -> dict[str, list[Any]]:
@@ -48,10 +42,8 @@ def pairs(module: nn.Module) -> dict[str, list[Any]]:
             continue
         name, conv = str(before.target), modules[str(before.target)]
         norm = modules[str(node.target)]
-        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
-            continue
         kinds = [of for plain, of in _NORM_OF.items() if isinstance(conv, plain)]
-        if kinds != [type(norm)] or unfit(conv):
+        if len(kinds) != 1 or not isinstance(norm, kinds[0]) or rest_of(norm) is None or unfit(conv):
             continue
         shared = any(owners[id(p)] > 1 for m in (conv, norm) for p in m._parameters.values() if p is not None)
         used = any(r.startswith((f"{name}.", f"{node.target}.")) for r in read)
@@ -64,7 +56,7 @@ def _graphs(module: nn.Module) -> list[fx.Graph]:
     """The net's graph; of one with exits those of its parts, where a head reads a value too."""
     if isinstance(module, Exiting):
         return [part.graph for part in module.parts() if isinstance(part, fx.GraphModule)]
-    return [_Tracer().trace(module)]
+    return [Tracer().trace(module)]
 
 
 def folded(state: State, bench: Bench) -> tuple[State, list[str]]:
