@@ -603,3 +603,59 @@ def test_exits_on_nets_with_buffers_and_norms_of_their_own(name: str, place: Ben
         assert logits.shape == (8, 10)
         some = parts[1](*(t[torch.tensor([5, 2])] for t in live))[0]
     assert float((some - answers(state, images)[torch.tensor([5, 2])]).abs().max()) < 1e-4
+
+
+def same(found: Any, own: Any) -> bool:
+    return found.keys() == own.keys() and all(torch.equal(found[n], own[n]) for n in own)
+
+
+@pytest.mark.parametrize("name", ["Wrapped", "BufferScalar"])
+def test_prefixes_go_only_where_the_names_then_fit(name: str, place: Bench, tmp_path: Any) -> None:
+    build = {"_target_": f"cases_nets.{name}", "channels": "@channels", "outputs": "@classes"}
+    net: nn.Module = getattr(cases_nets, name)(1, 10)
+    own = {n: t.clone() for n, t in net.state_dict().items()}
+    average = torch.optim.swa_utils.AveragedModel(net, use_buffers=True)
+    compiled_part: nn.Module = getattr(cases_nets, name)(1, 10)
+    compiled_part.load_state_dict(own)
+    first = next(n for n, _ in compiled_part.named_children())
+    setattr(compiled_part, first, torch.compile(getattr(compiled_part, first)))
+    files = {
+        "plain": own,
+        "parallel": nn.DataParallel(net).state_dict(),
+        "compiled": torch.compile(net).state_dict(),
+        "compiled part": compiled_part.state_dict(),
+        "both": {f"_orig_mod.module.{n}": t for n, t in own.items()},
+        "averaged": average.state_dict(),
+        "trainer": {"state_dict": {f"model.{n}": t for n, t in own.items()}, "epoch": 3},
+        "script": {"model": own, "epoch": 3},
+        "before batches were tracked": {n: t for n, t in own.items() if "num_batches" not in n},
+    }
+    assert any("_orig_mod" in n for n in files["compiled part"])
+    assert "n_averaged" in files["averaged"]
+    for what, content in files.items():
+        path = tmp_path / f"{what.replace(' ', '_')}.pt"
+        torch.save(content, path)
+        state = drawn({"name": name, "build": build, "weights": str(path)}, place)
+        assert same(state.weights, own), what
+        trained = dataclasses.replace(TRAIN, checkpoint=str(path)).apply(state_of(name, place), place)
+        assert same(trained.weights, own), what
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+def test_names_that_torch_once_wrote_load(place: Bench, tmp_path: Any) -> None:
+    old = cases_nets.OldWeightNormed(1, 10)
+    assert "a.weight_g" in old.state_dict()
+    torch.save(old.state_dict(), tmp_path / "old.pt")
+    build = {"_target_": "cases_nets.WeightNormed", "channels": "@channels", "outputs": "@classes"}
+    state = drawn({"name": "net", "build": build, "weights": str(tmp_path / "old.pt")}, place)
+    images = images_of(place, 4)
+    with torch.no_grad():
+        assert torch.allclose(answers(state, images), old(images), atol=1e-6)
+
+
+def test_names_that_fit_nowhere_are_named_as_they_fit_best(place: Bench, tmp_path: Any) -> None:
+    own = cases_nets.Wrapped(1, 10).state_dict()
+    torch.save({f"module.{n}": t for n, t in own.items() if n != "module.3.bias"}, tmp_path / "x.pt")
+    build = {"_target_": "cases_nets.Wrapped", "channels": "@channels", "outputs": "@classes"}
+    with pytest.raises(UserError, match=r"don't fit Wrapped: missing module\.3\.bias$"):
+        drawn({"name": "net", "build": build, "weights": str(tmp_path / "x.pt")}, place)

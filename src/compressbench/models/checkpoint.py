@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressbench.errors import UserError
 
 TORCH = (".pt", ".pth")
-WRAPPERS = ("module.", "_orig_mod.")
+WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+UNDER = ("state_dict", "model_state_dict", "model")
+AVERAGED = "n_averaged"
+LATER = "num_batches_tracked"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Named tensors of a checkpoint, on the CPU, ready for ``compressbench.models.build.load``.
 
-    A torch file may hold them under ``state_dict``. The prefixes that ``DataParallel`` and ``torch.compile``
-    put before every name (``module.``, ``_orig_mod.``) are taken off.
+    A torch file may hold them under ``state_dict``, ``model_state_dict`` or ``model``. The names are the file's own, see
+    ``fitted``.
 
     Args:
         path: a ``.safetensors`` file, or a ``.pt`` / ``.pth`` file of ``torch.save(model.state_dict(),
@@ -63,8 +67,9 @@ def _read_torch(file: Path) -> Any:
 
 
 def _unwrapped(found: Any, file: Path) -> dict[str, Tensor]:
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    for under in UNDER:
+        if isinstance(found, Mapping) and isinstance(found.get(under), Mapping):
+            found = found[under]
     if not isinstance(found, Mapping) or not found:
         raise UserError(f"weights: {file} holds no named tensors; save model.state_dict() alone")
     for name, value in found.items():
@@ -79,7 +84,58 @@ def _unwrapped(found: Any, file: Path) -> dict[str, Tensor]:
                 f"weights: {file}: {name} holds {lost} that are no numbers (NaN); a training that diverged? Take an "
                 "earlier checkpoint"
             )
-    tensors = {name: value.detach() for name, value in found.items()}
-    while prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    return {name: value.detach() for name, value in found.items()}
+
+
+def fitted(found: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """A file's tensors by the names of a module, as far as they fit; those that fit best where none do.
+
+    Taken off, but only where the names then fit: what ``DataParallel``, ``torch.compile``, FSDP and averaged models put
+    before names or in them, and one prefix that all names share (``model.``). Of norms written before
+    ``num_batches_tracked`` was, that is the module's own. Names that torch's modules once wrote (``weight_g``) become
+    today's by the modules' own rules.
+    """
+    own = module.state_dict()
+    best: dict[str, Tensor] = dict(found)
+    for names in _readings(found):
+        lacking, odd = own.keys() - names.keys(), names.keys() - own.keys()
+        if not odd and all(name.rpartition(".")[2] == LATER for name in lacking):
+            return {**{name: own[name].detach() for name in lacking}, **names}
+        if (current := _by_torch(names, module)) is not None:
+            return current
+        if len(own.keys() ^ names.keys()) < len(own.keys() ^ best.keys()):
+            best = names
+    return best
+
+
+def _readings(found: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The names as they are, and with more and more of what wrappers add taken off."""
+    names = dict(found)
+    yield names
+    if AVERAGED in names:
+        names = {n: t for n, t in names.items() if n != AVERAGED}
+        yield names
+    bare = names
+    for wrapper in WRAPPERS[
+        1:
+    ]:  # torch.compile and FSDP wrap parts of a net too; "module" may be its own name
+        bare = {n.replace(wrapper, ""): t for n, t in bare.items()}
+    if bare.keys() != names.keys() and len(bare) == len(names):
+        yield bare
+    while len(first := {n.partition(".")[0] for n in bare}) == 1 and all("." in n for n in bare):
+        bare = {n.removeprefix(f"{next(iter(first))}."): t for n, t in bare.items()}
+        yield bare
+
+
+def _by_torch(names: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor] | None:
+    """What a copy of the module makes of names that its own hooks know; None where any is left over."""
+    if not any(part._load_state_dict_pre_hooks for part in module.modules()):
+        return None
+    trial = copy.deepcopy(module)
+    try:
+        result = trial.load_state_dict(dict(names), strict=False)
+    except RuntimeError:  # of another shape
+        return None
+    if result.missing_keys or result.unexpected_keys:
+        return None
+    return {name: tensor.detach() for name, tensor in trial.state_dict().items()}

@@ -16,7 +16,7 @@ from compressbench import specs
 from compressbench.bench import Bench, derive_seed
 from compressbench.errors import UserError
 from compressbench.models.build import fill, left_alone, load, module_of, prunable, snapshot
-from compressbench.models.checkpoint import read_weights
+from compressbench.models.checkpoint import fitted, read_weights
 from compressbench.models.counting import count
 from compressbench.models.cutting import replay
 from compressbench.models.where import reason_of, watched
@@ -44,7 +44,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
     name = model.get("name") or type(module).__name__
     _whole(module, name)
     if model.get("weights"):
-        load(module, read_weights(model["weights"]), f"model.weights {model['weights']}")
+        load(module, fitted(read_weights(model["weights"]), module), f"model.weights {model['weights']}")
     _check(module.eval(), name, bench)
     named = prunable(module)
     counts = count(module, bench.dataset.shape)

@@ -643,10 +643,10 @@ def _resume(live: Live, bench: Bench) -> None:
 
 def adopt(state: State, path: str) -> State:
     """The state with weights trained elsewhere; its training cost here is nothing, and a flag says so."""
-    from compressbench.models.checkpoint import read_weights
+    from compressbench.models.checkpoint import fitted, read_weights
 
     module = module_of(state)
-    load(module, read_weights(path), f"checkpoint {path}")
+    load(module, fitted(read_weights(path), module), f"checkpoint {path}")
     flags = [*state.facts.get("flags", []), "trained elsewhere: its training cost is not known"]
     weights = {n: w * state.masks[n] if n in state.masks else w for n, w in snapshot(module).items()}
     return state.settled().with_groups(weights=weights).with_facts(flags=flags, curve=[])
