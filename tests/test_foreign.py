@@ -21,7 +21,7 @@ from compressbench.models.build import left_alone, module_of
 from compressbench.models.counting import count
 from compressbench.models.draw import drawn
 from compressbench.models.exits import parts_of
-from compressbench.outputs import forward
+from compressbench.outputs import Outputs, forward, tensors_of
 from compressbench.probes.cost import Cost
 from compressbench.probes.structure import Structure
 from compressbench.quantizing.folding import folded
@@ -659,3 +659,80 @@ def test_names_that_fit_nowhere_are_named_as_they_fit_best(place: Bench, tmp_pat
     build = {"_target_": "cases_nets.Wrapped", "channels": "@channels", "outputs": "@classes"}
     with pytest.raises(UserError, match=r"don't fit Wrapped: missing module\.3\.bias$"):
         drawn({"name": "net", "build": build, "weights": str(tmp_path / "x.pt")}, place)
+
+
+class AuxInADict(nn.Module):
+    """In training a dictionary, and a head that reads the middle through a convolution of its own."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b, self.head = (
+            cases_nets.cbr(channels, 16),
+            cases_nets.cbr(16, 16),
+            nn.Linear(16, outputs),
+        )
+        self.aux = nn.Sequential(nn.Conv2d(16, 12, 1), nn.ReLU(), nn.Dropout(0.5))
+        self.said = nn.Linear(12, outputs)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.a(x)
+        out = self.head(self.b(x).mean((2, 3)))
+        if not self.training:
+            return out
+        return {"logits": out, "more": [self.said(self.aux(x).mean((2, 3)))]}
+
+
+class Replaced(nn.Module):
+    """In training another head altogether: neither forward reaches all of the net."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b = cases_nets.cbr(channels, 16), cases_nets.cbr(16, 16)
+        self.one, self.two = nn.Linear(16, outputs), nn.Linear(16, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.one if self.training else self.two)(self.b(self.a(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", ["AuxInTraining", "AuxInADict", "Replaced"])
+def test_channels_are_cut_for_all_that_a_training_reaches(name: str, inside: bool, place: Bench) -> None:
+    pytest.importorskip("torch_pruning")
+    state = state_of(name, place)
+    small = Channels(MAGNITUDE, fraction=0.5, inside=inside).apply(state, place)
+    module, whole = module_of(small), module_of(state)
+    assert module.a[0].out_channels == 8
+    with torch.no_grad():  # as it was, what went being zero
+        for own, tensor in whole.named_parameters():
+            for dim, kept in small.edits[0]["cut"].get(own, {}).items():
+                gone = [k for k in range(tensor.shape[int(dim)]) if k not in kept]
+                tensor.index_fill_(int(dim), torch.tensor(gone), 0)
+        for net in (module, whole):
+            for own, part in net.named_modules():
+                part.training = own == ""
+        found, wanted = module(images_of(place, 4)), whole(images_of(place, 4))
+    for one, other in zip(tensors_of(found), tensors_of(wanted), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    trained = TRAIN.apply(small, place)
+    assert trained.facts["examples"] == 16
+
+
+@pytest.mark.parametrize("name", ["AuxInTraining", "Replaced"])
+def test_heads_that_never_run_in_evaluation_are_left_out_of_deployment(name: str, place: Bench) -> None:
+    state = Quantize(examples=64).apply(state_of(name, place), place)
+    head = "aux" if name == "AuxInTraining" else "one"
+    for runtime in RUNTIMES.values():
+        found = runtime.lower(View(state, place))
+        assert isinstance(found, Lowered)
+        assert f"left out, never run in evaluation: {head}" in found.runtime
+        assert head not in found.in_float
+        images = images_of(place, 16)
+        own = answers(state, images)
+        assert float((found.run(images) - own).abs().mean()) < 0.1 * float(own.std())  # type: ignore[operator]
+
+
+def test_tensors_of_whatever_a_module_returns() -> None:
+    one, two, whole = torch.rand(2), torch.rand(3), torch.tensor([1, 2])
+    assert tensors_of(one) == [one]
+    assert tensors_of({"a": (one, [two]), "b": whole, "c": None}) == [one, two]
+    assert tensors_of(Outputs(one, {"exit0": two})) == [one, two]

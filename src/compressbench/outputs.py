@@ -44,6 +44,20 @@ def forward(module: Callable[[Tensor], Any], inputs: Tensor) -> Outputs:
     return Outputs(logits)
 
 
+def tensors_of(result: Any) -> list[Tensor]:
+    """All tensors of floating point in what a module returned, in order: of a tensor, tuple, mapping or ``Outputs``."""
+    if isinstance(result, Tensor):
+        return [result] if result.is_floating_point() else []
+    if isinstance(result, Outputs):
+        return [result.logits, *result.taps.values()]
+    inner: Any = ()
+    if isinstance(result, Mapping):
+        inner = result.values()
+    elif isinstance(result, tuple | list):
+        inner = result
+    return [tensor for part in inner for tensor in tensors_of(part)]
+
+
 @contextlib.contextmanager
 def tapped(module: nn.Module, names: Sequence[str] = ()) -> Iterator[Callable[[Tensor], Outputs]]:
     """``forward`` of a module as a function of its inputs, with what the named submodules gave among the taps.

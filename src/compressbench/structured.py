@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +27,8 @@ from compressbench.hardware.target import Lowered, Unsupported
 from compressbench.models.build import module_of, prunable
 from compressbench.models.counting import count
 from compressbench.models.cutting import Cut, Edit, cut_groups, cut_module
-from compressbench.models.exits import all_logits
 from compressbench.models.quantized import unrounded
+from compressbench.models.reached import Ways, ways_of
 from compressbench.outputs import forward
 from compressbench.pruning import masked, scored
 from compressbench.state import State
@@ -78,10 +79,11 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
     """
     module, shape = module_of(state), bench.dataset.shape
     given, saliency = scored(state, bench, specs.build(settings.criterion, "criterion"))
-    coupled = _coupled(module, shape, _counted(given, saliency), settings.inside)
+    ways = ways_of(module.eval(), _sample(shape))
+    coupled = _coupled(module, shape, ways, _counted(given, saliency), settings.inside)
 
     def edit_of(removed: Removed) -> Edit:
-        return _edit(module, shape, coupled, removed)
+        return _edit(module, shape, ways, coupled, removed)
 
     def macs_of(removed: Removed) -> float:
         return count(_thinned(module, edit_of(removed), shape), shape).macs / state.facts["forward_macs"]
@@ -222,12 +224,12 @@ def _counted(given: Given, saliency: Saliency) -> dict[str, Tensor]:
 
 
 def _coupled(
-    module: nn.Module, shape: Sequence[int], scores: Mapping[str, Tensor], inside: bool
+    module: nn.Module, shape: Sequence[int], ways: Ways, scores: Mapping[str, Tensor], inside: bool
 ) -> list[Coupled]:
     """The groups of channels of a net that may be thinned, in the order of the tracing."""
     traced = copy.deepcopy(module)
     found = []
-    graph = _graph(traced, shape)
+    graph = _graph(traced, shape, ways)
     with _telling("can't be followed"):
         names = {part: name for name, part in traced.named_modules()}
         for group in graph.get_all_groups():
@@ -244,7 +246,7 @@ def _coupled(
     return found
 
 
-def _graph(module: nn.Module, shape: Sequence[int]) -> Any:
+def _graph(module: nn.Module, shape: Sequence[int], ways: Ways) -> Any:
     try:
         import torch_pruning
     except ImportError as error:
@@ -260,17 +262,17 @@ def _graph(module: nn.Module, shape: Sequence[int]) -> Any:
         return torch_pruning.DependencyGraph().build_dependency(
             module,
             _sample(shape),
-            forward_fn=_logits,
+            forward_fn=functools.partial(_answers, ways),
             verbose=False,
         )
 
 
-def _logits(module: nn.Module, inputs: Tensor) -> Tensor:
-    """The output as a node of its own, whatever made it."""
-    logits = all_logits(module, inputs)
-    if not logits.requires_grad:
+def _answers(ways: Ways, module: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """All outputs, each as a node of its own, whatever made it."""
+    found = [tensor for tensor in ways.outputs(module, inputs) if tensor.requires_grad]
+    if not found:
         raise UserError("its output has no gradient")
-    return logits * 1.0
+    return [tensor * 1.0 for tensor in found]
 
 
 @contextmanager
@@ -339,10 +341,12 @@ def _normal(group: Coupled) -> Tensor:
     return group.scores / scale if scale > 0 else group.scores
 
 
-def _edit(module: nn.Module, shape: Sequence[int], coupled: Sequence[Coupled], removed: Removed) -> Edit:
+def _edit(
+    module: nn.Module, shape: Sequence[int], ways: Ways, coupled: Sequence[Coupled], removed: Removed
+) -> Edit:
     """What stays of every tensor, read from a pruned copy whose tensors hold their own positions."""
     traced = copy.deepcopy(module)
-    graph = _graph(traced, shape)
+    graph = _graph(traced, shape, ways)
     with _telling("can't be thinned"):
         with torch.no_grad():
             for tensor in _floats(traced).values():
@@ -472,11 +476,13 @@ def _sample(shape: Sequence[int]) -> Tensor:
 def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str = INSIDE) -> nn.Module:
     """A copy of the module with the edit made; it runs, and gives finite logits of the same shape."""
     what = {"cut": "channels", "drop": "blocks"}[next(iter(edit))]
-    small, sample = cut_module(copy.deepcopy(module), edit), _sample(shape)
+    sample = _sample(shape)
+    ways = ways_of(module, sample)
+    small = cut_module(copy.deepcopy(module), edit)
     with torch.no_grad():
-        like = all_logits(module, sample)
+        like = _everything(ways, module, sample)
         try:
-            logits = all_logits(small, sample)
+            logits = _everything(ways, small, sample)
         except _ANYTHING as error:
             reason = [*str(error).splitlines(), type(error).__name__][0][:120]
             raise UserError(f"{what}: the net doesn't run without them: {reason}; {hint}") from error
@@ -487,6 +493,11 @@ def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str = IN
     return small
 
 
+def _everything(ways: Ways, module: nn.Module, inputs: Tensor) -> Tensor:
+    """(n, all outputs) of a net, in evaluation and by the way of its training."""
+    return torch.cat(replace(ways, evaluation=True).outputs(module, inputs), dim=1)
+
+
 def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int]) -> None:
     """Compares the shrunk net with the whole one, in which all that was cut is zero; rounding layers in float."""
     zeroed, shrunk = (unrounded(copy.deepcopy(module)) for module in (whole, shrunk))
@@ -495,6 +506,7 @@ def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int])
         for name, parameter in zeroed.named_parameters():
             if name in cut:
                 parameter.mul_(_kept(cut[name], parameter))
-        before, after = all_logits(zeroed, sample), all_logits(shrunk, sample)
+        ways = ways_of(zeroed, sample)
+        before, after = _everything(ways, zeroed, sample), _everything(ways, shrunk, sample)
     if not bool((after - before).abs().max() <= AGREE * before.abs().max().clamp(min=0.01)):
         raise UserError(f"channels: the net without them differs from the net with them at zero; {INSIDE}")

@@ -33,6 +33,7 @@ from compressbench.models.quantized import (
     rounded,
     shared_weights,
 )
+from compressbench.models.reached import ran
 from compressbench.outputs import forward
 
 OPSET = 17
@@ -51,6 +52,7 @@ class Graph:
         model: ``onnx.ModelProto``; input ``images`` (n, c, h, w) float32, encoded; output ``logits`` (n, classes).
         integer: layers that the graph gives integer inputs and weights.
         rounded: quantized layers that it can't; why, by name.
+        unused: quantized layers that never run in evaluation, as heads of the training alone: the graph lacks them.
         fixed: what of the net's forward became a constant while it was traced, in words; empty if nothing did.
     """
 
@@ -58,6 +60,7 @@ class Graph:
     integer: tuple[str, ...] = ()
     rounded: Mapping[str, str] = field(default_factory=dict)
     fixed: str = ""
+    unused: tuple[str, ...] = ()
 
     def bytes(self) -> bytes:
         """The file's content."""
@@ -108,10 +111,13 @@ def graph_of(
     surgery = _Surgery(model, kept)
     if images is not None:
         surgery.results(layers, _ranges(module, layers, images))
+    evaluated = ran(module, sample[:2])
+    unused = tuple(name for name in layers if name not in evaluated and not surgery.has(name))
     for name, layer in layers.items():
-        surgery.layer(name, layer)
+        if name not in unused:
+            surgery.layer(name, layer)
     surgery.finish()
-    return Graph(model, tuple(surgery.integer), surgery.rounded, fixed)
+    return Graph(model, tuple(surgery.integer), surgery.rounded, fixed, unused)
 
 
 def checked_graph(
@@ -348,6 +354,10 @@ class _Surgery:
         self.after: dict[int, list[Any]] = {}
         self.integer: list[str] = []
         self.rounded: dict[str, str] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether the graph reads a layer's weight."""
+        return f"{_MINE}{name}.weight" in self.initial
 
     def layer(self, name: str, layer: Any) -> None:
         """Rounds one layer's weight and input."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from compressbench.errors import UserError
 from compressbench.hardware.early import Compiled, in_parts, numpy_of
-from compressbench.hardware.target import Lowered, Timing, Unsupported
+from compressbench.hardware.target import Lowered, Timing, Unsupported, check_threads
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class OnnxRuntimeCPU:
 
     def __post_init__(self) -> None:
         check_batches(self.batches, self.seconds)
-        if self.threads < 1:
-            raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
+        check_threads(self.threads, "hardware: threads")
 
     def lower(self, view: View) -> Lowered | Unsupported:
         """The state as a session of the runtime; unsupported where torch can't export the net."""
@@ -176,7 +175,14 @@ INTEGER = (
 
 
 def kind(graph: Graph, left: Sequence[str]) -> str:
-    """What runs, in words: fp32, int8, or both."""
+    """What runs, in words: fp32, int8, or both; and what is left out because it never runs."""
+    words = _kind(graph, left)
+    if graph.unused:
+        words += f"; left out, never run in evaluation: {shortened(graph.unused)}"
+    return words
+
+
+def _kind(graph: Graph, left: Sequence[str]) -> str:
     if not graph.integer:
         why = sorted(set(graph.rounded.values()))
         return f"fp32 ({'; '.join(why)})" if why else "fp32"

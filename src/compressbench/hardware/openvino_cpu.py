@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from compressbench.errors import UserError, nearest
 from compressbench.hardware.early import Compiled, in_parts, numpy_of
 from compressbench.hardware.onnxruntime_cpu import kind, shortened
-from compressbench.hardware.target import Lowered, Timing, Unsupported
+from compressbench.hardware.target import Lowered, Timing, Unsupported, check_threads
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class OpenVINOCPU:
 
     def __post_init__(self) -> None:
         check_batches(self.batches, self.seconds)
-        if self.threads < 1:
-            raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
+        check_threads(self.threads, "hardware: threads")
         if self.precision is not None and self.precision not in PRECISIONS:
             raise UserError(
                 f"hardware: precision {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}"

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from compressbench.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.views import View
+
+
+def check_threads(threads: object, where: str) -> None:
+    """Refuses a number of threads that no machine like this one has any use for; libraries crash at very many.
+
+    Args:
+        where: the setting's name.
+
+    Raises:
+        UserError: no whole number from 1 to four times the processors (to 64, where that is more).
+    """
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
+        raise UserError(
+            f"{where}: {threads!r} is not a whole number from 1 to {most}; this machine has {os.cpu_count()}"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from compressbench.errors import UserError, nearest
 from compressbench.hardware.onnxruntime_cpu import shortened
-from compressbench.hardware.target import Lowered, Timing, Unsupported
+from compressbench.hardware.target import Lowered, Timing, Unsupported, check_threads
 from compressbench.hardware.torch_cpu import check_batches, examples, threads, time_in_turns
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class TorchCompiled:
 
     def __post_init__(self) -> None:
         check_batches(self.batches, self.seconds)
-        if self.threads < 1:
-            raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
+        check_threads(self.threads, "hardware: threads")
         if self.precision not in PRECISIONS:
             raise UserError(
                 f"hardware: precision {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}"
@@ -58,11 +57,13 @@ class TorchCompiled:
         from compressbench.hardware.torch_integers import integer_net, missing
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
+        from compressbench.models.reached import ran
         from compressbench.outputs import forward
 
         inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
         module = module_of(view.state, "cpu").eval().requires_grad_(False)
-        layers = tuple(quantized(module))
+        evaluated = ran(module, inputs[:1])
+        layers = tuple(name for name in quantized(module) if name in evaluated)
         lack = missing() if layers else ""
         whole, candidates = integer_net(module) if layers and not lack else (module, ())
         began = time.perf_counter()

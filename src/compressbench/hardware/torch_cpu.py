@@ -45,8 +45,7 @@ class TorchCPU:
 
     def __post_init__(self) -> None:
         check_batches(self.batches, self.seconds)
-        if self.threads < 1:
-            raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
+        check_threads(self.threads, "hardware: threads")
 
     def lower(self, view: View) -> Lowered | Unsupported:
         """The state's module, prepared for inference (see ``compressbench.inference``)."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
 from compressbench.hardware.onnxruntime_cpu import shortened
-from compressbench.hardware.target import Lowered, Timing, Unsupported
+from compressbench.hardware.target import Lowered, Timing, Unsupported, check_threads
 from compressbench.hardware.torch_cpu import check_batches, examples, threads, time_in_turns
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class TorchSparse:
 
     def __post_init__(self) -> None:
         check_batches(self.batches, self.seconds)
-        if self.threads < 1:
-            raise UserError(f"hardware: threads is {self.threads}, must be at least 1")
+        check_threads(self.threads, "hardware: threads")
         if not 0 <= self.densest <= 1:
             raise UserError(f"hardware: densest is {self.densest}, must be in [0, 1]")
 

@@ -148,14 +148,6 @@ def every_exit(module: nn.Module) -> Iterator[None]:
         module.__dict__["_every"] = before
 
 
-def all_logits(module: nn.Module, inputs: Tensor) -> Tensor:
-    """(n, classes) of a net; of one with exits (n, exits x classes), the last one first: all that its tensors lead to."""
-    with every_exit(module):
-        found = forward(module, inputs)
-    early = [tensor for name, tensor in found.taps.items() if name.startswith(EXIT)]
-    return torch.cat([found.logits, *early], dim=1) if early else found.logits
-
-
 def deep_loss(task: Any, module: nn.Module, run: Any, inputs: Tensor, labels: Tensor) -> Tensor:
     """The task's loss, of a net with exits the mean over all of them; ``run`` is the module, or what stands for it."""
     with every_exit(module):

@@ -48,7 +48,8 @@ def pairs(module: nn.Module) -> dict[str, list[Any]]:
         shared = any(owners[id(p)] > 1 for m in (conv, norm) for p in m._parameters.values() if p is not None)
         used = any(r.startswith((f"{name}.", f"{node.target}.")) for r in read)
         if calls[id(conv)] == calls[id(norm)] == 1 and not shared and not used:
-            found[name] = [str(node.target), float(norm.eps)]
+            eps: Any = norm.eps
+            found[name] = [str(node.target), float(eps)]
     return found
 
 
