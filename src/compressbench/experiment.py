@@ -16,6 +16,7 @@ from compressbench.conf import conf_dir
 from compressbench.data.load import load as load_data
 from compressbench.errors import UserError, nearest
 from compressbench.execute import Executor, Labels, Setting, Watcher
+from compressbench.hardware.target import check_threads
 from compressbench.paths import file_name, label, outputs_folder, write_text
 from compressbench.plan import Context, Plan, make
 from compressbench.published import published
@@ -42,6 +43,9 @@ KEYS = (
     "sweep",
 )
 OPTIONAL = ("trust", "data_dir", "retime", "sweep")
+HARDWARE = ("name", "threads", "device", "target")
+MOST_THREADS = 1024
+"""More of them than any machine has processors crash torch."""
 MAPPINGS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
 
@@ -57,11 +61,12 @@ class Experiment:
     published: tuple[Record, ...] = ()
 
 
-def prepare(config: Mapping[str, Any], writable: bool = True) -> Experiment:
+def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "") -> Experiment:
     """Checks a resolved config as a whole and makes the plan; torch is not imported.
 
     Args:
         writable: whether the store will be written; False for one that is only read.
+        overrides: what the records' column of that name says.
 
     Raises:
         UserError: the first fault found.
@@ -93,6 +98,7 @@ def prepare(config: Mapping[str, Any], writable: bool = True) -> Experiment:
         scale=label(config["scale"].get("name"), "scale.name"),
         hardware=label(hardware.get("name"), "hardware.name"),
         seed=seed,
+        overrides=overrides,
     )
     if labels.scale not in SCALES:
         raise UserError(f"scale.name: unknown {labels.scale!r}; {nearest(labels.scale, SCALES)}")
@@ -126,9 +132,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
             raise UserError(f"{key}: {config[key]!r} is no mapping; choose one by its name, {key}=NAME")
     check_seed(config["seed"])
     hardware = config["hardware"]
-    threads = hardware.get("threads")
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise UserError(f"hardware.threads: {threads!r} is not a whole number, 1 or more")
+    check_threads(hardware.get("threads"), "hardware.threads")
     device = hardware.get("device")
     if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"hardware.device: unknown {device!r}; cpu, cuda or cuda:0 are known")

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressbench.errors import UserError
 from compressbench.models.equivalent import rescaled
+from compressbench.models.layout import training_layout
 from compressbench.outputs import forward
 from compressbench.tasks.classification import Classification
 from compressbench.training.sam import uphill
@@ -384,8 +385,9 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
         yield from (("", why), ("_rescaled", why))
         return
     task, module = view.bench.task, copy.deepcopy(view.module)
+    layout = training_layout(module, view.bench.dataset.shape)
     batches = [
-        (task.encode(images).contiguous(memory_format=torch.channels_last), labels)
+        (task.encode(images).contiguous(memory_format=layout), labels)
         for images, labels in view.bench.feed("train").batches(BLOCK, examples)
     ]
     batches = [(x[y >= 0], y[y >= 0]) for x, y in batches if bool((y >= 0).any())]
@@ -393,7 +395,7 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
         why = f"none of the first {examples} training examples has a label"
         yield from (("", why), ("_rescaled", why))
         return
-    laid_out = module.to(memory_format=torch.channels_last)
+    laid_out = module.to(memory_format=layout)
     yield "", (landscape_of(laid_out, view.state.masks, batches, task), "")
     found = rescaled(laid_out, factor, batches[0][0][:8])
     if isinstance(found, str):

@@ -14,6 +14,7 @@ from compressbench.hardware.target import (
     Lowered,
     Timing,
     Unsupported,
+    check_threads,
 )
 from compressbench.hardware.turns import Turns, in_turns, stopwatch, undisturbed
 

@@ -27,6 +27,7 @@ from compressbench.early import forgotten
 from compressbench.errors import Diverged, UserError, nearest
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.models.counting import count
+from compressbench.models.layout import training_layout
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning import masked, saying_what_stays
 from compressbench.specs import TARGET
@@ -77,6 +78,7 @@ class Live:
     frozen: list[nn.Module] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    layout: torch.memory_format = torch.channels_last
 
     def training(self) -> None:
         """Training mode, but for what is frozen: its norms keep their statistics."""
@@ -112,13 +114,15 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     bench = _on_data(settings, bench)
     run = _run(settings, bench)
     facts = state.facts
-    module = module_of(state, bench.device).to(memory_format=torch.channels_last)
+    module = module_of(state, bench.device)
+    layout = training_layout(module, bench.dataset.shape)
+    module = module.to(memory_format=layout)
     frozen = _freeze(module, settings.only) if settings.only else []
     methods = reparametrise.built(module, bench, state, run, settings.methods())
     objective = settings.built("objective")(bench)
     own = _begun(objective, module)
     optimizer = _optimizer(settings, module, run.lr, methods, own)
-    live = Live(module, optimizer, run.start, dict(state.masks), methods, own, frozen=frozen)
+    live = Live(module, optimizer, run.start, dict(state.masks), methods, own, frozen=frozen, layout=layout)
     averager = settings.averager[TARGET] if settings.averager else None
     left = state.group(AVERAGE) if run.start else {}
     if left and facts.get("averager") != averager:
@@ -358,7 +362,7 @@ def _loop(
         seed = derive_seed(bench.seed, run.order, "step", step)
         if pad or flip:
             images = pad_crop_flip(images, torch.Generator().manual_seed(seed), pad, flip)
-        inputs = task.encode(images).contiguous(memory_format=torch.channels_last)
+        inputs = task.encode(images).contiguous(memory_format=live.layout)
         now = rate(run, step)
         for group in optimizer.param_groups:
             group["lr"] = now * group.get("share", 1.0)
@@ -505,7 +509,7 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
     loss = right = 0.0
     with torch.no_grad(), live.computing(False):
         for images, labels in feed.batches(256):
-            outputs = forward(module, task.encode(images).contiguous(memory_format=torch.channels_last))
+            outputs = forward(module, task.encode(images).contiguous(memory_format=live.layout))
             loss += float(task.loss(outputs, labels)) * len(labels)
             right += float((task.predict(outputs) == labels).sum())
     live.training()
