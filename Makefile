@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench lock clean
+.PHONY: help setup demo test test-slow test-all lint format bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -33,7 +33,10 @@ test: setup  ## lint, types and the quick tests, in parallel
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
-test-slow: setup  ## the tests that take minutes: kill -9, wheel, warm and cold runs
+test-slow: setup  ## the tests that take minutes: kill -9, wheel, warm and cold runs, hostile input, pairs of methods
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "slow and not everything"
+
+test-all: setup  ## the same with all pairs of methods and all foreign nets, of which test-slow takes a part
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
 lint: setup  ## ruff and mypy
