@@ -12,11 +12,13 @@ import json
 import lzma
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
 import tarfile
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -663,6 +665,51 @@ def pictures(tmp_path: Path) -> Path:
         for i in range(10):
             picture(tmp_path / "all" / name / f"{i:02}.png", 100 * label + i)
     return tmp_path / "all"
+
+
+def deep_png(path: Path, kind: int, values: int) -> None:
+    """A PNG of 16 bits a value: 0 grey, 2 RGB, 4 grey and 6 RGB with transparency; by hand, as PIL writes none."""
+    rows = b"".join(b"\0" + np.full((6, values), 700, ">u2").tobytes() for _ in range(8))
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 6, 8, 16, kind, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "mode"), [(0, 1, "I;16"), (2, 3, "RGB;16B"), (4, 2, "LA;16B"), (6, 4, "RGBA;16B")]
+)
+def test_pictures_of_16_bits_are_refused_with_their_mode(
+    pictures: Path, kind: int, values: int, mode: str
+) -> None:
+    odd = pictures / "ant" / "05.png"
+    deep_png(odd, kind, values)
+    with pytest.raises(UserError, match=re.escape(f"{odd} has more than 8 bits per value (mode {mode})")):
+        image_folder(str(pictures), test_fraction=0.2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_animated_pictures_are_refused_by_name(pictures: Path, suffix: str) -> None:
+    odd = pictures / "ant" / f"99.{suffix}"
+    frames = [Image.new("RGB", (6, 8), (k, k, k)) for k in (0, 100, 200)]
+    frames[0].save(odd, save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=re.escape(f"{odd} is animated, 3 frames")):
+        image_folder(str(pictures), test_fraction=0.2)
+
+
+def test_what_never_ends_is_no_picture(pictures: Path) -> None:
+    odd = pictures / "ant" / "99.png"
+    for make in (lambda: os.mkfifo(odd), lambda: odd.symlink_to("/dev/zero"), lambda: odd.symlink_to(odd)):
+        make()
+        with pytest.raises(UserError) as caught:
+            image_folder(str(pictures), test_fraction=0.2)
+        assert str(odd) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        odd.unlink()
 
 
 def test_image_folder_with_both_splits(tmp_path: Path) -> None:

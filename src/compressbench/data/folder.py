@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from compressbench.data.dataset import Raw, Split
 from compressbench.data.splits import allocate, pick
 from compressbench.errors import UserError
 from compressbench.paths import given_path, resolved
+
+if TYPE_CHECKING:
+    from PIL import ImageFile
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 
@@ -185,9 +189,15 @@ def _picture(path: Path, shape: tuple[int, int] | None, channels: int) -> np.nda
 
     try:
         with Image.open(path) as opened:
-            if opened.mode.startswith(("I", "F")):
+            mode = _deep_mode(opened)
+            if mode is not None:
                 raise UserError(
-                    f"image_folder: {path} has more than 8 bits per value; convert it to 8 bits first"
+                    f"image_folder: {path} has more than 8 bits per value (mode {mode}); convert it to 8 bits first"
+                )
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1:
+                raise UserError(
+                    f"image_folder: {path} is animated, {frames} frames; save the one that is meant as a still picture"
                 )
             image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError as error:
@@ -198,3 +208,15 @@ def _picture(path: Path, shape: tuple[int, int] | None, channels: int) -> np.nda
         image = ImageOps.fit(image, (shape[1], shape[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _deep_mode(opened: ImageFile.ImageFile) -> str | None:
+    """The mode of a picture with more than 8 bits a value, None for others.
+
+    Colours of 16 bits are opened as if they had 8, their higher halves; how the file's bytes are read tells.
+    """
+    if opened.mode.startswith(("I", "F")):
+        return opened.mode
+    raw = [args for *_, args in opened.tile]
+    modes = [m for args in raw for m in (args if isinstance(args, tuple) else (args,)) if isinstance(m, str)]
+    return next((m for m in modes if ";16" in m), None)
