@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cases_nets
@@ -736,3 +737,93 @@ def test_tensors_of_whatever_a_module_returns() -> None:
     assert tensors_of(one) == [one]
     assert tensors_of({"a": (one, [two]), "b": whole, "c": None}) == [one, two]
     assert tensors_of(Outputs(one, {"exit0": two})) == [one, two]
+
+
+class TiedApart(nn.Module):
+    """Two layers with one weight, of which only one reads the channels of ``a``: those stay, others can go."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b = cases_nets.cbr(channels, 16), cases_nets.cbr(channels, 16)
+        self.c, self.d = (
+            nn.Conv2d(16, 16, 3, padding=1, bias=False),
+            nn.Conv2d(16, 16, 3, padding=1, bias=False),
+        )
+        self.d.weight = self.c.weight
+        self.e, self.f = cases_nets.cbr(16, 12), nn.Conv2d(12, 16, 1)
+        self.head = nn.Linear(32 * 16, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.softmax(self.d(self.b(x)), 1)  # where no channel can go
+        x = torch.cat([self.f(self.e(self.c(self.a(x)))), mixed], 1)
+        return self.head(F.adaptive_avg_pool2d(x, 4).flatten(1))
+
+
+class Numbered(nn.Module):
+    """The output depends on how many channels there are: without some it differs from them being zero."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b, self.c = cases_nets.cbr(channels, 16), cases_nets.cbr(16, 16), cases_nets.cbr(16, 12)
+        self.head = nn.Linear(12, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x))
+        return self.head(self.c(y).mean((2, 3)) + 1.0 / y.shape[1])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_channels_of_one_weight_go_together(inside: bool, place: Bench) -> None:
+    pytest.importorskip("torch_pruning")
+    state = state_of("TiedWeight", place)
+    small = Channels(MAGNITUDE, fraction=0.5, inside=inside).apply(state, place)
+    cut = small.edits[0]["cut"]
+    assert cut["c.weight"] == cut["d.weight"]
+    assert cut["c.weight"]["0"] == cut["c.weight"]["1"] == cut["a.0.weight"]["0"]
+    module = module_of(small)
+    assert module.c.weight is module.d.weight
+    assert module.c.weight.shape == (8, 8, 3, 3)
+    assert small.facts["flags"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "kept", "gone"),
+    [
+        (
+            "TiedApart",
+            "channels left, their layers share a weight that can't be cut alike: c, d",
+            "c",
+            "e.0",
+        ),
+        ("Numbered", "channels left, without them the net would differ or not run: b.0", "b.0", "a.0"),
+    ],
+)
+@pytest.mark.parametrize("goal", [{"fraction": 0.5}, {"macs": 0.9}])
+def test_one_group_that_cannot_go_is_left_and_named(
+    name: str, flag: str, kept: str, gone: str, goal: dict[str, float], place: Bench
+) -> None:
+    pytest.importorskip("torch_pruning")
+    said: list[str] = []
+    state = state_of(name, place)
+    small = Channels(MAGNITUDE, **goal).apply(state, dataclasses.replace(place, say=said.append))  # type: ignore[arg-type]
+    assert small.facts["flags"] == [flag]
+    assert said == [f"init: {flag}"]
+    own, before = module_of(small), module_of(state)
+    assert own.get_submodule(kept).out_channels == before.get_submodule(kept).out_channels
+    assert own.get_submodule(gone).out_channels < before.get_submodule(gone).out_channels
+
+
+class Numbers(Numbered):
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = self.a(x), self.b(self.a(x))
+        z = self.c(y)
+        return self.head(z.mean((2, 3)) + 1.0 / x.shape[1] + 1.0 / y.shape[1] + 1.0 / z.shape[1])
+
+
+def test_no_hint_is_given_that_is_followed_already(place: Bench) -> None:
+    pytest.importorskip("torch_pruning")
+    state = state_of("Numbers", place)
+    with pytest.raises(UserError, match=r"at zero; inside: true removes channels only within blocks$"):
+        Channels(MAGNITUDE, fraction=0.5).apply(state, place)
+    with pytest.raises(UserError, match=r"at zero; prune single weights of such a net$"):
+        Channels(MAGNITUDE, fraction=0.5, inside=True).apply(state, place)

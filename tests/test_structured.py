@@ -416,7 +416,6 @@ def test_bad_settings_are_one_line(settings, message: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (SPECS["padded"], "inside: true removes channels only within blocks"),
         (SPECS["functional"], "inside: true removes channels only within blocks"),
         ({"_target_": "test_structured.Untraceable"}, "graph can't be traced: its output has no gradient"),
         ({"_target_": "torch.nn.Sequential"}, ""),
@@ -429,6 +428,15 @@ def test_nets_that_can_not_be_thinned_are_one_line(spec, message: str, bench: Be
     with pytest.raises(UserError, match=message) as caught:
         Channels(L1, fraction=0.5).apply(state, bench)
     assert "\n" not in str(caught.value)
+
+
+def test_groups_that_shortcuts_pad_are_left_and_named(bench: Bench) -> None:
+    state = drawn({"name": "net", "build": SPECS["padded"]}, bench)
+    small = Channels(L1, fraction=0.5).apply(state, bench)
+    within = Channels(L1, fraction=0.5, inside=True).apply(state, bench)
+    (flag,) = small.facts["flags"]
+    assert flag.startswith("channels left, without them the net would differ or not run: ")
+    assert small.edits == within.edits
 
 
 class Flat(nn.Module):

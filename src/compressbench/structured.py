@@ -24,7 +24,7 @@ from compressbench.bench import Bench
 from compressbench.criteria.given import Given, Saliency
 from compressbench.errors import UserError
 from compressbench.hardware.target import Lowered, Unsupported
-from compressbench.models.build import module_of, prunable
+from compressbench.models.build import module_of, prunable, shortened
 from compressbench.models.counting import count
 from compressbench.models.cutting import Cut, Edit, cut_groups, cut_module
 from compressbench.models.quantized import unrounded
@@ -37,12 +37,19 @@ INSIDE = "inside: true removes channels only within blocks"
 MACS_STEPS = 12
 LATENCY_STEPS = 6
 AGREE = 1e-3
+ENDS = ("out", "in")
 
 # In such a place a channel that is zero isn't a channel that isn't there: what remains would be computed differently.
 # A convolution that is no layer has a kernel of its own making: which channel meets what in it goes by their number.
 _MIXING = ("Bmm", "Softmax", "NativeGroupNorm", "NativeLayerNorm", "ConvolutionBackward")
 _PLAIN = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.PReLU)
 _SUMS = ("AddBackward", "SubBackward", "ConstantPad")
+
+
+class Unsound(UserError):
+    """A net can't be cut in this way."""
+
+
 # A user's net may fail to trace, or run, in any way at all; the answer is the same one line.
 _ANYTHING = Exception
 
@@ -55,11 +62,13 @@ class Coupled:
         root: module that produces them.
         channels: how many.
         scores: (units,); a unit is a channel or, where grouped convolutions read them, one of every group.
+        others: further modules whose channels of the same numbers go with them, since they share a weight.
     """
 
     root: str
     channels: int
     scores: Tensor
+    others: tuple[str, ...] = ()
 
     def places(self, units: Sequence[int]) -> list[int]:
         """The channels of some units."""
@@ -80,20 +89,51 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
     module, shape = module_of(state), bench.dataset.shape
     given, saliency = scored(state, bench, specs.build(settings.criterion, "criterion"))
     ways = ways_of(module.eval(), _sample(shape))
-    coupled = _coupled(module, shape, ways, _counted(given, saliency), settings.inside)
+    coupled, apart = _coupled(module, shape, ways, _counted(given, saliency), settings.inside)
+    flags = (
+        [f"channels left, their layers share a weight that can't be cut alike: {shortened(apart)}"]
+        if apart
+        else []
+    )
+    try:
+        result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, coupled)
+    except Unsound:
+        sound = [c for c in coupled if _is_sound(module, shape, ways, c)]
+        if not sound or len(sound) == len(coupled):
+            raise
+        left = [c.root for c in coupled if c not in sound]
+        flags.append(f"channels left, without them the net would differ or not run: {shortened(left)}")
+        result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, sound)
+    for flag in flags:
+        bench.say(f"{bench.name}: {flag}")
+    return result.with_facts(flags=[*state.facts.get("flags", []), *flags, *chosen])
+
+
+def _cut(
+    state: State,
+    bench: Bench,
+    settings: Any,
+    judged: tuple[Given, Saliency],
+    module: nn.Module,
+    ways: Ways,
+    coupled: Sequence[Coupled],
+) -> tuple[State, list[str]]:
+    """(the state without the lowest channels of some groups, what is to be said of how they were chosen)."""
+    (given, saliency), shape, hint = judged, bench.dataset.shape, _hint(settings.inside)
 
     def edit_of(removed: Removed) -> Edit:
-        return _edit(module, shape, ways, coupled, removed)
+        return _edit(module, shape, ways, coupled, removed, hint)
 
     def macs_of(removed: Removed) -> float:
-        return count(_thinned(module, edit_of(removed), shape), shape).macs / state.facts["forward_macs"]
+        small = _thinned(module, edit_of(removed), shape, hint)
+        return count(small, shape).macs / state.facts["forward_macs"]
 
     base = state.settled()
     flags: list[str] = []
     if settings.macs is not None:
         removed = _reach(macs_of, coupled, settings.how, settings.macs, "MACs", MACS_STEPS, refine=True)
     elif settings.latency is not None:
-        ratio, runtime = _timed(base, bench, settings.target, module, edit_of)
+        ratio, runtime = _timed(base, bench, settings.target, module, edit_of, hint)
         removed = _reach(ratio, coupled, settings.how, settings.latency, "latency", LATENCY_STEPS)
         flags = [f"channels chosen by a measured latency ({runtime}): another measurement may choose others"]
     else:
@@ -103,9 +143,23 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
         masks = {n: m & _kept(edit["cut"].get(n, {}), m) for n, m in given.masks.items()}
         base = base.with_groups(weights={**base.weights, **saliency.compensate(masks)})
         module = module_of(base)
-    _verify(module, _thinned(module, edit, shape), edit["cut"], shape)
-    result = edited(base, [edit], bench) if edit["cut"] else base
-    return result.with_facts(flags=[*state.facts.get("flags", []), *flags])
+    _verify(module, _thinned(module, edit, shape, hint), edit["cut"], shape, hint)
+    return (edited(base, [edit], bench) if edit["cut"] else base), flags
+
+
+def _is_sound(module: nn.Module, shape: Sequence[int], ways: Ways, group: Coupled) -> bool:
+    """Whether half of a group's channels can go, all else staying."""
+    try:
+        edit = _edit(module, shape, ways, [group], lowest([group], "uniform", 0.5), "")
+        _verify(module, _thinned(module, edit, shape, ""), edit["cut"], shape, "")
+    except Unsound:
+        return False
+    return True
+
+
+def _hint(inside: bool) -> str:
+    """What to do where a net can't be cut like this; not what was done already."""
+    return "prune single weights of such a net" if inside else INSIDE
 
 
 def blocks(state: State, bench: Bench, settings: Any) -> State:
@@ -225,25 +279,101 @@ def _counted(given: Given, saliency: Saliency) -> dict[str, Tensor]:
 
 def _coupled(
     module: nn.Module, shape: Sequence[int], ways: Ways, scores: Mapping[str, Tensor], inside: bool
-) -> list[Coupled]:
-    """The groups of channels of a net that may be thinned, in the order of the tracing."""
+) -> tuple[list[Coupled], list[str]]:
+    """(the groups of channels of a net that may be thinned, in the order of the tracing; layers that sharing bars)."""
     traced = copy.deepcopy(module)
-    found = []
+    groups: list[_Group] = []
+    shared = _sharing(traced)
+    for layers in shared:  # one weight has one score, under its first name
+        known = {f"{layer}.weight": scores.get(f"{layers[0]}.weight") for layer in layers}
+        scores = {**scores, **{name: score for name, score in known.items() if score is not None}}
     graph = _graph(traced, shape, ways)
-    with _telling("can't be followed"):
+    with _telling("can't be followed", _hint(inside)):
         names = {part: name for name, part in traced.named_modules()}
         for group in graph.get_all_groups():
+            made = None
             if _separable(group, graph, inside):
                 root, size = group[0].dep.target.module, len(group[0].idxs)
                 units = _scored(group, graph, names, scores, size)
                 if units is not None and len(units) > 1:
-                    found.append(Coupled(names[root], size, units))
+                    made = Coupled(names[root], size, units)
+            groups.append(_Group(made, _sides(group, graph, names)))
+    found, apart = _tied(groups, shared)
     if not found:
         raise UserError(
             f"{type(module).__name__} has no channels that can be removed"
             + (" inside its blocks" if inside else "")
+            + (f": {', '.join(apart)} share weights, and can't be cut alike" if apart else "")
         )
+    return found, apart
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group of the tracing: what may be thinned of it, and the weights it cuts, (module, ``out`` or ``in``).
+
+    Each with whether its channels have the group's own numbers.
+    """
+
+    coupled: Coupled | None
+    sides: Mapping[tuple[str, str], bool]
+
+
+def _sides(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> dict[tuple[str, str], bool]:
+    found = {}
+    whole = list(range(len(group[0].idxs)))
+    for item in group:
+        part = item.dep.target.module
+        if isinstance(part, _PLAIN[:2]) and part in names:
+            side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+            found[names[part], side] = list(item.idxs) == whole == list(item.root_idxs)
     return found
+
+
+def _sharing(module: nn.Module) -> list[list[str]]:
+    """Names of convolutions and linear layers that have one weight, together."""
+    owners: dict[int, list[str]] = {}
+    for name, part in module.named_modules():
+        weight = part._parameters.get("weight")
+        if isinstance(part, _PLAIN[:2]) and weight is not None:
+            owners.setdefault(id(weight), []).append(name)
+    return [names for names in owners.values() if len(names) > 1]
+
+
+def _tied(groups: Sequence[_Group], shared: Sequence[Sequence[str]]) -> tuple[list[Coupled], list[str]]:
+    """(what may be thinned, layers that stay as they are because they share a weight that can't be cut alike).
+
+    Groups that cut the same dimension of one weight become one: the same channels go from all of them.
+    """
+    place = {side: k for k, group in enumerate(groups) for side in group.sides}
+    one = list(range(len(groups)))
+    bad: dict[int, Sequence[str]] = {}
+    for names in shared:
+        for end in ENDS:
+            cut = [place[name, end] for name in names if (name, end) in place]
+            alike = len(cut) == len(names) and all(groups[place[n, end]].sides[n, end] for n in names)
+            for k in cut:
+                if not alike:
+                    bad[k] = names
+                one = [one[cut[0]] if o == one[k] else o for o in one]
+    found, apart = [], []
+    for first in dict.fromkeys(one):
+        own = [k for k, o in enumerate(one) if o == first]
+        made = [c for k in own if (c := groups[k].coupled) is not None]
+        if len(own) == 1 and own[0] not in bad:
+            found += made
+        elif any(k in bad for k in own) or len(made) < len(own) or len({len(c.scores) for c in made}) > 1:
+            apart += [
+                n
+                for names in shared
+                for n in names
+                if any((n, e) in groups[k].sides for k in own for e in ENDS)
+            ]
+        else:
+            scores = torch.stack([c.scores for c in made]).mean(0)
+            roots = [c.root for c in made]
+            found.append(Coupled(roots[0], made[0].channels, scores, tuple(roots[1:])))
+    return found, list(dict.fromkeys(apart))
 
 
 def _graph(module: nn.Module, shape: Sequence[int], ways: Ways) -> Any:
@@ -276,12 +406,12 @@ def _answers(ways: Ways, module: nn.Module, inputs: Tensor) -> list[Tensor]:
 
 
 @contextmanager
-def _telling(what: str, hint: str = INSIDE) -> Iterator[None]:
+def _telling(what: str, hint: str) -> Iterator[None]:
     try:
         yield
     except _ANYTHING as error:
         reason = [*str(error).splitlines(), type(error).__name__][0] or type(error).__name__
-        raise UserError(f"channels: the net's graph {what}: {reason[:120]}; {hint}") from error
+        raise Unsound(f"channels: the net's graph {what}: {reason[:120]}{_after(hint)}") from error
 
 
 def _separable(group: Any, graph: Any, inside: bool) -> bool:
@@ -342,25 +472,30 @@ def _normal(group: Coupled) -> Tensor:
 
 
 def _edit(
-    module: nn.Module, shape: Sequence[int], ways: Ways, coupled: Sequence[Coupled], removed: Removed
+    module: nn.Module,
+    shape: Sequence[int],
+    ways: Ways,
+    coupled: Sequence[Coupled],
+    removed: Removed,
+    hint: str,
 ) -> Edit:
     """What stays of every tensor, read from a pruned copy whose tensors hold their own positions."""
     traced = copy.deepcopy(module)
     graph = _graph(traced, shape, ways)
-    with _telling("can't be thinned"):
+    with _telling("can't be thinned", hint):
         with torch.no_grad():
             for tensor in _floats(traced).values():
                 tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
         for group, units in zip(coupled, removed, strict=True):
-            if units:
-                root = traced.get_submodule(group.root)
+            for name in (group.root, *group.others) if units else ():
+                root = traced.get_submodule(name)
                 prune = graph.get_pruner_of_module(root).prune_out_channels
                 graph.get_pruning_group(root, prune, group.places(units)).prune()
     after = _floats(traced)
     cut = {
         name: kept
         for name, tensor in _floats(module).items()
-        if (kept := _places(name, after[name].detach(), tensor.shape))
+        if (kept := _places(name, after[name].detach(), tensor.shape, hint))
     }
     return {"cut": cut}
 
@@ -370,7 +505,7 @@ def _floats(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named if tensor.is_floating_point()}
 
 
-def _places(name: str, left: Tensor, shape: Sequence[int]) -> dict[str, list[int]]:
+def _places(name: str, left: Tensor, shape: Sequence[int], hint: str) -> dict[str, list[int]]:
     """{dimension: kept indices} of the dimensions that lost any, from the flat positions that are left."""
     if tuple(left.shape) == tuple(shape):
         return {}
@@ -384,7 +519,7 @@ def _places(name: str, left: Tensor, shape: Sequence[int]) -> dict[str, list[int
         if len(index) < size:
             kept[str(dim)] = index.tolist()
     if not torch.equal(rebuilt, flat):
-        raise UserError(f"channels: what stays of {name} is no whole rows and columns; {INSIDE}")
+        raise Unsound(f"channels: what stays of {name} is no whole rows and columns{_after(hint)}")
     return kept
 
 
@@ -445,6 +580,7 @@ def _timed(
     target: Mapping[str, Any],
     module: nn.Module,
     edit_of: Callable[[Removed], Edit],
+    hint: str,
 ) -> tuple[Callable[[Removed], float], str]:
     """(shrunk net's median latency over the whole one's, both timed in turns; what on, in words)."""
     from compressbench.views import View
@@ -462,7 +598,7 @@ def _timed(
 
     def ratio(removed: Removed) -> float:
         edit = edit_of(removed)
-        _thinned(module, edit, bench.dataset.shape)
+        _thinned(module, edit, bench.dataset.shape, hint)
         before, after = device.time([whole, lowered(edited(state, [edit], bench))], batch)
         return after.median / before.median
 
@@ -473,7 +609,7 @@ def _sample(shape: Sequence[int]) -> Tensor:
     return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str = INSIDE) -> nn.Module:
+def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str) -> nn.Module:
     """A copy of the module with the edit made; it runs, and gives finite logits of the same shape."""
     what = {"cut": "channels", "drop": "blocks"}[next(iter(edit))]
     sample = _sample(shape)
@@ -485,10 +621,10 @@ def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str = IN
             logits = _everything(ways, small, sample)
         except _ANYTHING as error:
             reason = [*str(error).splitlines(), type(error).__name__][0][:120]
-            raise UserError(f"{what}: the net doesn't run without them: {reason}; {hint}") from error
+            raise Unsound(f"{what}: the net doesn't run without them: {reason}{_after(hint)}") from error
     if logits.shape != like.shape or not bool(logits.isfinite().all()):
-        raise UserError(
-            f"{what}: the net without them gives no logits of the same shape, or none finite; {hint}"
+        raise Unsound(
+            f"{what}: the net without them gives no logits of the same shape, or none finite{_after(hint)}"
         )
     return small
 
@@ -498,7 +634,11 @@ def _everything(ways: Ways, module: nn.Module, inputs: Tensor) -> Tensor:
     return torch.cat(replace(ways, evaluation=True).outputs(module, inputs), dim=1)
 
 
-def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int]) -> None:
+def _after(hint: str) -> str:
+    return f"; {hint}" if hint else ""
+
+
+def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int], hint: str) -> None:
     """Compares the shrunk net with the whole one, in which all that was cut is zero; rounding layers in float."""
     zeroed, shrunk = (unrounded(copy.deepcopy(module)) for module in (whole, shrunk))
     sample = _sample(shape)
@@ -509,4 +649,4 @@ def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int])
         ways = ways_of(zeroed, sample)
         before, after = _everything(ways, zeroed, sample), _everything(ways, shrunk, sample)
     if not bool((after - before).abs().max() <= AGREE * before.abs().max().clamp(min=0.01)):
-        raise UserError(f"channels: the net without them differs from the net with them at zero; {INSIDE}")
+        raise Unsound(f"channels: the net without them differs from the net with them at zero{_after(hint)}")

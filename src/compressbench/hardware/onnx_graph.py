@@ -107,7 +107,10 @@ def graph_of(
         return Graph(model, fixed=fixed)
     for name, other in shared_weights(module).items():
         if name in layers or other in layers:
-            raise UserError(f"{name} and {other} share a weight, and rounding them apart can't be lowered")
+            raise UserError(
+                f"{name} and {other} share a weight, and rounding them apart can't be lowered; keep both in float by "
+                f"layers={{{other}.weight: null}}"
+            )
     surgery = _Surgery(model, kept)
     if images is not None:
         surgery.results(layers, _ranges(module, layers, images))
