@@ -75,8 +75,8 @@ def plain_data(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: no such file, or too large for a run's config")
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
+            raise UserError(f"{path}: no such file, a link, or too large for a run's config")
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise UserError(f"{path}: a run's config is plain data; this one holds an alias (*name)")
@@ -211,8 +211,7 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
         return "the config is nested too deeply, or refers to itself"
     text = str(error)
     if isinstance(error, OverrideParseException):
-        why = " ".join(text.partition("See https")[0].split())
-        return f"{error.override!r} is no override such as seed=1: {why}"
+        return f"{error.override!r} is no override such as seed=1; is a bracket or a quote left open?"
     found = re.search(r"[Cc]ould not find '([\w/\-.]+)/([^'/]+)'", text)
     if found:
         group, name = found.groups()
@@ -220,6 +219,16 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     found = re.search(r"Could not override '([^']+)'\.", text) or re.search(r"full_key: (\S+)", text)
     if found and ("Could not override" in text or "is not in struct" in text):
         return _unknown_key(found[1], _siblings(error))
+    found = re.search(r"Ambiguous value for argument '(.*?)=([^']*)'", text)
+    if found:
+        key, values = found.groups()
+        return (
+            f"{key}={values} are several values; -m runs one after the other, {key}=[{values}] is a list, "
+            f"and {key}='\"{values}\"' one text"
+        )
+    found = re.search(r"Interpolation key '([^']+)' not found", text)
+    if found:
+        return f"{found[1]}: a value is needed; another setting refers to it"
     found = re.search(r"Missing mandatory value: (\S+)", text)
     if found:
         return f"{found[1]}: a value is needed"

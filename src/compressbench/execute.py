@@ -34,6 +34,7 @@ class Labels:
     scale: str
     hardware: str
     seed: int
+    overrides: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,10 @@ class Executor:
         for measure in filter(self._is_no_floor, self.plan.measures):
             self.watcher.say(self._why_no_floor(measure))
         yield from self.records()
+        if self.store.without_key:
+            self.watcher.say(
+                f"{self.store.without_key} stored results are of an earlier version and hold no key: taken as they are named"
+            )
         lacking = [
             f"{probe} of {m.state}"
             for m in self.plan.measures

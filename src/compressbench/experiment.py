@@ -14,7 +14,7 @@ from compressbench import specs
 from compressbench.compose import SCALES, as_published, check_seed
 from compressbench.conf import conf_dir
 from compressbench.data.load import load as load_data
-from compressbench.errors import UserError, nearest
+from compressbench.errors import Incomplete, UserError, nearest
 from compressbench.execute import Executor, Labels, Setting, Watcher
 from compressbench.hardware.target import check_threads
 from compressbench.paths import file_name, label, outputs_folder, write_text
@@ -44,8 +44,6 @@ KEYS = (
 )
 OPTIONAL = ("trust", "data_dir", "retime", "sweep")
 HARDWARE = ("name", "threads", "device", "target")
-MOST_THREADS = 1024
-"""More of them than any machine has processors crash torch."""
 MAPPINGS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
 
@@ -133,6 +131,10 @@ def check_keys(config: Mapping[str, Any]) -> None:
     check_seed(config["seed"])
     hardware = config["hardware"]
     check_threads(hardware.get("threads"), "hardware.threads")
+    for group, known in (("evaluation", ("probes",)), ("hardware", HARDWARE), ("scale", ("name",))):
+        for key in config[group]:
+            if key not in known:
+                raise UserError(f"{group}: unknown key {key!r}; {nearest(str(key), known)}")
     device = hardware.get("device")
     if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"hardware.device: unknown {device!r}; cpu, cuda or cuda:0 are known")
@@ -188,9 +190,11 @@ def execute(experiment: Experiment, watcher: Watcher, into: list[Record]) -> Rec
     executor = Executor(experiment.plan, experiment.store, experiment.setting, watcher)
     try:
         records = Records([*executor.run(), *experiment.published])
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(Exception):
             into[:] = list(executor.records())
+        if isinstance(error, OSError):  # a full disk, a store that went away: it ran, and failed
+            raise Incomplete(f"{error.strerror or error} {error.filename or ''}".strip()) from error
         raise
     into[:] = list(records)
     return records
@@ -200,7 +204,7 @@ def write(experiment: Experiment, records: Records, folder: Path) -> Path:
     """Writes ``records.jsonl``, ``records.csv``, ``config.yaml``, SVGs and ``report.html``; returns the report's path.
 
     Raises:
-        UserError: the folder can't be written.
+        Incomplete: the folder can't be written.
     """
     from omegaconf import OmegaConf
 
@@ -216,4 +220,6 @@ def write(experiment: Experiment, records: Records, folder: Path) -> Path:
         title = f"{labels.recipe}: {labels.model} on {labels.dataset}"
         return write_report(records, folder, title, as_published(config))
     except OSError as error:
-        raise UserError(f"outputs: can't write to {folder}: {error.strerror}") from error
+        raise Incomplete(
+            f"outputs: can't write to {folder}: {error.strerror}; what was made is kept"
+        ) from error

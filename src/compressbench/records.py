@@ -18,7 +18,9 @@ from compressbench.declared import is_timing
 from compressbench.errors import UserError
 from compressbench.paths import write_text
 
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, 2)
+"""Schema 1 has no column ``overrides``."""
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 """Metrics of ``cost`` that are bytes of one state, each in another form."""
@@ -79,6 +81,7 @@ class Record:
     versions: str
     machine: str
     artefact: str = ""
+    overrides: str = ""
     schema: int = SCHEMA
 
     @property
@@ -178,10 +181,10 @@ def _no_formula(value: Any) -> Any:
 
 
 def read_jsonl(path: Path) -> Records:
-    """Records of one file.
+    """Records of one file, those of an earlier schema with the columns that it lacked.
 
     Raises:
-        UserError: the file can't be read, a line is no record, or its schema is not ours.
+        UserError: the file can't be read, a line is no record, or its schema is none that this version knows.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -192,11 +195,11 @@ def read_jsonl(path: Path) -> Records:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            if row.get("schema") != SCHEMA:
+            if row.get("schema") not in READS or isinstance(row["schema"], bool):
                 raise UserError(
-                    f"{path}:{number}: record schema {row.get('schema')!r}, this version reads {SCHEMA}"
+                    f"{path}:{number}: record schema {row.get('schema')!r}, this version reads 1 to {SCHEMA}"
                 )
-            rows.append(Record(**row))
+            rows.append(Record(**{**row, "schema": SCHEMA}))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not a record ({error})") from error
     return Records(rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressbench.cli import trusting
-from compressbench.cli.parser import Parser, count, number
+from compressbench.cli.parser import Parser, a_path, count, number
 from compressbench.console import say
 from compressbench.errors import Unmet, UserError
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         CantTell: nothing is known to keep to them.
     """
     parser = Parser(prog="compressbench advise", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs or sweeps")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=a_path, help="folders of runs or sweeps")
     parser.add_argument(
         "--target", default="", metavar="T", help="whose latency counts, e.g. cpu_openvino or raspberry_pi_5"
     )
@@ -205,10 +205,11 @@ def _written(run: Path, state: str, form: str, limit: float | None, trust: trust
     import tempfile
 
     from compressbench.cli.export import experiment_of, export, view_of
+    from compressbench.paths import own_folder
 
     ready = experiment_of(run, trust)
     view, node = view_of(ready, state)
-    folder = run / "export"
+    folder = own_folder(run, "export")
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as aside:  # leaves an earlier export alone
         told = export(ready, view, node, form, Path(aside), run)
         files = sorted(p for p in Path(aside).iterdir() if p.is_file())

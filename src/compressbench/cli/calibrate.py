@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from compressbench.cli.parser import Parser
+from compressbench.cli.parser import Parser, a_path
 from compressbench.console import say
 from compressbench.errors import UserError
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--runtime", default="openvino", help="openvino, onnxruntime or torch")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=a_path,
         default=Path("conf/target/this_machine.yaml"),
         metavar="FILE",
         help="the target's YAML",

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
     parser = Parser(prog="compressbench list", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"any of: {', '.join(SECTIONS)}; everything by default")
-    parser.add_argument("--config-dir", type=Path, help="a folder with your own configs, listed too")
+    parser.add_argument("--config-dir", help="a folder with your own configs, listed too")
     args = parser.parse_args(argv)
     folders = [conf_dir()]
     if args.config_dir is not None:

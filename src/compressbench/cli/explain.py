@@ -12,17 +12,21 @@ from compressbench.errors import UserError, nearest
 
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
+    from compressbench.compose import config_folder
+    from compressbench.overrides import is_override
+
     parser = Parser(prog="compressbench explain", description=__doc__)
     parser.add_argument("overrides", nargs="+", help="recipe=NAME, and whatever else a run would be given")
-    parser.add_argument("--config-dir", type=Path, help="a folder with your own configs")
-    args = parser.parse_args(argv)
-    overrides = [w if "=" in w else f"recipe={w}" for w in args.overrides]
+    parser.add_argument("--config-dir", help="a folder with your own configs")
+    args = parser.parse_intermixed_args(argv)
+    overrides = [w if is_override(w) else f"recipe={w}" for w in args.overrides]
     name = next((w.partition("=")[2] for w in overrides if w.startswith("recipe=")), "")
-    folders = [*([args.config_dir] if args.config_dir else []), conf_dir()]
+    own = config_folder(args.config_dir) if args.config_dir is not None else None
+    folders = [*([own] if own else []), conf_dir()]
     known = {p.stem: p for folder in reversed(folders) for p in (folder / "recipe").glob("*.yaml")}
     if name not in known:
         raise UserError(f"unknown recipe {name!r}; {nearest(name, known)}")
-    stages = _stages(overrides, args.config_dir)
+    stages = _stages(overrides, own)
     say(_header(known[name]))
     say(stages)
     return 0

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressbench.cli import trusting
-from compressbench.cli.parser import Parser
+from compressbench.cli.parser import Parser, a_path
 from compressbench.console import say
 from compressbench.errors import UserError, nearest
-from compressbench.paths import outputs_folder, resolved
+from compressbench.paths import outputs_folder, own_folder, resolved
 
 if TYPE_CHECKING:
     from compressbench.card import Checked
@@ -32,20 +32,20 @@ def main(argv: list[str]) -> int:
         UserError: no run, an unknown state or form, a missing package, a net that the form can't hold.
     """
     parser = Parser(prog="compressbench export", description=__doc__)
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, the one with config.yaml")
+    parser.add_argument("run", metavar="RUN", type=a_path, help="a run's folder, the one with config.yaml")
     parser.add_argument("--state", required=True, metavar="NAME", help="of the recipe, e.g. dense")
     parser.add_argument("--to", required=True, metavar="FORM", help=", ".join(FORMS))
     parser.add_argument(
         "--images", action="store_true", help="beside it the test images and labels, as NAME.test.npz"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="RUN/export by default")
+    parser.add_argument("--output", type=a_path, metavar="DIR", help="RUN/export by default")
     trusting.add_options(parser)
     args = parser.parse_args(argv)
     if args.to not in FORMS:
         raise UserError(f"--to: unknown form {args.to!r}; {nearest(args.to, FORMS)}")
     ready = experiment_of(args.run, trusting.of(args))
     view, node = view_of(ready, args.state)
-    folder = args.output or args.run / "export"
+    folder = args.output or own_folder(args.run, "export")
     say(export(ready, view, node, args.to, folder, args.run))
     if args.images:
         say(str(write_images(view, folder, node)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from compressbench.cli.parser import Parser, count, number
+from compressbench.cli.parser import Parser, a_path, count, number
 from compressbench.console import say
 from compressbench.errors import CantTell, UserError, nearest
 
@@ -17,7 +15,7 @@ def main(argv: list[str]) -> int:
         CantTell: no state breaks a limit, but of one it isn't known that it keeps to all.
     """
     parser = Parser(prog="compressbench gate", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders of runs or sweeps")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=a_path, help="folders of runs or sweeps")
     parser.add_argument(
         "--state",
         action="append",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import NoReturn
 
 from compressbench.errors import UserError
+from compressbench.paths import given_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,3 +34,12 @@ def count(text: str) -> int:
     if value < 1:
         raise ValueError(text)
     return value
+
+
+def a_path(text: str) -> Path:
+    """A path, ``~`` taken for the user's home (shells leave it in ``--output=~/x``), for ``type=``.
+
+    Raises:
+        UserError: it is none.
+    """
+    return given_path(text, "path")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressbench.cli.parser import Parser
+from compressbench.cli.parser import Parser, a_path
 from compressbench.console import console
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         "--output", metavar="DIR", help="where to write it (the folder itself if one is given, else ./report)"
     )
     args = parser.parse_args(argv)
-    paths = [Path(p) for p in args.paths]
+    paths = [a_path(p) for p in args.paths]
     from compressbench.report.joint import gather, write_joint
 
     gathered = gather(paths)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 def _output(paths: list[Path], given: str | None) -> Path:
     if given is not None:
-        return Path(given)
+        return a_path(given)
     if len(paths) == 1:
         return paths[0] if paths[0].is_dir() else paths[0].parent
     return Path("report")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +18,7 @@ from hydra.experimental.callback import Callback
 from compressbench.conf import conf_dir
 from compressbench.console import clean_line, say
 from compressbench.errors import Incomplete, UserError
+from compressbench.overrides import check_word, is_override, readable, told, usage
 from compressbench.paths import outputs_folder, write_text
 
 if TYPE_CHECKING:
@@ -51,6 +54,13 @@ class JointReport(Callback):
 
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
+    if not argv:
+        raise UserError(usage())
+    if "--version" in argv:
+        from compressbench import __version__
+
+        say(f"compressbench {__version__}")
+        return 0
     import hydra
 
     from compressbench.compose import explain, register
@@ -63,11 +73,13 @@ def main(argv: list[str]) -> int:
     _let_import(folders)
     before = sys.argv
     argv = ["retime=true" if a == "--retime" else a for a in argv]
-    overrides = [a for a in argv if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    several = bool({"-m", "--multirun"} & set(argv)) or any(a.startswith("sweep=") for a in argv)
+    overrides = [a for a in argv if is_override(a)]
     # Hydra's parser takes overrides in one piece only; a user may mix them with options
-    sys.argv = ["compressbench run", *(a for a in argv if a not in overrides), *overrides]
+    options = [a for a in argv if not is_override(a)]
+    sys.argv = ["compressbench run", *options, *readable(overrides, several)]
     try:
-        _check_options(sys.argv[1:])
+        _check_options(sys.argv[1:], folders)
         with warnings.catch_warnings():  # Hydra passes over a folder that isn't there
             warnings.filterwarnings("error", module=r"hydra\._internal\.config_loader_impl")
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
@@ -100,7 +112,7 @@ def job(config: DictConfig) -> None:
     folder = Path(own.runtime.output_dir)
     if own.mode != RunMode.MULTIRUN:
         try:
-            _run(plain(config), folder)
+            _run(plain(config), folder, own.overrides.task)
         except (
             Exception,
             KeyboardInterrupt,
@@ -110,7 +122,7 @@ def job(config: DictConfig) -> None:
         return
     say(f"\n#{own.job.num}: {' '.join(own.overrides.task)}")
     try:
-        _run(plain(config), folder)
+        _run(plain(config), folder, own.overrides.task)
     except Exception as error:  # whatever it is, the sweep's other jobs go on
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         write_text(folder / FAILED, f"{text}\n\n{traceback.format_exc()}")
@@ -144,7 +156,7 @@ def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, A
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return plain(compose("config", overrides=[*overrides, *extra]))
+            return plain(compose("config", overrides=[*readable(overrides), *extra]))
     except Exception as error:  # Hydra and omegaconf raise all kinds for configs that can't be composed
         raise UserError(explain(error, tuple(folders))) from error
 
@@ -160,16 +172,16 @@ def run_once(overrides: list[str], config_dir: str | None = None) -> Records:
     recipe = config.get("recipe")
     begin = run_name(recipe.get("name") if isinstance(recipe, dict) else None, config.get("seed"))
     folder = outputs_folder(config["outputs"]) / "runs" / f"{begin}_{stamp}"
-    return _run(config, folder)
+    return _run(config, folder, overrides)
 
 
-def _run(config: dict[str, Any], folder: Path) -> Records:
+def _run(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> Records:
     from compressbench import experiment as experiments
     from compressbench.cli.terminal import Terminal
     from compressbench.records import Records
 
     terminal = Terminal()
-    ready = experiments.prepare(config)
+    ready = experiments.prepare(config, overrides=told(overrides))
     terminal.plan(ready)
     done: list[Record] = []
     try:
@@ -184,7 +196,7 @@ def _run(config: dict[str, Any], folder: Path) -> Records:
     return records
 
 
-def _check_options(argv: list[str]) -> None:
+def _check_options(argv: list[str], folders: tuple[Path, ...]) -> None:
     """Refuses what Hydra's own options can't be; its parser would print its usage and leave.
 
     Raises:
@@ -193,16 +205,18 @@ def _check_options(argv: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:
-        stray = [a for a in argv if not a.startswith(("-", "~")) and "=" not in a]
-        if message.startswith("unrecognized") and stray:
-            message = f"{stray[0]!r} is neither an option nor an override such as seed=1"
+        stray = re.search(r"^unrecognized arguments: ([^-\s]\S*)", message)
+        if stray:
+            check_word(stray[1], folders)
         raise UserError(f"run: {message}; try: compressbench run --help")
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    if {"-h", "--help", "--version"} & set(argv):
+    if {"-h", "--help"} & set(argv):
         return
     given = parser.parse_args(argv)
+    for word in given.overrides:
+        check_word(word, folders)
     if given.experimental_rerun is not None:
         raise UserError(
             "run: --experimental-rerun loads a pickle, which no file here may be; run the config instead"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 
-from compressbench.cli.parser import Parser, count
+from compressbench.cli.parser import Parser, a_path, count
 from compressbench.console import say
 from compressbench.errors import UserError
+from compressbench.paths import own_folder
 
 LONGEST = 80
 TOOLS = ("OpenVINO", "ONNX Runtime, perf_test")
@@ -36,9 +36,9 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="compressbench timings", description=__doc__)
     parser.add_argument("action", choices=["import"])
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="CSV, JSON, or benchmark_app's or perf_test's output"
+        "file", type=a_path, metavar="FILE", help="CSV, JSON, or benchmark_app's or perf_test's output"
     )
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run's folder")
+    parser.add_argument("--run", type=a_path, required=True, metavar="RUN", help="the run's folder")
     parser.add_argument(
         "--device", required=True, metavar="NAME", help="where it was measured, e.g. 'Pixel 8'"
     )
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     if not source.is_file():
         raise UserError(f"--run: {args.run} holds no records.jsonl; give a finished run's folder")
     run = [r for r in joint.read(source) if r.moment == "final" and r.series != "floor"]
-    folder = args.run / "timings" / _folder(args.device)
+    folder = own_folder(args.run, "timings") / _folder(args.device)
     own = {r.group for r in run if r.probe in ("targets", "deployed")} | {r.hardware for r in run}
     if args.device in own:
         raise UserError(

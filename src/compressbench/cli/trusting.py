@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressbench.cli.parser import a_path
 from compressbench.compose import config_folder
+from compressbench.conf import conf_dir
 from compressbench.errors import UserError
+from compressbench.paths import resolved
 from compressbench.trust import prefixes
 
 
@@ -34,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--config-dir",
         action="append",
         default=[],
-        type=Path,
+        type=a_path,
         metavar="DIR",
         help="your own configs: what they trust is trusted, and modules are looked for there too",
     )
@@ -52,12 +55,28 @@ def of(args: argparse.Namespace) -> Trust:
     named = [name.strip("[] ") for text in args.trust for name in text.split(",")]
     folders = tuple(config_folder(given) for given in args.config_dir)
     for folder in folders:
-        named += [name for path in sorted(folder.rglob("*.yaml")) for name in _trusted_in(path)]
+        _refuse_runs(resolved(folder, "--config-dir"), args)
+        named += [name for path in _configs(folder) for name in _trusted_in(path)]
     return Trust(
         prefixes(dict.fromkeys(n for n in named if n)),
         folders,
         args.outputs,
     )
+
+
+def _refuse_runs(folder: Path, args: argparse.Namespace) -> None:
+    """A folder of configs that lies in the run that is read would let the run trust itself."""
+    for run in getattr(args, "runs", None) or [args.run]:
+        if folder.is_relative_to(resolved(run, "RUN")):
+            raise UserError(
+                f"--config-dir: {folder} lies in {run}, which is read and trusts nobody; give your own"
+            )
+
+
+def _configs(folder: Path) -> list[Path]:
+    """The config files that Hydra would find there: those in config groups, not whatever else lies below."""
+    groups = [p.name for p in conf_dir().iterdir() if p.is_dir()]
+    return sorted(p for group in groups for p in (folder / group).rglob("*.yaml") if p.is_file())
 
 
 def _trusted_in(path: Path) -> tuple[str, ...]:

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from compressbench.compose import as_published, plain_data
+from compressbench.compose import LARGEST, as_published, plain_data
 from compressbench.errors import UserError
+from compressbench.overrides import parted, told
 from compressbench.paths import nameless, resolved
 from compressbench.records import Record, Records, read_jsonl, write_csv, write_jsonl
+from compressbench.report import naming
 from compressbench.report.panels import conflicts
 
 FILE = "records.jsonl"
-LABELS = ("recipe", "model", "dataset", "scale", "seed", "sweep", "outputs", "hydra", "trust")
 TEXTS = tuple(f.name for f in fields(Record) if f.type == "str")
 
 
@@ -25,8 +26,8 @@ class Gathered:
     Attributes:
         files: the record files that contributed.
         records: as they were measured, each once.
-        drawn: the same, the recipe's name extended by its overrides where one recipe was run with several
-            settings for the same seed: a label for the axes, never written.
+        drawn: the same, the recipe called by what its overrides differ in where it was run with several settings for
+            the same seed: a label for the axes, never written. A series that two of them share is the first one's.
         config: the configuration of a single run, or the overrides of each of many; empty if unknown.
         empty: folders that hold no records, e.g. of killed runs, where others do.
     """
@@ -64,24 +65,26 @@ def write_joint(gathered: Gathered, output: Path) -> Path:
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
-    """Records of run folders, sweep folders and record files; rows that are equal count once.
+    """Records of run folders, sweep folders and record files; rows that are equal, overrides and all, count once.
 
     Raises:
         UserError: a path is not there, nothing is found, or a line is no record.
     """
-    files, empty = _files(paths)
+    files, joint, empty = _files(paths)
     seen: set[Record] = set()
     kept: dict[Path, Records] = {}
+    whole: dict[Path, Records] = {}
     for file in files:
         rows = read(file)
         fresh = dict.fromkeys(r for r in rows if r not in seen)
         seen.update(fresh)
         if fresh:
             kept[file] = Records(fresh)
+            whole[file] = kept[file] if file in joint else rows
     if not kept:
         raise UserError(f"{', '.join(map(str, paths))}: no records in {FILE}; did the run measure anything?")
     records = Records(r for rows in kept.values() for r in rows)
-    return Gathered(tuple(kept), records, _drawn(kept), _config(tuple(kept)), empty)
+    return Gathered(tuple(kept), records, _drawn(whole), _config(tuple(kept)), empty)
 
 
 def read(file: Path) -> Records:
@@ -96,8 +99,8 @@ def read(file: Path) -> Records:
     return rows
 
 
-def _files(paths: Sequence[Path]) -> tuple[list[Path], tuple[Path, ...]]:
-    """(record files below the paths in natural order, a joint report's after those it was made of; folders without)."""
+def _files(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path], tuple[Path, ...]]:
+    """(record files below the paths in natural order; those of joint reports, which come last; folders without)."""
     found: dict[Path, Path] = {}
     empty = []
     for path in paths:
@@ -120,8 +123,8 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], tuple[Path, ...]]:
         if any(real.parent in folder.parents for folder in folders)
         and not (real.parent / "config.yaml").is_file()  # a run with timings that were imported below it
     }
-    ordered = [f for r, f in found.items() if r not in joint] + [f for r, f in found.items() if r in joint]
-    return ordered, tuple(empty)
+    last = [f for r, f in found.items() if r in joint]
+    return [f for r, f in found.items() if r not in joint] + last, frozenset(last), tuple(empty)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -144,31 +147,57 @@ def _check(row: Record, file: Path, number: int) -> None:
         raise UserError(f"{file}:{number}: not a record ({wrong[0]} is {getattr(row, wrong[0])!r})")
 
 
+@dataclass(frozen=True)
+class _Arm:
+    """Runs of one recipe with the same overrides; of a run whose overrides nobody knows, its folder."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    folder: str = ""
+
+
 def _drawn(kept: dict[Path, Records]) -> Records:
-    """Extends recipe names where the runs of one recipe would otherwise collide."""
-    recipes = dict.fromkeys(r.recipe for rows in kept.values() for r in rows)
-    labels: dict[tuple[Path, str], str] = {}
+    """Calls recipes by what their runs differ in, where they would otherwise collide."""
+    known = {file: _overrides(file) for file in kept}
+    runs: dict[_Arm, dict[Record, None]] = {}
+    for file, rows in kept.items():
+        for row in rows.rows:
+            given = parted(row.overrides) if row.overrides else known[file]
+            arm = _Arm(row.recipe, given or (), file.parent.name if given is None else "")
+            runs.setdefault(arm, {})[replace(row, overrides="")] = None
+    recipes = list(dict.fromkeys(arm.recipe for arm in runs))
+    drawn: list[Record] = []
     for recipe in recipes:
-        own = {file: [r for r in rows if r.recipe == recipe] for file, rows in kept.items()}
-        own = {file: rows for file, rows in own.items() if rows}
-        if len(own) < 2 or not conflicts(r for rows in own.values() for r in rows):
+        own = {arm: list(rows) for arm, rows in runs.items() if arm.recipe == recipe}
+        if len(own) < 2 or not conflicts(row for rows in own.values() for row in rows):
+            drawn += dict.fromkeys(row for rows in own.values() for row in rows)
             continue
-        settings = {file: _overrides(file) for file in own}
-        common = set.intersection(*(set(found or ()) for found in settings.values()))
-        for file, found in settings.items():
-            apart = [o for o in found or () if o not in common and o.partition("=")[0] not in LABELS]
-            words = " ".join(apart) if found is not None else file.parent.name
-            if words:
-                labels[file, recipe] = f"{recipe} ({words})"
-    return Records(
-        replace(r, recipe=labels.get((file, r.recipe), r.recipe)) for file, rows in kept.items() for r in rows
-    )
+        before: list[tuple[str, set[Record]]] = []
+        for (arm, all_of), words in zip(own.items(), naming.arms([a.overrides for a in own]), strict=True):
+            name = f"{recipe} ({arm.folder})" if arm.folder else words
+            if not arm.folder and len(recipes) > 1:
+                name = f"{recipe}, {words}" if words else recipe
+            for series in dict.fromkeys(row.series for row in all_of):
+                mine = [row for row in all_of if row.series == series]
+                if any(of == series and earlier.issuperset(mine) for of, earlier in before):
+                    continue
+                before.append((series, set(mine)))
+                drawn += [replace(row, recipe=name or recipe) for row in mine]
+    return Records(drawn)
 
 
-def _overrides(file: Path) -> list[str] | None:
+def _overrides(file: Path) -> tuple[str, ...] | None:
     """What the command line of a run changed, as Hydra wrote it; ``None`` if it didn't."""
+    given = _command(file)
+    return None if given is None else parted(told(given))
+
+
+def _command(file: Path) -> list[str] | None:
     path = file.parent / ".hydra" / "overrides.yaml"
     try:
+        own = path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
+        if not own or path.stat().st_size > LARGEST:
+            return None
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
@@ -178,12 +207,11 @@ def _overrides(file: Path) -> list[str] | None:
 def _config(files: Sequence[Path]) -> str:
     if len(files) == 1:
         try:
-            return as_published(plain_data(files[0].parent / "config.yaml"))
+            config = plain_data(files[0].parent / "config.yaml")
+            return as_published(config) if {"recipe", "outputs"} <= config.keys() else ""
         except UserError:
             return ""
-    told = [
-        f"{file.parent.name}: {' '.join(nameless(found))}" for file in files if (found := _overrides(file))
-    ]
+    told = [f"{file.parent.name}: {' '.join(nameless(found))}" for file in files if (found := _command(file))]
     return "\n".join(told)
 
 

@@ -1,9 +1,11 @@
-"""What a state is called where several of one series stand beside each other."""
+"""What a state, or an arm of a sweep, is called where several of one series stand beside each other."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from compressbench.overrides import key_of
 from compressbench.report.panels import Point, Series
 
 
@@ -33,3 +35,52 @@ def _value(part: str) -> str:
         return f"{float(branch.replace('p', '.').replace('m', '-')):g}"
     except ValueError:
         return part.partition("_")[2] or part
+
+
+def arms(settings: Sequence[Sequence[str]]) -> list[str]:
+    """What tells runs of one recipe apart, in few words: ``lamp``, ``times=6``; empty for one without overrides.
+
+    Args:
+        settings: the overrides of each run.
+    """
+    given = [{key_of(text): _setting(text) for text in own} for own in settings]
+    keys = list(dict.fromkeys(key for own in given for key in own))
+    apart = [key for key in keys if len({own.get(key) for own in given}) > 1]
+    parts = {key: re.split(r"[.@/]", key) for key in apart}
+    chosen: dict[str, set[str]] = {}
+    for own in given:
+        for key in apart:
+            if _is_choice(key) and key in own:
+                chosen.setdefault(_last(own[key]), set()).add(key)
+
+    def words(key: str, value: str) -> str:
+        if value == "~":
+            return f"without {_shortest(key, parts)}"
+        if _is_choice(key) and len(chosen[_last(value)]) == 1 and value not in ("null", ""):
+            return _last(value)
+        return f"{_shortest(key, parts)}={_last(value) if _is_choice(key) else value}"
+
+    return [", ".join(words(key, own[key]) for key in apart if key in own) for own in given]
+
+
+def _setting(text: str) -> str:
+    return "~" if text.startswith("~") else text.partition("=")[2]
+
+
+def _is_choice(key: str) -> bool:
+    """Whether an override chooses a config of a group: ``stage/prune@recipe.stages.prune=lamp``."""
+    return "@" in key or "/" in key
+
+
+def _last(value: str) -> str:
+    return value.rpartition("/")[2]
+
+
+def _shortest(key: str, parts: dict[str, list[str]]) -> str:
+    """The shortest end of a key that no other key among them has."""
+    own = parts[key]
+    others = [found for other, found in parts.items() if other != key]
+    for count in range(1, len(own)):
+        if all(found[-count:] != own[-count:] for found in others):
+            return ".".join(own[-count:])
+    return ".".join(own)
