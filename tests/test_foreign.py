@@ -15,6 +15,7 @@ from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.exporting import FORMS
 from compressbench.hardware import agreement
+from compressbench.hardware.coding import index_bits, shared, values_of
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
 from compressbench.hardware.target import Lowered, Unsupported
@@ -827,3 +828,61 @@ def test_no_hint_is_given_that_is_followed_already(place: Bench) -> None:
         Channels(MAGNITUDE, fraction=0.5).apply(state, place)
     with pytest.raises(UserError, match=r"at zero; prune single weights of such a net$"):
         Channels(MAGNITUDE, fraction=0.5, inside=True).apply(state, place)
+
+
+class Doubles(nn.Module):
+    """All of it is float64."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.head = cases_nets.cbr(channels, 16), nn.Linear(16, outputs)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.a(x.double()).mean((2, 3))).float()
+
+
+def test_sizes_and_bits_follow_each_tensors_own_type(place: Bench) -> None:
+    state = state_of("FirstDouble", place)
+    assert state.weights["temperature"].dtype is torch.float64
+    assert figure("weight_bits", state, place).value == 32
+    rounded = Quantize(examples=64).apply(state, place)
+    assert figure("weight_bits", rounded, place).value == 8
+    assert figure("input_bits", rounded, place).value == 8
+    for runtime in RUNTIMES.values():
+        assert isinstance(runtime.lower(View(rounded, place)), Lowered)
+    doubles = state_of("Doubles", place)
+    assert figure("weight_bits", doubles, place).value == 64
+    assert figure("input_bits", doubles, place).value == 64
+    rounded = Quantize(examples=64).apply(doubles, place)
+    assert figure("weight_bits", rounded, place).value == 8
+    view = View(doubles, place)
+    (found,) = [m for m in Cost().measure(view, view, place) if m.name == "dense_bytes"]
+    # 9 x 16 weights, four times 16 of the norm, 160 + 10 of the head, 8 bytes each, and the header
+    assert 0 < float(found.value or 0) - 8 * (144 + 64 + 170 + 1) < 1000
+
+
+def test_shared_values_are_told_by_their_own_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    different = torch.rand(144, generator=generator, dtype=torch.float64)
+    assert index_bits(different) is None
+    assert index_bits(different.float()) is None
+    few = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)[torch.arange(144) % 4]
+    assert index_bits(few) == 2
+    coded = shared(few)
+    assert coded is not None
+    assert torch.equal(values_of(coded), few), "to the bit"
+
+
+def test_layers_that_round_are_not_passed_by_in_fused_attention(place: Bench) -> None:
+    state = state_of("Encoder", place)
+    rounded = Quantize(weights=3, inputs=3, examples=64).apply(state, place)
+    images = images_of(place, 8)
+    own = answers(rounded, images)  # without gradients, where torch would take its fused path
+    module = module_of(rounded)
+    slow = module(images).detach()
+    assert module.encoder.layers[0].linear1.weight.requires_grad, (
+        "with gradients it takes the one that is written"
+    )
+    assert torch.allclose(own, slow, atol=1e-5)
+    assert float((own - answers(state, images)).abs().max()) > 1e-3, "it does round"

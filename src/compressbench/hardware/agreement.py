@@ -62,12 +62,20 @@ def check(
         try:
             there = _several(found(inputs[:size]))
         except Exception as error:  # a runtime's own errors have no common base
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            raise Otherwise(f"{who} fails at batch {size}: {reason}{_after(hint)}") from error
+            raise Otherwise(f"{who} fails at batch {size}: {reason_of(error)}{_after(hint)}") from error
         far = max(apart(a, b, rounds) for a, b in zip(own, there, strict=True))
         if not far <= (FAR if rounds else NEAR):
             how = "another shape" if far == float("inf") else f"logits {far:.2g} of their spread apart"
             raise Otherwise(f"{who} answers otherwise than the state at batch {size}: {how}{_after(hint)}")
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of a runtime's error that says more than where it was raised."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [
+        line for line in lines if line and not line.startswith("Exception from ") and not line.endswith(":")
+    ]
+    return (told or [type(error).__name__])[0][:200]
 
 
 def _after(hint: str) -> str:

@@ -70,10 +70,10 @@ def shared(tensor: Tensor) -> Coded | None:
     zeros = (values == 0).nonzero().reshape(-1)
     bits = max(1, (len(values) - 1).bit_length())
     kept = int(flat.count_nonzero())
-    if len(values) * 32 + kept * bits >= kept * 8 * flat.element_size():
+    if len(values) * 8 * flat.element_size() + kept * bits >= kept * 8 * flat.element_size():
         return None
     zero = int(zeros[0]) if len(zeros) else None
-    return Coded(codes.view(tensor.shape), bits, zero, {"values": values.float()})
+    return Coded(codes.view(tensor.shape), bits, zero, {"values": values})
 
 
 def index_bits(tensor: Tensor) -> int | None:
@@ -85,7 +85,7 @@ def index_bits(tensor: Tensor) -> int | None:
 
 
 def values_of(coded: Coded) -> Tensor:
-    """The tensor again, float32."""
+    """The tensor again; float32 of integers, shared values of their own type."""
     if "values" in coded.tables:
         return coded.tables["values"][coded.codes]
     shape = (-1, *[1] * (coded.codes.ndim - 1))

@@ -173,8 +173,7 @@ def _compared(
     try:
         run = opened(graph.bytes())
     except Exception as error:  # a runtime's own errors have no common base
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise UserError(f"{who} refuses the graph: {reason}") from error
+        raise UserError(f"{who} refuses the graph: {agreement.reason_of(error)}") from error
 
     def wanted(x: Tensor) -> Any:
         return net(x) if len(outputs) > 1 else forward(net, x).logits
