@@ -173,3 +173,16 @@ class TimmLike(nn.Module):
 
     def forward(self, x):
         return self.head(self.m(self.b(self.n(self.a(x)))).mean((2, 3)))
+
+
+class GoogLeNet(nn.Module):
+    """torchvision's, its heads of the training on; digits enlarged."""
+
+    def __init__(self, channels, outputs):
+        from torchvision.models import googlenet
+
+        super().__init__()
+        self.net = googlenet(weights=None, num_classes=outputs, aux_logits=True, init_weights=False)
+
+    def forward(self, x):
+        return self.net(F.interpolate(x.expand(-1, 3, -1, -1), 64))

@@ -886,3 +886,33 @@ def test_layers_that_round_are_not_passed_by_in_fused_attention(place: Bench) ->
     )
     assert torch.allclose(own, slow, atol=1e-5)
     assert float((own - answers(state, images)).abs().max()) > 1e-3, "it does round"
+
+
+@pytest.mark.slow
+def test_googlenet_is_cut_trained_rounded_and_deployed(place: Bench) -> None:
+    pytest.importorskip("torchvision")
+    pytest.importorskip("torch_pruning")
+    state = state_of("GoogLeNet", place)
+    small = Channels(MAGNITUDE, fraction=0.5).apply(state, place)
+    assert small.facts["density"] < 0.4
+    trained = TRAIN.apply(small, place)
+    rounded = Quantize(examples=32).apply(trained, place)
+    assert not any("not folded" in flag for flag in rounded.facts["flags"])
+    found = RUNTIMES["openvino"].lower(View(rounded, place))
+    assert isinstance(found, Lowered)
+    assert "left out, never run in evaluation: net.aux1.conv.conv" in found.runtime
+    assert found.in_float == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["BufferScalar", "Largest", "OfTheBatch", "ABranchOnTheInput", "Mha"])
+def test_compiled_torch_answers_as_the_net_does_or_says_why_not(name: str, place: Bench) -> None:
+    from compressbench.hardware.torch_compiled import TorchCompiled
+
+    state = state_of(name, place)
+    found = TorchCompiled(batches=(1, 4)).lower(View(state, place))
+    if isinstance(found, Unsupported):
+        assert "\n" not in found.why
+        return
+    images = images_of(place, 4)
+    assert torch.allclose(found.run(images), answers(state, images), atol=1e-4)  # type: ignore[arg-type]

@@ -58,8 +58,7 @@ class Ways:
 
 def ways_of(module: nn.Module, inputs: Tensor) -> Ways:
     """The forwards that reach all of a net; a training that fails, as it would without us, is none."""
-    with every_exit(module):
-        evaluated = ran(module, inputs).keys()
+    evaluated = ran(module, inputs).keys()
     try:
         with as_in_training(module):
             trained = ran(module, inputs).keys()
@@ -71,15 +70,15 @@ def ways_of(module: nn.Module, inputs: Tensor) -> Ways:
 
 
 def ran(module: nn.Module, inputs: Tensor) -> dict[str, None]:
-    """Names of the parts with parameters of their own that a forward runs, in the order in which they are first run."""
+    """Names of the parts with parameters or buffers of their own that a forward runs, in order of their first run."""
     found: dict[str, None] = {}
     handles = [
         part.register_forward_pre_hook(lambda *_, n=name: found.setdefault(n))
         for name, part in module.named_modules()
-        if name and part._parameters
+        if name and (part._parameters or part._buffers)
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), every_exit(module):
             module(inputs)
     finally:
         for handle in handles:

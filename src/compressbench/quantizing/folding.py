@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from compressbench.bench import Bench
 from compressbench.models.build import module_of
 from compressbench.models.exits import Exiting
 from compressbench.models.quantized import unfit
+from compressbench.models.reached import ran
 from compressbench.models.tracing import Tracer, rest_of
 from compressbench.state import State
 from compressbench.structured import edited
@@ -71,11 +73,14 @@ def folded(state: State, bench: Bench) -> tuple[State, list[str]]:
     except Exception as error:
         reason = [*str(error).splitlines(), type(error).__name__][0][:80]
         return state, [f"batch norms are not folded, the net can't be traced: {reason}"]
+    folds = {norm for norm, _ in found.values()}
+    evaluated = ran(
+        module, torch.zeros(1, *bench.dataset.shape)
+    )  # those of heads of the training alone fold nowhere
     left = [
         name
         for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm)
-        and name not in {norm for norm, _ in found.values()}
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and name in evaluated and name not in folds
     ]
     flags = [f"batch norms not folded, no convolution alone before them: {', '.join(left)}"] if left else []
     return (edited(state, [{"fold": found}], bench) if found else state), flags
