@@ -690,8 +690,8 @@ def test_settings_that_collide_are_named_by_their_overrides(tmp_path):
     gathered = gather([tmp_path])
     (panel,) = panels(gathered.drawn)
     assert [s.label for s in panel.series] == [
-        "lth (recipe.stages.dense.lr=0.1): ticket",
-        "lth (recipe.stages.dense.lr=0.01): ticket",
+        "lr=0.1: ticket",
+        "lr=0.01: ticket",
     ]
     assert {r.recipe for r in gathered.records} == {"lth"}
 

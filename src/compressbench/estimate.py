@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compressbench import specs
 from compressbench.errors import UserError
-from compressbench.execute import Executor, history_key
+from compressbench.execute import MEASURE, Executor, history_key, in_short
 from compressbench.plan import Measure, Node
 from compressbench.stages.init import Init
 from compressbench.stages.prune import Prune
@@ -44,26 +44,47 @@ TRIAL = 8
 TRIALS_SECONDS = 15.0
 """Once trials have taken so long, and where a training is hardly longer than its trial, its time stays unknown."""
 QUICK = 64
+Piece = tuple[str, str]
+"""A state's name and what is done: as ``Watcher.working`` is told."""
 
 
 def estimate(
     ready: Experiment, executor: Executor, missing: Collection[str], results: Collection[tuple[Measure, str]]
 ) -> str:
     """A sentence: the number of things to do and the time for them."""
+    return sentence(ready, expected(ready, executor, missing, results), len(missing), len(results))
+
+
+def sentence(ready: Experiment, pieces: Mapping[Piece, float | None], states: int, results: int) -> str:
+    """The same of what ``expected`` gave."""
+    unknown = [words.startswith(MEASURE) for (_, words), seconds in pieces.items() if seconds is None]
+    counts = ((unknown.count(False), "trainings"), (unknown.count(True), "measurements"))
+    open_ends = [f"{n} {what}" for n, what in counts if n]
+    more = f", and {' and '.join(open_ends)} whose time is not known yet" if open_ends else ""
+    paper = "; this is the paper's own protocol" if ready.setting.labels.scale == "paper" else ""
+    total = in_words(sum(seconds or 0.0 for seconds in pieces.values()))
+    return f"to do: {states} states, {results} measurements; about {total}{more}{paper}"
+
+
+def expected(
+    ready: Experiment, executor: Executor, missing: Collection[str], results: Collection[tuple[Measure, str]]
+) -> dict[Piece, float | None]:
+    """Seconds of each missing piece in the order in which they come, None where nothing is known of it."""
     history, context = executor.history.read(), ready.setting.context
-    total, untried, spent = 0.0, 0, 0.0
+    spent = 0.0
     per_step: dict[str, float] = {}
+    pieces: dict[Piece, float | None] = {}
     for node in [n for n in ready.plan.nodes if n.name in missing]:
+        piece = (node.name, in_short(node))
         known = history.get(history_key(ready.plan, node, context))
-        if known is not None:
-            total += known
-        elif isinstance(node.stage, Train) and not node.stage.checkpoint:
+        pieces[piece] = known or 0.0
+        if known is None and isinstance(node.stage, Train) and not node.stage.checkpoint:
+            pieces[piece] = None
             split = len(ready.dataset.split("train"))
             on_other_data = node.stage.data is not None and (
                 str(node.stage.length).endswith("ep") or node.stage.batch_size > split
             )
             if on_other_data or not _same_layers(ready, node):
-                untried += 1
                 continue
             stage = node.stage
             methods = {n: m[specs.TARGET] for n, m in stage.reparametrise.items()}
@@ -71,22 +92,15 @@ def estimate(
             kind = [methods, stage.objective, stage.stepper, rounds]
             model = digest([_top(ready, node).spec, stage.batch_size, stage.precision, *kind])
             if model not in per_step and (spent > TRIALS_SECONDS or _iterations(stage, ready) <= 2 * TRIAL):
-                untried += 1
                 continue
             if model not in per_step:
                 began = time.monotonic()
                 per_step[model] = _trial(ready, executor, node)
                 spent += time.monotonic() - began
-            total += per_step[model] * _iterations(stage, ready)
-    unknown = 0
-    for _, probe in results:
-        known = history.get(f"probe {probe} {digest(context.digest())}")
-        total += known or 0.0
-        unknown += known is None
-    open_ends = [f"{n} {what}" for n, what in ((untried, "trainings"), (unknown, "measurements")) if n]
-    more = f", and {' and '.join(open_ends)} whose time is not known yet" if open_ends else ""
-    paper = "; this is the paper's own protocol" if ready.setting.labels.scale == "paper" else ""
-    return f"to do: {len(missing)} states, {len(results)} measurements; about {in_words(total)}{more}{paper}"
+            pieces[piece] = per_step[model] * _iterations(stage, ready)
+    for measure, probe in results:
+        pieces[measure.state, f"{MEASURE}{probe}"] = history.get(f"probe {probe} {digest(context.digest())}")
+    return pieces
 
 
 def in_words(seconds: float) -> str:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 
+MEASURE = "measure "
+"""How the words begin that a ``Watcher`` is told of a probe; its name follows."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """Columns that are the same in all records of a run."""
@@ -64,7 +68,7 @@ class Watcher:
     """Told what happens; the terminal's live view is one, this one is silent."""
 
     def working(self, name: str, words: str) -> AbstractContextManager[Progress]:
-        """Called around each piece of work that is really done."""
+        """Called around each piece of work that is really done, with its state's name and what is done."""
         return nullcontext(Silent())
 
     def say(self, text: str) -> None:
@@ -131,7 +135,7 @@ class Executor:
         yield from self.records()
         if self.store.without_key:
             self.watcher.say(
-                f"{self.store.without_key} stored results are of an earlier version and hold no key: taken as they are named"
+                f"{self.store.without_key} stored results are of an earlier version and hold no key: taken as named"
             )
         lacking = [
             f"{probe} of {m.state}"
@@ -301,8 +305,7 @@ class Executor:
         from compressbench.flags import checked
 
         before = self.state(node.parent) if node.parent else None
-        words = node.stage.describe() if hasattr(node.stage, "describe") else type(node.stage).__name__
-        with self.watcher.working(node.name, words) as progress:
+        with self.watcher.working(node.name, in_short(node)) as progress:
             bench = replace(bench, progress=progress)
             began = time.monotonic()
             try:
@@ -335,9 +338,8 @@ class Executor:
     def _measure(self, measure: Measure, probe: str) -> dict[str, Any]:
         built = specs.build(self.setting.probe(probe), f"evaluation.probes.{probe}")
         subject, reference = self._view(measure.state), self._view(measure.reference)
-        words = f"measure {probe}"
         began = time.monotonic()
-        with self.watcher.working(measure.state, words) as progress:
+        with self.watcher.working(measure.state, f"{MEASURE}{probe}") as progress:
             bench = replace(self.bench(), name=f"probe {probe}", progress=progress)
             try:
                 metrics = [asdict(metric) for metric in built.measure(subject, reference, bench)]
@@ -515,6 +517,11 @@ def _finite(metric: dict[str, Any]) -> dict[str, Any]:
         note = f"{metric['note']}; " if metric["note"] else ""
         return {**metric, "value": None, "note": f"{note}not a finite number ({value})"}
     return {**metric, "value": None if value is None else float(value)}
+
+
+def in_short(node: Node) -> str:
+    """What a node's stage does, as it says it itself."""
+    return node.stage.describe() if hasattr(node.stage, "describe") else type(node.stage).__name__
 
 
 def history_key(plan: Plan, node: Node, context: Context) -> str:

@@ -1,9 +1,10 @@
-"""What the user sees while a run works: the plan, live progress on a terminal, then the tables."""
+"""What the user sees while a run works: the plan, live progress on a terminal or a line a state, then the tables."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from compressbench.bench import Progress, Silent
+from compressbench.cli.left import Left
 from compressbench.console import clean_line, console
-from compressbench.execute import Executor, Watcher
+from compressbench.execute import MEASURE, Executor, Watcher, in_short
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,13 +24,17 @@ if TYPE_CHECKING:
     from compressbench.records import Records
 
 
+WIDE = 90
+"""Columns from which the live line has room for a bar and all figures."""
+
+
 class Terminal(Watcher):
-    """Live where output goes to a terminal, quiet otherwise (the plan, sentences and tables stay)."""
+    """Live where output goes to a terminal; elsewhere a line for each state that is made and one when it is measured."""
 
     def __init__(self, to: Console | None = None) -> None:
         self.console = to or console()
-        self.todo = 0
-        self.done = 0
+        self.left = Left({})
+        self.measured = ""
 
     def say(self, text: str) -> None:
         """A sentence for the user."""
@@ -41,7 +47,6 @@ class Terminal(Watcher):
         missing = {n.name for n in executor.missing_states()}
         results = executor.missing_results()
         total = sum(len(executor.probes_of(m)) for m in ready.plan.measures)
-        self.todo = len(missing) + len(results)
         self.say(
             f"{labels.recipe}: {labels.model} on {labels.dataset}, scale {labels.scale}, seed {labels.seed}, "
             f"hardware {labels.hardware}"
@@ -56,37 +61,58 @@ class Terminal(Watcher):
         names = ", ".join((*ready.setting.probes, *ready.setting.asked))
         table.add_row("probes", names, f"{total - len(results)}/{total}")
         self.console.print(table)
-        if self.todo:
-            from compressbench.estimate import estimate
+        if missing or results:
+            from compressbench.estimate import expected, sentence
 
-            self.say(estimate(ready, executor, missing, results))
+            pieces = expected(ready, executor, missing, results)
+            self.left = Left(pieces)
+            self.say(sentence(ready, pieces, len(missing), len(results)))
         else:
             self.say("everything is in the store already")
 
     @contextlib.contextmanager
     def working(self, name: str, words: str) -> Iterator[Progress]:
-        """A live line for one piece of work."""
-        self.done += 1
-        if not self.console.is_terminal:
+        """A live line for one piece of work, or a line of its own where there is no terminal."""
+        piece, began = (name, words), time.monotonic()
+        number = self.left.begin(piece)
+        if self.console.is_terminal:
+            with self._live(clean_line(f"{number} {name}: {words}"), began) as progress:
+                yield progress
+        else:
+            measuring = words.startswith(MEASURE)
+            if not measuring or name != self.measured:
+                self.say(
+                    clean_line(f"{number} {name}: {'measure' if measuring else words}")
+                    + _more(self.left.words())
+                )
+            self.measured = name if measuring else ""
             yield Silent()
-            return
-        from rich.markup import escape
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
+        self.left.end(piece, time.monotonic() - began)
 
-        text = escape(clean_line(f"[{self.done}/{self.todo}] {name}: {words}"))
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
-        )
-        with Bars(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bars:
-            task = bars.add_task(text, total=None, figures="")
+    @contextlib.contextmanager
+    def _live(self, text: str, began: float) -> Iterator[Progress]:
+        from rich.markup import escape
+        from rich.progress import BarColumn, ProgressColumn, TextColumn
+        from rich.progress import Progress as Bars
+        from rich.table import Column
+
+        wide = self.console.width >= WIDE
+        what = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        rest = Column(no_wrap=True, overflow="ellipsis")
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", table_column=what)]
+        columns += [BarColumn(bar_width=12)] if wide else []
+        columns += [TextColumn("{task.fields[figures]}", table_column=rest)]
+        columns += [TextColumn("{task.fields[left]}", table_column=rest)]
+        with Bars(*columns, console=self.console, transient=True, expand=True) as bars:
+            task = bars.add_task(escape(text), total=None, figures="", left=self.left.words())
+            words = self.left.words
 
             class Live:
                 def step(self, done: int, total: int, **figures: float) -> None:
-                    shown = f"{done}/{total} " + " ".join(f"{k} {v:.4g}" for k, v in figures.items())
-                    bars.update(task, completed=done, total=total, figures=shown)
+                    shown = [f"{k} {v:.4g}" for k, v in figures.items()] if wide else []
+                    left = words(time.monotonic() - began, done / total if total else 0.0)
+                    text = " ".join((f"{done}/{total}", *shown))
+                    bars.update(task, completed=done, total=total, figures=text, left=left)
 
             yield Live()
 
@@ -96,6 +122,10 @@ class Terminal(Watcher):
 
         print_tables(records, self.console)
         self.say(f"report: {path}")
+
+
+def _more(left: str) -> str:
+    return f", {left}" if left else ""
 
 
 def grouped(nodes: list[Node]) -> dict[str, list[Node]]:
@@ -110,7 +140,7 @@ def grouped(nodes: list[Node]) -> dict[str, list[Node]]:
 
 def words(nodes: list[Node]) -> str:
     """What a group of nodes does, as its first one says it."""
-    kinds = [n.stage.describe() if hasattr(n.stage, "describe") else type(n.stage).__name__ for n in nodes]
+    kinds = [in_short(n) for n in nodes]
     return (
         kinds[0]
         if len(set(kinds)) == 1

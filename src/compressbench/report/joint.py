@@ -27,7 +27,7 @@ class Gathered:
         files: the record files that contributed.
         records: as they were measured, each once.
         drawn: the same, the recipe called by what its overrides differ in where it was run with several settings for
-            the same seed: a label for the axes, never written. A series that two of them share is the first one's.
+            the same seed: a label for the axes, never written. A series that all of them share keeps its name.
         config: the configuration of a single run, or the overrides of each of many; empty if unknown.
         empty: folders that hold no records, e.g. of killed runs, where others do.
     """
@@ -172,6 +172,7 @@ def _drawn(kept: dict[Path, Records]) -> Records:
         if len(own) < 2 or not conflicts(row for rows in own.values() for row in rows):
             drawn += dict.fromkeys(row for rows in own.values() for row in rows)
             continue
+        shared = set.intersection(*map(set, own.values()))
         before: list[tuple[str, set[Record]]] = []
         for (arm, all_of), words in zip(own.items(), naming.arms([a.overrides for a in own]), strict=True):
             name = f"{recipe} ({arm.folder})" if arm.folder else words
@@ -182,7 +183,8 @@ def _drawn(kept: dict[Path, Records]) -> Records:
                 if any(of == series and earlier.issuperset(mine) for of, earlier in before):
                     continue
                 before.append((series, set(mine)))
-                drawn += [replace(row, recipe=name or recipe) for row in mine]
+                label = recipe if shared.issuperset(mine) else name or recipe
+                drawn += [replace(row, recipe=label) for row in mine]
     return Records(drawn)
 
 
