@@ -276,7 +276,7 @@ def test_no_validation_is_a_clear_error(digits: Dataset) -> None:
         ({"read": {"_target_": "os.system", "command": "true"}}, "not allowed"),
         (
             {"read": {"_target_": "compressbench.data.splits.long_tail", "counts": [1], "ratio": 1}},
-            "reads no data set",
+            "is not allowed; it is a tool",
         ),
     ],
 )

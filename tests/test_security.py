@@ -8,6 +8,7 @@ import re
 import shutil
 import zipfile
 from dataclasses import replace
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -98,7 +99,7 @@ def test_trust_is_given_on_the_command_line_or_in_ones_own_configs(command: Comm
         ({"recipe__name": "../../out"}, "is no name"),
         ({"hardware__target": {"_target_": "compressbench.data.idx.digits"}}, "can't stand here"),
         ({"model__build": {"_target_": "compressbench.probes.cost.Cost"}}, "can't stand here"),
-        ({"dataset__read": {"_target_": "compressbench.data.download.fetch"}}, "needs published"),
+        ({"dataset__read": {"_target_": "compressbench.data.download.fetch"}}, "it is a tool"),
         (
             {
                 "dataset__read": {
@@ -108,7 +109,7 @@ def test_trust_is_given_on_the_command_line_or_in_ones_own_configs(command: Comm
                     "report": 1,
                 }
             },
-            "reads no data set",
+            "it is a tool",
         ),
         ({"seed": "../x"}, "is not a whole number"),
         ({"hardware": None}, "is no mapping"),
@@ -136,6 +137,157 @@ def test_a_run_folders_yaml_is_plain(command: Command, tmp_path: Path, text: str
     refused(command("export", str(run), "--state", "dense", "--to", "onnx"), words)
 
 
+def test_nothing_nested_in_a_probe_fetches_or_writes(command: Command, tmp_path: Path) -> None:
+    source, goal = tmp_path / "payload", tmp_path / "goal"
+    source.write_text("x")
+    of = "compressbench.data.published."
+    fetch = {
+        "_target_": "compressbench.data.download.fetch",
+        "published": {
+            "_target_": f"{of}Published",
+            "name": "x",
+            "licence": "x",
+            "files": [{"_target_": f"{of}Content", "name": "zz", "md5": "0"}],
+            "folders": [str(goal)],
+            "downloads": [
+                {
+                    "_target_": f"{of}Download",
+                    "url": f"file://{source}",
+                    "md5": md5(b"x").hexdigest(),
+                    "content": "zz",
+                }
+            ],
+        },
+        "data_dir": "/",
+        "report": {"_target_": f"{of}Download", "_partial_": True},
+    }
+    probe = {"_target_": "compressbench.probes.targets.Targets", "targets": {"x": fetch}}
+    run = planted(tmp_path, evaluation__probes={"t": probe})
+    refused(command("export", str(run), "--state", "dense", "--to", "onnx"), "fetch is not allowed")
+    assert not goal.exists()
+
+
+def test_a_config_dir_around_or_in_a_run_doesnt_let_the_run_trust_itself(
+    command: Command, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    read = {"_target_": "subprocess.check_output", "args": f"touch {mark}", "shell": True}
+    run = planted(tmp_path, trust=["subprocess"], dataset__read=read)
+    (run / "model").mkdir()
+    (run / "model" / "own.yaml").write_text("trust: [subprocess]\n")
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "config.yaml").write_text("trust: [subprocess]\n")
+    export = ("export", str(run), "--state", "dense", "--to", "onnx", "--config-dir")
+    for around in (tmp_path, tmp_path / "runs"):
+        refused(command(*export, str(around)), "subprocess.check_output is not allowed")
+    for inside in (run, run / "model"):
+        refused(command(*export, str(inside)), "trusts nobody")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["states", "results", "checkpoints", "plans", "locks", "aside"])
+def test_a_store_whose_folder_is_a_link_is_refused(command: Command, tmp_path: Path, name: str) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    Store(tmp_path / "o" / "store")
+    place = tmp_path / "o" / "store" / name
+    place.rmdir()
+    place.symlink_to(precious)
+    refused(command("store", "--prune", "--older-than", "0", "--outputs", str(tmp_path / "o")), "is a link")
+    refused(command("run", *SMALL, f"outputs={tmp_path / 'o'}"), "is a link")
+    assert (precious / "file").read_text() == "x"
+
+
+def test_links_in_a_store_lead_nothing_outside(tmp_path: Path) -> None:
+    import torch
+
+    from compressbench.store import save_checkpoint
+
+    store = Store(tmp_path / "store")
+    victim, folder = tmp_path / "victim", tmp_path / "folder"
+    victim.write_text("precious")
+    folder.mkdir()
+    (store.root / "locks" / "k").symlink_to(victim)
+    with store.lock("k"):
+        assert victim.read_text() == "precious"
+    (store.root / "checkpoints" / "k").symlink_to(folder)
+    save_checkpoint(store.checkpoints("k"), {"weights/a": torch.ones(2)}, {"step": 1})
+    (store.root / "plans" / "folder").mkdir()
+    for name in ("aside", "plans", "locks", "states", "results"):
+        (store.root / name / "link").symlink_to(folder)
+    store.prune(0)
+    assert list(folder.iterdir()) == []
+    assert folder.is_dir()
+    assert list((store.root / "plans").iterdir()) == []
+
+
+def test_a_run_folder_leads_nowhere_by_links(command: Command, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.yml"
+    secret.write_text("recipe: gho_SECRET\noutputs: x\n- gho_SECRET\n")
+    rows = [r for r in full(1) if r.moment == "final"]
+    runs = [planted(tmp_path / n) for n in ("a", "b")]
+    for run in runs:
+        write_jsonl([replace(r, seed=runs.index(run)) for r in rows], run / "records.jsonl")
+        (run / "config.yaml").unlink()
+        (run / "config.yaml").symlink_to(secret)
+        (run / ".hydra").mkdir()
+        (run / ".hydra" / "overrides.yaml").symlink_to(secret)
+    assert command("report", str(runs[0])).returncode == 0
+    assert command("report", *map(str, runs), "--output", str(tmp_path / "joint")).returncode == 0
+    for page in (runs[0] / "report.html", tmp_path / "joint" / "report.html"):
+        assert "gho_SECRET" not in page.read_text(encoding="utf-8")
+    (runs[0] / ".hydra" / "overrides.yaml").unlink()
+    import os
+
+    os.mkfifo(runs[0] / ".hydra" / "overrides.yaml")  # reading it would never end
+    assert command("report", *map(str, runs), "--output", str(tmp_path / "joint")).returncode == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run = planted(tmp_path / "c")
+    for name in ("export", "timings"):
+        (run / name).symlink_to(elsewhere)
+    write_jsonl(rows, run / "records.jsonl")
+    (tmp_path / "t.csv").write_text("state,batch,ms\ndense,1,2.5\n")
+    refused(
+        command("timings", "import", str(tmp_path / "t.csv"), "--run", str(run), "--device", "phone"),
+        "is a link",
+    )
+    refused(command("export", str(run), "--state", "dense", "--to", "onnx"), "")
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ("https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by/4.0/"),
+        ("50 / 10 / 2 %", "50 / 10 / 2 %"),
+        ("docs/records.md, ../x/y, 3/4", "docs/records.md, ../x/y, 3/4"),
+        ("/home/jane doe/my net.pt", "…/my net.pt"),
+        ("outputs=/home/jane/o", "outputs=…/o"),
+        ("-I/home/bob/inc |/home/bob/x ;/home/bob/y @/home/bob/k “/home/bob/z” <b>/home/bob/w",
+         "-I…/inc |…/x ;…/y @…/k “…/z” <b>…/w"),
+        ("\\\\srv\\bob\\x", "…/x"),
+        ("~/data", "…"),
+        ("see ~jane/nets/a.pt", "see …/a.pt"),
+        ("file:///home/bob/x", "…/x"),
+        ("take the weights of /root/a/b.pt", "take the weights of …/b.pt"),
+    ],
+)  # fmt: skip
+def test_paths_are_left_out_and_nothing_else(text: str, published: str) -> None:
+    from compressbench.paths import nameless
+
+    assert nameless({"a": [text]}) == {"a": [published]}
+
+
+def test_a_card_is_text(tmp_path: Path) -> None:
+    from compressbench.card import _line
+
+    assert _line("[a](javascript:b) ![p](&#47;x) <i> `c` *d* one_shot\n# x") == (
+        "\\[a\\](javascript:b) \\!\\[p\\](\\&#47;x) &lt;i> \\`c\\` \\*d\\* one_shot\\\\n# x"
+    )
+
+
 def test_a_run_folder_names_no_store_elsewhere(command: Command, tmp_path: Path) -> None:
     run = planted(tmp_path / "here", outputs=str(tmp_path / "there"))
     shutil.rmtree(tmp_path / "here" / "store")
@@ -157,6 +309,14 @@ def test_a_run_folder_names_no_store_elsewhere(command: Command, tmp_path: Path)
         "compressbench.specs.build",
         "compressbench.cli.main.run",
         "compressbench.models.nowhere.Net",
+        "compressbench.data.download.fetch",
+        "compressbench.data.published.Published",
+        "compressbench.data.published.Download",
+        "compressbench.data.cifar.unpack",
+        "compressbench.models.checkpoint.read_weights",
+        "compressbench.hardware.memory.peak_bytes",
+        "compressbench.hardware.energy.joules_of",
+        "compressbench.hardware.openvino_cpu.compile_model",
         "torch.nn.modules.module.warnings",
         "torch.nn.functional.importlib",
         "torch.nn.functional.boolean_dispatch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ SHOWN = (
     "latency_median",
     "speedup",
 )
+MARKUP = re.compile(r"[\\`*\[\]!&]")
 LOAD = {
     "onnx": (
         "import onnxruntime\n"
@@ -149,8 +151,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _line(text: str) -> str:
-    """One line that is text and nothing else in Markdown: no tag, no control character, no path of this machine."""
-    return nameless(clean_line(text)).replace("<", "&lt;").replace("`", "'")
+    """One line that is text and nothing else in Markdown: no tag, no link, no control character, no path of ours."""
+    return MARKUP.sub(r"\\\g<0>", nameless(clean_line(text))).replace("<", "&lt;")
 
 
 def _figures(records: Iterable[Record]) -> list[tuple[str, str, str, str]]:

@@ -16,7 +16,13 @@ LONGEST = 100
 PART = ".part"
 
 
-ABSOLUTE = re.compile(r"(?:(?<=[\s='\"\[({,:])|^)(?:~|file:/|[A-Za-z]:[\\/]|/)[^\s'\"\])},;]*")
+# An absolute path of two parts or more, a home, a drive's or a share's; none inside of a URL or a relative path
+ABSOLUTE = re.compile(
+    r"(?<![\w.:/~\\])(?:/[\w.@+-]+/|~[\w.-]*/|[A-Za-z]:[\\/]|\\\\)[^\s'\"\])}<>,;|”]*"
+    r"|(?<![./:~\\])/(?:home|Users|root)/[^\s'\"\])}<>,;|”]*"
+    r"|\bfile:/+[^\s'\"\])}<>,;|”]*"
+)
+WHOLE = re.compile(r"(?:/[^/]+/|~[\w.-]*/|[A-Za-z]:[\\/]|\\\\|file:/)")
 
 
 def nameless(value: Any) -> Any:
@@ -30,7 +36,9 @@ def nameless(value: Any) -> Any:
         return [nameless(v) for v in value]
     if not isinstance(value, str):
         return value
-    return _ending(value) if ABSOLUTE.match(value) else ABSOLUTE.sub(lambda found: _ending(found[0]), value)
+    if WHOLE.match(value) and "\n" not in value:
+        return _ending(value)
+    return ABSOLUTE.sub(lambda found: _ending(found[0]), value)
 
 
 def _ending(path: str) -> str:
@@ -115,6 +123,17 @@ def resolved(path: Path, where: str) -> Path:
         raise UserError(f"{where}: {path} can't be followed: {error}") from error
 
 
+def own_folder(run: Path, name: str) -> Path:
+    """A folder in a run's own, to write into.
+
+    Raises:
+        UserError: it is a link, which may lead anywhere.
+    """
+    if (run / name).is_symlink():
+        raise UserError(f"{run / name} is a link; what is written into a run's folder stays there")
+    return run / name
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """A text file to write beside ``path`` that becomes it at the end; locked, so that a killed process's is told.
@@ -148,7 +167,8 @@ def write_text(path: Path, text: str) -> None:
 def drop_parts(folders: Iterable[Path]) -> int:
     """Removes what killed processes left half written below the folders; returns how many files."""
     gone = 0
-    for path in (p for folder in folders if folder.is_dir() for p in folder.rglob(f"*{PART}")):
+    own = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+    for path in (p for folder in own for p in folder.rglob(f"*{PART}")):
         if path.is_symlink() or not path.is_file():
             continue
         with contextlib.suppress(OSError), path.open("rb") as file:

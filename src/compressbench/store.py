@@ -81,13 +81,21 @@ class Usage:
 class Store:
     """A folder of states and results; with ``writable=False`` one that is only read, and made by somebody else.
 
+    ``without_key`` counts the results of format 1 that were read: they are taken at their file's name.
+
     Raises:
         UserError: the folder can't be made or written.
     """
 
     def __init__(self, root: Path, writable: bool = True) -> None:
         self.root, self.writable = root, writable
+        self.without_key = 0
         self._seen: set[str] = set()
+        for name in FOLDERS:
+            if (root / name).is_symlink():
+                raise UserError(
+                    f"{root / name} is a link; a store's folders hold what is its own, and are no links"
+                )
         if not writable:
             return
         try:
@@ -190,6 +198,7 @@ class Store:
             if "key" in body:
                 return dict(body["result"])
             self._upgrade(path, {"format": FORMAT, "key": key, "result": body})
+            self.without_key += 1
             return body
         except FileNotFoundError:
             return None
@@ -246,7 +255,13 @@ class Store:
     def _locked(self, path: Path, waiting: Any = None) -> IO[str]:
         """The file at a path, open and locked: the one that is there, not one that its last holder has just removed."""
         while True:
-            file = path.open("w")
+            try:
+                file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w")
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                path.unlink(missing_ok=True)  # a link, which is nobody's lock
+                continue
             try:
                 if not _take(file.fileno()):
                     if waiting is not None:
@@ -284,8 +299,8 @@ class Store:
         found: set[str] = set()
         for path in _listed(self.root / "plans"):
             if self._free(path):
-                path.unlink(missing_ok=True)
-            else:
+                _remove(path)
+            elif path.is_file():
                 found |= set(path.read_text(encoding="ascii").split())
         return found
 
@@ -330,10 +345,10 @@ class Store:
             for path in states:
                 self.discard(path.name)
             for path in results:
-                path.unlink(missing_ok=True)
+                _remove(path)
             for path in _listed(self.root / "locks"):
                 if path.name != "plans" and self._free(path):
-                    path.unlink(missing_ok=True)
+                    _remove(path)
         return Usage(len(states), sizes[0], len(results), sizes[1], len(rest), sizes[2])
 
     def _free(self, path: Path) -> bool:
@@ -421,6 +436,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Any], header: Mapping[st
     Raises:
         OSError: the disk is full or the file can't be written.
     """
+    if folder.is_symlink():
+        folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     body = {"format": FORMAT, "key": folder.name, "tensors": tensors_digest(tensors), "header": header}
     aside = folder / "checkpoint.part"

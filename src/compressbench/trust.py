@@ -13,6 +13,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -122,12 +123,39 @@ def _check_own(target: str, place: str, parts: tuple[str, ...]) -> None:
             f"{place}target {target} is not allowed; a config names what is below {OWN}.models, .stages, .probes …"
         )
     found = source_of(target)
-    if found is None or definition(*found) is None:
+    node = definition(*found) if found is not None else None
+    if node is None:
         raise UserError(f"{place}there is no {target}")
+    if not _is_made_of_data(node, reader=target.startswith(f"{OWN}.data.")):
+        raise UserError(
+            f"{place}target {target} is not allowed; it is a tool of compressbench's own, no part of a recipe"
+        )
     if not target.startswith(tuple(f"{OWN}.{part}." for part in parts)):
         raise UserError(
             f"{place}target {target} can't stand here; what can is below {OWN}.{f', {OWN}.'.join(parts)}"
         )
+
+
+def _is_made_of_data(node: ast.FunctionDef | ast.ClassDef, reader: bool) -> bool:
+    """Whether a target takes what a config can hold. What takes paths, bytes or functions works on files or programs.
+
+    Args:
+        reader: of ``data`` only what returns a ``Raw`` is a target.
+    """
+    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    function = node if isinstance(node, ast.FunctionDef) else init
+    if reader and (
+        not isinstance(node, ast.FunctionDef) or ast.unparse(node.returns or ast.Constant("")) != "Raw"
+    ):
+        return False
+    if function is not None:
+        taken = [
+            a.annotation for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+        ]
+    else:
+        taken = [n.annotation for n in node.body if isinstance(n, ast.AnnAssign)]
+    words = {w for a in taken if a is not None for w in re.findall(r"\w+", ast.unparse(a))}
+    return not words & {"Path", "bytes", "Callable"}
 
 
 def locate(target: str, where: str = "") -> Callable[..., Any]:

@@ -50,8 +50,12 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
     Raises:
         UserError: the stored edits or tensors don't fit the module that the spec builds.
     """
-    with torch.random.fork_rng(devices=[]):
-        module = replay(specs.build(state.model, "model"), state.edits)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = replay(specs.build(state.model, "model"), state.edits)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise UserError(f"the stored model can't be rebuilt: {type(error).__name__}: {reason}") from error
     load(module, state.weights, "the state's weights")
     load_scales(module, state.group("scales"))
     with torch.no_grad():  # a tied weight is stored under each of its names, and masked under the first
