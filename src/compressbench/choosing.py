@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from compressbench.declared import METRICS, Declared, batch_of
-from compressbench.elsewhere import APART
+from compressbench.declared import METRICS, Declared, batch_of, declared
+from compressbench.elsewhere import APART, is_elsewhere
 from compressbench.errors import CantTell, Unmet, UserError, nearest
 from compressbench.hardware.turns import OTHERS
 from compressbench.plan import FINAL, FLOOR
@@ -44,6 +44,8 @@ CLOCKS = {
 }
 """Probe -> its latency of a state, its ratio of the reference's to that, both without their batch sizes."""
 SAME_STATE = 1.1
+BARE = 0.05
+"""Of a latency that has no interval it can't be told whether it keeps to a limit that is nearer than this share of it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Figure:
         bases: seed -> (what its latency may be compared with: those of the same name; that one's latency).
         why: seed -> why it has no value.
         words: what its bytes are of.
+        bare: seeds whose latency is a point, no interval of it being known.
+        own: seed -> the latency that was timed itself, undisturbed, where the value is derived from another's.
+        elsewhere: whether it was measured elsewhere: seeds that nobody timed there are then no gap.
     """
 
     by_seed: Mapping[int, float]
@@ -63,6 +68,9 @@ class Figure:
     bases: Mapping[int, tuple[str, float]] = field(default_factory=dict)
     why: Mapping[int, str] = field(default_factory=dict)
     words: str = ""
+    bare: frozenset[int] = frozenset()
+    own: Mapping[int, float] = field(default_factory=dict)
+    elsewhere: bool = False
 
     @property
     def mean(self) -> float:
@@ -128,7 +136,7 @@ class Limits:
         max_drop: points of accuracy below the dense model of the same seed.
         max_class_drop: points of recall below it, in the class that loses most.
         needed: figures that a state must have, whatever they are.
-        enough: figures for which seeds that have them speak for those that haven't.
+        enough: figures for which, where they were measured elsewhere, seeds that have them speak for those nobody timed.
     """
 
     max_bytes: float | None = None
@@ -168,7 +176,7 @@ class Advice:
 
     Attributes:
         kept: beaten by none, best accuracy first.
-        beaten: within the limits too, but at least equalled in all by another one; best accuracy first.
+        beaten: within the limits too, but beaten by another one (see ``dominates``); best accuracy first.
         out: name -> why not, for every other state.
         unranked: those within the limits whose latency can't be compared with another's.
     """
@@ -210,6 +218,9 @@ class _Clock:
         place = row.hardware if self.probe == "cost" else row.group
         return row.probe == self.probe and place == self.target and row.metric == f"{metric}_b{self.batch}"
 
+    def any(self, row: Record) -> bool:
+        return self.latency(row) or any(self.ratio(row, end) for end in ("", "_low", "_high"))
+
     def latency(self, row: Record) -> bool:
         return self.of(row, CLOCKS[self.probe][0])
 
@@ -225,26 +236,24 @@ def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
             of ``cost``; empty for none. The latency of a state that ran is its reference's over its speed-up in turns.
 
     Raises:
-        UserError: nothing was measured on such a target, or not at this batch size; or one seed was run twice, with
-            settings that its records don't tell apart.
+        UserError: nothing was measured on such a target, or not at this batch size; one seed was run twice, with
+            settings that its records don't tell apart; records disagree about one figure of one state and seed (timings,
+            which no second run repeats, don't: several count by their median); or a figure is in another unit.
     """
-    rows = [r for r in records if r.moment == FINAL and r.series != FLOOR]
+    rows = [_finite(r) for r in records if r.moment == FINAL and r.series != FLOOR]
     clock = _clock(rows, target, batch) if target else None
     seeds: dict[tuple[str, ...], set[int]] = {}
     for row in rows:
         seeds.setdefault(_setting(row), set()).add(row.seed)
     spots = _spots(rows)
     names = _names(list(spots))
-    dense = {r.key: r.value for r in rows if _is_accuracy(r) and r.value is not None}
+    keys = {spot: _keys(names[spot], own) for spot, own in spots.items()}
+    dense = _accuracies(rows)
     written = any(_is_file(r, target) for r in rows)
     found = []
     for spot, own in spots.items():
-        keys: dict[int, str] = {}
-        for row in own:
-            if keys.setdefault(row.seed, row.key) != row.key:
-                raise UserError(
-                    f"{names[spot]}: seed {row.seed} was run twice, in settings that records don't tell apart; give one"
-                )
+        _check_agree(names[spot], [r for r in own if _is_judged(r, target)])
+        _check_units(names[spot], [r for r in own if _is_judged(r, target) or (clock and clock.any(r))])
         figures = {
             "accuracy": _figure([r for r in own if _is_accuracy(r)]),
             "drop": _drops([r for r in own if _is_accuracy(r)], dense),
@@ -257,7 +266,7 @@ def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
         known = {name: f for name, f in figures.items() if f.by_seed or f.why}
         seeds_ = tuple(sorted(seeds[spot.setting]))
         found.append(
-            Choice(names[spot], spot.setting[0], spot.state, known, seeds_, basis, spot.series, keys)
+            Choice(names[spot], spot.setting[0], spot.state, known, seeds_, basis, spot.series, keys[spot])
         )
     return found
 
@@ -329,18 +338,80 @@ def _is_accuracy(row: Record) -> bool:
     return row.probe == "accuracy" and row.metric == "top1" and not row.group
 
 
+def _is_judged(row: Record, target: str) -> bool:
+    """Whether a record, no timing, gives one of ``FIGURES``."""
+    return (
+        _is_accuracy(row)
+        or (row.metric == "label_loyalty" and not row.group)
+        or (row.probe, row.metric) == ("forgetting", "recall_change")
+        or (row.probe == "cost" and row.metric in ENCODINGS)
+        or _is_file(row, target)
+    )
+
+
+def _finite(row: Record) -> Record:
+    if row.value is None or math.isfinite(row.value):
+        return row
+    return replace(row, value=None, note=row.note or f"it is {row.value}")
+
+
+def _accuracies(rows: Iterable[Record]) -> Mapping[tuple[str, str], float]:
+    """(key, dtype) -> top-1."""
+    found: dict[tuple[str, str], float] = {}
+    for r in rows:
+        if _is_accuracy(r) and r.value is not None and found.setdefault((r.key, r.dtype), r.value) != r.value:
+            raise UserError(
+                f"{r.series}: records disagree: {r.metric} of seed {r.seed} is {found[r.key, r.dtype]:.12g} and "
+                f"{r.value:.12g} for one and the same state; give one of the runs"
+            )
+    return found
+
+
+def _check_agree(name: str, rows: Iterable[Record]) -> None:
+    """One figure of one seed has one value."""
+    held: dict[tuple[int, str, str, str], float | None] = {}
+    for r in rows:
+        place = r.seed, r.probe, r.metric, r.group
+        if held.setdefault(place, r.value) != r.value:
+            said = [f"{v:.12g}" if v is not None else "none" for v in (held[place], r.value)]
+            of = f"{r.metric} of {r.group}" if r.group else r.metric
+            raise UserError(
+                f"{name}: records disagree: {of} of seed {r.seed} is {' and '.join(said)}; give one of the runs"
+            )
+
+
+def _check_units(name: str, rows: Iterable[Record]) -> None:
+    for r in rows:
+        known = declared(r.metric)
+        if known is not None and known.unit != r.unit:
+            raise UserError(
+                f"{name}: {r.metric} of seed {r.seed} is in {r.unit!r}, must be in {known.unit!r}"
+            )
+
+
+def _keys(name: str, rows: Iterable[Record]) -> Mapping[int, str]:
+    """Seed -> content address of its state."""
+    found: dict[int, str] = {}
+    for row in rows:
+        if found.setdefault(row.seed, row.key) != row.key:
+            raise UserError(
+                f"{name}: seed {row.seed} was run twice, in settings that records don't tell apart; give one"
+            )
+    return found
+
+
 def _figure(rows: Sequence[Record]) -> Figure:
     values = {r.seed: r.value for r in rows if r.value is not None}
     return Figure(values, why={r.seed: r.note for r in rows if r.value is None})
 
 
-def _drops(rows: Sequence[Record], dense: Mapping[str, float]) -> Figure:
+def _drops(rows: Sequence[Record], dense: Mapping[tuple[str, str], float]) -> Figure:
     """Points below the reference; to nine decimals, which binary fractions of percents don't reach."""
     known = {r.seed: r for r in rows if r.value is not None}
     values = {
-        seed: round(dense[r.reference] - r.value, 9)
+        seed: round(dense[r.reference, r.dtype] - r.value, 9)
         for seed, r in known.items()
-        if r.value is not None and r.reference in dense
+        if r.value is not None and (r.reference, r.dtype) in dense
     }
     why = {r.seed: r.note for r in rows if r.value is None}
     why |= {s: "its dense model has no accuracy here" for s in known if s not in values}
@@ -427,6 +498,8 @@ def _latency(rows: Sequence[Record], clock: _Clock) -> Figure:
     within: dict[int, tuple[float, float]] = {}
     bases: dict[int, tuple[str, float]] = {}
     why: dict[int, str] = {}
+    itself: dict[int, float] = {}
+    exact: set[int] = set()  # or with an interval
     for seed in dict.fromkeys(r.seed for r in rows):
         own = [r for r in rows if r.seed == seed]
         timed = [r for r in own if clock.latency(r)]
@@ -434,18 +507,23 @@ def _latency(rows: Sequence[Record], clock: _Clock) -> Figure:
         if not timed:
             continue
         known = [r.value for r in timed if r.value is not None]
+        steady = [r.value for r in timed if r.value is not None and not _disturbed(r)]
         first = timed[0]
         base = clock.own.get((first.reference, first.machine))
-        quiet = [r for r in ratios if r.value and not _disturbed(r)]
+        quiet = _above_zero(r for r in ratios if not _disturbed(r))
         if not known:
             why[seed] = first.note
         elif first.basis == "modelled":
             values[seed] = statistics.median(known)
             within[seed], bases[seed] = (values[seed],) * 2, ("modelled", 1.0)
-        elif all(_disturbed(r) for r in timed) and not quiet:
+            exact.add(seed)
+        elif not steady and not quiet:
             why[seed] = first.note
         elif not ratios or any(APART in r.note for r in ratios):
-            values[seed] = statistics.median(known)
+            if steady:
+                values[seed] = statistics.median(steady)
+            else:
+                why[seed] = first.note
         elif base is None:
             lost = clock.lost.get((first.reference, first.machine), "not timed")
             why[seed] = lost if first.key == first.reference else f"its reference: {lost}"
@@ -454,12 +532,28 @@ def _latency(rows: Sequence[Record], clock: _Clock) -> Figure:
         elif not quiet:
             why[seed] = ratios[0].note or "it has no ratio in turns"
         else:
-            values[seed] = base / statistics.median(r.value for r in quiet if r.value)
-            bases[seed] = (first.reference, base)
-            ends = [[r.value for r in own if clock.ratio(r, end) and r.value] for end in ("_low", "_high")]
+            values[seed], bases[seed] = base / statistics.median(quiet), (first.reference, base)
+            if steady:
+                itself[seed] = statistics.median(steady)
+            ends = [_above_zero(r for r in own if clock.ratio(r, end)) for end in ("_low", "_high")]
             if all(ends):
-                within[seed] = base / max(ends[1]), base / min(ends[0])
-    return Figure(values, within, bases, why)
+                found = [values[seed], *(base / end for end in (*ends[0], *ends[1]))]
+                within[seed] = min(found), max(found)
+                exact.add(seed)
+    abroad = [is_elsewhere(r) for r in rows if clock.latency(r) and r.value is not None]
+    return Figure(
+        values,
+        within,
+        bases,
+        why,
+        bare=frozenset(values) - exact,
+        own=itself,
+        elsewhere=bool(abroad) and all(abroad),
+    )
+
+
+def _above_zero(rows: Iterable[Record]) -> list[float]:
+    return [r.value for r in rows if r.value is not None and r.value > 0]
 
 
 # ---- limits ---------------------------------------------------------------------------------------------------------
@@ -476,24 +570,56 @@ def verdicts(choice: Choice, limits: Limits) -> list[Verdict]:
 
 def _verdict(choice: Choice, name: str, limit: float, some: bool) -> Verdict:
     figure, better = choice.figure(name), FIGURES[name].better
-    sure, perhaps = [], []
-    for seed, value in figure.by_seed.items():
-        ends = figure.within.get(seed, (value, value))
-        if all(better * end < better * limit for end in (*ends, value)):
-            sure.append(seed)
-        elif any(better * end < better * limit for end in (*ends, value)):
-            perhaps.append(seed)
+    broken = {seed: _breaks(figure, seed, limit, better) for seed in figure.by_seed}
+    sure = [seed for seed, is_broken in broken.items() if is_broken]
+    perhaps = [seed for seed, is_broken in broken.items() if is_broken is None]
     missing = [seed for seed in choice.seeds if seed not in figure.by_seed]
+    some = some and figure.elsewhere and not any(seed in figure.why for seed in missing)
     if sure:
         side = "below" if better > 0 else "above"
         return Verdict(False, f"{_worst(choice, name, sure, limit)} is {side} {limit:,.12g}")
     if not figure.by_seed or (missing and not some):
         return Verdict(None, _unknown(choice, name, missing))
     if perhaps:
-        return Verdict(
-            None, f"{_worst(choice, name, perhaps, limit)}: its interval holds the limit, {limit:,.12g}"
-        )
+        return Verdict(None, _open(choice, name, perhaps, limit))
     return Verdict(True, _worst(choice, name, list(figure.by_seed), limit))
+
+
+def _breaks(figure: Figure, seed: int, limit: float, better: int) -> bool | None:
+    """Whether a seed's figure breaks a limit.
+
+    None where that can't be told: its interval holds the limit; it has none and is nearer than 5 % to it; or the state's
+    own latency is on the other side of it than the one by its ratio.
+    """
+    value = figure.by_seed[seed]
+    if seed in figure.bare and abs(value - limit) <= BARE * abs(limit):
+        return None
+    ends = (value, *_interval(figure, seed), figure.own.get(seed, value))
+    found = {better * end < better * limit for end in ends}
+    return found.pop() if len(found) == 1 else None
+
+
+def _interval(figure: Figure, seed: int) -> tuple[float, float]:
+    """The ends of what a limit is held against; a point's are itself."""
+    value = figure.by_seed[seed]
+    return (value, value) if seed in figure.bare else figure.within.get(seed, (value, value))
+
+
+def _open(choice: Choice, name: str, seeds: Sequence[int], limit: float) -> str:
+    """Why it can't be told whether some seeds keep to a limit."""
+    figure = choice.figure(name)
+    for seed in seeds:
+        value, own = figure.by_seed[seed], figure.own.get(seed, figure.by_seed[seed])
+        if (own > limit) != (value > limit):
+            return (
+                f"{_worst(choice, name, [seed], limit)} by its ratio, but {_digits(own, limit)} {FIGURES[name].unit} "
+                f"where it was timed itself: one is above {limit:,.12g}, the other isn't"
+            )
+    if held := [seed for seed in seeds if seed not in figure.bare]:
+        return f"{_worst(choice, name, held, limit)}: its interval holds the limit, {limit:,.12g}"
+    return (
+        f"{_worst(choice, name, seeds, limit)}: that is within {100 * BARE:.0f} % of the limit, {limit:,.12g}"
+    )
 
 
 def _worst(choice: Choice, name: str, seeds: Sequence[int], limit: float) -> str:
@@ -501,13 +627,13 @@ def _worst(choice: Choice, name: str, seeds: Sequence[int], limit: float) -> str
     figure, better = choice.figure(name), FIGURES[name].better
     seed = min(seeds, key=lambda s: better * figure.by_seed[s])
     value, n = figure.by_seed[seed], len(figure.by_seed)
-    ends = figure.within.get(seed, (value, value))
-    shown = _digits(value, limit)
+    ends, shown = _interval(figure, seed), _digits(value, limit)
     if name == "bytes":
         text = f"{value:,.0f} bytes{f' ({figure.words})' if figure.words else ''}"
     else:
         text = f"{name} {shown} {FIGURES[name].unit}"
     between = f"; 95 % {_digits(ends[0], limit)} to {_digits(ends[1], limit)}" if ends[0] < ends[1] else ""
+    between = "; no interval" if seed in figure.bare else between
     if n == 1:
         return f"{text} (seed {seed}{between}, n=1)"
     mean = f"{figure.mean:,.0f}" if name == "bytes" else f"{figure.mean:.4g}"
@@ -536,7 +662,7 @@ def _unknown(choice: Choice, name: str, seeds: Sequence[int]) -> str:
 def advise(found: Sequence[Choice], limits: Limits) -> Advice:
     """States within the limits that no other one beats in accuracy, loyalty, latency and bytes at once.
 
-    A difference in latency counts where the intervals of the ratios in turns, over all seeds that both have, don't touch.
+    One beats another as ``dominates`` says.
 
     Raises:
         Unmet: no state keeps to the limits; says which comes nearest.
@@ -564,14 +690,14 @@ def advise(found: Sequence[Choice], limits: Limits) -> Advice:
         raise Unmet(f"no state keeps to the limits; nearest comes {close.name}: {out[close.name]}")
     kept, beaten = [], []
     for choice in inside:
-        better = next((other for other in inside if other is not choice and _dominates(other, choice)), None)
+        better = next((other for other in inside if other is not choice and dominates(other, choice)), None)
         if better is not None:
             out[choice.name] = f"{better.name} is at least as good in all"
             beaten.append(choice)
         else:
             kept.append(choice)
     timed = [c for c in inside if c.figure("latency").by_seed]
-    apart = [c.name for c in timed if any(o is not c and _faster(c, o) is None for o in timed)]
+    apart = [c.name for c in timed if any(o is not c and not _sides(c, o, "latency") for o in timed)]
     return Advice(tuple(sorted(kept, key=_best)), tuple(sorted(beaten, key=_best)), out, tuple(apart))
 
 
@@ -594,46 +720,57 @@ def _miss(choice: Choice, limits: Limits) -> tuple[int, float]:
     return missing, total
 
 
-def _dominates(one: Choice, other: Choice) -> bool:
-    """At least as good in every figure that the other has, better in one; of equal ones the first by name wins."""
-    signs = []
-    for name in (n for n in RANKED if n in other.known):
-        sign = _ahead(one, other, name) if name in one.known else None
-        if sign is None:
-            return False
-        signs.append(sign)
-    if not signs or min(signs) < 0:
+def dominates(one: Choice, other: Choice) -> bool:
+    """Whether one state is at least as good in every figure of ``RANKED`` that the other has, and better in one.
+
+    At least as good in a figure is what isn't behind in its mean over seeds, nor at its worst: that of the worst seed,
+    of a latency the highest end of any seed's interval. Latencies are taken as multiples of the reference's, with which
+    both were timed in turns. Where the one lacks a figure, at any of its seeds, or latencies can't be compared, it beats
+    nothing. Of states that are equal in all the first by name wins.
+    """
+    sides = [_sides(one, other, name) for name in RANKED if name in other.known]
+    pairs = [pair for side in sides for pair in side]
+    if not pairs or not all(sides) or any(mine < theirs for mine, theirs in pairs):
         return False
-    return max(signs) > 0 or (one.name < other.name and _equal(one, other))
+    return any(mine > theirs for mine, theirs in pairs) or one.name < other.name
 
 
-def _ahead(one: Choice, other: Choice, name: str) -> int | None:
-    """1 where the first is better, -1 where it is worse, 0 where no difference is shown, None where none can be told."""
+def _sides(one: Choice, other: Choice, name: str) -> list[tuple[float, float]]:
+    """(the one's, the other's) mean and worst of a figure, the larger the better; empty where they can't be compared."""
     if name == "latency":
-        return _faster(one, other)
-    difference = FIGURES[name].better * (one.figures[name].mean - other.figures[name].mean)
-    return (difference > 0) - (difference < 0)
+        sides = _multiples(one, other)
+    else:
+        whole = set(one.seeds) <= set(one.figure(name).by_seed)
+        sides = (one.figure(name), other.figure(name)) if whole else None
+    if sides is None:
+        return []
+    better = FIGURES[name].better
+    mine, theirs = ((better * figure.mean, _worst_end(figure, better)) for figure in sides)
+    return list(zip(mine, theirs, strict=True))
 
 
-def _equal(one: Choice, other: Choice) -> bool:
-    return all(one.figures[n].mean == other.figures[n].mean for n in RANKED if n in other.known)
+def _worst_end(figure: Figure, better: int) -> float:
+    ends = (end for seed, value in figure.by_seed.items() for end in (value, *figure.within.get(seed, ())))
+    return min(better * end for end in ends)
 
 
-def _faster(one: Choice, other: Choice) -> int | None:
-    """As ``_ahead``, by latencies as multiples of the reference's that both were timed in turns with."""
+def _multiples(one: Choice, other: Choice) -> tuple[Figure, Figure] | None:
+    """Latencies as multiples of the reference's, over the seeds that both have; none where they can't be compared.
+
+    They can't where a seed of either was withheld, where they share no reference, and where all is one point.
+    """
     here, there = one.figure("latency"), other.figure("latency")
     common = [s for s in here.bases if there.bases.get(s) == here.bases[s]]
-    spans = [
-        Figure(
-            {s: f.by_seed[s] / f.bases[s][1] for s in common},
-            {
-                s: (f.within[s][0] / f.bases[s][1], f.within[s][1] / f.bases[s][1])
-                for s in common
-                if s in f.within
-            },
-        ).span
-        for f in (here, there)
-    ]
-    if spans[0] is None or spans[1] is None:
+    mine, theirs = _over_bases(here, common), _over_bases(there, common)
+    if here.why or there.why or mine.span is None or theirs.span is None:
         return None
-    return (spans[0][1] < spans[1][0]) - (spans[1][1] < spans[0][0])
+    return mine, theirs
+
+
+def _over_bases(figure: Figure, seeds: Sequence[int]) -> Figure:
+    base = {s: figure.bases[s][1] for s in seeds}
+    within = {s: figure.within[s] for s in seeds if s in figure.within}
+    return Figure(
+        {s: figure.by_seed[s] / base[s] for s in seeds},
+        {s: (low / base[s], high / base[s]) for s, (low, high) in within.items()},
+    )

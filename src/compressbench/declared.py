@@ -5,12 +5,29 @@ A name that ends in ``_b`` and a whole number is of that batch size; its family 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 TIMING_UNITS = frozenset({"s", "ms", "examples/s", "mJ"})
 """Units by which a metric that nobody declared, a user's own, counts as a timing."""
+SLACK = 1e-6
+NEVER_BELOW = frozenset({"bytes", "ms", "s", "examples/s", "examples", "iterations", "queries", "MACs"})
+"""Units of which nothing is below 0."""
+MOST = 1e300
+"""No figure is larger: sums and products of such ones still are numbers."""
+SHARES = frozenset(
+    {
+        "top1", "top5", "majority_top1", "recall", "forgotten", "learned", "label_loyalty",
+        "clean_accuracy", "fgsm_accuracy", "pgd_accuracy", "fgsm_label_loyalty", "pgd_label_loyalty",
+        "pgd_transfer_accuracy", "square_accuracy", "shifted_top1", "simulated_top1", "deployed_top1",
+        "deployed_agreement", "exit_top1", "exits_top1", "last_top1", "random_top1", "oracle_top1",
+    }
+)  # fmt: skip
+"""Metrics that are shares of examples: from 0 to 100 %."""
+CHANGES = frozenset({"recall_change", "class_change", "deployed_gap"})
+"""Metrics that are differences of such shares."""
 BATCH = re.compile(r"_b([1-9][0-9]*)\Z", re.ASCII)
 
 
@@ -57,6 +74,33 @@ def is_timing(metric: str, unit: str) -> bool:
     """
     known = declared(metric)
     return known.timing if known and known.unit == unit else unit in TIMING_UNITS
+
+
+def impossible(metric: str, unit: str, value: object) -> str:
+    """Why no run can have measured a value, in words; empty where one can, and for what is no number.
+
+    Of every metric numbers are finite and at most 1e300. Of declared ones, in their own unit: shares of examples lie
+    within 0 and 100 %, their changes within 100 points; latencies and ratios (ms of a batch, x) are above 0; bytes,
+    times, rates and counts aren't below it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    if not -MOST <= value <= MOST:  # nor is nan
+        return (
+            "is no finite number" if isinstance(value, float) and not math.isfinite(value) else "is too large"
+        )
+    known = declared(metric)
+    if known is None or known.unit != unit:
+        return ""
+    if metric in SHARES and not -SLACK <= value <= 100 + SLACK:
+        return "is not within 0 and 100 %"
+    if metric in CHANGES and not -100 - SLACK <= value <= 100 + SLACK:
+        return "is not within 100 points"
+    if (unit == "x" or (unit == "ms" and batch_of(metric))) and value <= 0:
+        return "is not above 0"
+    if unit in NEVER_BELOW and value < 0:
+        return "is below 0"
+    return ""
 
 
 def _latencies(name: str, title: str) -> Mapping[str, Declared]:

@@ -24,6 +24,8 @@ WANTED = ("state", "batch", "ms")
 PROBE = "targets"
 APART = "not timed in turns"
 """In the note of a ratio of latencies that were taken at different moments."""
+READ = "read from"
+"""In the note of what was measured elsewhere."""
 LEAST, MOST = 1e-6, 1e9
 
 
@@ -108,7 +110,7 @@ def records(
             raise UserError(f"{name}: doesn't say which state it is of; --state NAME does")
         if own not in known:
             raise UserError(f"{name}: the run has no state {own!r}; {nearest(own, known)}")
-        said = "; ".join(x for x in (one.runtime, f"measured on {device}, read from {name}") if x)
+        said = "; ".join(x for x in (one.runtime, f"measured on {device}, {READ} {name}") if x)
         like = replace(
             known[own], probe=PROBE, group=device, basis="measured", n=one.n, note=said, artefact=""
         )
@@ -136,6 +138,11 @@ def derived(latencies: Iterable[Record]) -> list[Record]:
             note = f"{row.note}; {APART}"
             out.append(replace(row, metric=f"speedup_b{batch}", value=base / row.value, unit="x", note=note))
     return out
+
+
+def is_elsewhere(row: Record) -> bool:
+    """Whether a record is a latency that ``records`` made of a file."""
+    return row.probe == PROBE and row.machine == row.group and READ in row.note
 
 
 def _csv(text: str, name: str) -> list[Mapping[str, Any]]:

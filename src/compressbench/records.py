@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from compressbench.console import clean
-from compressbench.declared import is_timing
+from compressbench.declared import impossible, is_timing
 from compressbench.errors import UserError
 from compressbench.paths import write_text
 
@@ -22,6 +22,7 @@ SCHEMA = 2
 READS = (1, 2)
 """Schema 1 has no column ``overrides``."""
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+NUMBERS = ("seed", "order", "density", "compute", "value", "n")
 ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 """Metrics of ``cost`` that are bytes of one state, each in another form."""
 
@@ -184,7 +185,8 @@ def read_jsonl(path: Path) -> Records:
     """Records of one file, those of an earlier schema with the columns that it lacked.
 
     Raises:
-        UserError: the file can't be read, a line is no record, or its schema is none that this version knows.
+        UserError: the file can't be read, a line is no record, one holds what no run can have measured (see
+            ``declared.impossible``), or its schema is none that this version knows.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -194,12 +196,36 @@ def read_jsonl(path: Path) -> Records:
     lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would cut at what JSON may hold
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_no_constant)
             if row.get("schema") not in READS or isinstance(row["schema"], bool):
                 raise UserError(
                     f"{path}:{number}: record schema {row.get('schema')!r}, this version reads 1 to {SCHEMA}"
                 )
-            rows.append(Record(**{**row, "schema": SCHEMA}))
+            record = Record(**{**row, "schema": SCHEMA})
+            _check_numbers(record)
+            rows.append(record)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not a record ({error})") from error
     return Records(rows)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_numbers(row: Record) -> None:
+    """Refuses numbers that no run can have measured.
+
+    Raises:
+        ValueError: names the column.
+    """
+    for column in NUMBERS:
+        held = getattr(row, column)
+        metric, unit = (row.metric, row.unit) if column == "value" else ("", "")
+        if why := impossible(str(metric), str(unit), held):
+            told = str(held) if isinstance(held, float) or abs(held) < 10**20 else "a number of many digits"
+            raise ValueError(f"{column} {told}{f' of {metric}' if metric else ''} {why}")
+    for column in ("density", "compute", "n"):
+        held = getattr(row, column)
+        if isinstance(held, int | float) and held < 0:
+            raise ValueError(f"{column} {held} is below 0")

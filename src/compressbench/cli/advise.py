@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         help="writes the first choice that is compressed and whose file keeps to --max-bytes: onnx, openvino, …",
     )
     trusting.add_options(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     from compressbench.choosing import Limits, advise, choices, targets_of
     from compressbench.plan import DENSE
     from compressbench.report.joint import gather
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
         args.min_loyalty,
         args.max_drop,
         needed=("latency",) if args.target else (),
-        enough=("latency",),  # what was timed on a phone is one seed's
+        enough=("latency",),  # what was timed on a phone is one seed's; withheld ratios aren't enough
     )
     advice = advise(found, limits)
     _print(advice, args.target, args.batch)
@@ -109,8 +109,10 @@ def _print(advice: Advice, target: str, batch: int) -> None:
         cells = [_text(choice.figure(name), name, n) for name in shown]
         grid.add_row(choice.name, str(n), *cells)
     where = f" on {target} ({basis})" if target else ""
+    part = any(0 < len(c.figure("latency").by_seed) < len(c.keys) for c in kept)
+    seeds = "every seed (latencies: at those that have one)" if part else "every seed"
     to.print(
-        f"Within the limits at every seed and beaten by none{where}; means over n seeds:",
+        f"Within the limits at {seeds} and beaten by none{where}; means over n seeds:",
         soft_wrap=True,
     )
     to.print(grid)

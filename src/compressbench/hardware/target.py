@@ -100,7 +100,8 @@ class Timing:
             through it.
         turns: seconds of a forward, one estimate a turn, by which those timed in turns are compared (see
             ``compressbench.hardware.turns``); where a target gives none, each forward is a turn.
-        disturbed: in words, how others disturbed each try to time it; empty if they didn't. It has no speed-up then.
+        disturbed: in words, how others disturbed each try to time it: it has no speed-up then; or that this isn't known;
+            empty if they didn't.
         basis: ``measured``, or ``modelled`` where no device ran.
         layers: of a modelled device, each layer's part.
         joules: of one forward, None where it isn't known.

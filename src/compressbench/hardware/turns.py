@@ -14,6 +14,8 @@ TURN, MOST_CALLS, LEAST_ROUNDS = 0.004, 10, 5
 TRIES, DISTURBED = 4, 0.05
 OTHERS = "other processes took"
 """Begins what is said of a timing that was disturbed each time."""
+UNSEEN = "not known whether others took part of the processors"
+"""What is said of a timing where the system doesn't tell."""
 RESAMPLES, COVERED = 1000, 0.95
 STAT = Path("/proc/stat")
 T = TypeVar("T")
@@ -108,6 +110,8 @@ def in_turns(
 ) -> list[Turns]:
     """Calls timers by turns until ``seconds`` have passed; each equally often, ``fewest`` times and five rounds at least.
 
+    It lasts as long at least as the system needs to tell who worked meanwhile (see ``least_window``).
+
     Every other round goes backwards, so that none always follows the same neighbour. A turn is a few calls where they are
     short, and the first of them, which finds caches and threads as the neighbour left them, isn't counted.
     """
@@ -115,8 +119,9 @@ def in_turns(
     cpu: list[list[float]] = [[] for _ in timers]
     shortest = min(timer() for timer in timers)
     calls = max(1, min(MOST_CALLS, round(TURN / max(shortest, 1e-9))))
+    long = max(seconds, least_window(_tick()))
     begin, rounds = clock(), 0
-    while rounds < LEAST_ROUNDS or rounds * calls < fewest or clock() - begin < seconds:
+    while rounds < LEAST_ROUNDS or rounds * calls < fewest or clock() - begin < long:
         for place in range(len(timers)) if rounds % 2 == 0 else reversed(range(len(timers))):
             if calls > 1:
                 timers[place]()
@@ -130,7 +135,7 @@ def in_turns(
 def undisturbed(
     measure: Callable[[], T], watch: Callable[[], Callable[[], float | None]] | None = None
 ) -> tuple[T, str]:
-    """(what was measured, in words how others disturbed it; empty if they didn't).
+    """(what was measured, in words how others disturbed it, or that this isn't known; empty if they didn't).
 
     Where others took more than 5 % of the processors meanwhile it is measured again, up to three times more; if they did
     so each time, the least disturbed is what is given.
@@ -144,7 +149,9 @@ def undisturbed(
         share = (watch or others)()
         result = measure()
         taken = share()
-        if taken is None or taken <= DISTURBED:
+        if taken is None:
+            return result, UNSEEN
+        if taken <= DISTURBED:
             return result, ""
         found.append((taken, result))
     least, result = min(found, key=lambda x: x[0])
@@ -155,18 +162,30 @@ def others(stat: Path = STAT) -> Callable[[], float | None]:
     """Begins to watch; what it gives tells the share of the processors that others have taken since then.
 
     The processors are those that this process may run on; others are all but this process, children included. ``None``
-    where the system doesn't count it (no Linux).
+    where the system doesn't count it (no Linux, or what it counts lacks even this process' own work), or the time since
+    then is too short for its ticks.
     """
     cores = _usable()
     before, own, began = processor_seconds(stat, cores), time.process_time(), time.perf_counter()
 
     def share() -> float | None:
         after, window = processor_seconds(stat, cores), time.perf_counter() - began
-        if before is None or after is None:
+        if before is None or after is None or window < least_window(_tick()):
             return None
-        return share_of_others(after - before, time.process_time() - own, window, len(cores), _tick())
+        mine, busy = time.process_time() - own, after - before
+        if busy < mine / 2 - len(cores) * _tick():
+            return None
+        return share_of_others(busy, mine, window, len(cores), _tick())
 
     return share
+
+
+def least_window(tick: float) -> float:
+    """Seconds in which one tick a processor is half of the share from which on others disturb: 0.4 at 100 ticks a second.
+
+    In a shorter time a share above the limit can pass for one below, and one below for one above.
+    """
+    return 2 * tick / DISTURBED
 
 
 def share_of_others(busy: float, own: float, window: float, cores: int, tick: float) -> float:
@@ -175,9 +194,9 @@ def share_of_others(busy: float, own: float, window: float, cores: int, tick: fl
     Args:
         busy: seconds that the processors worked, for whomever.
         own: seconds of them that were this process'.
-        tick: seconds in which the system counts; on each processor one of them is no proof.
+        tick: seconds in which the system counts; one of them is no proof.
     """
-    return min(1.0, max(0.0, busy - own - cores * tick) / (window * cores))
+    return min(1.0, max(0.0, busy - own - tick) / (window * cores))
 
 
 def processor_seconds(stat: Path, cores: Collection[int]) -> float | None:
