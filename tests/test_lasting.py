@@ -478,3 +478,20 @@ def test_a_pipe_in_the_store_hangs_nothing(made: Any, copy: Path, name: str) -> 
     found, said = again(copy)
     assert found == made[1]
     assert sum("is no file" in s for s in said) == 1
+
+
+def test_what_a_stage_says_itself_is_not_said_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compressbench.stages.prune import Prune
+
+    plainly = Prune.apply
+
+    def apply(self: Any, state: Any, bench: Any) -> Any:
+        bench.say(f"{bench.name}: odd")
+        return plainly(self, state, bench).with_facts(flags=["odd", "strange"])
+
+    monkeypatch.setattr(Prune, "apply", apply)
+    ready = tiny(copy)
+    shutil.rmtree(ready.store.state_folder(ready.plan.node("half").key))
+    watcher = Listening()
+    execute(ready, watcher, [])
+    assert [s for s in watcher.said if "half" in s] == ["half: odd", "half: strange"]

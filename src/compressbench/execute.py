@@ -293,6 +293,12 @@ class Executor:
         return self._base
 
     def _make(self, node: Node) -> State:
+        told: list[str] = []
+
+        def say(text: str) -> None:
+            told.append(text)
+            self.watcher.say(text)
+
         bench = replace(
             self.bench(),
             seed=node.seed,
@@ -300,7 +306,7 @@ class Executor:
             references={ref: self.state(ref) for ref in node.refs},
             checkpoints=self.store.checkpoints(node.key),
             checkpoint_seconds=self.setting.checkpoint_seconds,
-            say=self.watcher.say,
+            say=say,
         )
         from compressbench.flags import checked
 
@@ -329,7 +335,7 @@ class Executor:
         self.history.add(history_key(self.plan, node, context), time.monotonic() - began)
         known = before.facts.get("flags", []) if before else []
         for flag in state.facts.get("flags", []):
-            if flag not in known:
+            if flag not in known and f"{node.local}: {flag}" not in told:
                 self.watcher.say(f"{node.name}: {flag}")
         for name in state.facts.get("empty_layers", []):
             self.watcher.say(f"{node.name}: layer {name} is empty, nothing is left in it")
