@@ -423,6 +423,9 @@ def test_advice_counts_seeds_whose_ratio_was_withheld_as_not_known() -> None:
     assert abroad.figure("latency").by_seed == {0: 2.0}
     assert verdicts(abroad, limits)[0].kept is True
     assert verdicts(abroad, replace(limits, enough=()))[0].kept is None
+    broke = [replace(r, seed=1, key="small1", value=None, note=f"{r.note}; it broke") for r in phone]
+    (abroad,) = (c for c in choices(Records([*found, *phone, *broke]), "phone") if c.name == "small")
+    assert verdicts(abroad, limits)[0].kept is None, "a reason why there is none is no seed that nobody timed"
 
 
 def test_advice_says_within_the_limits_of_no_state_whose_ratio_was_withheld(run: Path, command) -> None:
