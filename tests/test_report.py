@@ -705,7 +705,7 @@ def test_settings_without_overrides_are_named_by_their_folder(tmp_path):
 def test_command_on_one_run_on_a_file_and_on_many(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs(tmp_path, a=seed(0), b=seed(1))
-    (tmp_path / "a" / "config.yaml").write_text("recipe: {name: lth}\n")
+    (tmp_path / "a" / "config.yaml").write_text("recipe: {name: lth}\noutputs: o\n")
     before = (tmp_path / "a" / "records.jsonl").read_bytes()
     assert command.main(["a"]) == 0
     assert (tmp_path / "a" / "records.jsonl").read_bytes() == before

@@ -47,8 +47,10 @@ def check_seed(seed: Any) -> int:
     Raises:
         UserError: it is no whole number of 0 or more.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UserError(f"seed: {seed!r} is not a whole number, 0 or more")
+    if seed >= 2**63:
+        raise UserError(f"seed: {seed} is too large; below {2**63:,}")
     return seed
 
 

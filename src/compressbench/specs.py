@@ -423,7 +423,8 @@ def build(spec: Mapping[str, Any], where: str = "", **given: Any) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever a constructor says of the settings that it is given
-        said = error if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        said = said if isinstance(error, TypeError) else f"{type(error).__name__}: {said}"
         raise UserError(f"{where or target}: can't build {target}: {said}") from error
 
 

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         metavar="FILE",
         help="the target's YAML",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     from compressbench.hardware.calibrating import as_yaml, fit
     from compressbench.hardware.turns import DISTURBED, OTHERS, others
     from compressbench.provenance import processor

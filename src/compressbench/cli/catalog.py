@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="compressbench list", description=__doc__)
     parser.add_argument("what", nargs="*", help=f"any of: {', '.join(SECTIONS)}; everything by default")
     parser.add_argument("--config-dir", help="a folder with your own configs, listed too")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     folders = [conf_dir()]
     if args.config_dir is not None:
         from compressbench.compose import config_folder

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--config-dir", action="append", default=[], metavar="DIR", help="folder with configs of your own"
     )
-    given = parser.parse_args(argv)
+    given = parser.parse_intermixed_args(argv)
     from compressbench.compose import config_folder
 
     folders = [config_folder(folder) / "dataset" for folder in given.config_dir] + [conf_dir() / "dataset"]

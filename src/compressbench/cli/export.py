@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--output", type=a_path, metavar="DIR", help="RUN/export by default")
     trusting.add_options(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.to not in FORMS:
         raise UserError(f"--to: unknown form {args.to!r}; {nearest(args.to, FORMS)}")
     ready = experiment_of(args.run, trusting.of(args))

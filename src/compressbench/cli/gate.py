@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--max-latency", type=number, metavar="MS", help="on the target")
     parser.add_argument("--target", default="", metavar="T", help="whose latency and file count")
     parser.add_argument("--batch", type=count, default=1, help="of the latency; 1 by default")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     from compressbench.choosing import Limits, choices, verdicts
     from compressbench.plan import DENSE
     from compressbench.report.joint import gather

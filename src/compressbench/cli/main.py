@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,9 @@ OF_A_PATH = {
         "EROFS",
     )
 }
+
+NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.I)
+"""How torch, CUDA and C++ say it, as errors of other kinds."""
 
 VERBS = {
     "run": (
@@ -123,6 +127,10 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except MemoryError as error:
+        if debug:
+            raise
+        return _fail(_no_memory(str(error)), 2)
     except OSError as error:
         if debug:
             raise
@@ -137,10 +145,17 @@ def run(argv: list[str]) -> int:
             where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
             return _fail(f"{where}: no valid YAML: {getattr(error, 'problem', error)}", 2)
         reason = str(error).splitlines()[0] if str(error) else ""
+        if NO_MEMORY.search(str(error)):
+            return _fail(_no_memory(reason), 2)
         return _fail(
             f"{type(error).__name__}: {reason} (a fault in compressbench or in your code; --debug shows where)",
             1,
         )
+
+
+def _no_memory(reason: str) -> str:
+    asked = f" ({reason})" if reason else ""
+    return f"not enough memory{asked}; a smaller net, batch_size or dataset.train_size may fit; what was finished is kept"
 
 
 def _fail(text: str, code: int) -> int:

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--output", metavar="DIR", help="where to write it (the folder itself if one is given, else ./report)"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     paths = [a_path(p) for p in args.paths]
     from compressbench.report.joint import gather, write_joint
 

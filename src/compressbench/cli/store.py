@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--older-than", type=number, metavar="DAYS", help="with --prune: states and results as well"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     outputs = outputs_folder(args.outputs, "--outputs")
     root = outputs / "store"
     if not root.is_dir():

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         "--state", default="", metavar="NAME", help="that was timed, where the file doesn't say"
     )
     parser.add_argument("--batch", type=count, metavar="N", help="where a tool's output doesn't say")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     from dataclasses import replace
 
     from compressbench.elsewhere import derived, read, records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _read_torch(file: Path) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's, on tensors that are refused below
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"weights: {file} holds more than tensors and is not opened, since that would run code; "
@@ -77,6 +80,13 @@ def _unwrapped(found: Any, file: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"weights: {file} holds {type(value).__name__} under {name!r} instead of a tensor; "
                 "save model.state_dict() alone"
+            )
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            what = "no values (a meta tensor)" if value.is_meta else f"a {value.layout} tensor"
+            what = "a quantized tensor" if value.is_quantized else what
+            raise UserError(
+                f"weights: {file} holds {what} under {name!r}; save dense ones: "
+                "{n: t.to_dense() for n, t in model.state_dict().items()}, of a net with its weights in it"
             )
         if value.is_floating_point() and bool(value.isnan().any()):
             lost = f"{int(value.isnan().sum())} of {value.numel()} values"

@@ -28,6 +28,7 @@ from compressbench.errors import Diverged, UserError, nearest
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.models.counting import count
 from compressbench.models.layout import training_layout
+from compressbench.models.where import reason_of, watched
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning import masked, saying_what_stays
 from compressbench.specs import TARGET
@@ -427,16 +428,27 @@ class _Iteration:
             torch.cuda.manual_seed(self.seed)
         live.optimizer.zero_grad(set_to_none=True)
         with self.context, live.computing(True):
-            batch = Batch(self.compute(self.inputs), self.inputs, self.labels, self.rows, self.plain)
+            batch = Batch(self._outputs(), self.inputs, self.labels, self.rows, self.plain)
             loss = self.objective(batch)
         if live.methods and (penalty := live.methods.penalties(live.step)) is not None:
             loss = loss + penalty
-        loss.backward()
+        try:
+            loss.backward()
+        except (RuntimeError, NotImplementedError) as error:
+            raise UserError(f"no gradient could be taken: {reason_of(error)}") from error
         if live.methods:
             live.methods.after_gradient()
         if clip is not None:
             nn.utils.clip_grad_norm_([p for g in live.optimizer.param_groups for p in g["params"]], clip)
         return loss.detach()
+
+    def _outputs(self) -> Outputs:
+        try:
+            return self.compute(self.inputs)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # a user's forward may fail in any way at all
+            raise UserError(_why_not(self.live.module, self.inputs, error)) from error
 
     def again(self) -> Tensor:
         """The same, from what was remembered before the first time; afterwards that is what the first time left.
@@ -454,6 +466,19 @@ class _Iteration:
         loss = self()
         _put_back(remembered, after)
         return loss
+
+
+def _why_not(module: nn.Module, inputs: Tensor, error: Exception) -> str:
+    """Which layer failed on a training batch, why, and what to do."""
+    place = ""
+    with watched(module) as where:
+        try:
+            module(inputs)
+        except Exception:  # as the first time
+            place = where()
+    single = len(inputs) == 1 and "more than 1 value" in str(error)
+    way = "set batch_size to 2 or more" if single else "in evaluation mode, with 2 images, it worked"
+    return f"the forward of a training batch of {len(inputs)} fails: {place}{reason_of(error)}; {way}"
 
 
 def _put_back(tensors: list[Tensor], values: list[Tensor]) -> None:
