@@ -704,6 +704,7 @@ def test_channels_are_cut_for_all_that_a_training_reaches(name: str, inside: boo
     small = Channels(MAGNITUDE, fraction=0.5, inside=inside).apply(state, place)
     module, whole = module_of(small), module_of(state)
     assert module.a[0].out_channels == 8
+    assert small.facts["flags"] == [], "no group is left"
     with torch.no_grad():  # as it was, what went being zero
         for own, tensor in whole.named_parameters():
             for dim, kept in small.edits[0]["cut"].get(own, {}).items():
