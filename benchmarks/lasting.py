@@ -2,10 +2,10 @@
 
     python benchmarks/lasting.py [--kills 200] [--seed 0]
 
-A small recipe (trainings with checkpoints, prunings, probes) runs again and again on one store, in forked processes that are
-killed by SIGKILL at a random moment, some as soon as something is being written. Between kills entries are removed,
-flipped or swapped, and others prune at the same time. Whenever a run ends its records must be those of an undisturbed
-run, bit for bit but for timings; an entry that was whole before a kill must be whole after it.
+A small recipe (trainings with checkpoints, prunings, probes) runs again and again on one store, in forked processes
+that are killed by SIGKILL at a random moment, some as soon as something is being written. Between kills entries are
+removed, flipped or swapped, and others prune at the same time. Whenever a run ends its records must be those of an
+undisturbed run, bit for bit but for timings; an entry that was whole before a kill must be whole after it.
 """
 
 from __future__ import annotations

@@ -530,7 +530,9 @@ def test_the_first_call_of_a_turn_is_not_counted():
 def test_turns_stop_at_the_budget():
     clock = iter(range(1000))
     one, two = in_turns([lambda: 1.0, lambda: 2.0], seconds=8, fewest=1, clock=lambda: next(clock))
-    assert (one.seconds, two.seconds) == ((1.0,) * 12, (2.0,) * 12), "the clock is asked from the fifth round on"
+    assert (one.seconds, two.seconds) == ((1.0,) * 12, (2.0,) * 12), (
+        "the clock is asked from the fifth round on"
+    )
     short, _ = in_turns([lambda: 1.0, lambda: 2.0], seconds=0, fewest=1)
     assert short.seconds == (1.0,) * 5, "five rounds whatever the time"
 

@@ -171,7 +171,9 @@ def test_masked_and_shrunk_agree(name: str, inside: bool, how: str, bench: Bench
     assert small.facts["forward_macs"] < state.facts["forward_macs"]
     module = module_of(small)
     assert small.facts["prunable"] == {n: p.numel() for n, p in prunable(module).items()}
-    other = sum(state.weights[n].numel() for n in ("token", "positions") if n in state.weights)  # of the transformer
+    other = sum(
+        state.weights[n].numel() for n in ("token", "positions") if n in state.weights
+    )  # of the transformer
     left = sum(small.facts["prunable"].values()) + other
     assert small.facts["density"] == left / (state.facts["whole"] + other)
     for part in module.modules():  # what a layer says of itself is what its tensors say

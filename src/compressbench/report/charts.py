@@ -45,7 +45,9 @@ NAME_WIDTH = 0.036
 SHADES = 41  # matplotlib makes a picture of a colour bar of 50 or more
 TITLE_WIDTH = 26
 NOTHING = "#dfe1e4"
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "compressbench",
