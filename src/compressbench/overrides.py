@@ -124,7 +124,7 @@ def check_word(word: str, folders: tuple[Path, ...] = ()) -> None:
 def told(given: Sequence[str]) -> str:
     """What a run changed beyond the columns of its records, as a shell would be given it; no absolute path is in it."""
     kept = [t for t in given if key_of(t) not in COLUMNS and not re.match(r"hydra\b", key_of(t))]
-    return shlex.join(nameless(_unquoted(text)) for text in kept)
+    return shlex.join(nameless(_below_home(_unquoted(text))) for text in kept)
 
 
 def parted(text: str) -> tuple[str, ...]:
@@ -145,6 +145,12 @@ def _unquoted(text: str) -> str:
     if len(value) > 1 and value[0] == value[-1] == "'" and value == quoted(inner := value[1:-1]):
         return f"{key}{sign}{inner}"
     return text
+
+
+def _below_home(text: str) -> str:
+    """``~/…/x`` names no user: its last part is told."""
+    key, sign, value = text.partition("=")
+    return f"{key}{sign}…/{Path(value).name}" if value.startswith("~/") and Path(value).name != "~" else text
 
 
 def usage() -> str:

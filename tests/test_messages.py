@@ -1,0 +1,378 @@
+"""What a user reads: one line for bad input, names of a sweep's arms, a line a state with the time left."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compressbench import overrides
+from compressbench.cli.left import Left, shortly
+from compressbench.cli.run import composed
+from compressbench.cli.terminal import Terminal
+from compressbench.console import console
+from compressbench.errors import UserError
+from compressbench.models.lenet import LeNet300100
+from compressbench.records import read_jsonl, write_jsonl
+from compressbench.report import naming
+from compressbench.report.joint import gather
+from compressbench.report.panels import panels
+from conftest import Command
+from test_report import accuracies, record
+
+RUN = (
+    "run",
+    "scale=smoke",
+    "hardware=cpu1",
+    "recipe=one_shot",
+    "model=lenet_300_100",
+    "evaluation=none",
+    "+probe@evaluation.probes.accuracy=accuracy",
+    "recipe.length=1it",
+    "recipe.compare.floor=false",
+    "recipe.fractions=[0.5]",
+)
+PRUNE = "stage/prune@recipe.stages.level.stages.prune"
+
+
+def one_line(done, *words: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "fault in compressbench" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+# overrides as typed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/a/epoch=3-step=100.pth",
+        "~/data",
+        "~",
+        "/bilder [ä]/x",
+        "/a/ü.pth",
+        "it's",
+        "par(en)",
+        "/c{url}y",
+        "=3",
+        "a\\'b\\",
+        "Größe",
+    ],
+)
+def test_a_text_that_hydra_can_t_read_arrives_as_it_is(value: str) -> None:
+    assert composed(["recipe=one_shot", f"data_dir={value}"])["data_dir"] == value
+
+
+def test_a_path_that_is_there_is_a_text_whatever_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a, b [1]"
+    folder.mkdir()
+    assert composed(["recipe=one_shot", f"data_dir={folder}"])["data_dir"] == str(folder)
+
+
+def test_what_hydra_reads_is_left_to_it() -> None:
+    given = ["seed=1", "recipe.fractions=[0.5,0.9]", "~a.b", "+x={a: 1}", "k='q=1'", "s=1,2", "e="]
+    assert overrides.readable(given) == given
+
+
+def test_a_sweep_over_paths_is_one() -> None:
+    assert overrides.readable(["a=/x/e=1.pth,/x/e=2.pth"], several=True) == ["a='/x/e=1.pth','/x/e=2.pth'"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("run",), ("which recipe?", "recipe=lth_resnet")),
+        (("run", "one_shot"), ("did you mean recipe=one_shot?",)),
+        (("run", "lottery_seeds"), ("did you mean sweep=lottery_seeds?",)),
+        (("run", "recipe=one_shot", "seed"), ("seed=…",)),
+        (("run", "one_shoot"), ("recipe=one_shot",)),
+        ((*RUN, "=3"), ("a name is missing before the =",)),
+        ((*RUN, "recipe.fractions=[0.5"), ("left open",)),
+        ((*RUN, "seed=1,2"), ("-m runs",)),
+        ((*RUN, "seed==3"), ("seed: '=3' is not a whole number",)),
+        ((*RUN, "~seed"), ("seed: a value is needed",)),
+        ((*RUN, "seed=99999999999999999999"), ("too large",)),
+        ((*RUN, "+evaluation.nope=1"), ("evaluation: unknown key 'nope'",)),
+        ((*RUN, "+hardware.nope=1"), ("hardware: unknown key 'nope'",)),
+        ((*RUN, "+scale.nope=1"), ("scale: unknown key 'nope'",)),
+        ((*RUN, "recipe.stages.dense.length=1.5it"), ("'1.5it' is no length",)),
+        ((*RUN, f"recipe.stages.dense.length={'9' * 5000}it"), ("is no length",)),
+        (("explain", "recipe=one_shot", "--config-dir", "~/nope"), ("nope is no folder",)),
+        (("list", "--config-dir", "/nope"), ("/nope is no folder",)),
+        (("store", "--prune", "--older-than", "nan"), ("--older-than",)),
+    ],
+    ids=lambda v: " ".join(v)[-60:] if isinstance(v, tuple) else None,
+)
+def test_bad_input_is_one_line(given: tuple[str, ...], words: tuple[str, ...], command: Command) -> None:
+    one_line(command(*given), *words)
+
+
+def test_run_says_its_own_version(command: Command) -> None:
+    import compressbench
+
+    assert command("run", "--version").stdout.strip() == f"compressbench {compressbench.__version__}"
+
+
+def test_explain_takes_what_run_takes(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mystages.py").write_text(
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Mine:\n    def apply(self, state, bench):\n"
+        "        return state\n    def describe(self):\n        return 'mine alone'\n"
+    )
+    mine = "+recipe.stages.mine={_target_: mystages.Mine}"
+    done = command("explain", "recipe=one_shot", "--config-dir", str(tmp_path), mine, "trust=[mystages]")
+    assert done.returncode == 0, done.stderr
+    assert "mine alone" in done.stdout
+    shown = command("explain", "one_shot", "~recipe.compare.series.random")
+    assert shown.returncode == 0, shown.stderr
+    assert "random (final)" not in shown.stdout
+
+
+def test_a_home_is_found_everywhere(command: Command, tmp_path: Path, monkeypatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    weights = LeNet300100(shape=[1, 8, 8], classes=10).state_dict()
+    save_file({k: v.contiguous() for k, v in weights.items()}, home / "epoch=3-step=1.safetensors")
+    done = command(*RUN, "outputs=~/out", "recipe.stages.dense.checkpoint=~/epoch=3-step=1.safetensors")
+    assert done.returncode == 0, done.stderr
+    (run,) = (home / "out/runs").iterdir()
+    config = str(home / "out")
+    assert command("report", "~/out/runs", "--output=~/page").returncode == 0
+    assert (home / "page/report.html").is_file()
+    assert not (tmp_path / "~").exists()
+    done = command(
+        "export", f"~/out/runs/{run.name}", "--state", "dense", "--to", "safetensors", "--output=~/x"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (home / "x/dense.safetensors").is_file()
+    assert config not in (home / "page/report.html").read_text()
+    (rows,) = {r.overrides for r in read_jsonl(run / "records.jsonl")}
+    assert "epoch=3-step=1.safetensors" in rows
+    assert "~" not in rows
+
+
+# nets and weights
+
+
+NETS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, outputs))
+
+    def forward(self, x):
+        return self.body(x)
+
+class Kept(Net):
+    def forward(self, x):
+        h = self.body[1](x.flatten(1)).sigmoid()
+        y = h * h
+        h += 1
+        return self.body[4](y)
+"""
+
+
+def test_a_training_that_can_t_go_names_layer_reason_and_way_out(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    own = ("trust=[nets]", "~model.build", "+model.build={_target_: nets.Net, outputs: '@classes'}")
+    one_line(
+        command(*RUN, *own, "recipe.stages.dense.batch_size=1"),
+        "stage dense: the forward of a training batch of 1 fails: body.2 (BatchNorm1d): Expected more than 1 value",
+        "set batch_size to 2 or more",
+    )
+    own = ("trust=[nets]", "~model.build", "+model.build={_target_: nets.Kept, outputs: '@classes'}")
+    one_line(command(*RUN, *own), "stage dense: no gradient could be taken", "inplace operation")
+
+
+def test_weights_without_dense_values(command: Command, tmp_path: Path) -> None:
+    weights = LeNet300100(shape=[1, 8, 8], classes=10).state_dict()
+    torch.save({k: v.to_sparse() for k, v in weights.items()}, tmp_path / "sparse.pt")
+    torch.save({k: v.to("meta") for k, v in weights.items()}, tmp_path / "meta.pt")
+    one_line(command(*RUN, "model.weights=sparse.pt"), "sparse.pt holds a torch.sparse_coo tensor")
+    one_line(command(*RUN, "recipe.stages.dense.checkpoint=meta.pt"), "holds no values (a meta tensor)")
+
+
+def test_too_little_memory_is_said(command: Command, monkeypatch) -> None:
+    def asks(*_: object) -> None:
+        raise MemoryError("Unable to allocate 9 EiB")
+
+    monkeypatch.setattr("compressbench.cli.catalog.main", asks)
+    one_line(command("list"), "not enough memory (Unable to allocate 9 EiB)")
+    one_line(command(*RUN, "dataset.augment.pad=99999999"), "not enough memory")
+
+
+# arms
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ([[f"{PRUNE}=random"], [f"{PRUNE}=lamp"], []], ["random", "lamp", ""]),
+        ([["a.lr=1", "x=2"], ["a.lr=2", "x=2"]], ["lr=1", "lr=2"]),
+        ([["a.b.lr=1", "c.lr=3"], ["a.b.lr=2", "c.lr=4"]], ["b.lr=1, c.lr=3", "b.lr=2, c.lr=4"]),
+        ([["scope@a.scope=layer"], ["grain@a.grain=layer"]], ["scope=layer", "grain=layer"]),
+        ([["scope@a.scope=layer", "n=1"], ["scope@a.scope=erk", "n=2"]], ["layer, n=1", "erk, n=2"]),
+        ([["~a.floor"], ["+a.floor=1"]], ["without floor", "floor=1"]),
+        ([["x@a.x=null"], ["x@a.x=deep/one"]], ["x=null", "one"]),
+    ],
+)
+def test_arms_are_called_by_what_differs(settings, names) -> None:
+    assert naming.arms(settings) == names
+
+
+def test_told_leaves_out_what_has_a_column() -> None:
+    given = [
+        "recipe=a",
+        "model=b",
+        "seed=1",
+        "outputs=/tmp",
+        "hydra.x=1",
+        "hydra/launcher=joblib",
+        "trust=[m]",
+    ]
+    kept = ["model.build.width=4", f"{PRUNE}=lamp", "r.fractions=[0.5, 0.9]", "d.root='/home/me/a=b/pic'"]
+    text = overrides.told([*given, *kept])
+    assert overrides.parted(text) == (*kept[:3], "d.root=…/pic")
+    assert overrides.parted("'open") == ("'open",)
+
+
+def arm(value: float, given: str, seed: int = 0) -> list:
+    rows = accuracies("dense", 0, 1.0, {seed: 90.0}, overrides=given)
+    rows += accuracies("plain", 1, 0.5, {seed: 70.0}, overrides=given)
+    return rows + accuracies("ticket", 1, 0.5, {seed: value}, key=f"k{value}", overrides=given)
+
+
+def test_a_sweep_s_series_are_named_by_what_differs_and_records_tell_the_arms(tmp_path: Path) -> None:
+    for place, (value, given) in enumerate(
+        [(80.0, f"{PRUNE}=random"), (60.0, f"{PRUNE}=lamp"), (50.0, f"{PRUNE}=snip")]
+    ):
+        (tmp_path / str(place)).mkdir()
+        write_jsonl(arm(value, given), tmp_path / str(place) / "records.jsonl")
+    gathered = gather([tmp_path])
+    (panel,) = panels(gathered.drawn)
+    assert [s.label for s in panel.dense.values()] == ["dense"]
+    assert {s.label for s in panel.series} == {"lth: plain", "random: ticket", "lamp: ticket", "snip: ticket"}
+    assert gathered.records.where(overrides=f"{PRUNE}=lamp", series="ticket").values() == [60.0]
+    assert len(gathered.records) == 9
+    write_jsonl(gathered.records, tmp_path / "all.jsonl")
+    (panel,) = panels(gather([tmp_path / "all.jsonl"]).drawn)
+    assert {s.label for s in panel.series} == {"lth: plain", "random: ticket", "lamp: ticket", "snip: ticket"}
+
+
+def test_with_several_recipes_their_names_stay(tmp_path: Path) -> None:
+    rows = [*arm(80.0, "a.times=2"), *arm(60.0, "a.times=6"), record(recipe="other", series="s", order=1)]
+    write_jsonl(rows, tmp_path / "records.jsonl")
+    (panel,) = panels(gather([tmp_path]).drawn)
+    assert {"lth, times=2: ticket", "lth, times=6: ticket", "other: s"} <= {s.label for s in panel.series}
+
+
+def test_an_arm_keeps_points_that_another_has_as_well(tmp_path: Path) -> None:
+    shared = {"order": 1, "density": 0.5, "key": "same"}
+    rows = []
+    for given, last in (("a.to=1", 40.0), ("a.to=2", 30.0)):
+        rows += [record(overrides=given), record(series="ticket", value=70.0, overrides=given, **shared)]
+        rows += accuracies("ticket", 2, 0.2, {0: last}, key=given, overrides=given)
+    write_jsonl(rows, tmp_path / "records.jsonl")
+    (panel,) = panels(gather([tmp_path]).drawn)
+    assert {s.label: len(s.at("final")) for s in panel.series} == {"to=1: ticket": 2, "to=2: ticket": 2}
+
+
+def test_a_run_s_records_carry_its_overrides(command: Command, tmp_path: Path) -> None:
+    assert command(*RUN, "seed=3").returncode == 0
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    expected = (
+        "evaluation=none probe@evaluation.probes.accuracy=accuracy recipe.length=1it recipe.compare.floor=false "
+        "'recipe.fractions=[0.5]'"
+    )
+    assert {r.overrides.replace("+", "") for r in read_jsonl(folder / "records.jsonl")} == {expected}
+    assert "overrides" in (folder / "records.csv").read_text().splitlines()[0]
+
+
+def test_records_of_schema_1_are_read_and_others_are_not(tmp_path: Path) -> None:
+    write_jsonl([record()], tmp_path / "records.jsonl")
+    row = json.loads((tmp_path / "records.jsonl").read_text())
+    assert row["schema"] == 2
+    del row["overrides"]
+    (tmp_path / "old.jsonl").write_text(json.dumps({**row, "schema": 1}) + "\n")
+    assert read_jsonl(tmp_path / "old.jsonl").rows == (record(),)
+    for schema in (3, 0, True, "1", None):
+        (tmp_path / "odd.jsonl").write_text(json.dumps({**row, "schema": schema}) + "\n")
+        with pytest.raises(UserError, match="this version reads 1 to 2"):
+            read_jsonl(tmp_path / "odd.jsonl")
+
+
+# progress
+
+
+def test_time_left_is_what_is_expected_corrected_by_what_pieces_take() -> None:
+    left = Left(
+        {("a", "train"): 10.0, ("b", "train"): 10.0, ("b", "measure x"): None, ("c", "measure x"): None}
+    )
+    assert left.words() == "at least 20 s left"
+    assert left.begin(("a", "train")) == "[1/4]"
+    assert left.words(elapsed=4.0) == "at least 16 s left"
+    assert left.words(elapsed=4.0, share=0.25) == "at least 22 s left"  # 4 s a quarter: 12 s more, and b's 10
+    left.end(("a", "train"), 20.0)
+    assert left.begin(("b", "train")) == "[2/4]"
+    assert left.words() == "at least 20 s left"  # trainings take twice what was thought
+    left.end(("b", "train"), 20.0)
+    left.begin(("b", "measure x"))
+    left.end(("b", "measure x"), 180.0)
+    assert left.words() == "about 3 min left"  # as long as the same probe took
+    assert left.begin(("c", "measure x")) == "[4/4]"
+    left.end(("c", "measure x"), 1.0)
+    assert left.begin(("c", "again")) == "[5/5]"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.1, "1 s"), (89, "89 s"), (91, "2 min"), (7200, "2 h"), (400000, "5 days")]
+)
+def test_durations_in_short(seconds: float, text: str) -> None:
+    assert shortly(seconds) == text
+
+
+def test_piped_output_has_a_line_a_state_with_the_time_left(command: Command) -> None:
+    done = command(*RUN)
+    found = re.findall(r"^\[(\d+)/(\d+)\] (\S+): (.*)$", done.stdout, re.M)
+    assert [name for _, _, name, words in found if not words.startswith("measure")] == [
+        "init",
+        "dense",
+        "magnitude_0p5.prune",
+        "magnitude_0p5.finetune",
+        "random_0p5.prune",
+        "random_0p5.finetune",
+    ]
+    assert {int(total) for _, total, _, _ in found} == {10}  # six states; four of them are measured
+    told = [words for *_, words in found]
+    assert all(re.search(r", (about|at least) \d+ s left$", words) for words in told[2:-1]), told
+
+
+def test_the_live_line_fits_60_columns_and_says_the_time_left() -> None:
+    shown = io.StringIO()
+    terminal = Terminal(console(file=shown, force_terminal=True, width=60))
+    piece = (
+        "level12.with.a.very_long_name.retrain",
+        "train 160ep (SGD, lr 0.1, batch 128), and on and on and on",
+    )
+    terminal.left = Left({piece: 120.0, ("x", "measure y"): 600.0})
+    with terminal.working(*piece) as progress:
+        progress.step(1200, 4000, loss=1.23456, lr=0.1)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+    assert lines
+    assert max(map(len, lines)) <= 60
+    assert all(line.startswith("[1/2] level12.") for line in lines)
+    assert re.search(r"about 1[0-2] min left", lines[0])
+    assert "1200/4000" in lines[-1]
+    assert os.linesep not in lines[-1]
