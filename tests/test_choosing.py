@@ -371,6 +371,8 @@ def test_a_timing_of_itself_that_was_disturbed_says_nothing_against_its_ratio() 
     busy = "other processes took at least 34 % of the processors in each of 4 tries"
     noted = [replace(r, note=busy) if (r.series, r.metric) == ("small", "latency_b1") else r for r in found]
     assert verdicts(state(Records(noted), "small"), Limits(max_latency=3))[0].kept is True
+    again = [replace(r, value=2.1) for r in found if (r.series, r.metric) == ("small", "latency_b1")]
+    assert state(Records([*noted, *again]), "small").figure("latency").own == {0: 2.1}
 
 
 @pytest.mark.parametrize(
