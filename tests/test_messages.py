@@ -73,9 +73,10 @@ def test_a_text_that_hydra_can_t_read_arrives_as_it_is(value: str) -> None:
 
 
 def test_a_path_that_is_there_is_a_text_whatever_is_in_it(tmp_path: Path) -> None:
-    folder = tmp_path / "a, b [1]"
-    folder.mkdir()
-    assert composed(["recipe=one_shot", f"data_dir={folder}"])["data_dir"] == str(folder)
+    for name in ("a,b", "a, b [1]"):
+        folder = tmp_path / name
+        folder.mkdir()
+        assert composed(["recipe=one_shot", f"data_dir={folder}"])["data_dir"] == str(folder)
 
 
 def test_what_hydra_reads_is_left_to_it() -> None:
@@ -353,6 +354,7 @@ def test_piped_output_has_a_line_a_state_with_the_time_left(command: Command) ->
         "random_0p5.prune",
         "random_0p5.finetune",
     ]
+    assert [words.startswith("measure") for *_, words in found].count(True) == 4
     assert {int(total) for _, total, _, _ in found} == {10}  # six states; four of them are measured
     told = [words for *_, words in found]
     assert all(re.search(r", (about|at least) \d+ s left$", words) for words in told[3:-1]), told
