@@ -157,7 +157,7 @@ def test_the_floor_is_the_same_lineage_of_the_next_seed() -> None:
         ("stages/level/times", 0, "times: 0 is less than 1"),
         ("stages/at/set", "prun.fraction", "leads nowhere; did you mean prune"),
         ("stages/at/values", [], "at least one"),
-        ("stages/warm/length", "5", "write epochs as 4ep or iterations as 500it"),
+        ("stages/warm/length", "5", "write epochs as 4ep or whole iterations as 500it"),
         ("stages/warm/batch_size", 0, "batch_size: 0 is less than 1"),
         ("stages/warm/lr", "fast", "'fast' is not float"),
         ("stages/warm/precision", "fp8", "precision: unknown 'fp8'"),
