@@ -40,6 +40,12 @@ from compressbench.views import View
 from conftest import MLP, Command
 
 
+@pytest.fixture(autouse=True)
+def _as_it_is(_alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here timings last as long as they do for users."""
+    monkeypatch.setattr(turns, "LEAST_TICKS", 2)
+
+
 @pytest.fixture(scope="module")
 def net(place: Bench) -> State:
     return drawn(MLP, place)

@@ -112,7 +112,8 @@ def check_target(
     if not target.startswith(tuple(f"{t}." for t in known)):
         module = target.split(".")[0]
         raise UserError(
-            f"{place}target {target} is not allowed; if the code is yours and you trust it, add 'trust=[{module}]'"
+            f"{place}target {target} is not allowed; if the code is yours and you trust it, add 'trust=[{module}]' "
+            f"(behind export and advise: --trust {module})"
         )
     _let_pass[target] = known
 

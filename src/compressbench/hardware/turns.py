@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 TURN, MOST_CALLS, LEAST_ROUNDS = 0.004, 10, 5
-TRIES, DISTURBED = 4, 0.05
+TRIES, DISTURBED, LEAST_TICKS = 4, 0.05, 2
 OTHERS = "other processes took"
 """Begins what is said of a timing that was disturbed each time."""
 UNSEEN = "not known whether others took part of the processors"
@@ -185,7 +185,7 @@ def least_window(tick: float) -> float:
 
     In a shorter time a share above the limit can pass for one below, and one below for one above.
     """
-    return 2 * tick / DISTURBED
+    return LEAST_TICKS * tick / DISTURBED
 
 
 def share_of_others(busy: float, own: float, window: float, cores: int, tick: float) -> float:
