@@ -378,3 +378,47 @@ def test_the_live_line_fits_60_columns_and_says_the_time_left() -> None:
     assert re.search(r"about 1[0-2] min left", lines[0])
     assert "1200/4000" in lines[-1]
     assert os.linesep not in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("recipe.length=2", "2 is not str; a length has a unit, 2ep or 2it"),
+        ("foo=1", "unknown key 'foo'"),
+        ("recipe.nope=1", "(a key that is really new is added with +recipe.nope=…)"),
+    ],
+)
+def test_what_newcomers_type_is_answered(command: Command, tmp_path: Path, given: str, words: str) -> None:
+    done = command("run", "recipe=one_shot", "scale=smoke", given)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert ("+" in done.stderr) == ("+" in words)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_options_are_whole_and_percentages_are_some(command: Command, tmp_path: Path) -> None:
+    for args, words in (
+        (("--max-byte", "3"), "unrecognized arguments: --max-byte 3"),
+        (("--min-loyalty", "120"), "--min-loyalty: invalid percent value: '120'"),
+        (("--min-accuracy", "-1"), "--min-accuracy: "),
+    ):
+        done = command("gate", str(tmp_path), *args)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from compressbench.records import write_jsonl
+    from test_report import full
+
+    rows = [r for r in full(1) if r.moment == "final"]
+    rows = [replace(r, value=r.value / 90 * 5) if r.metric == "top1" else r for r in rows]
+    write_jsonl(rows, tmp_path / "records.jsonl")
+    for verb, more in (("gate", ("--max-drop", "1")), ("advise", ())):
+        done = command(verb, str(tmp_path), *more)
+        assert "note: dense: Top-1" in done.stdout
+        assert "no better than naming the commonest class" in done.stdout
+    write_jsonl((r for r in full(1) if r.moment == "final"), tmp_path / "records.jsonl")
+    assert "note: dense" not in command("gate", str(tmp_path), "--max-drop", "1").stdout

@@ -246,9 +246,8 @@ def _unknown_key(full: str, siblings: list[str]) -> str:
     if "/" in group or "@" in full or group in GROUPS:
         return f"no config group is overridden by {full!r}; {nearest(group, GROUPS)}"
     last = full.rpartition(".")[2]
-    return (
-        f"unknown key {full!r}; {nearest(last, siblings)} (a key that is really new is added with +{full}=…)"
-    )
+    new = f" (a key that is really new is added with +{full}=…)" if "." in full else ""
+    return f"unknown key {full!r}; {nearest(last, siblings)}{new}"
 
 
 def _siblings(error: BaseException) -> list[str]:

@@ -287,7 +287,8 @@ def _check_type(annotation: str, value: Any, where: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: {value} is not a finite number")
     if not specs.fits(annotation, value):
-        raise UserError(f"{where}: {value!r} is not {specs.in_words(annotation)}")
+        unit = specs.its_unit(where.rpartition(".")[2], value)
+        raise UserError(f"{where}: {value!r} is not {specs.in_words(annotation)}{unit}")
 
 
 def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:

@@ -274,7 +274,9 @@ def check(
                 way = f"; choose it by its YAML: +{key}@{place}.{key}={value}" if shipped else ""
                 raise UserError(f"{place}.{key}: {value!r} is no mapping such as {{name: value}}{way}")
             if target.startswith(f"{OWN}.") and not fits(annotation, value):
-                raise UserError(f"{place}.{key}: {value!r} is not {in_words(annotation)}")
+                raise UserError(
+                    f"{place}.{key}: {value!r} is not {in_words(annotation)}{its_unit(key, value)}"
+                )
         if inner is spec and not inner.get(PARTIAL):
             missing = [
                 k for k, p in seen.parameters.items() if p.required and k not in settings and k not in given
@@ -362,6 +364,12 @@ def _parted(text: str, mark: str) -> list[str]:
         else:
             parts[-1] += letter
     return [p.strip() for p in parts]
+
+
+def its_unit(name: str, value: Any) -> str:
+    """What is to be said of a bare number where a length is wanted."""
+    bare = isinstance(value, int) and name in ("length", "start", "stop", "warmup", "validate")
+    return f"; a length has a unit, {value}ep or {value}it" if bare else ""
 
 
 def in_words(annotation: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressbench.cli import trusting
-from compressbench.cli.parser import Parser, a_path, count, number
+from compressbench.cli.parser import Parser, a_path, count, number, percent
 from compressbench.console import say
 from compressbench.errors import Unmet, UserError
 
@@ -45,8 +45,8 @@ def main(argv: list[str]) -> int:
         help="of the file that --export writes or the target reads, else of the shortest encoding",
     )
     parser.add_argument("--max-latency", type=number, metavar="MS", help="milliseconds on the target")
-    parser.add_argument("--min-accuracy", type=number, metavar="PERCENT")
-    parser.add_argument("--min-loyalty", type=number, metavar="PERCENT", help="label loyalty")
+    parser.add_argument("--min-accuracy", type=percent, metavar="PERCENT")
+    parser.add_argument("--min-loyalty", type=percent, metavar="PERCENT", help="label loyalty")
     parser.add_argument(
         "--max-drop", type=number, metavar="POINTS", help="of accuracy, below dense of the same seed"
     )
@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     from compressbench.choosing import Limits, advise, choices, targets_of
     from compressbench.plan import DENSE
+    from compressbench.report.chance import unseen_in_words
     from compressbench.report.joint import gather
 
     if args.export:
@@ -78,6 +79,8 @@ def main(argv: list[str]) -> int:
     )
     advice = advise(found, limits)
     _print(advice, args.target, args.batch)
+    for sentence in unseen_in_words(gathered.drawn):
+        say(f"note: {sentence}")
     known = targets_of(gathered.records)
     if not args.target and known:
         say(f"no latency asked for; --target takes {', '.join(known)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compressbench.cli.parser import Parser, a_path, count, number
+from compressbench.cli.parser import Parser, a_path, count, number, percent
 from compressbench.console import say
 from compressbench.errors import CantTell, UserError, nearest
 
@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--max-class-drop", type=number, metavar="POINTS", help="of recall, of the class that loses most"
     )
-    parser.add_argument("--min-loyalty", type=number, metavar="PERCENT", help="label loyalty")
-    parser.add_argument("--min-accuracy", type=number, metavar="PERCENT")
+    parser.add_argument("--min-loyalty", type=percent, metavar="PERCENT", help="label loyalty")
+    parser.add_argument("--min-accuracy", type=percent, metavar="PERCENT")
     parser.add_argument(
         "--max-bytes",
         type=number,
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     from compressbench.choosing import Limits, choices, verdicts
     from compressbench.plan import DENSE
+    from compressbench.report.chance import unseen_in_words
     from compressbench.report.joint import gather
 
     limits = Limits(
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> int:
         raise UserError("gate: no limit given, e.g. --max-drop 1.0")
     if args.max_latency is not None and not args.target:
         raise UserError("--max-latency: on which target? add --target NAME")
-    everything = choices(gather(args.runs).drawn, args.target, args.batch)
+    drawn = gather(args.runs).drawn
+    everything = choices(drawn, args.target, args.batch)
     found = [c for c in everything if c.series != DENSE]
     known = list(dict.fromkeys(c.state for c in found))
     for name in args.state or ():
@@ -71,6 +73,8 @@ def main(argv: list[str]) -> int:
     chosen = [c for c in found if not args.state or c.state in args.state]
     if not chosen:
         raise UserError("gate: the records hold no compressed state")
+    for sentence in unseen_in_words(drawn):
+        say(f"note: {sentence}")
     failed, unknown = 0, []
     for choice in chosen:
         told = verdicts(choice, limits)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from compressbench.errors import UserError
 from compressbench.paths import given_path
 
 
 class Parser(argparse.ArgumentParser):
-    """``argparse``'s, raising ``UserError``."""
+    """``argparse``'s, raising ``UserError``; options are written whole."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         """One line and how to ask for help."""
@@ -24,6 +27,14 @@ def number(text: str) -> float:
     """A finite number, for ``type=``."""
     value = float(text)
     if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def percent(text: str) -> float:
+    """A number from 0 to 100, for ``type=``."""
+    value = float(text)
+    if not 0 <= value <= 100:
         raise ValueError(text)
     return value
 

@@ -136,6 +136,7 @@ def _drop_unused(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: there are other runs
             folder.parent.rmdir()
+            folder.parent.parent.rmdir()
 
 
 def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from compressbench.records import Records
 from compressbench.report.numbers import Spread, number, spread
-from compressbench.report.panels import Panel, Point, Series
+from compressbench.report.panels import Panel, Point, Series, panels
 from compressbench.report.wording import title_of
 
 ERRORS = 2  # standard errors of a share of n examples above chance that count as better
@@ -43,6 +44,11 @@ def at_chance_in_words(panel: Panel, moment: str) -> list[str]:
                 "is lost by compression can't be seen on it."
             )
     return told
+
+
+def unseen_in_words(records: Records) -> list[str]:
+    """The same for all records, each dense net at the first moment."""
+    return [told for panel in panels(records) for told in at_chance_in_words(panel, panel.moments[0])]
 
 
 def _chance(point: Point | None) -> Spread | None:
