@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from compressbench.records import Records
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def run(*overrides: str, config_dir: str | None = None) -> Records:
