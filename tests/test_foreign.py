@@ -917,3 +917,33 @@ def test_compiled_torch_answers_as_the_net_does_or_says_why_not(name: str, place
         return
     images = images_of(place, 4)
     assert torch.allclose(found.run(images), answers(state, images), atol=1e-4)  # type: ignore[arg-type]
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.head(x * 2 if x.sum() > 0 else x)
+
+
+class Fixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.reshape(4, 64))
+
+
+@pytest.mark.parametrize(("net", "words"), [(Branching(), "torch.where"), (Fixed(), "reshape by -1")])
+def test_what_torch_cannot_export_is_one_line_and_no_dump(
+    net: nn.Module, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from compressbench.exporting import _program
+
+    with pytest.raises(UserError, match=words):
+        _program(net, torch.randn(4, 1, 8, 8))
+    assert capfd.readouterr() == ("", "")

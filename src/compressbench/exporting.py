@@ -6,9 +6,12 @@ is checked is what was written.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +50,6 @@ def onnx(view: View, stem: Path, sample: Tensor) -> Written:
 
 def openvino(view: View, stem: Path, sample: Tensor) -> Written:
     """``.xml`` and ``.bin``: the same graph in OpenVINO's own format."""
-    import io
-
     from compressbench.hardware.onnx_graph import checked_graph
     from compressbench.hardware.openvino_cpu import answers, own_precision, package
 
@@ -223,10 +224,29 @@ def _plain(images: Tensor) -> Tensor:
     return images.clone(memory_format=torch.contiguous_format)
 
 
+_WAYS = {
+    "data-dependent": "; its forward branches on values of its input: use torch.where, or export to onnx",
+    "Constraints violated": "; its forward fixes the number of examples: reshape by -1 or by x.shape[0] as it is",
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch prints the graph that it can't export, and logs why; the error says what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _program(module: nn.Module, sample: Tensor, free: bool = True) -> Any:
     n = torch.export.Dim("n", min=1, max=4096)
     try:
-        with torch.no_grad(), unfused_attention():
+        with torch.no_grad(), unfused_attention(), _quiet():
             program = torch.export.export(
                 _Logits(_spelled(module)).eval(),
                 (_plain(sample[:4] if free else sample),),
@@ -234,7 +254,9 @@ def _program(module: nn.Module, sample: Tensor, free: bool = True) -> Any:
             )
     except Exception as error:  # it fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"torch.export can't trace the net: {reason}") from error
+        way = next((words for sign, words in _WAYS.items() if sign in reason), "")
+        reason = reason.partition(" For more information")[0].rstrip(".! ")
+        raise UserError(f"torch.export can't trace the net: {reason}{way}") from error
     for graph in (m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)):
         for node in graph.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names folders of this machine
