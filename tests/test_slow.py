@@ -169,7 +169,7 @@ def test_one_failed_job_of_a_sweep_leaves_the_others(command: Command, tmp_path:
         "recipe.compare.floor=false",
         "recipe.fractions=[0.5]",
     )
-    assert done.returncode == 2
+    assert done.returncode == 1  # one of two is there: incomplete, not refused
     assert "lr: -1 is not above 0" in done.stderr
     assert "1 of the sweep's jobs failed" in done.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
@@ -184,6 +184,7 @@ def test_warm_equals_cold_and_is_much_faster(tmp_path: Path) -> None:
         return times.children_user + times.children_system
 
     args = ("run", "recipe=lth_resnet", "scale=smoke", "hardware=cpu1", "recipe.length=40ep")
+    args += ("hardware.target=null",)  # timings that others disturbed are measured again by the next run
     begin = cpu()
     cold = finished(tmp_path, *args)
     middle = cpu()
