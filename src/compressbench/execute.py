@@ -168,12 +168,7 @@ class Executor:
                     metric = Metric(**row)
                     yield Record(
                         **labels,
-                        series=measure.series,
-                        moment=measure.moment,
-                        state=measure.state,
-                        order=measure.order,
-                        density=facts["density"],
-                        compute=float(facts["macs"]),
+                        **self._place(measure, facts),
                         probe=probe,
                         metric=metric.name,
                         group=metric.group,
@@ -182,13 +177,24 @@ class Executor:
                         basis=metric.basis,
                         n=metric.n,
                         note=metric.note,
-                        key=self._nodes[measure.state].key,
-                        reference=self._nodes[measure.reference].key,
                         dtype=made["dtype"],
                         versions=made["versions"],
                         machine=made["machine"],
                         artefact=metric.artefact,
                     )
+
+    def _place(self, measure: Measure, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that say which state a record is of, and what it is compared with."""
+        return {
+            "series": measure.series,
+            "moment": measure.moment,
+            "state": measure.state,
+            "order": measure.order,
+            "density": facts["density"],
+            "compute": float(facts["macs"]),
+            "key": self._nodes[measure.state].key,
+            "reference": self._nodes[measure.reference].key,
+        }
 
     def _is_no_floor(self, measure: Measure) -> bool:
         """Whether a measure is of a floor that is the same state as its reference; False while that isn't known."""
@@ -218,12 +224,7 @@ class Executor:
         made, facts = body["provenance"], body["facts"]
         return Record(
             **labels,
-            series=measure.series,
-            moment=measure.moment,
-            state=measure.state,
-            order=measure.order,
-            density=facts["density"],
-            compute=float(facts["macs"]),
+            **self._place(measure, facts),
             probe="loyalty",
             metric="label_loyalty",
             group="",
@@ -232,8 +233,6 @@ class Executor:
             basis="measured",
             n=0,
             note=self._why_no_floor(measure),
-            key=self._nodes[measure.state].key,
-            reference=self._nodes[measure.reference].key,
             dtype=facts.get("dtype", "fp32"),
             versions=made["versions"],
             machine=made["machine"],
