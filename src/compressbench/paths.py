@@ -6,9 +6,9 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from compressbench.errors import UserError
 
@@ -70,12 +70,13 @@ def label(value: Any, where: str) -> str:
     Raises:
         UserError: it is something else.
     """
-    if not isinstance(value, str) or not value.strip() or "\n" in value or not _is_utf8(value):
+    if not isinstance(value, str) or not value.strip() or "\n" in value or not is_utf8(value):
         raise UserError(f"{where}: {value!r} is no text of one line")
     return value
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written at all; a file's name of other bytes can't."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -134,9 +135,8 @@ def own_folder(run: Path, name: str) -> Path:
     return run / name
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file to write beside ``path`` that becomes it at the end; locked, so that a killed process's is told.
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all: beside ``path``, locked, so that a killed process's is told, then renamed.
 
     Raises:
         OSError: as writing does; the old file is then as it was.
@@ -146,22 +146,12 @@ def replacing(path: Path) -> Iterator[IO[str]]:
         with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield file
+            file.write(text)
             file.flush()
             aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all.
-
-    Raises:
-        OSError: as writing does.
-    """
-    with replacing(path) as file:
-        file.write(text)
 
 
 def drop_parts(folders: Iterable[Path]) -> int:

@@ -56,8 +56,7 @@ def file_digest(path: Path) -> str:
         OSError: it can't be read.
         ValueError: it is a pipe or a device, which may never end.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path.name} is no file")
+    _refuse_pipes(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -457,8 +456,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | Non
     if not path.exists():
         return None
     try:
-        if not path.is_file():
-            raise ValueError("it is no file")
+        _refuse_pipes(path)
         with safe_open(path, framework="pt") as file:
             body = _body(file.metadata()["note"].encode(), folder.name, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -533,9 +531,13 @@ def _body(text: bytes, key: str, place: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> bytes:
     """A file's bytes; of a pipe or a device, which may never end, none are read."""
+    _refuse_pipes(path)
+    return path.read_bytes()
+
+
+def _refuse_pipes(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is no file")
-    return path.read_bytes()
 
 
 def _take(handle: int) -> bool:

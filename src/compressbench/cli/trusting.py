@@ -55,7 +55,7 @@ def of(args: argparse.Namespace) -> Trust:
     named = [name.strip("[] ") for text in args.trust for name in text.split(",")]
     folders = tuple(config_folder(given) for given in args.config_dir)
     for folder in folders:
-        _refuse_runs(resolved(folder, "--config-dir"), args)
+        _refuse_runs(folder, args)
         named += [name for path in _configs(folder) for name in _trusted_in(path)]
     return Trust(
         prefixes(dict.fromkeys(n for n in named if n)),

@@ -14,6 +14,7 @@ from compressbench.bench import derive_seed
 from compressbench.data.dataset import Dataset, Raw, Split, fingerprint
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError, nearest
+from compressbench.paths import is_utf8
 
 KEYS = (
     "name",
@@ -172,12 +173,10 @@ def _check_text(text: Any, where: str) -> None:
     """Refuses what no record could be written of, before anything is trained on it."""
     if not isinstance(text, str):
         raise UserError(f"{where} {text!r} is no text")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
+    if not is_utf8(text):
         raise UserError(
             f"{where} {text!r} is not valid UTF-8; rename it (a folder of pictures is named after its class)"
-        ) from error
+        )
 
 
 def _prepare(
