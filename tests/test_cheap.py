@@ -28,7 +28,7 @@ from compressbench.models.cheap import CheapResNet, Shift, depthwise, grouped, o
 from compressbench.models.counting import count, with_norms_and_sums
 from compressbench.models.draw import drawn
 from compressbench.stages.shrink import Channels
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 from test_models import CIFAR, built, config_of, parameters
 
@@ -219,8 +219,8 @@ def place_of(size: int) -> Bench:
     split = Split.of(images, rng.integers(0, 10, 16))
     names = tuple("0123456789")
     splits = {"train": split, "validation": split, "test": split}
-    dataset = Dataset("random", splits, names, (0.5,) * 3, (0.25,) * 3)
-    return Bench(dataset, Classification(names, dataset.mean, dataset.std), seed=0, name="init")
+    dataset = Dataset("random", splits, Classification(names, (0.5,) * 3, (0.25,) * 3, images.shape[1:]))
+    return Bench(dataset, seed=0, name="init")
 
 
 def shift_net(bench: Bench, depth: int):

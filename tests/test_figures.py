@@ -15,7 +15,6 @@ from torch import Tensor
 
 from compressbench import metrics
 from compressbench.bench import Bench
-from compressbench.black_box import _margin
 from compressbench.errors import UserError
 from compressbench.models.checkpoint import read_weights
 from compressbench.models.lenet import LeNet300100
@@ -30,6 +29,7 @@ from compressbench.report.numbers import Spread, number, percentage, share, with
 from compressbench.report.panels import panels
 from compressbench.report.terminal import print_tables
 from compressbench.state import State
+from compressbench.tasks.images.square import _margin
 from compressbench.views import View
 from conftest import Command
 from test_report import accuracies, full, record

@@ -274,7 +274,7 @@ def test_statistics_of_an_average_are_those_of_the_training_set(bench) -> None:
     module.conv1.register_forward_hook(lambda _, i, o: seen.append(o.detach()))
     with torch.no_grad():
         for images, _ in bench.feed("train").batches(256):
-            forward(module, bench.task.encode(images))
+            forward(module, bench.task.normalised(images))
     mean = torch.cat(seen).mean((0, 2, 3))
     torch.testing.assert_close(averaged.weights["bn1.running_mean"], mean, rtol=1e-3, atol=1e-4)
     spare = averaged.facts["macs"] - train().apply(start, bench).facts["macs"]
@@ -298,8 +298,8 @@ def test_statistics_of_an_average_are_those_of_the_finished_net(name, bench) -> 
 @pytest.mark.parametrize("count", [2, 257, 258, 300, 700])
 def test_statistics_of_sets_of_any_size(count, bench) -> None:
     feed = bench.feed("train")
-    few = type(feed)(feed.images[:count], feed.labels[:count])
-    x = bench.task.encode(few.images).flatten(1)
+    few = type(feed)(feed["images"][:count], feed.labels[:count])
+    x = bench.task.normalised(few["images"]).flatten(1)
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
     assert restated(net, few, bench.task) == count
     torch.testing.assert_close(net[1].running_mean, x.mean(0), rtol=1e-2, atol=1e-2)
@@ -309,7 +309,7 @@ def test_statistics_of_sets_of_any_size(count, bench) -> None:
     kept = nn.InstanceNorm2d(1, track_running_stats=True)
     restated(kept, few, bench.task)
     torch.testing.assert_close(
-        kept.running_mean, bench.task.encode(few.images).mean((0, 2, 3)), rtol=1e-2, atol=1e-2
+        kept.running_mean, bench.task.normalised(few["images"]).mean((0, 2, 3)), rtol=1e-2, atol=1e-2
     )
     assert restated(nn.Flatten(), few, bench.task) == 0
 

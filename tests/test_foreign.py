@@ -52,7 +52,7 @@ def state_of(name: str, bench: Bench) -> State:
 
 
 def images_of(bench: Bench, count: int) -> Tensor:
-    return bench.task.encode(bench.feed("test").images[:count])
+    return bench.task.normalised(bench.feed("test")["images"][:count])
 
 
 def answers(state: State, images: Tensor) -> Tensor:

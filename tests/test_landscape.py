@@ -200,8 +200,8 @@ def test_eigenvalue_of_a_whole_hessian(place) -> None:
             return self.fc(self.pool(x).flatten(1))
 
     torch.manual_seed(0)
-    images, labels = place.feed("train").images[:100], place.feed("train").labels[:100]
-    here = landscape_of(Small(), {}, [(place.task.encode(images), labels)], place.task)
+    images, labels = place.feed("train")["images"][:100], place.feed("train").labels[:100]
+    here = landscape_of(Small(), {}, [((place.task.normalised(images),), labels)], place.task)
     size = len(here.weights())
     whole = torch.stack([here.product(row) for row in torch.eye(size)])
     torch.testing.assert_close(whole, whole.T, rtol=1e-4, atol=1e-5)
@@ -311,8 +311,8 @@ class Attending(nn.Module):
 
 def test_products_where_forward_mode_is_missing(place) -> None:
     torch.manual_seed(0)
-    images, labels = place.feed("train").images[:50], place.feed("train").labels[:50]
-    here = landscape_of(Attending(), {}, [(place.task.encode(images), labels)], place.task)
+    images, labels = place.feed("train")["images"][:50], place.feed("train").labels[:50]
+    here = landscape_of(Attending(), {}, [((place.task.normalised(images),), labels)], place.task)
     assert not here.forward_mode
     v = random_direction(here, torch.Generator().manual_seed(0))
     with here.moved(v * 1e-2):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compressbench import metrics
 from compressbench.bench import Bench
-from compressbench.data.feed import Feed
+from compressbench.data.examples import Examples
 from compressbench.errors import UserError
 from compressbench.models.composite import Ensemble
 from compressbench.models.draw import drawn
@@ -30,7 +30,7 @@ from compressbench.report.states import lecture_table, leftover_tables
 from compressbench.report.students import branch, families, gain_tables
 from compressbench.representation import class_means, last_layer, relations, represented
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.training.distillation import softened
 from compressbench.views import View
 from conftest import MLP
@@ -130,7 +130,9 @@ class Told:
 
 def told(bench: Bench, labels: Tensor, *logits: Tensor) -> tuple[Bench, list[Told]]:
     """A bench whose training split has these labels, and views that answer so."""
-    feed = Feed(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels)
+    feed = Examples(
+        {"images": torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)}, labels, torch.arange(len(labels))
+    )
     task = Classification(tuple("abcdefgh"[: logits[0].shape[1]]), (0.5,), (0.5,))
     bench = dataclasses.replace(bench, task=task, feeds={"train": feed, "test": feed})
     return bench, [Told(x, labels, bench) for x in logits]
@@ -287,13 +289,13 @@ def test_a_layer_that_does_not_give_the_logits_is_not_the_last() -> None:
     net, other = Planted(4, 3), Planted(4, 3)
     nn.init.normal_(other.fc.weight, generator=generator())
     both = Ensemble([net, other])
-    assert last_layer(net, x, 3) == "fc"
-    assert last_layer(nn.Sequential(net), x, 3) == "0.fc"
-    assert last_layer(Ensemble([other]), x, 3) == "members.0.fc"  # log-softmax adds a constant
+    assert last_layer(net, (x,), 3) == "fc"
+    assert last_layer(nn.Sequential(net), (x,), 3) == "0.fc"
+    assert last_layer(Ensemble([other]), (x,), 3) == "members.0.fc"  # log-softmax adds a constant
     for module in (both, Headless(net), nn.Flatten()):
-        assert last_layer(module, x, 3) == ""
-    torch.testing.assert_close(represented(both, x, ""), both(x))
-    torch.testing.assert_close(represented(net, x, "fc"), x[:, 0, 0])
+        assert last_layer(module, (x,), 3) == ""
+    torch.testing.assert_close(represented(both, (x,), ""), both(x))
+    torch.testing.assert_close(represented(net, (x,), "fc"), x[:, 0, 0])
     torch.testing.assert_close(represented(Overwriting(4, 3), x, "fc"), x[:, 0, 0])
     assert not net.fc._forward_hooks
     assert (
@@ -307,9 +309,9 @@ def test_a_quantized_net_s_layer_is_found(place: Bench, dense: State) -> None:
     from compressbench.models.quantized import quantize
 
     module = quantize(module_of(dense), {"fc": {"weight": {"dtype": "bfloat16"}}})
-    x = place.task.encode(place.feed("test").images[:4])
-    assert last_layer(module, x, 10) == "fc"
-    assert represented(module, x, "fc").shape == (4, module.fc.in_features)
+    x = place.task.normalised(place.feed("test")["images"][:4])
+    assert last_layer(module, (x,), 10) == "fc"
+    assert represented(module, (x,), "fc").shape == (4, module.fc.in_features)
 
 
 def test_entropy_and_confusion_of_known_answers() -> None:

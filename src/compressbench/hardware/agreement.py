@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from compressbench.errors import UserError
+from compressbench.tasks.task import Inputs, first
 
-Answers = Callable[[Tensor], Tensor | Sequence[Tensor]]
+Answers = Callable[..., Tensor | Sequence[Tensor]]
 NEAR = 1e-2
 """Of the spread of logits, the furthest that float arithmetic in another order may move one."""
 FAR = 0.25
@@ -39,7 +40,7 @@ def apart(one: Tensor, other: Tensor, rounds: bool) -> float:
 def check(
     wanted: Answers,
     found: Answers,
-    inputs: Tensor,
+    inputs: Inputs,
     sizes: Sequence[int],
     who: str,
     rounds: bool = False,
@@ -48,7 +49,7 @@ def check(
     """Compares all answers on the first so many of the inputs.
 
     Args:
-        inputs: encoded examples (n, c, h, w), as many as the largest size.
+        inputs: encoded examples, as many as the largest size.
         sizes: batch sizes, two or more.
         rounds: whether integer kernels or half floats are at work.
         hint: what may be the reason, and what to do.
@@ -58,9 +59,9 @@ def check(
     """
     for size in sizes:
         with torch.no_grad():
-            own = _several(wanted(inputs[:size]))
+            own = _several(wanted(*first(inputs, size)))
         try:
-            there = _several(found(inputs[:size]))
+            there = _several(found(*first(inputs, size)))
         except Exception as error:  # a runtime's own errors have no common base
             raise Otherwise(f"{who} fails at batch {size}: {reason_of(error)}{_after(hint)}") from error
         far = max(apart(a, b, rounds) for a, b in zip(own, there, strict=True))

@@ -21,6 +21,7 @@ from compressbench.hardware.torch_cpu import check_batches, examples, threads, t
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 PRECISIONS = ("f32", "bf16")
@@ -59,10 +60,11 @@ class TorchCompiled:
         from compressbench.models.quantized import quantized
         from compressbench.models.reached import ran
         from compressbench.outputs import forward
+        from compressbench.tasks.task import first, on
 
-        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
+        inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
         module = module_of(view.state, "cpu").eval().requires_grad_(False)
-        evaluated = ran(module, inputs[:1])
+        evaluated = ran(module, first(inputs, 1))
         layers = tuple(name for name in quantized(module) if name in evaluated)
         lack = missing() if layers else ""
         whole, candidates = integer_net(module) if layers and not lack else (module, ())
@@ -81,7 +83,7 @@ class TorchCompiled:
         took = time.perf_counter() - began
         try:
             agreement.check(
-                lambda x: forward(module, x).logits,
+                lambda *x: forward(module, *x).logits,
                 cast("agreement.Answers", run),
                 inputs,
                 agreement.two_sizes(self.batches),
@@ -102,13 +104,14 @@ class TorchCompiled:
         return Lowered(run, inputs, words, compile_seconds=took, in_float=left, simulated=simulated)
 
     def _compiled(
-        self, module: nn.Module, candidates: Sequence[str], inputs: Tensor
-    ) -> tuple[Callable[[Tensor], object], set[str]]:
+        self, module: nn.Module, candidates: Sequence[str], inputs: Inputs
+    ) -> tuple[Callable[..., object], set[str]]:
         """(a forward compiled for every batch size, those candidates that it computes in integers)."""
         import torch
 
         from compressbench.hardware.torch_integers import in_integers
         from compressbench.outputs import forward
+        from compressbench.tasks.task import first
 
         found: list[set[str]] = []
         options: dict[str, Any] = {"freezing": True}
@@ -117,26 +120,26 @@ class TorchCompiled:
                 in_integers(module, candidates, graph)
             )
         compiled = torch.compile(
-            _with_code_of_its_own(lambda x: forward(module, x).logits.float()), dynamic=False
+            _with_code_of_its_own(lambda *x: forward(module, *x).logits.float()), dynamic=False
         )
         sizes: set[int] = set()
 
-        def run(batch: Tensor) -> object:
+        def run(*batch: Tensor) -> object:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
-                if len(batch) in sizes:
-                    return compiled(batch)
+                if len(batch[0]) in sizes:
+                    return compiled(*batch)
                 with (
                     torch._inductor.config.patch(options),
                     torch._dynamo.config.patch(fail_on_recompile_limit_hit=True),
                 ):
-                    result = compiled(batch)
-                sizes.add(len(batch))
+                    result = compiled(*batch)
+                sizes.add(len(batch[0]))
                 return result
 
         with threads(self.threads), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own lowering, about nothing that a user could change
             for batch in self.batches:
-                run(inputs[:batch])
+                run(*first(inputs, batch))
         return run, set.intersection(*found) if found else set()
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:

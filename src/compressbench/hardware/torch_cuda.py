@@ -76,20 +76,21 @@ class TorchCUDA:
         from compressbench.inference import prepared
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
+        from compressbench.tasks.task import first, on
 
         if not torch.cuda.is_available():
             return Unsupported("no CUDA device that torch can use on this machine")
         if view.leaves_early:
             return self._early(view)
         dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.precision]
-        inputs = examples(view, max(self.batches)).cuda()
+        inputs = on(examples(view, max(self.batches)), "cuda")
         module = module_of(view.state, "cuda").requires_grad_(False)
         layers = tuple(quantized(module))
         began = time.perf_counter()
         try:
             done: tuple[str, ...] = ()
             if self.precision == "f32" and self.form == "eager" and not self.integers:
-                net: Callable[[Tensor], Any] = prepared(module, inputs[:8])
+                net: Callable[..., Any] = prepared(module, *first(inputs, 8))
                 sparse: tuple[str, ...] = ()
             else:
                 done = integer_linear(module) if self.integers else ()
@@ -97,7 +98,7 @@ class TorchCUDA:
                 sparse = _sparse(module) if self.semi_structured else ()
             run = _RUNS[self.form](net, dtype)
             for batch in self.batches:
-                run(inputs[:batch])
+                run(*first(inputs, batch))
         except Exception as error:  # a driver, a kernel or the net's own Python
             reason = str(error).strip().splitlines()
             return Unsupported(f"CUDA, {self.form}: {type(error).__name__}: {reason[0] if reason else ''}")
@@ -126,18 +127,19 @@ class TorchCUDA:
 
         from compressbench.models.build import module_of
         from compressbench.models.exits import Early, prepared_parts
+        from compressbench.tasks.task import first, on
 
         if self.form != "eager" or self.precision != "f32":
             return Unsupported(
                 "early exits: on CUDA in eager fp32 alone, since the batch changes between the parts"
             )
-        inputs = timed_inputs(view, max(self.batches)).cuda()
-        parts = prepared_parts(module_of(view.state, "cuda"), inputs[:8])
+        inputs = on(timed_inputs(view, max(self.batches)), "cuda")
+        parts = prepared_parts(module_of(view.state, "cuda"), *first(inputs, 8))
         net = Early(parts, view.state.policies)
 
-        def run(batch: Tensor) -> object:
+        def run(*batch: Tensor) -> object:
             with torch.inference_mode():
-                return net(batch)
+                return net(*batch)
 
         words = f"torch eager, f32, {torch.cuda.get_device_name()}{said(view)}"
         return Lowered(run, inputs, words, varies=True, parts=tuple(parts))
