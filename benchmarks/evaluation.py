@@ -40,6 +40,7 @@ from compressbench.provenance import processor, versions
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.tasks.images import attacks, specs
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import BATCH, View
 
 RESNET = {

@@ -33,6 +33,7 @@ from compressbench.models.draw import drawn
 from compressbench.provenance import processor, versions
 from compressbench.pruning import masked, whole_masks
 from compressbench.stages.train import Train
+from compressbench.tasks.images.classification import Classification
 
 
 def bench_of(shape: tuple[int, int, int], count: int) -> Bench:

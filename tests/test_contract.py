@@ -342,8 +342,13 @@ def test_every_evaluation_names_probes_that_exist(name: str) -> None:
 def test_the_fingerprint_sees_every_part(digits: Dataset) -> None:
     base = fingerprint(digits)
     assert base == digits.fingerprint
-    assert fingerprint(dataclasses.replace(digits, augment={"pad": 1})) != base
-    assert fingerprint(dataclasses.replace(digits, mean=(0.4,))) != base
+    assert (
+        fingerprint(dataclasses.replace(digits, task=dataclasses.replace(digits.task, augment={"pad": 1})))
+        != base
+    )
+    assert (
+        fingerprint(dataclasses.replace(digits, task=dataclasses.replace(digits.task, mean=(0.4,)))) != base
+    )
     split = digits.splits["test"]
     images = split["images"].copy()
     images[0, 0, 0, 0] ^= 1

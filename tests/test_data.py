@@ -38,11 +38,12 @@ from compressbench.conf import conf_dir
 from compressbench.data import cifar, idx
 from compressbench.data.dataset import Dataset, Raw, Split
 from compressbench.data.folder import files, image_folder
-from compressbench.data.load import load, moments
+from compressbench.data.load import load
 from compressbench.data.published import Content, Download
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError
 from compressbench.tasks.images.augment import pad_crop_flip
+from compressbench.tasks.images.classification import moments
 
 ROOT = Path(__file__).resolve().parents[1]
 

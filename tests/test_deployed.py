@@ -186,7 +186,7 @@ def test_the_graph_is_u8s8_with_the_states_own_scales(place: Bench, dense: State
 
 def test_symmetric_signed_inputs_become_unsigned_by_a_move_of_128(place: Bench, dense: State) -> None:
     state = quantized_state(dense, place, WEIGHT, {"bits": 8, "low": -128, "high": 127, "axis": None})
-    graph = onnx_graph.graph_of(module_of(state), place.task.normalised(place.feed("test")["images"][:8]))
+    graph = onnx_graph.graph_of(module_of(state), (place.task.normalised(place.feed("test")["images"][:8]),))
     values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.model.graph.initializer}
     for name in graph.integer:
         assert int(values[f"{name}.input|zero"]) == int(state.group("scales")[f"{name}.input|zero"]) + 128

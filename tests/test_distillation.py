@@ -121,7 +121,10 @@ def with_states(bench: Bench, **states: State) -> Bench:
 
 def augmented(bench: Bench) -> Bench:
     return dataclasses.replace(
-        bench, dataset=dataclasses.replace(bench.dataset, augment={"pad": 1, "flip": True})
+        bench,
+        dataset=dataclasses.replace(
+            bench.dataset, task=dataclasses.replace(bench.task, augment={"pad": 1, "flip": True})
+        ),
     )
 
 
@@ -154,7 +157,7 @@ def by(objective: str, **settings: Any) -> dict[str, Any]:
 def batch_of(bench: Bench, logits: Tensor, plain: bool = False, **taps: Tensor) -> Batch:
     feed, n = bench.feed("train"), len(logits)
     inputs = bench.task.normalised(feed["images"][:n])
-    return Batch(Outputs(logits, taps), inputs, feed.labels[:n], torch.arange(n), plain)
+    return Batch(Outputs(logits, taps), (inputs,), feed.labels[:n], torch.arange(n), plain)
 
 
 def learned(module: nn.Module) -> dict[str, Tensor]:
@@ -782,7 +785,9 @@ def test_cached_logits_are_the_computed_ones(taught: Bench) -> None:
     rows = torch.tensor([899, 0, 450])
     feed = taught.feed("train")
     inputs = taught.task.normalised(feed["images"][rows])
-    batches = [Batch(Outputs(logits[:3]), inputs, feed.labels[rows], rows, plain) for plain in (True, False)]
+    batches = [
+        Batch(Outputs(logits[:3]), (inputs,), feed.labels[rows], rows, plain) for plain in (True, False)
+    ]
     assert torch.allclose(*map(objective, batches), rtol=1e-4, atol=0)
 
 
@@ -793,9 +798,9 @@ class Counted:
         self.images = 0
         monkeypatch.setattr(distillation, "forward", self)
 
-    def __call__(self, module: Any, inputs: Tensor) -> Outputs:
-        self.images += len(inputs)
-        return forward(module, inputs)
+    def __call__(self, module: Any, *inputs: Tensor) -> Outputs:
+        self.images += len(inputs[0])
+        return forward(module, *inputs)
 
 
 @pytest.mark.parametrize("labels", ["soft", "class_mean", "shuffled"])
@@ -829,9 +834,11 @@ def test_with_augmentation_the_teacher_sees_what_the_student_sees(
     monkeypatch.setattr(distillation._Distilled, "__call__", noted)
     training("2ep", batch_size=300, **by("distill")).apply(student, bench)
     assert counted.images == 6 * 300 + 8
-    assert all(torch.equal(batch.inputs, inputs) for batch, (inputs, _) in zip(given, seen[1:], strict=True))
+    assert all(
+        torch.equal(batch.inputs[0], inputs) for batch, (inputs, _) in zip(given, seen[1:], strict=True)
+    )
     raw = bench.task.normalised(bench.feed("train")["images"][given[0].rows])
-    assert not torch.equal(raw, given[0].inputs)
+    assert not torch.equal(raw, given[0].inputs[0])
     assert not any(batch.plain for batch in given)
     counted.images = 0
     training("2ep", batch_size=300, augment=False, **by("distill")).apply(student, bench)
@@ -1327,7 +1334,8 @@ def test_composites_refuse_in_one_line(place: Bench, three: dict[str, State], un
 
 
 def other_classes(bench: Bench) -> State:
-    fewer = dataclasses.replace(bench.dataset, classes=bench.dataset.classes[:7])
+    task = dataclasses.replace(bench.task, classes=bench.task.classes[:7])
+    fewer = dataclasses.replace(bench.dataset, task=task)
     return drawn(SMALL, dataclasses.replace(bench, dataset=fewer))
 
 
@@ -1409,7 +1417,7 @@ def test_without_the_kl_students_learn_as_each_alone(place: Bench, students: Sta
     feed = place.feed("train")
     inputs, labels = place.task.normalised(feed["images"][:32]), feed.labels[:32]
     found = module(inputs)
-    batch = Batch(found, inputs, labels, torch.arange(32))
+    batch = Batch(found, (inputs,), labels, torch.arange(32))
     loss = online(place, weight=0.0)(batch) - F.cross_entropy(found.logits, labels)
     loss.backward()
     assert module.fc.weight.grad is None or not module.fc.weight.grad.any()

@@ -221,7 +221,7 @@ def test_no_figures_of_a_net_that_answers_nothing(place: Bench, dense: State, an
 def test_no_class_is_named_where_a_score_is_no_number(place: Bench) -> None:
     scores = torch.tensor([[0.1, NAN, 0.3], [0.5, 0.5, 0.1], [NAN, NAN, NAN]])
     assert metrics.named(scores).tolist() == [-1, 0, -1]
-    assert place.task.predict(Outputs(scores)).tolist() == [-1, 0, -1]
+    assert place.task.answers(Outputs(scores)).tolist() == [-1, 0, -1]
     _, fallen = _margin(scores, torch.tensor([1, 0, 0]))
     assert fallen.tolist() == [True, False, True]
 

@@ -58,8 +58,8 @@ class Parabola:
 
 def bowl(a: list[float], w: list[float], masks=None) -> Landscape:
     batch = [
-        (torch.zeros(3, 1), torch.zeros(3, dtype=torch.long)),
-        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long)),
+        ((torch.zeros(3, 1),), torch.zeros(3, dtype=torch.long)),
+        ((torch.zeros(2, 1),), torch.zeros(2, dtype=torch.long)),
     ]
     return landscape_of(Bowl(w), masks or {}, batch, Parabola(torch.tensor(a)))  # type: ignore[arg-type]
 
@@ -251,7 +251,7 @@ def test_which_layers_may_be_rescaled() -> None:
     net = Branching().eval()
     assert pairs(net) == [Pair("c", "d"), Pair("e", "f")]
     x = torch.randn(5, 1, 8, 8)
-    found = rescaled(net, 8.0, x)
+    found = rescaled(net, 8.0, (x,))
     assert not isinstance(found, str)
     torch.testing.assert_close(net(x), found[0](x), rtol=0, atol=0)
     assert not torch.equal(found[0].get_parameter("c.weight"), net.c.weight)
@@ -259,7 +259,7 @@ def test_which_layers_may_be_rescaled() -> None:
     net.f2 = net.e  # the same module by another name is the same
     net.b.weight, net.c.bias = net.b.weight, net.b.bias  # a bias that two layers share
     assert pairs(net) == [Pair("e", "f")]
-    assert "no layer is followed by a ReLU" in rescaled(nn.Linear(64, 3), 4.0, torch.randn(2, 64))  # type: ignore[operator]
+    assert "no layer is followed by a ReLU" in rescaled(nn.Linear(64, 3), 4.0, (torch.randn(2, 64),))  # type: ignore[operator]
 
 
 class Named(nn.Module):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from compressbench import black_box, corruptions
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
@@ -25,8 +24,10 @@ from compressbench.records import Record, Records
 from compressbench.stages.theseus import Replace, Shallower, Successor
 from compressbench.stages.train import Train
 from compressbench.state import State
+from compressbench.tasks.images import corruptions
+from compressbench.tasks.images import square as black_box
 from compressbench.tasks.images.attacks import Ball
-from compressbench.tasks.images.classification import Surface
+from compressbench.tasks.task import Surface
 from compressbench.views import View
 from conftest import MLP
 

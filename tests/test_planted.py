@@ -39,6 +39,7 @@ from compressbench.views import View
 from test_models import built
 from test_quantize import train
 from test_report import accuracies
+from tiny import blank
 
 ENTROPY = {"_target_": "compressbench.observers.entropy.entropy", "_partial_": True}
 NAMES = ("first", "second", "last")
@@ -230,7 +231,7 @@ def test_the_hessian_of_a_pruned_net_is_that_of_what_is_left() -> None:
     kept = mask.reshape(-1)
     module = nn.Linear(4, 3, bias=False)
     module.weight.data = torch.tensor(w, dtype=torch.float32)
-    batches = [(torch.tensor(x, dtype=torch.float32), torch.tensor(y))]
+    batches = [((torch.tensor(x, dtype=torch.float32),), torch.tensor(y))]
     task = Classification(("a", "b", "c"), (0.0,), (1.0,))
     place = landscape_of(module, {"weight": torch.tensor(mask)}, batches, task)
     columns = torch.stack([place.product(torch.eye(12)[k]) for k in range(12)], 1).numpy()
@@ -278,7 +279,7 @@ def test_true_macs_of_the_published_cheap_nets(name: str, macs: int) -> None:
             if max(stride) > 1:
                 block.spatial2.stride = 1 if isinstance(block.spatial2, Shift) else (1, 1)
                 block.conv2.stride = stride
-    assert count(module, (3, 32, 32)).macs == macs
+    assert count(module, blank((3, 32, 32))).macs == macs
 
 
 def test_masks_hold_under_momentum_and_decay(place: Bench, dense: State) -> None:
@@ -304,7 +305,7 @@ def test_costs_until_each_exit_and_of_batches_that_wait_by_hand(place: Bench, de
     state = Attach(points=("features.3",), head=head).apply(dense, dataclasses.replace(place, name="put"))
     first = 4 * 1 * 9 * 8 * 8 + 4 * 10  # a convolution 1 -> 4 at 8 x 8, a head 4 -> 10
     last = first + 6 * 4 * 9 * 4 * 4 + 24 * 10  # a convolution 4 -> 6 at 4 x 4, a linear layer 24 -> 10
-    assert of_exits(parts_of(module_of(state)), (1, 8, 8)) == [first, last]
+    assert of_exits(parts_of(module_of(state)), blank((1, 8, 8))) == [first, last]
     sure = {"_target_": "compressbench.exit_criteria.max_probability.max_probability", "_partial_": True}
     view = View(state, place)
     inputs = place.task.normalised(place.feed("test")["images"][:32])

@@ -39,11 +39,12 @@ from compressbench.probes.robustness import Attacked, Robustness
 from compressbench.probes.structure import Structure
 from compressbench.records import Metric
 from compressbench.state import State
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 
 CONF = Path(__file__).parents[1] / "conf"
 CLASSES = tuple("abcdefg")
-TASK = Classification(CLASSES, (0.0,) * 3, (1.0,) * 3, (3, 8, 8))
+TASK = Classification(CLASSES, (0.0,) * 3, (1.0,) * 3, (3, 16, 16))
 
 
 @pytest.fixture(autouse=True)

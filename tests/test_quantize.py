@@ -77,7 +77,7 @@ def trained(digits) -> tuple[State, Bench]:
 
 def logits(state: State, bench: Bench, split: str = "test") -> Tensor:
     with torch.no_grad():
-        return forward(module_of(state), bench.task.normalised(bench.feed(split).images)).logits
+        return forward(module_of(state), bench.task.normalised(bench.feed(split)["images"])).logits
 
 
 def top1(state: State, bench: Bench) -> float:
@@ -419,7 +419,7 @@ def test_ranges_come_from_validation_images_in_float(trained) -> None:
     result = Quantize(examples=100).apply(state, bench)
     folded, _ = folding.folded(state, bench)
     picked = calibration.drawn(bench, "validation", 100)
-    x = bench.task.normalised(picked.images)
+    x = bench.task.normalised(picked.examples["images"])
     scales = result.group("scales")
     assert float(scales["conv1.input|scale"]) == pytest.approx(float(x.max() - x.min()) / 255, rel=1e-5)
     with torch.no_grad():
@@ -434,7 +434,7 @@ def test_a_sample_of_many_values_keeps_the_extremes(bench, monkeypatch) -> None:
     state = drawn(RESNET, bench)
     data = calibration.drawn(bench, "train", 128)
     seen = calibration.inputs_of(module_of(state), bench, data, ["conv1", "fc"])
-    x = bench.task.normalised(data.images)
+    x = bench.task.normalised(data.examples["images"])
     assert seen["conv1"].values.shape == (1, 1000)
     assert (seen["conv1"].smallest.item(), seen["conv1"].largest.item()) == (x.min().item(), x.max().item())
 
@@ -644,7 +644,7 @@ def test_bias_correction_brings_the_mean_back(trained) -> None:
         for c in (False, True)
     )
     folded, _ = folding.folded(state, bench)
-    x = bench.task.normalised(calibration.drawn(bench, "validation", 200).images)
+    x = bench.task.normalised(calibration.drawn(bench, "validation", 200).examples["images"])
     means = [module_of(s).conv1(x).detach().mean((0, 2, 3)) for s in (folded, plain, corrected)]
     assert torch.allclose(means[2], means[0], atol=1e-4)
     assert float((means[1] - means[0]).abs().max()) > 1e-3
@@ -850,7 +850,7 @@ def test_the_fast_form_of_a_quantized_net_computes_the_same(trained) -> None:
         view = View(stage.apply(state, bench), bench)
         plain = []
         with torch.no_grad():
-            for images, _ in bench.feed("test").batches(64):
+            for batch in bench.feed("test").batches(64):
                 plain.append(forward(view.module, bench.task.normalised(images)).logits.argmax(1))
         assert float((view.log_probs.argmax(1) == torch.cat(plain)).float().mean()) > 0.997
 

@@ -134,7 +134,8 @@ def told(bench: Bench, labels: Tensor, *logits: Tensor) -> tuple[Bench, list[Tol
         {"images": torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)}, labels, torch.arange(len(labels))
     )
     task = Classification(tuple("abcdefgh"[: logits[0].shape[1]]), (0.5,), (0.5,))
-    bench = dataclasses.replace(bench, task=task, feeds={"train": feed, "test": feed})
+    data = dataclasses.replace(bench.dataset, task=task)
+    bench = dataclasses.replace(bench, dataset=data, feeds={"train": feed, "test": feed})
     return bench, [Told(x, labels, bench) for x in logits]
 
 
@@ -222,7 +223,7 @@ def planted(features: Tensor) -> Tensor:
 @pytest.mark.parametrize("k", [2, 3, 5, 10])
 def test_one_hot_features_are_a_simplex(k: int) -> None:
     labels = torch.arange(3 * k) % k
-    batches = [(planted(F.one_hot(labels, k).float()), labels)]
+    batches = [((planted(F.one_hot(labels, k).float()),), labels)]
     found = class_means(Planted(k, k), batches, k)
     assert found.layer == "fc"
     assert found.counts.tolist() == [3] * k
@@ -255,7 +256,7 @@ def test_a_class_at_the_mean_of_all_is_in_no_direction() -> None:
 def test_means_are_over_batches_and_leave_out_what_has_no_label() -> None:
     features = torch.randn(10, 4, generator=generator())
     labels = torch.tensor([0, 1, 1, 0, -1, 1, 0, 1, 1, -1])
-    parts = [(planted(features[a:b]), labels[a:b]) for a, b in ((0, 4), (4, 10))]
+    parts = [((planted(features[a:b]),), labels[a:b]) for a, b in ((0, 4), (4, 10))]
     found = class_means(Planted(4, 3), parts, 3)
     assert found.counts.tolist() == [3, 5, 0]
     for label in (0, 1):
@@ -299,7 +300,7 @@ def test_a_layer_that_does_not_give_the_logits_is_not_the_last() -> None:
     torch.testing.assert_close(represented(Overwriting(4, 3), x, "fc"), x[:, 0, 0])
     assert not net.fc._forward_hooks
     assert (
-        class_means(both, [(x, torch.arange(6) % 3)], 3).words
+        class_means(both, [((x,), torch.arange(6) % 3)], 3).words
         == "means of the logits, which no single layer gives"
     )
 
@@ -331,7 +332,7 @@ def measured(probe: Relations, place: Bench, module: nn.Module, teacher: nn.Modu
     bench, views = told(place, y, *(m(x).detach() for m in (module, teacher)))
     assert len(bench.task.classes) == classes
     for view, own in zip(views, (module, teacher), strict=True):
-        view.class_means = class_means(own, [(x, y)], classes)
+        view.class_means = class_means(own, [((x,), y)], classes)
     return list(probe.measure(*views, bench))
 
 

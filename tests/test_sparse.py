@@ -64,7 +64,7 @@ def test_what_is_chosen_computes_what_the_state_does(
     assert found.skips_zeros is always
     assert ("layers sparse" in found.runtime) is always
     for count in (1, 3, 4):
-        inputs = found.inputs[:count]
+        inputs = found.inputs[0][:count]
         with torch.inference_mode():
             assert torch.allclose(found.run(inputs), module_of(state)(inputs), atol=1e-4)
 
