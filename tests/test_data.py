@@ -134,7 +134,7 @@ def test_fashion_mnist(fashion: Dataset) -> None:
         assert len(set(np.bincount(split.labels))) == 1
     assert not set(fashion.split("train").rows) & set(fashion.split("validation").rows)
     assert fashion.task.augment == {}
-    pixels = fashion.split("train").images / 255
+    pixels = fashion.split("train")["images"] / 255
     assert fashion.task.mean == pytest.approx([pixels.mean()])
     assert fashion.task.std == pytest.approx([pixels.std()])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from compressbench.hardware import memory
 from compressbench.hardware.energy import NONE, joules_of, joules_of_gpu

@@ -220,7 +220,7 @@ def test_rescaling_leaves_the_function_and_not_the_curvature(name, count, traine
     assert f" {count} ReLU" in other[1]
     inputs = own[0].batches[0][0]
     with torch.no_grad():
-        a, b = (forward(x[0].module, inputs).logits for x in (own, other))
+        a, b = (forward(x[0].module, *inputs).logits for x in (own, other))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(a.abs().max()))
     assert own[0].loss() == pytest.approx(other[0].loss(), rel=1e-6)
     start = random_direction(own[0], torch.Generator().manual_seed(0))

@@ -851,7 +851,7 @@ def test_the_fast_form_of_a_quantized_net_computes_the_same(trained) -> None:
         plain = []
         with torch.no_grad():
             for batch in bench.feed("test").batches(64):
-                plain.append(forward(view.module, bench.task.normalised(images)).logits.argmax(1))
+                plain.append(forward(view.module, *bench.task.encode(batch)).logits.argmax(1))
         assert float((view.log_probs.argmax(1) == torch.cat(plain)).float().mean()) > 0.997
 
 
