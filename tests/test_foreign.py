@@ -28,7 +28,7 @@ from compressbench.probes.cost import Cost
 from compressbench.probes.structure import Structure
 from compressbench.quantizing.folding import folded
 from compressbench.records import Metric
-from compressbench.stages.exits import Attach
+from compressbench.stages.exits import Attach, Choose
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.shrink import Channels
@@ -41,6 +41,8 @@ pytest.importorskip("openvino")
 
 TRAIN = Train("2it", 8, 0.01, {"_target_": "torch.optim.SGD", "_partial_": True}, validate=None)
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
+JOINT = {"_target_": "compressbench.training.exits.joint", "_partial_": True, "power": 0.0, "last": True}
+TRAIN_EXITS = dataclasses.replace(TRAIN, objective=JOINT)
 RUNTIMES = {"onnxruntime": OnnxRuntimeCPU(batches=(1, 4)), "openvino": OpenVINOCPU(batches=(1, 4))}
 
 
@@ -607,6 +609,22 @@ def test_exits_on_nets_with_buffers_and_norms_of_their_own(name: str, place: Ben
     assert float((some - answers(state, images)[torch.tensor([5, 2])]).abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["Doubles", "Beginning"])
+def test_an_exit_head_is_of_the_type_of_what_it_reads(name: str, place: Bench) -> None:
+    head = {"_target_": "compressbench.exit_heads.pooled.pooled", "_partial_": True}
+    state = state_of(name, place)
+    early = TRAIN_EXITS.apply(Attach(("a",), head).apply(state, place), place)
+    assert early.weights["exits.0.fc.weight"].dtype is torch.float64
+    criterion = {"_target_": "compressbench.exit_criteria.max_probability.max_probability", "_partial_": True}
+    policy = Choose(criterion, threshold=0.1).apply(early, place)
+    lowered = RUNTIMES["openvino"].lower(View(policy, place))
+    assert isinstance(lowered, Lowered)
+    whole = RUNTIMES["openvino"].lower(View(early, place))
+    assert isinstance(whole, Lowered)
+    images = images_of(place, 4)
+    assert agreement.apart(answers(early, images), torch.as_tensor(whole.run(images)), rounds=False) < 1e-3
+
+
 def same(found: Any, own: Any) -> bool:
     return found.keys() == own.keys() and all(torch.equal(found[n], own[n]) for n in own)
 
@@ -829,6 +847,18 @@ def test_no_hint_is_given_that_is_followed_already(place: Bench) -> None:
         Channels(MAGNITUDE, fraction=0.5).apply(state, place)
     with pytest.raises(UserError, match=r"at zero; prune single weights of such a net$"):
         Channels(MAGNITUDE, fraction=0.5, inside=True).apply(state, place)
+
+
+class Beginning(nn.Module):
+    """Float64 in its first half alone."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b, self.head = cases_nets.cbr(channels, 16), cases_nets.cbr(16, 16), nn.Linear(16, outputs)
+        self.a.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x.double()).float()).mean((2, 3)))
 
 
 class Doubles(nn.Module):

@@ -1,6 +1,6 @@
 """Early exits on a net: heads at named points of it, and the net in parts between them (see ``compressbench.exiting``).
 
-The edit ``{"exits": {"points": {module: head}, "side": [...]}}`` puts them there; the net keeps its class's forward and
+The edit ``{"exits": {"points": {module: head}, "side": [...], "dtypes": {module: name}}}`` puts them there; the net keeps its class's forward and
 all its names. In training its outputs carry each exit's logits as taps ``exit0``, ``exit1`` …; in evaluation it answers
 by its last layer, as before. That rows really leave is a matter of the parts, cut out of the traced graph.
 """
@@ -29,6 +29,8 @@ from compressbench.state import State
 EXIT = "exit"
 EXITS = "exits"
 AGREE = 1e-3
+DTYPES = {"float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Of a head, where it isn't float32, by the name that an edit has."""
 
 
 class Exiting(nn.Module):
@@ -85,6 +87,9 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
         raise UserError("edits: exits.points is a mapping of modules to heads")
     if not isinstance(side, list | tuple) or not all(isinstance(s, str) for s in side):
         raise UserError("edits: exits.side is a list of names")
+    dtypes = content.get("dtypes", {})
+    if not isinstance(dtypes, Mapping) or not set(dtypes.values()) <= set(DTYPES):
+        raise UserError(f"edits: exits.dtypes is a mapping of points to {', '.join(DTYPES)}")
     if isinstance(module, Exiting):
         raise UserError("exits: the net has exits already")
     if hasattr(module, EXITS):
@@ -95,6 +100,9 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
         head if isinstance(head, nn.Module) else specs.build(head, f"edits.exits.{point}")
         for point, head in points.items()
     ]
+    for head, point in zip(heads, points, strict=True):
+        if point in dtypes:
+            head.to(DTYPES[dtypes[point]])
     kind = type(module)
     if kind not in _KINDS:
         _KINDS[kind] = type(f"Exiting{kind.__name__}", (Exiting, kind), {})
@@ -209,8 +217,8 @@ def prepared_parts(module: nn.Module, sample: Tensor) -> list[nn.Module]:
 
 def places(
     module: nn.Module, points: Sequence[str], side: Sequence[str], sample: Tensor
-) -> dict[str, tuple[int, ...]]:
-    """The shape of the value at each point, without the batch, in the order in which a forward comes by.
+) -> dict[str, Tensor]:
+    """The value at each point, of the sample's rows, in the order in which a forward comes by.
 
     Args:
         side: names, or globs of names, of values that may be alive beside the point's own and are compacted along.
@@ -231,17 +239,19 @@ def places(
             raise UserError(f"exits: {one} and {other} are the same place of the net; name one of them")
     seen: dict[fx.Node, Any] = {}
     _Values(fx.GraphModule(module, graph), seen).run(sample)
-    shapes: dict[str, tuple[int, ...]] = {}
+    values: dict[str, Tensor] = {}
     for point in ordered:
         value = seen.get(gave[point])
         if not isinstance(value, Tensor) or not value.ndim or len(value) != len(sample):
             raise UserError(f"exits: the value at {point} is no tensor with a row for each example")
-        shapes[point] = tuple(value.shape[1:])
+        if not value.is_floating_point():
+            raise UserError(f"exits: the value at {point} is {str(value.dtype).removeprefix('torch.')}, no float")
+        values[point] = value
     for pattern in side:
         if not any(_named(node, gave, [pattern]) for node in graph.nodes):
             raise UserError(f"exits: side: {pattern} is the name of no value in the net")
     _segments(graph, gave, ordered, side)
-    return shapes
+    return values
 
 
 def check(module: nn.Module, shape: Sequence[int]) -> None:
