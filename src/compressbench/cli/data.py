@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressbench.cli.parser import Parser
-from compressbench.conf import conf_dir
+from compressbench.conf import conf_dir, listing
 from compressbench.console import console, say
 from compressbench.errors import UserError, nearest
 
@@ -78,7 +78,7 @@ def _layers(name: str, folders: Sequence[Path], inside: tuple[str, ...] = ()) ->
     path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
     if path is None:
         known = [path.stem for folder in folders for path in folder.glob("*.yaml")]
-        raise UserError(f"unknown dataset {name!r}; {nearest(name, known)}")
+        raise UserError(f"unknown dataset {name!r}; {nearest(name, known, rest=listing('dataset'))}")
     try:
         own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
