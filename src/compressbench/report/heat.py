@@ -82,6 +82,12 @@ def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Series, Spread]]
     return sorted(found, key=lambda x: (x[2].mean, x[0]))
 
 
+def worst_first(panel: Panel, moment: str) -> list[str]:
+    """Classes in the order of ``forgetting_table``: by the most that any state of any series loses."""
+    heat = _group_heat(panel, moment, *CHANGE)
+    return sorted(heat[2], key=lambda n: _worst(heat[3], n)) if heat else []
+
+
 def _worst(states: Sequence[Point], name: str) -> tuple[float, str]:
     return min((c[name].mean for p in states if name in (c := changes_of(p))), default=0.0), name
 
