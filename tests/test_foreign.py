@@ -738,6 +738,28 @@ def test_channels_are_cut_for_all_that_a_training_reaches(name: str, inside: boo
     assert trained.facts["examples"] == 16
 
 
+@pytest.mark.parametrize("name", ["AuxInTraining", "AuxInADict"])
+def test_heads_of_the_training_are_cut_beside_exits_too(name: str, place: Bench) -> None:
+    pytest.importorskip("torch_pruning")
+    head = {"_target_": "compressbench.exit_heads.pooled.pooled", "_partial_": True}
+    early = Attach(("a",), head).apply(state_of(name, place), place)
+    small = Channels(MAGNITUDE, fraction=0.5).apply(early, place)
+    reads = {"AuxInTraining": "aux.weight", "AuxInADict": "aux.0.weight"}[name]
+    assert small.weights[reads].shape[1] == small.weights["exits.0.fc.weight"].shape[1] == 8
+    assert small.facts["flags"] == []
+    assert TRAIN_EXITS.apply(small, place).facts["examples"] == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"), [("AuxInTraining", 160), ("AuxInADict", 16 * 12 * 64 + 120), ("Replaced", 0)]
+)
+def test_heads_of_the_training_count_in_its_cost(name: str, beside: int, place: Bench) -> None:
+    """Evaluation: 9 x 16 and 9 x 16 x 16 at 64 places, and the head. Three times, and once what is beside it."""
+    trained = TRAIN.apply(state_of(name, place), place)
+    assert trained.facts["forward_macs"] == 64 * (9 * 16 + 9 * 256) + 160
+    assert trained.facts["macs"] == 16 * (3 * (64 * (9 * 16 + 9 * 256) + 160) + beside)
+
+
 @pytest.mark.parametrize("name", ["AuxInTraining", "Replaced"])
 def test_heads_that_never_run_in_evaluation_are_left_out_of_deployment(name: str, place: Bench) -> None:
     state = Quantize(examples=64).apply(state_of(name, place), place)
@@ -833,6 +855,29 @@ def test_one_group_that_cannot_go_is_left_and_named(
     assert own.get_submodule(gone).out_channels < before.get_submodule(gone).out_channels
 
 
+class Windows(nn.Module):
+    """torchvision's swin, tiny: its windows are rolled and cut apart, and tracing takes that for channels."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        models = pytest.importorskip("torchvision.models")
+        self.net = models.SwinTransformer([2, 2], 12, [2, 2], [3, 3], [2, 2], num_classes=outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(F.interpolate(x, size=(16, 16)).repeat(1, 3, 1, 1))
+
+
+def test_a_graph_that_goes_round_for_ever_is_left_and_named(place: Bench) -> None:
+    """What the perceptrons hide is halved; their own widths, 12 and 24, stay."""
+    state = state_of("Windows", place)
+    cut = Channels(criterion=MAGNITUDE, fraction=0.5).apply(state, place)
+    hidden = {n: tuple(t.shape) for n, t in cut.weights.items() if n.endswith("mlp.0.weight")}
+    assert sorted(hidden.values()) == [(24, 12), (24, 12), (48, 24), (48, 24)]
+    assert cut.weights["net.head.weight"].shape == (10, 24)
+    (said,) = [f for f in cut.facts["flags"] if "can't be followed to an end" in f]
+    assert "net.features.2.reduction" in said
+
+
 class Numbers(Numbered):
     def forward(self, x: Tensor) -> Tensor:
         x, y = self.a(x), self.b(self.a(x))
@@ -854,7 +899,11 @@ class Beginning(nn.Module):
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
-        self.a, self.b, self.head = cases_nets.cbr(channels, 16), cases_nets.cbr(16, 16), nn.Linear(16, outputs)
+        self.a, self.b, self.head = (
+            cases_nets.cbr(channels, 16),
+            cases_nets.cbr(16, 16),
+            nn.Linear(16, outputs),
+        )
         self.a.double()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -257,7 +257,10 @@ def exported(plain: nn.Module, sample: Tensor, outputs: Sequence[str] = (OUTPUT,
     except Exception as error:  # the exporter fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = _running(net, sample[:2], _OPERATOR.search(reason))
-        raise UserError(f"torch can't export the net to ONNX: {where}{reason}") from error
+        raise UserError(
+            f"torch can't export the net to ONNX: {where}{reason.rstrip('. ')}; write it with other operations, or use "
+            "hardware=compiled and export --to torch_export, which need no ONNX"
+        ) from error
     model = package.load_from_string(buffer.getvalue())
     del model.metadata_props[:]
     return model, _fixed(noted)

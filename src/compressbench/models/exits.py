@@ -1,8 +1,9 @@
 """Early exits on a net: heads at named points of it, and the net in parts between them (see ``compressbench.exiting``).
 
-The edit ``{"exits": {"points": {module: head}, "side": [...], "dtypes": {module: name}}}`` puts them there; the net keeps its class's forward and
-all its names. In training its outputs carry each exit's logits as taps ``exit0``, ``exit1`` …; in evaluation it answers
-by its last layer, as before. That rows really leave is a matter of the parts, cut out of the traced graph.
+The edit ``{"exits": {"points": {module: head}, "side": [...], "dtypes": {module: name}}}`` puts them there; the net
+keeps its class's forward and all its names. In training its outputs carry each exit's logits as taps ``exit0``,
+``exit1`` …; in evaluation it answers by its last layer, as before. That rows really leave is a matter of the parts, cut
+out of the traced graph.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from compressbench import specs
 from compressbench.errors import UserError, nearest
 from compressbench.exiting import POLICY, Part, compacted, everything, policy_of
 from compressbench.models.tracing import Tracer
-from compressbench.outputs import Outputs, forward
+from compressbench.outputs import Outputs, forward, tensors_of
 from compressbench.state import State
 
 EXIT = "exit"
@@ -39,7 +40,10 @@ class Exiting(nn.Module):
     exits: nn.ModuleList
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The net's own answer; in training, or inside ``every_exit``, ``Outputs`` with each exit's logits too."""
+        """The net's own answer; in training, or inside ``every_exit``, ``Outputs`` with each exit's logits too.
+
+        What else the net returns, as heads of its training, is among the taps as ``beside0`` …
+        """
         if not (self.training or self.__dict__.get("_every")):
             return super().forward(*args, **kwargs)
         said: dict[str, Tensor] = {}
@@ -52,11 +56,15 @@ class Exiting(nn.Module):
             for k, point in enumerate(self.__dict__["_points"])
         ]
         try:
-            found = forward(lambda x: super(Exiting, self).forward(x, *args[1:], **kwargs), args[0])
+            result = super().forward(*args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
-        return Outputs(found.logits, {**found.taps, **said})
+        found = forward(lambda _: result, args[0])
+        heads = (
+            [] if isinstance(result, Outputs) else [t for t in tensors_of(result) if t is not found.logits]
+        )
+        return Outputs(found.logits, {**found.taps, **{f"beside{k}": t for k, t in enumerate(heads)}, **said})
 
     def parts(self) -> list[nn.Module]:
         """The net between its exits, in evaluation mode; they share its layers."""
@@ -245,7 +253,9 @@ def places(
         if not isinstance(value, Tensor) or not value.ndim or len(value) != len(sample):
             raise UserError(f"exits: the value at {point} is no tensor with a row for each example")
         if not value.is_floating_point():
-            raise UserError(f"exits: the value at {point} is {str(value.dtype).removeprefix('torch.')}, no float")
+            raise UserError(
+                f"exits: the value at {point} is {str(value.dtype).removeprefix('torch.')}, no float"
+            )
         values[point] = value
     for pattern in side:
         if not any(_named(node, gave, [pattern]) for node in graph.nodes):

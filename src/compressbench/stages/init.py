@@ -31,7 +31,8 @@ class Init:
     model: Mapping[str, Any]
     BEGINS: ClassVar[bool] = True
     VERSION: ClassVar[int] = (
-        3  # 2: the sizes of the net as drawn; 3: weights that no layer owns, MACs of more layers
+        # 2: the sizes of the net as drawn; 3: weights that no layer owns, MACs of more layers
+        4  # 4: trainings from here count heads of the training alone
     )
 
     def __post_init__(self) -> None:
@@ -48,7 +49,7 @@ class Init:
 
     @property
     def version(self) -> int:
-        """Of the key: 2 for nets of convolutions and linear layers alone, of which version 3 says the same."""
+        """Of the key: 2 for nets of convolutions and linear layers alone, of which the later ones say the same."""
         module = str(self.model["build"][specs.TARGET]).rpartition(".")[0]
         return 2 if module in LAYERS_ALONE else self.VERSION
 
