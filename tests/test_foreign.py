@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cases_nets
-from compressbench.bench import Bench
+from compressbench.bench import Bench, derive_seed
 from compressbench.errors import UserError
 from compressbench.exporting import FORMS
 from compressbench.hardware import agreement
@@ -29,8 +29,10 @@ from compressbench.probes.structure import Structure
 from compressbench.quantizing.folding import folded
 from compressbench.records import Metric
 from compressbench.stages.exits import Attach, Choose
+from compressbench.stages.init import Init
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize
+from compressbench.stages.rewind import Reinit
 from compressbench.stages.shrink import Channels
 from compressbench.stages.train import Train
 from compressbench.state import State
@@ -405,6 +407,65 @@ def test_bits_count_what_quantizing_leaves_in_float(place: Bench) -> None:
         for other in left_alone(module):
             assert f"{other} (of no convolution or linear layer)" in flags
             assert other.removesuffix(".weight") in figure("weight_bits", state, place).note
+
+
+class Spectral(nn.Module):
+    """A spectral norm, an orthogonal layer, and a parametrization of the user's own on a plain parameter."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        spectral, orthogonal = nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.orthogonal
+        self.a = spectral(nn.Conv2d(channels, 16, 3, padding=1))
+        self.b, self.head = orthogonal(nn.Linear(16, 16)), nn.Linear(16, outputs)
+        nn.utils.parametrize.register_parametrization(self.head, "weight", Twice())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.b(F.relu(self.a(x)).mean((2, 3)))))
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("WeightNormed", {"a.weight": 144, "b.weight": 2304, "head.weight": 160}),
+        ("OldWeightNormed", {"a.weight": 144, "b.weight": 2304, "head.weight": 160}),
+        ("Spectral", {"a.weight": 144, "b.weight": 256, "head.weight": 160}),
+    ],
+)
+def test_what_parametrizations_compute_is_made_plain_by_a_setting(
+    name: str, sizes: dict[str, int], place: Bench
+) -> None:
+    where = "cases_nets" if hasattr(cases_nets, name) else "test_foreign"
+    build = {"_target_": f"{where}.{name}", "channels": "@channels", "outputs": "@classes"}
+    model = {"name": name, "build": build, "remove_parametrizations": True}
+    state = Init(model).apply(None, place)
+    assert state.facts["prunable"] == sizes
+    assert "left_alone" not in state.facts
+    torch.manual_seed(derive_seed(place.seed, place.name))
+    own = {"WeightNormed": cases_nets.WeightNormed, "OldWeightNormed": cases_nets.OldWeightNormed}.get(
+        name, Spectral
+    )
+    images = images_of(place, 4)
+    with torch.no_grad():
+        assert torch.allclose(answers(state, images), own(1, 10).eval()(images), atol=1e-5)
+    pruned = TRAIN.apply(Prune(MAGNITUDE, 0.5).apply(state, place), place)
+    assert figure("density", pruned, place).value == pytest.approx(50, abs=0.1)
+    rounded = Quantize(examples=64).apply(pruned, place)
+    assert figure("weight_bits", rounded, place).value == 8
+    assert isinstance(RUNTIMES["onnxruntime"].lower(View(rounded, place)), Lowered)
+    back = Reinit().apply(pruned, place)
+    assert back.weights.keys() == pruned.weights.keys()
+
+
+def test_a_net_without_parametrizations_has_none_to_remove(place: Bench) -> None:
+    build = {"_target_": "cases_nets.TimmLike", "channels": "@channels", "outputs": "@classes"}
+    with pytest.raises(UserError, match="remove_parametrizations is set, and no tensor of it has any"):
+        drawn({"name": "net", "build": build, "remove_parametrizations": True}, place)
 
 
 class Lazy(nn.Module):
