@@ -169,7 +169,7 @@ ON_TEST = {"accuracy", "forgetting", "loyalty", "robustness", "shifted", "square
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "robustness": {"examples": 16, "steps": 2},
     "square": {"examples": 16, "queries": 5},
-    **dict.fromkeys(FLAT, {"examples": 50}),
+    "loss_increase": {"examples": 50},
     "sharpness": {"examples": 50, "steps": 2},
     "flat_region": {"examples": 50, "directions": 1},
     "hessian": {"examples": 50, "products": 4, "samples": 2},
@@ -180,7 +180,9 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
 def test_a_probe_reads_its_own_split_alone(name: str, ready: Any, as_it_is: dict[str, State]) -> None:
     """Figures of flatness are of training images, all others of test images; those of the rest change nothing."""
     content = yaml.safe_load((conf_dir() / "probe" / f"{name}.yaml").read_text())
-    content = {k: v for k, v in content.items() if not str(v).startswith("${")}  # a scale's: the class has defaults
+    content = {
+        k: v for k, v in content.items() if not str(v).startswith("${")
+    }  # a scale's: the class has defaults
     probe = specs.build({**content, **SETTINGS.get(name, {})}, name)
     data = ready.dataset
     subject, reference = as_it_is["taylor"], as_it_is["dense"]
@@ -196,7 +198,9 @@ def test_a_probe_reads_its_own_split_alone(name: str, ready: Any, as_it_is: dict
         views = View(subject, bench, "taylor"), View(reference, bench, "dense")
         named = dataclasses.replace(bench, name=f"probe {name}")
         found = probe.measure(*views, named)
-        return [(m.name, m.group, m.value) for m in found if m.name != "generalisation_gap"]  # test minus train
+        return [
+            (m.name, m.group, m.value) for m in found if m.name != "generalisation_gap"
+        ]  # test minus train
 
     own = "train" if name in FLAT else "test"
     as_is = figures("")
