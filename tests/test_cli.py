@@ -200,8 +200,8 @@ def test_bad_models_are_one_clear_line(command: Command, tmp_path: Path) -> None
         ("{_target_: outside.Nett, outputs: 10}", "Nett"),
     ):
         done = command(
-            "run", "recipe=one_shot", *SMOKE, "trust=[outside]", f"~model.build", f"+model.build={build}"
-        )  # noqa: F541
+            "run", "recipe=one_shot", *SMOKE, "trust=[outside]", "~model.build", f"+model.build={build}"
+        )
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -11,6 +11,7 @@ from compressbench.cli.parser import Parser
 from compressbench.conf import conf_dir, listing
 from compressbench.console import console, say
 from compressbench.errors import UserError, nearest
+from compressbench.wording import counted
 
 if TYPE_CHECKING:
     from compressbench.data.published import Published
@@ -157,7 +158,7 @@ def _status(published: Published, data_dir: str) -> tuple[int, list[str]]:
         return 0, [*lines, "Complete."]
     return 1, [
         *lines,
-        f"Incomplete: {good} of {len(published.files)} files; {published.remedy(data_dir)}",
+        f"Incomplete: {good} of {counted(len(published.files), 'file')}; {published.remedy(data_dir)}",
     ]
 
 

@@ -50,6 +50,7 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
     from compressbench.experiment import check_keys
     from compressbench.plan import Context, make
     from compressbench.trust import prefixes
+    from compressbench.wording import counted
 
     config = composed(overrides, str(config_dir) if config_dir else None)
     check_keys(config)
@@ -61,7 +62,7 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
     scale, model, data = (config[key].get("name") for key in ("scale", "model", "dataset"))
     out = [
         "",
-        f"Stages at scale={scale}: {model} on {data}, {len(plan.nodes)} states",
+        f"Stages at scale={scale}: {model} on {data}, {counted(len(plan.nodes), 'state')}",
     ]
     for pattern, nodes in grouped(list(plan.nodes)).items():
         parent = nodes[0].parent
