@@ -140,10 +140,10 @@ def accuracy_vs_bits(panel: Panel, moment: str, name: str) -> Chart | None:
     drawn = _accuracy_against(panel, moment, bits, "bits")
     if drawn is None or all(math.isclose(x, 32.0) for x in drawn[2]):
         return None
-    figure, axes, places, counts, series = drawn
+    figure, axes, places, counts, series, covered = drawn
     axes.set_xlabel("mean bits of a weight (log scale, fewer →)")
     _reversed_log(axes, places, [1, 2, 3, 4, 6, 8, 16, 32])
-    caption = f"Fewer bits to the right; 32 is float. {_bands(counts)} Black: the dense model."
+    caption = f"Fewer bits to the right; 32 is float. {_bands(counts)} Black: the dense model.{covered}"
     return _finish(figure, axes, panel, name, caption, drawn=series)
 
 
@@ -158,18 +158,22 @@ def accuracy_vs_bytes(panel: Panel, moment: str, name: str) -> Chart | None:
     drawn = _accuracy_against(panel, moment, kilobytes, "bytes on disk") if packed else None
     if drawn is None:
         return None
-    figure, axes, places, counts, series = drawn
+    figure, axes, places, counts, series, covered = drawn
     axes.set_xlabel("kB on disk, shortest encoding (log scale, smaller →)")
     decades = range(math.floor(math.log10(min(places))), math.ceil(math.log10(max(places))) + 1)
     _reversed_log(axes, places, [step * 10.0**d for d in decades for step in (1, 2, 5)])
-    caption = f"Bytes really encoded, smaller to the right. {_bands(counts)} Black: the dense model."
+    caption = f"Bytes really encoded, smaller to the right. {_bands(counts)} Black: the dense model.{covered}"
     return _finish(figure, axes, panel, name, caption, drawn=series)
 
 
 def _accuracy_against(
     panel: Panel, moment: str, place: Callable[[Point], float | None], what: str
-) -> tuple[Figure, Axes, list[float], set[int], list[Series]] | None:
-    """Accuracy of all series against some figure of a point: drawing, axes, places, numbers of seeds, series."""
+) -> tuple[Figure, Axes, list[float], set[int], list[Series], str] | None:
+    """Accuracy of all series against some figure of a point.
+
+    Returns:
+        Drawing, axes, places, numbers of seeds, series, and a sentence on those that cover each other.
+    """
     lines = []
     for series in panel.series:
         points = [(x, r) for p in series.at(moment) if (r := _main(panel, p)) and (x := place(p))]
@@ -182,7 +186,19 @@ def _accuracy_against(
     counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment, lambda p: _main(panel, p))
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     drawn = [*panel.dense.values(), *(series for series, _ in lines)]
-    return figure, axes, [x for _, points in lines for x, _ in points], counts, drawn
+    return figure, axes, [x for _, points in lines for x, _ in points], counts, drawn, _covering(lines)
+
+
+def _covering(lines: Lines) -> str:
+    """Which series have a mark at exactly one place, so that only the last one's is seen."""
+    places: dict[tuple[float, float], dict[str, None]] = {}
+    for series, points in lines:
+        for x, figure in points:
+            places.setdefault((x, figure.mean), {}).setdefault(series.label)
+    found = dict.fromkeys(
+        "; ".join(clean(label) for label in labels) for labels in places.values() if len(labels) > 1
+    )
+    return "".join(f" At one place: {labels}." for labels in found)
 
 
 def _mean(point: Point, probe: str, metric: str) -> float | None:

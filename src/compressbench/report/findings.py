@@ -73,7 +73,7 @@ def provenance(panels: Sequence[Panel], recipes: Sequence[str] = ()) -> list[tup
         ("Hardware target", "hardware"),
     ):
         facts.append((heading, list(dict.fromkeys(str(getattr(r, column)) or MISSING for r in rows))))
-    if recipes and (arms := facts[0][1]) != list(recipes):
+    if recipes and (arms := [name for name in facts[0][1] if name not in recipes]):
         facts[:1] = [("Recipe", list(recipes)), ("Arms", arms)]
     known = sorted({r.seed for r in rows})
     facts.insert(len(facts) - 2, ("Seeds", [f"{', '.join(map(str, known))} ({seeds(len(known))})"]))
