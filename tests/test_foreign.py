@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from compressbench.errors import UserError
 from compressbench.exporting import FORMS
 from compressbench.hardware import agreement
 from compressbench.hardware.coding import index_bits, shared, values_of
+from compressbench.hardware.early import lower
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
 from compressbench.hardware.target import Lowered, Unsupported
@@ -168,6 +169,144 @@ def test_what_would_answer_otherwise_is_not_written(
         FORMS[form](View(state_of(name, place), place), tmp_path / "x", images_of(place, 8))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+class Answer(NamedTuple):
+    logits: Tensor
+    beside: Tensor
+
+
+class Several(nn.Module):
+    """Two heads in evaluation too, in a named tuple; the second one is no part of what is deployed."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b = cases_nets.cbr(channels, 16), cases_nets.cbr(16, 16)
+        self.head, self.two = nn.Linear(16, outputs), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Answer:
+        x = self.b(self.a(x)).mean((2, 3))
+        return Answer(self.head(x), self.two(x))
+
+
+class Wrapping(nn.Module):
+    """A DataParallel inside, as nets are that were trained in one."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a = nn.DataParallel(cases_nets.cbr(channels, 16))
+        self.a.device_ids = []
+        self.head = nn.Linear(16, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.a(x).mean((2, 3)))
+
+
+class Transposing(nn.Module):
+    """Decodes by the weight that encodes, read off the layer."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(64 * channels, 32), nn.Linear(32, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x.flatten(1)))
+        return self.head(hidden) + F.linear(hidden, self.a.weight.t()).mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_rounded_weight_that_a_forward_reads_itself_is_said(
+    runtime: str, place: Bench, tmp_path: Any
+) -> None:
+    rounded = Quantize(examples=64).apply(state_of("Transposing", place), place)
+    found = RUNTIMES[runtime].lower(View(rounded, place))
+    assert isinstance(found, Unsupported)
+    assert "a rounds its weight, and a forward reads it beside the layer" in found.why
+    assert "layers={a.weight: null}" in found.why
+    kept = Quantize(examples=64, layers={"a.weight": None}).apply(state_of("Transposing", place), place)
+    assert isinstance(RUNTIMES[runtime].lower(View(kept, place)), Lowered)
+    images = images_of(place, 8)
+    _, run, _ = FORMS["torch_export"](View(rounded, place), tmp_path / "x", images)
+    assert agreement.apart(answers(rounded, images), run(images), rounds=False) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [("Several", "a"), ("Wrapping", "a"), ("Beginning", "b"), ("Computed", "n")],
+)
+def test_it_is_rounded_takes_exits_and_is_deployed_and_exported(
+    name: str, point: str, place: Bench, tmp_path: Any
+) -> None:
+    head = {"_target_": "compressbench.exit_heads.pooled.pooled", "_partial_": True}
+    state = state_of(name, place)
+    rounded = Quantize(examples=64).apply(state, place)
+    early = TRAIN_EXITS.apply(Attach((point,), head).apply(state, place), place)
+    images = images_of(place, 8)
+    for made in (state, rounded, early):
+        own = answers(made, images)
+        for runtime in RUNTIMES.values():
+            found = lower(runtime, View(made, place))
+            assert isinstance(found, Lowered), found
+            assert agreement.apart(own, torch.as_tensor(found.run(images)), made is rounded) < 0.05
+            assert ("no answer depends on them: two" in found.runtime) == (
+                name == "Several" and made is rounded
+            )
+    for form in ("onnx", "torch_export"):
+        _, run, _ = FORMS[form](View(rounded, place), tmp_path / form, images)
+        assert agreement.apart(answers(rounded, images), run(images), True) < 0.05
+
+
+class Computed(nn.Module):
+    """A spectral norm before, and an orthogonal layer behind the one convolution that is plain."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        spectral, orthogonal = nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.orthogonal
+        self.a = spectral(nn.Conv2d(channels, 16, 3, padding=1))
+        self.b, self.n = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.q, self.head = orthogonal(nn.Linear(16, 16)), nn.Linear(16, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.n(self.b(F.relu(self.a(x))))).mean((2, 3))
+        return self.head(F.relu(self.q(x)))
+
+
+def test_norms_inside_a_data_parallel_are_folded(place: Bench) -> None:
+    rounded = Quantize(examples=64).apply(state_of("Wrapping", place), place)
+    assert rounded.facts["flags"] == []
+    assert "a.module.1.weight" not in rounded.weights
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_channels_that_meet_a_computed_weight_are_left_and_named(inside: bool, place: Bench) -> None:
+    pytest.importorskip("torch_pruning")
+    with pytest.raises(UserError, match=r"a weight that they meet is computed: q, a; .*remove_param"):
+        Channels(MAGNITUDE, fraction=0.5, inside=inside).apply(state_of("Computed", place), place)
+
+
+class BothWays(nn.Module):
+    """Tracing fails on its recurrent layer; the convolutions before it are no part of that."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b = cases_nets.cbr(channels, 16), cases_nets.cbr(16, 8)
+        self.rnn = nn.GRU(64, 16, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(32, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(self.b(self.a(x)).permute(0, 2, 1, 3).flatten(2))[0].mean(1))
+
+
+def test_channels_go_where_they_can_be_followed(place: Bench) -> None:
+    pytest.importorskip("torch_pruning")
+    state = state_of("BothWays", place)
+    # a and b; of two layers and two ways, 48 rows of 64 or 32 inputs and of 16 of their own, at eight rows
+    assert state.facts["forward_macs"] == 64 * (144 + 1152) + 8 * 2 * 48 * (64 + 16 + 32 + 16) + 320
+    small = Channels(MAGNITUDE, fraction=0.5).apply(state, place)
+    assert small.weights["a.0.weight"].shape[0] == small.weights["b.0.weight"].shape[1] == 8
+    assert small.weights["b.0.weight"].shape[0] == 8, "all of them stay"
+    assert any("can't be followed: b.0" in flag for flag in small.facts["flags"])
+    assert any("left dense" in flag and "rnn.weight_ih_l0" in flag for flag in small.facts["flags"])
 
 
 class NoOnnx(Reads):
@@ -460,6 +599,11 @@ def test_what_parametrizations_compute_is_made_plain_by_a_setting(
     assert isinstance(RUNTIMES["onnxruntime"].lower(View(rounded, place)), Lowered)
     back = Reinit().apply(pruned, place)
     assert back.weights.keys() == pruned.weights.keys()
+
+
+def test_a_net_of_computed_weights_alone_is_told_of_the_setting(place: Bench) -> None:
+    with pytest.raises(UserError, match=r"no prunable layer .*set model.remove_parametrizations=true"):
+        state_of("Spectral", place)
 
 
 def test_a_net_without_parametrizations_has_none_to_remove(place: Bench) -> None:
@@ -828,7 +972,7 @@ def test_heads_that_never_run_in_evaluation_are_left_out_of_deployment(name: str
     for runtime in RUNTIMES.values():
         found = runtime.lower(View(state, place))
         assert isinstance(found, Lowered)
-        assert f"left out, never run in evaluation: {head}" in found.runtime
+        assert f"left out, no answer depends on them: {head}" in found.runtime
         assert head not in found.in_float
         images = images_of(place, 16)
         own = answers(state, images)
@@ -935,7 +1079,7 @@ def test_a_graph_that_goes_round_for_ever_is_left_and_named(place: Bench) -> Non
     hidden = {n: tuple(t.shape) for n, t in cut.weights.items() if n.endswith("mlp.0.weight")}
     assert sorted(hidden.values()) == [(24, 12), (24, 12), (48, 24), (48, 24)]
     assert cut.weights["net.head.weight"].shape == (10, 24)
-    (said,) = [f for f in cut.facts["flags"] if "can't be followed to an end" in f]
+    (said,) = [f for f in cut.facts["flags"] if "can't be followed" in f]
     assert "net.features.2.reduction" in said
 
 
@@ -1041,7 +1185,7 @@ def test_googlenet_is_cut_trained_rounded_and_deployed(place: Bench) -> None:
     assert not any("not folded" in flag for flag in rounded.facts["flags"])
     found = RUNTIMES["openvino"].lower(View(rounded, place))
     assert isinstance(found, Lowered)
-    assert "left out, never run in evaluation: net.aux1.conv.conv" in found.runtime
+    assert "left out, no answer depends on them: net.aux1.conv.conv" in found.runtime
     assert found.in_float == ()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from compressbench import specs
 from compressbench.bench import Bench
@@ -30,7 +31,7 @@ from compressbench.models.cutting import Cut, Edit, cut_groups, cut_module
 from compressbench.models.quantized import unrounded
 from compressbench.models.reached import Ways, ways_of
 from compressbench.outputs import forward
-from compressbench.pruning import masked, scored
+from compressbench.pruning import masked, saying_what_stays, scored
 from compressbench.state import State
 
 INSIDE = "inside: true removes channels only within blocks"
@@ -102,7 +103,8 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
         result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, sound)
     for flag in flags:
         bench.say(f"{bench.name}: {flag}")
-    return result.with_facts(flags=[*state.facts.get("flags", []), *flags, *chosen])
+    result = result.with_facts(flags=[*state.facts.get("flags", []), *flags, *chosen])
+    return saying_what_stays(result, bench)
 
 
 def _cut(
@@ -285,6 +287,7 @@ def _coupled(
         scores = {**scores, **{name: score for name, score in known.items() if score is not None}}
     graph = _graph(traced, shape, ways)
     endless: list[str] = []
+    made_up: list[str] = []
     with _telling("can't be followed", _hint(inside)):
         names = {part: name for name, part in traced.named_modules()}
         for root, group in _followed(graph):
@@ -292,7 +295,10 @@ def _coupled(
                 endless.append(names[root])
                 continue
             made = None
-            if _separable(group, graph, inside):
+            parts = [item.dep.target.module for item in group]
+            own = [names[p] for p in parts if p in names and parametrize.is_parametrized(p)]
+            made_up += [n for n in own if n not in made_up]
+            if not own and _separable(group, graph, inside):
                 size = len(group[0].idxs)
                 units = _scored(group, graph, names, scores, size)
                 if units is not None and len(units) > 1:
@@ -300,13 +306,18 @@ def _coupled(
             groups.append(_Group(made, _sides(group, graph, names)))
     found, apart = _tied(groups, shared)
     why = ([f"their layers share a weight that can't be cut alike: {shortened(apart)}"] if apart else []) + (
-        [f"what depends on them can't be followed to an end: {shortened(endless)}"] if endless else []
+        [f"what depends on them can't be followed: {shortened(endless)}"] if endless else []
     )
+    if made_up:
+        why += [
+            f"a weight that they meet is computed: {shortened(made_up)}; "
+            "+model.remove_parametrizations=true makes it plain"
+        ]
     if not found:
         raise UserError(
             f"{type(module).__name__} has no channels that can be removed"
             + (" inside its blocks" if inside else "")
-            + (f": {'; '.join(why)}" if why else "")
+            + (f": {'; '.join(why)}" if why else "; prune single weights of such a net")
         )
     return found, why
 
@@ -314,8 +325,8 @@ def _coupled(
 def _followed(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
     """Each layer whose channels were in no group before, and the group of all that depend on them.
 
-    None for a group where the tracing goes round for ever: Torch-Pruning takes a rearranging of values (a window, a
-    roll) for one of channels, and counts other channels each time that it comes by.
+    None for a group where the tracing fails, or goes round for ever: Torch-Pruning takes a rearranging of values (a
+    window, a roll) for one of channels, and counts other channels each time that it comes by.
     """
     seen: set[nn.Module] = set()
     for root in [part for part in graph.module2node if isinstance(part, _PLAIN[:2])]:
@@ -325,7 +336,7 @@ def _followed(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
         try:
             with _bounded(graph):
                 group = graph.get_pruning_group(root, prune, range(graph.get_out_channels(root)))
-        except _Endless:
+        except _ANYTHING:  # it fails in many ways on layers that it doesn't know, as recurrent ones
             yield root, None
             continue
         seen |= {

@@ -101,7 +101,10 @@ def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
             "classes; pass the number on as '@classes' in model.build"
         )
     if not prunable(module):
-        raise UserError(f"model {name} has no prunable layer (convolution or linear)")
+        hint = (
+            "; their weights are computed: set model.remove_parametrizations=true" if computed(module) else ""
+        )
+        raise UserError(f"model {name} has no prunable layer (convolution or linear){hint}")
     _copied(module, name)
 
 

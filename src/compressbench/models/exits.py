@@ -354,7 +354,8 @@ def _traced(module: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
     except Exception as error:  # a user's forward may fail to trace in any way at all
         reason = [*str(error).splitlines(), type(error).__name__][0]
         raise UserError(
-            f"exits: {kind.__name__} can't be traced: {reason[:160]}; a net with exits may not branch on its data"
+            f"exits: {kind.__name__} can't be traced: {reason[:160]}; a net with exits may not branch on its data, "
+            "nor loop over a size of them; give the size in __init__"
         ) from error
     finally:
         module.__class__ = kind
@@ -377,6 +378,11 @@ class _Values(fx.Interpreter):
 def _logits_node(graph: fx.Graph) -> fx.Node:
     """What the forward returns, or the logits in it (see ``outputs.forward``)."""
     value = next(n for n in reversed(graph.nodes) if n.op == "output").args[0]
+    if isinstance(value, fx.Node) and value.op == "call_function" and isinstance(value.target, type):
+        fields = getattr(value.target, "_fields", ())  # of a named tuple; a dataclass is called by names
+        value = {**dict(zip(fields, value.args, strict=False)), **value.kwargs} or value.args
+        if isinstance(value, Mapping) and "logits" not in value and fields:
+            value = tuple(value.values())
     if isinstance(value, Mapping):
         value = value.get("logits", value.get("out"))
     elif isinstance(value, tuple | list) and value:

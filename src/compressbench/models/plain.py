@@ -41,6 +41,7 @@ def made_plain(module: nn.Module, names: Sequence[str]) -> nn.Module:
         hooks = {key: hook for key, hook in part._forward_pre_hooks.items() if type(hook) in OLD}
         try:
             if parametrize.is_parametrized(part, leaf):
+                _of_its_own_class(part)
                 parametrize.remove_parametrizations(part, leaf, leave_parametrized=True)
             for key, hook in hooks.items():
                 if hook.name == leaf:
@@ -52,3 +53,10 @@ def made_plain(module: nn.Module, names: Sequence[str]) -> nn.Module:
                 f"edits: plain: {name}: {[*str(error).splitlines(), type(error).__name__][0]}"
             ) from error
     return module
+
+
+def _of_its_own_class(part: nn.Module) -> None:
+    """A copy of a parametrized module shares its class, off which torch would take the parameter of both."""
+    kind = type(part)
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    part.__class__ = type(kind.__name__, kind.__bases__, own)
