@@ -299,7 +299,9 @@ def _run(settings: Any, bench: Bench) -> Run:
     per_epoch = count // settings.batch_size
     total = steps(settings.length, per_epoch)
     if not total:
-        raise UserError(f"length: {settings.length} is less than one of the {per_epoch} iterations of an epoch")
+        raise UserError(
+            f"length: {settings.length} is less than one of the {per_epoch} iterations of an epoch"
+        )
     start = steps(settings.start, per_epoch) if settings.start else 0
     stop = steps(settings.stop, per_epoch) if settings.stop else total
     if not start <= stop <= total:
@@ -577,6 +579,12 @@ def _optimizer(
     ]
     groups += methods.optimised(settings.weight_decay, lr) if methods else []
     factory = settings.built("optimizer")
+    known = inspect.signature(getattr(factory, "func", factory)).parameters
+    for key in getattr(factory, "keywords", {}):
+        if key not in known and all(p.kind is not p.VAR_KEYWORD for p in known.values()):
+            raise UserError(
+                f"optimizer {settings.optimizer[TARGET]}: unknown key {key!r}; {nearest(key, known)}"
+            )
     try:
         takes = inspect.signature(factory).parameters
         fused = {"fused": True} if "fused" in takes and all(p.is_floating_point() for p in params) else {}
