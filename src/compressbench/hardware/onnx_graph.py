@@ -118,7 +118,7 @@ def graph_of(
                 f"layers={{{other}.weight: null}}"
             )
     surgery = _Surgery(model, kept)
-    for name, most in _calls(layers, module, sample[:2]).items():
+    for name, most in _calls(layers, module, first(sample, 2)).items():
         if any(forms_of(layers[name]).values()) and len(surgery.multipliers(name)) > most:
             raise UserError(
                 f"{name} rounds its weight, and a forward reads it beside the layer as it is, which can't be lowered; "
