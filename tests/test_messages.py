@@ -445,6 +445,10 @@ def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> 
         (("explain",), ("explain: which recipe?", "explain recipe=lth_resnet")),
         (("explain", "scale=smoke"), ("explain: which recipe?",)),
         (("explain", "recipe="), ("a name is missing",)),
+        (
+            ("explain", "one_shot", "lth_lenet"),
+            ("one recipe at a time, not recipe=one_shot and recipe=lth_lenet",),
+        ),
         (("explain", "~"), ("which recipe?",)),
         (
             ("run", "recipe=one_shot", "stage/prune@recipe.stages.x=random"),
@@ -593,6 +597,10 @@ def test_a_target_that_was_not_measured_says_how_it_is(command: Command, tmp_pat
         ("recipe.name=${nope:1}", "there is no interpolation ${nope:…}"),
         ("recipe.name=${", "is no valid interpolation"),
         ("seed=null", "seed: null is not a whole number"),
+        ("+evaluation=5", "one name is wanted"),
+        ("evaluation=none,full", "are several names; one is wanted, and -m runs"),
+        ("seed=1,2", "are several values; -m runs"),
+        ("+seed=1", "+seed: there is one already; without the + it is changed"),
         ("++seed", "its value is missing: ++seed=…"),
     ],
     ids=lambda v: str(v)[:50],

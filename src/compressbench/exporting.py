@@ -199,8 +199,7 @@ class _Spelled(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight that isn't rounded, as a forward of the user's may read it of the layer."""
-        latent: Tensor = self.__dict__["_latent"]
-        return latent
+        return self.__dict__["_latent"]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the layer."""

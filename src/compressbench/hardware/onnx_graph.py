@@ -231,8 +231,8 @@ def _reached(module: nn.Module, names: Sequence[str], sample: Inputs) -> set[str
     """Those of some layers whose weights the logits depend on: a second head may run, and answer beside them."""
     evaluated = ran(module, sample)
     plain = floating(module)
-    parts: dict[str, Any] = {n: plain.get_submodule(n) for n in names if n in evaluated}
-    weights: dict[str, Tensor] = {n: part.weight.requires_grad_() for n, part in parts.items()}
+    parameters = dict(plain.named_parameters(remove_duplicate=False))
+    weights = {n: parameters[f"{n}.weight"].requires_grad_() for n in names if n in evaluated}
     if not weights:
         return set()
     with torch.enable_grad():
