@@ -146,7 +146,7 @@ def test_fashion_mnist(fashion: Dataset) -> None:
         "validation": 1000,
         "test": 2000,
     }
-    assert fashion.shape == (1, 28, 28)
+    assert fashion.task.shape == (1, 28, 28)
     assert len(fashion.classes) == 10
     for split in fashion.splits.values():
         assert split["images"].dtype == np.uint8
@@ -163,7 +163,7 @@ def test_splits_are_what_the_source_holds_at_their_index(fashion: Dataset) -> No
     raw = idx.fashion_mnist()
     for name, source in (("train", raw.train), ("validation", raw.train), ("test", raw.test)):
         split = fashion.split(name)
-        assert (source.images[split.rows] == split["images"]).all()
+        assert (source["images"][split.rows] == split["images"]).all()
         assert (source.labels[split.rows] == split.labels).all()
 
 
@@ -320,8 +320,10 @@ def test_a_reader_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     dataset = load({"read": read, "validation": 8}, trusted=["ownreader"])
     train = dataset.split("train")
     assert dataset.name == "read"
-    assert (dataset.attributes["train"]["odd"] == train.rows % 2).all()
-    assert (dataset.attributes["validation"]["odd"] == dataset.split("validation").rows % 2).all()
+    assert (train.groupings["odd"] == train.rows % 2).all()
+    assert dataset.groups == {"odd": (0, 1)}
+    assert (dataset.split("test").groupings["odd"] == -1).all(), "the reader said nothing of these"
+    assert (dataset.split("validation").groupings["odd"] == dataset.split("validation").rows % 2).all()
     # The source is sorted by class, so it is mixed; the index still holds.
     assert (np.diff(train.labels) < 0).any()
     assert (train["images"][:, 0, 0, 0] == train.rows * 4).all()
@@ -559,7 +561,8 @@ def test_cifar100_layout_and_both_labels(small_cifar100: dict[str, bytes], tmp_p
     assert (fine.attributes["test"]["coarse"] == coarse.test.labels).all()
     read = {"_target_": "compressbench.data.cifar.cifar100", "data_dir": str(tmp_path)}
     dataset = load(config("cifar100", read=read))
-    assert (dataset.attributes["train"]["coarse"] == dataset.split("train").labels // 2).all()
+    assert dataset.groups["coarse"] == (0, 1)
+    assert (dataset.split("train").groupings["coarse"] == dataset.split("train").labels // 2).all()
     assert dataset.task.augment == {"pad": 4, "flip": True}
     with pytest.raises(UserError, match="known: fine, coarse"):
         cifar.cifar100(str(tmp_path), "both")

@@ -171,7 +171,7 @@ def test_curvature_agrees_with_a_second_library(name, trained, place) -> None:
         here.module,
         nn.CrossEntropyLoss(),
         list(here.params.values()),
-        list(here.batches),
+        [(x, y) for (x,), y in here.batches],
         check_deterministic=False,
     )
     v = random_direction(here, torch.Generator().manual_seed(0))

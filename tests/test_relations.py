@@ -297,7 +297,7 @@ def test_a_layer_that_does_not_give_the_logits_is_not_the_last() -> None:
         assert last_layer(module, (x,), 3) == ""
     torch.testing.assert_close(represented(both, (x,), ""), both(x))
     torch.testing.assert_close(represented(net, (x,), "fc"), x[:, 0, 0])
-    torch.testing.assert_close(represented(Overwriting(4, 3), x, "fc"), x[:, 0, 0])
+    torch.testing.assert_close(represented(Overwriting(4, 3), (x,), "fc"), x[:, 0, 0])
     assert not net.fc._forward_hooks
     assert (
         class_means(both, [((x,), torch.arange(6) % 3)], 3).words
