@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from compressbench.bench import Bench
 from compressbench.exit_criteria.policy import POLICY
+from compressbench.inputs import Inputs
 from compressbench.metrics import named
 from compressbench.models.build import module_of
 from compressbench.models.exits import Early, prepared_parts
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs, Pieces
+from compressbench.tasks.task import Pieces
 
 if TYPE_CHECKING:
     from compressbench.models.representation import ClassMeans

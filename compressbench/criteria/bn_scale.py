@@ -8,9 +8,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressbench.criteria.given import Given, Scores
 from compressbench.errors import UserError
+from compressbench.inputs import Inputs
 from compressbench.models.build import module_of
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs
 
 
 def scales(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ from torch.func import functional_call, grad, vmap
 
 from compressbench.criteria.given import Given
 from compressbench.errors import UserError, nearest
+from compressbench.inputs import Inputs
 from compressbench.models.build import module_of
 from compressbench.models.exits import deep_loss
-from compressbench.tasks.task import Inputs, Task
+from compressbench.tasks.task import Task
 
 SPLITS = ("train", "validation")
 BATCH = 128

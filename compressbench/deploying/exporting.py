@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from compressbench.errors import UserError
 from compressbench.hardware import agreement
 from compressbench.hardware.exported import Run, exported, method_of, xnnpack_program
+from compressbench.inputs import Inputs, first, rows
 from compressbench.models.quantized import FLOATS, forms_of, integers, quantized
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs, first, rows
 
 if TYPE_CHECKING:
     from compressbench.views import View

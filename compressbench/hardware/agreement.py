@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressbench.errors import UserError
-from compressbench.tasks.task import Inputs, first
+from compressbench.inputs import Inputs, first
 
 if TYPE_CHECKING:
     from compressbench.views import View

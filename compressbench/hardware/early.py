@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.hardware.onnx_graph import Graph
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 
@@ -71,9 +71,9 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
     from compressbench.hardware import agreement
     from compressbench.hardware.onnx_graph import Graph
     from compressbench.hardware.onnxruntime_cpu import kind
+    from compressbench.inputs import first, on
     from compressbench.models.build import module_of
     from compressbench.models.exits import parts_of
-    from compressbench.tasks.task import first, on
 
     inputs = on(timed_inputs(view, most), "cpu")
     module, policy = module_of(view.state), policy_of(view.state.policies)

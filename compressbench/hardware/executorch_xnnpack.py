@@ -17,7 +17,7 @@ from compressbench.hardware.torch_cpu import check_batches, examples, time_in_tu
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 
@@ -41,9 +41,9 @@ class ExecutorchXNNPACK:
         """The state's programs; unsupported where ExecuTorch isn't installed or can't take the net."""
         from compressbench.hardware import agreement
         from compressbench.hardware.exported import method_of, xnnpack_program
+        from compressbench.inputs import first, on
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
-        from compressbench.tasks.task import first, on
 
         inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
         module = module_of(view.state, "cpu")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError
 from compressbench.hardware.onnx_graph import floating
+from compressbench.inputs import Inputs, first
 from compressbench.models.attention import unfused_attention
 from compressbench.models.quantized import FLOATS, affine, forms_of, quantized, rounded
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs, first
 
 Run = Callable[..., Tensor]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from compressbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
 
 PROGRAMS = {
     "openvino": """

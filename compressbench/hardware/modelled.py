@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.hardware.work import Layer, Work
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 TYPES = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}

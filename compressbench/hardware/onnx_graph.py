@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError
 from compressbench.hardware import agreement
+from compressbench.inputs import Inputs, first, rows
 from compressbench.models.attention import unfused_attention
 from compressbench.models.plain import computed, made_plain
 from compressbench.models.quantized import (
@@ -36,7 +37,6 @@ from compressbench.models.quantized import (
 )
 from compressbench.models.reached import ran
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs, first, rows
 
 OPSET = 17
 INPUT, OUTPUT = "images", "logits"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.hardware.onnx_graph import Graph
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 
@@ -52,8 +52,8 @@ class OnnxRuntimeCPU:
         """The state as a session of the runtime; unsupported where torch can't export the net."""
         from compressbench.hardware.agreement import FEW
         from compressbench.hardware.onnx_graph import checked_graph
+        from compressbench.inputs import first, on
         from compressbench.models.build import module_of
-        from compressbench.tasks.task import first, on
 
         runtime = package()
         if view.leaves_early:
@@ -109,7 +109,7 @@ def result_examples(view: View, count: int = 256) -> Inputs:
     """Encoded examples that ranges of results are taken on; never of the test split."""
     bench = view.bench
     split = "validation" if "validation" in bench.dataset.splits else "train"
-    from compressbench.tasks.task import on
+    from compressbench.inputs import on
 
     return on(bench.task.encode(bench.feed(split).head(count)), "cpu")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.hardware.onnx_graph import Graph
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -62,10 +62,10 @@ class OpenVINOCPU:
 
         from compressbench.hardware import agreement
         from compressbench.hardware.onnx_graph import graph_in_float, graph_of
+        from compressbench.inputs import first, on
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
-        from compressbench.tasks.task import first, on
 
         openvino = package()
         if view.leaves_early:

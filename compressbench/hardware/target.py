@@ -13,7 +13,7 @@ from compressbench.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 

@@ -23,7 +23,7 @@ from compressbench.hardware.torch_cpu import check_batches, examples, threads, t
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 PRECISIONS = ("f32", "bf16")
@@ -58,10 +58,10 @@ class TorchCompiled:
         """The state compiled for every batch size; unsupported where inductor or its C++ compiler fails."""
         from compressbench.hardware import agreement
         from compressbench.hardware.torch_integers import integer_net, missing
+        from compressbench.inputs import first, on
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
         from compressbench.models.reached import ran
-        from compressbench.tasks.task import first, on
 
         inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
         module = module_of(view.state, "cpu").eval().requires_grad_(False)
@@ -104,8 +104,8 @@ class TorchCompiled:
         import torch
 
         from compressbench.hardware.torch_integers import in_integers
+        from compressbench.inputs import first
         from compressbench.outputs import forward
-        from compressbench.tasks.task import first
 
         found: list[set[str]] = []
         options: dict[str, Any] = {"freezing": True}

@@ -21,7 +21,7 @@ from compressbench.hardware.turns import Turns, in_turns, stopwatch, undisturbed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 FEWEST = 10
@@ -53,12 +53,12 @@ class TorchCPU:
         """The state's module, prepared for inference (see ``compressbench.models.prepared``)."""
         import torch
 
+        from compressbench.inputs import first, on
         from compressbench.models.build import module_of
         from compressbench.models.exits import Early, prepared_parts
         from compressbench.models.prepared import prepared
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
-        from compressbench.tasks.task import first, on
 
         inputs = on(timed_inputs(view, max(self.batches)), "cpu")
         if view.bench.device == "cpu":
@@ -107,7 +107,7 @@ def timing(batch: int, turns: Turns, forwards: int, by_cpu: bool, disturbed: str
 
 def calls(lowered: Sequence[Lowered], batch: int) -> tuple[list[Callable[[], object]], int]:
     """(what is timed of each, how many forwards that is): one, or, if any has early exits, a pass through the mixture."""
-    from compressbench.tasks.task import first
+    from compressbench.inputs import first
 
     if not any(x.varies for x in lowered):
         return [functools.partial(x.run, *first(x.inputs, batch)) for x in lowered], 1
@@ -116,7 +116,7 @@ def calls(lowered: Sequence[Lowered], batch: int) -> tuple[list[Callable[[], obj
 
 
 def _pass(one: Lowered, batch: int, forwards: int) -> Callable[[], None]:
-    from compressbench.tasks.task import rows
+    from compressbench.inputs import rows
 
     whole = range(0, len(one.inputs[0]) - batch + 1, batch)
     batches = [rows(one.inputs, slice(at, at + batch)) for at in whole]

@@ -28,7 +28,7 @@ from compressbench.wording import counted
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 FEWEST = 10
@@ -76,10 +76,10 @@ class TorchCUDA:
         import torch
 
         from compressbench.hardware import agreement
+        from compressbench.inputs import first, on
         from compressbench.models.build import module_of
         from compressbench.models.prepared import prepared
         from compressbench.models.quantized import quantized
-        from compressbench.tasks.task import first, on
 
         if not torch.cuda.is_available():
             return Unsupported("no CUDA device that torch can use on this machine")
@@ -134,9 +134,9 @@ class TorchCUDA:
     def _early(self, view: View) -> Lowered | Unsupported:
         import torch
 
+        from compressbench.inputs import first, on
         from compressbench.models.build import module_of
         from compressbench.models.exits import Early, prepared_parts
-        from compressbench.tasks.task import first, on
 
         if self.form != "eager" or self.precision != "f32":
             return Unsupported(

@@ -21,7 +21,7 @@ from compressbench.wording import counted
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 REPEATS = 5
@@ -55,11 +55,11 @@ class TorchSparse:
         import torch
 
         from compressbench.hardware import agreement
+        from compressbench.inputs import first, on
         from compressbench.models.build import module_of
         from compressbench.models.prepared import prepared
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
-        from compressbench.tasks.task import first, on
 
         inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
         module = module_of(view.state, "cpu").requires_grad_(False)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressbench.errors import UserError, nearest
+from compressbench.inputs import Inputs, on
 from compressbench.models.attention import unfused_attention
 from compressbench.models.build import left_alone, prunable, shortened
 from compressbench.models.exits import every_exit
@@ -22,7 +23,6 @@ from compressbench.models.reached import Ways, ways_of
 from compressbench.models.theseus import idle
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs, on
 
 
 @dataclass(frozen=True)

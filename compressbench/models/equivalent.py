@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from compressbench.inputs import Inputs
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs
 
 AGREE = 1e-5
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

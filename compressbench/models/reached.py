@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compressbench.inputs import Inputs
 from compressbench.models.exits import every_exit
 from compressbench.outputs import tensors_of
-from compressbench.tasks.task import Inputs
 
 _AS_IN_EVALUATION = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 

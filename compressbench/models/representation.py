@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressbench.inputs import Inputs
 from compressbench.models.classifier import classifier
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs
 
 TOLERANCE = 1e-4
 NOWHERE = 1e-9

@@ -19,7 +19,7 @@ from compressbench.specs import Count, Positive, check_fields
 if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.exit_criteria.policy import Answers, Policy
-    from compressbench.tasks.task import Inputs
+    from compressbench.inputs import Inputs
     from compressbench.views import View
 
 FEWEST = 3
@@ -69,9 +69,9 @@ class Batching:
 
     def _on(self, target: HardwareTarget, name: str, subject: View, policy: Policy) -> Iterable[Metric]:
         from compressbench.hardware.torch_cpu import examples, threads
+        from compressbench.inputs import on
         from compressbench.models.counting import of_exits
         from compressbench.models.exits import parts_of
-        from compressbench.tasks.task import on
         from compressbench.views import View
 
         lowered = lower(target, subject)

@@ -68,7 +68,7 @@ def logits(lowered: Lowered, bench: Bench, split: str = "test") -> Tensor:
     """(n, ...) logits that a lowered state computes for a whole split, in batches as the simulation is run in."""
     import torch
 
-    from compressbench.tasks.task import on
+    from compressbench.inputs import on
     from compressbench.views import BATCH
 
     parts, device = [], lowered.inputs[0].device

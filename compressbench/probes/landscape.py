@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressbench.errors import UserError
+from compressbench.inputs import Inputs, first, on, rows
 from compressbench.models.equivalent import rescaled
 from compressbench.outputs import forward
-from compressbench.tasks.task import Inputs, Task, first, on, rows
+from compressbench.tasks.task import Task
 from compressbench.training.sam import uphill
 
 if TYPE_CHECKING:

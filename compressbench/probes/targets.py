@@ -89,7 +89,7 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
     if lowered.price is not None:
         return
     from compressbench.hardware.energy import joules_of, joules_of_gpu
-    from compressbench.tasks.task import first
+    from compressbench.inputs import first
 
     note = lowered.runtime
     yield Metric("load_seconds", lowered.compile_seconds, "s", n=1, group=name, note=note)
@@ -113,7 +113,7 @@ def _waited(result: object) -> object:
 
 def _memory(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Metric]:
     from compressbench.hardware.memory import PROGRAMS, peak_bytes
-    from compressbench.tasks.task import first
+    from compressbench.inputs import first
 
     runtime = next((r for r in PROGRAMS if r in type(target).__module__), "")
     if not runtime:

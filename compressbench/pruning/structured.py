@@ -25,6 +25,7 @@ from compressbench.bench import Bench
 from compressbench.criteria.given import Given, Saliency
 from compressbench.errors import UserError
 from compressbench.hardware.target import Lowered, Unsupported
+from compressbench.inputs import Inputs
 from compressbench.masks import masked
 from compressbench.models.build import module_of, prunable, shortened
 from compressbench.models.counting import count
@@ -34,7 +35,6 @@ from compressbench.models.reached import Ways, ways_of
 from compressbench.outputs import forward
 from compressbench.pruning.unstructured import saying_what_stays, scored
 from compressbench.state import State
-from compressbench.tasks.task import Inputs
 
 INSIDE = "inside: true removes channels only within blocks"
 MACS_STEPS = 12

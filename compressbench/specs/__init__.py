@@ -6,7 +6,7 @@ key or a reference is found in milliseconds, and without running anybody's code.
 
 from compressbench.specs.annotations import LISTS, PLACEHOLDERS, PLAIN, fits, in_words, its_unit
 from compressbench.specs.building import build
-from compressbench.specs.checking import EACH, PLAINLY, check, check_plain
+from compressbench.specs.checking import check, check_plain
 from compressbench.specs.ranges import (
     RANGES,
     Count,
@@ -35,13 +35,11 @@ from compressbench.specs.words import (
 )
 
 __all__ = [
-    "EACH",
     "GIVEN",
     "LISTS",
     "PARTIAL",
     "PLACEHOLDERS",
     "PLAIN",
-    "PLAINLY",
     "RANGES",
     "SHORT",
     "TARGET",

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from compressbench.specs.checking import EACH, PLAINLY
 from compressbench.specs.spec import is_spec
 from compressbench.specs.words import SHORT
 
@@ -19,6 +18,16 @@ PLAIN: Mapping[str, tuple[type, ...]] = {
 }
 LISTS = ("list", "tuple", "Sequence")
 PLACEHOLDERS = ("@shape", "@classes", "@channels", "@height", "@width")
+
+PLAINLY = {
+    "None": "null",
+    "Ref": "a state's name",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+EACH = {"str": "texts", "int": "whole numbers", "float": "numbers", "bool": "true or false"}
 
 
 def fits(annotation: str, value: Any) -> bool:

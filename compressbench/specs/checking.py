@@ -104,14 +104,3 @@ def check_plain(value: Any, where: str) -> None:
         raise UserError(
             f"{where}: {value!r} is a {type(value).__name__}; a number, a text, a list or a mapping is wanted"
         )
-
-
-PLAINLY = {
-    "None": "null",
-    "Ref": "a state's name",
-    "str": "a text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-}
-EACH = {"str": "texts", "int": "whole numbers", "float": "numbers", "bool": "true or false"}

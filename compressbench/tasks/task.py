@@ -11,10 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.data.examples import Examples
+    from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
-
-Inputs = tuple["Tensor", ...]
-"""What a model is called with; the first dimension of each is the example's."""
 
 
 @dataclass(frozen=True)
@@ -122,18 +120,3 @@ class Task(Protocol):
 
     def identity(self) -> tuple[Any, ...]:
         """Plain values that say all of the task that a fingerprint must hold."""
-
-
-def first(inputs: Inputs, count: int) -> Inputs:
-    """The first examples of a model's inputs."""
-    return tuple(x[:count] for x in inputs)
-
-
-def rows(inputs: Inputs, places: Any) -> Inputs:
-    """Some examples of a model's inputs, by an index or a slice."""
-    return tuple(x[places] for x in inputs)
-
-
-def on(inputs: Inputs, device: Any) -> Inputs:
-    """A model's inputs on a device."""
-    return tuple(x.to(device) for x in inputs)

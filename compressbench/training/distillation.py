@@ -17,6 +17,7 @@ from compressbench.bench import Bench
 from compressbench.distances.kl import kl
 from compressbench.errors import UserError
 from compressbench.features.pooled import pooled
+from compressbench.inputs import Inputs
 from compressbench.labels.lesson import Lesson
 from compressbench.labels.soft import soft
 from compressbench.models.composite import guide_of
@@ -24,7 +25,6 @@ from compressbench.models.prepared import prepared
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.seeds import derive_seed
 from compressbench.specs import NonNegative, Positive, Ref, Share, within
-from compressbench.tasks.task import Inputs
 from compressbench.training.objectives import Batch, Objective, labelled_loss
 
 Distance = Callable[[Tensor, Tensor], Tensor]

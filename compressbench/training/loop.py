@@ -23,6 +23,7 @@ from compressbench.bench import Bench
 from compressbench.data.examples import Examples
 from compressbench.data.examples import order as draw_order
 from compressbench.errors import Diverged, UserError, nearest
+from compressbench.inputs import Inputs
 from compressbench.masks import masked
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.models.counting import count, in_training_alone
@@ -35,7 +36,6 @@ from compressbench.specs import TARGET
 from compressbench.specs.length import steps
 from compressbench.state import State
 from compressbench.store import Damaged, discard_checkpoint, read_checkpoint, save_checkpoint
-from compressbench.tasks.task import Inputs
 from compressbench.training import reparametrise, schedules
 from compressbench.training.averaging import Average
 from compressbench.training.objectives import Batch, Objective

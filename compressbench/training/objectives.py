@@ -19,9 +19,9 @@ from torch import Tensor
 
 from compressbench.bench import Bench
 from compressbench.errors import UserError
+from compressbench.inputs import Inputs
 from compressbench.outputs import Outputs
 from compressbench.specs import Share
-from compressbench.tasks.task import Inputs
 
 
 @dataclass(frozen=True)

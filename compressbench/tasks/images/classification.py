@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.data.examples import Examples
+    from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
-    from compressbench.tasks.task import Inputs, Pieces, Placed, Surface
+    from compressbench.tasks.task import Pieces, Placed, Surface
 
 IMAGES = "images"
 AUGMENT = ("pad", "flip")
