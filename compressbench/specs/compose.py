@@ -29,9 +29,24 @@ def _at_scale(smoke: Any, laptop: Any, paper: Any, *, _root_: DictConfig) -> Any
     return values[name]
 
 
+def _recipe_train(setting: str, *otherwise: Any, _root_: DictConfig, _parent_: DictConfig) -> Any:
+    """A setting of a training as ``recipe.train`` has it, or else ``otherwise``."""
+    block = OmegaConf.select(_root_, "recipe.train")
+    said = block.get(setting) if isinstance(block, DictConfig) else None
+    if said is not None:
+        return said
+    if not otherwise:
+        place = _parent_._get_full_key(setting)
+        raise UserError(f"{place}: a value is needed; recipe.train.{setting} gives one to all trainings")
+    return otherwise[0]
+
+
 def register() -> None:
-    """Makes ``${at_scale:smoke,laptop,paper}``, ``${run_name:…}`` and ``${outputs_folder:…}`` known to the configs."""
+    """Makes ``${at_scale:smoke,laptop,paper}``, ``${recipe_train:setting,otherwise}``, ``${run_name:…}`` and
+    ``${outputs_folder:…}`` known to the configs.
+    """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
+    OmegaConf.register_new_resolver("recipe_train", _recipe_train, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("outputs_folder", lambda value: str(outputs_folder(value)), replace=True)
 
