@@ -67,6 +67,9 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
         "",
         f"Stages at scale={scale}: {model} on {data}, {counted(len(plan.nodes), 'state')}",
     ]
+    block = config["recipe"].get("train") or {}
+    if shared := ", ".join(f"{name} {value}" for name, value in block.items() if value is not None):
+        out.append(f"Trainings share (recipe.train), unless their stage says otherwise: {shared}")
     for pattern, nodes in grouped(list(plan.nodes)).items():
         parent = nodes[0].parent
         came = f"   (continues {parent})" if parent else ""

@@ -20,6 +20,7 @@ LARGEST = 4_000_000
 DEEPEST, MOST_VALUES = 100, 100_000
 SCALES = ("smoke", "laptop", "paper")
 GROUPS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
+SHARED = ("length", "batch_size", "lr", "weight_decay", "warmup", "validate")
 
 
 def _at_scale(smoke: Any, laptop: Any, paper: Any, *, _root_: DictConfig) -> Any:
@@ -32,7 +33,12 @@ def _at_scale(smoke: Any, laptop: Any, paper: Any, *, _root_: DictConfig) -> Any
 def _recipe_train(setting: str, *otherwise: Any, _root_: DictConfig, _parent_: DictConfig) -> Any:
     """A setting of a training as ``recipe.train`` has it, or else ``otherwise``."""
     block = OmegaConf.select(_root_, "recipe.train")
-    said = block.get(setting) if isinstance(block, DictConfig) else None
+    if block is not None and not isinstance(block, DictConfig):
+        raise UserError(f"recipe.train: {shown(block)} is no mapping of what the trainings of a recipe share")
+    for key in block or ():
+        if key not in SHARED:
+            raise UserError(f"recipe.train: unknown key {str(key)!r}; {nearest(str(key), SHARED)}")
+    said = None if block is None else block.get(setting)
     if said is not None:
         return said
     if not otherwise:
