@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from compressbench.bench import Bench
 from compressbench.data.load import load
 from compressbench.models.draw import drawn
 from compressbench.state import State
+from compressbench.store import digest
 from compressbench.tasks.classification import Classification
 
 torch.set_num_threads(1)
@@ -73,6 +75,29 @@ def kill(stage: Any, start: State, bench: Bench, folder: Path, at: int) -> None:
     broken = dataclasses.replace(bench, checkpoints=folder, checkpoint_seconds=0.0, progress=Bomb(at))
     with pytest.raises(Killed):
         stage.apply(start, broken)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session have together."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first(shared: Path) -> Callable[[str], bool]:
+    """Whether a text is asked for the first time in this session, by any worker."""
+
+    def claim(text: str) -> bool:
+        try:
+            (shared / f"first-{digest(text)}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    return claim
 
 
 @pytest.fixture(scope="session")

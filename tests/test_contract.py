@@ -1,4 +1,4 @@
-"""Contract tests: whatever is there is run, run twice, compared, and brought back from the store.
+"""Contract tests: whatever is there is run, brought back from the store, repeated by kind, and compared.
 
 A new recipe, criterion, stage, probe or YAML is tested by being there.
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import random
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+import kinds
 from compressbench import specs
 from compressbench.cli.run import composed
 from compressbench.conf import conf_dir, headline
@@ -24,7 +27,8 @@ from compressbench.criteria.given import Given, Saliency
 from compressbench.data.dataset import Dataset, fingerprint
 from compressbench.declared import declared, is_timing
 from compressbench.errors import UserError
-from compressbench.execute import Executor, Watcher
+from compressbench.estimate import estimate
+from compressbench.execute import MEASURE, Executor, Watcher
 from compressbench.experiment import Experiment, execute, prepare
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
@@ -33,6 +37,7 @@ from compressbench.pruning import prune, whole_masks
 from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
 from compressbench.stages.prune import Prune
 from compressbench.stages.shrink import Blocks, Channels
+from compressbench.state import State
 from compressbench.store import Store
 from compressbench.views import View
 from conftest import MLP
@@ -93,35 +98,94 @@ def once(recipe: str, outputs: Path) -> tuple[Experiment, Records]:
     return experiment, execute(experiment, Watcher(), [])
 
 
+def seed_all(seed: int) -> None:
+    """Sets what nothing here may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def check_same(one: State | None, other: State | None, key: str) -> None:
+    """Two states are the same, bit by bit, but for the seconds that they took."""
+    assert one is not None, key
+    assert other is not None, key
+    assert one.tensors.keys() == other.tensors.keys(), key
+    for group, named in one.tensors.items():
+        assert named.keys() == other.tensors[group].keys(), key
+        assert all(torch.equal(t, other.tensors[group][n]) for n, t in named.items()), f"{key}: {group}"
+    assert (one.model, one.edits, one.policies) == (other.model, other.edits, other.policies), key
+    assert {**one.facts, "seconds": None} == {**other.facts, "seconds": None}, key
+
+
+class Forbidden(Watcher):
+    def working(self, name: str, words: str):
+        raise AssertionError(f"{name} was made again: {words}")
+
+
+class Told(Watcher):
+    """Keeps what was really done: a state's name and, of a measurement, the probe's."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str]] = []
+
+    def working(self, name: str, words: str):
+        self.done.append((name, words.removeprefix(MEASURE) if words.startswith(MEASURE) else ""))
+        return super().working(name, words)
+
+
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
-def test_every_recipe_twice_and_from_the_store(recipe: str, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    first, records = once(recipe, tmp_path / "a")
-    torch.manual_seed(2)
-    second, again = once(recipe, tmp_path / "b")
-    assert [plain(r) for r in lasting(records)] == [plain(r) for r in lasting(again)]
+def test_every_recipe_from_the_store_and_each_kind_of_work_again(
+    recipe: str, first: Callable[[str], bool], tmp_path: Path
+) -> None:
+    """Run once, then brought back; then each kind of stage and probe that no recipe has repeated yet is repeated:
+    alone, on states from the store, under other seeds of the global generators."""
+    seed_all(1)
+    experiment, records = once(recipe, tmp_path)
+    plan, store = experiment.plan, experiment.store
     for row in records:
         check_declared(row.metric, row.unit)
-    keys = [n.key for n in first.plan.nodes]
-    assert keys == [n.key for n in second.plan.nodes]
-    for key in keys:
-        one, other = first.store.load(key), second.store.load(key)
-        assert one is not None
-        assert other is not None
-        for group, named in one.tensors.items():
-            assert all(torch.equal(t, other.tensors[group][n]) for n, t in named.items()), key
-        module = module_of(one)
-        assert all(torch.equal(t, one.weights[n]) for n, t in module.state_dict().items())
-
-    class Forbidden(Watcher):
-        def working(self, name: str, words: str):
-            raise AssertionError(f"{name} was made again: {words}")
-
-    warm = prepare(composed(overrides(recipe, tmp_path / "a")))
-    assert list(execute(warm, Forbidden(), [])) == list(records)
+    check_series(plan, records)
+    states = {n.key: store.load(n.key) for n in plan.nodes}
+    for key, state in states.items():
+        assert state is not None
+        module = module_of(state)
+        assert all(torch.equal(t, state.weights[n]) for n, t in module.state_dict().items()), key
     write_jsonl(records, tmp_path / "records.jsonl")
     assert list(read_jsonl(tmp_path / "records.jsonl")) == list(records)
-    check_series(first.plan, records)
+    warm = prepare(experiment.config)
+    assert [n.key for n in warm.plan.nodes] == [n.key for n in plan.nodes]
+    assert list(execute(warm, Forbidden(), [])) == list(records)
+
+    executor = Executor(plan, store, experiment.setting, Watcher())
+    again = {(node.name, "") for kind, node in kinds.stages(plan) if first(kind)}
+    for node in plan.nodes:
+        if (node.name, "") in again:
+            store.discard(node.key)
+    for kind, measure, probe in kinds.probes(executor):
+        if first(kind):
+            again.add((measure.state, probe))
+            store.discard_result(executor._result_key(measure, probe))
+    seed_all(2)
+    told = Told()
+    repeated = execute(experiment, told, [])
+    assert set(told.done) == again
+    assert [plain(r) for r in lasting(repeated)] == [plain(r) for r in lasting(records)]
+    for key, state in states.items():
+        check_same(state, store.load(key), key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", NAMES["recipe"])
+def test_every_recipe_twice(recipe: str, tmp_path: Path) -> None:
+    """The whole of it: the quick test repeats one of each kind."""
+    seed_all(1)
+    first, records = once(recipe, tmp_path / "a")
+    seed_all(2)
+    second, again = once(recipe, tmp_path / "b")
+    assert [plain(r) for r in lasting(records)] == [plain(r) for r in lasting(again)]
+    assert [n.key for n in first.plan.nodes] == [n.key for n in second.plan.nodes]
+    for node in first.plan.nodes:
+        check_same(first.store.load(node.key), second.store.load(node.key), node.key)
 
 
 def check_series(plan: Plan, records: Records) -> None:
@@ -154,20 +218,14 @@ def test_every_recipe_plans_at_every_scale(recipe: str, scale: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
-def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(recipe: str, tmp_path: Path) -> None:
-    from compressbench.estimate import estimate
-    from compressbench.execute import Executor
-    from compressbench.stages.train import Train
-
+def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(
+    recipe: str, first: Callable[[str], bool], tmp_path: Path
+) -> None:
     ready = prepare(composed(overrides(recipe, tmp_path)))
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
-    kinds = {
-        str([n.stage.objective, n.stage.reparametrise]): n.name
-        for n in ready.plan.nodes
-        if isinstance(n.stage, Train)
-    }
-    for name in kinds.values():
-        assert estimate(ready, executor, [name], []).startswith("to do: 1 states, 0 measurements; about ")
+    for node in [node for kind, node in kinds.trainings(ready.plan) if first(kind)]:
+        said = estimate(ready, executor, [node.name], [])
+        assert said.startswith("to do: 1 states, 0 measurements; about "), node.name
 
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
