@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from compressbench.state import State
 from compressbench.store import digest
 from compressbench.tasks.classification import Classification
 
-torch.set_num_threads(1)
-
 DIGITS = {
     "name": "digits",
     "read": {"_target_": "compressbench.data.idx.digits"},
@@ -34,13 +32,15 @@ MLP = {
     "build": {"_target_": "compressbench.models.lenet.LeNet300100", "shape": "@shape", "classes": "@classes"},
 }
 
+torch.set_num_threads(1)
+
 
 class _Own(dict[str, tuple[str, ...]]):
     """What the gate let pass, and beside it the tests' own modules."""
 
     def get(self, target: str, default: Any = ()) -> Any:
         module = target.partition(".")[0]
-        own = module in ("tiny", "cases_nets") or module.startswith("test_")
+        own = module == "tiny" or module.startswith(("test_", "cases_"))
         return super().get(target, (module,) if own else default)
 
 
@@ -61,6 +61,13 @@ class Bomb:
     def step(self, done: int, total: int, **figures: float) -> None:
         if done == self.at:
             raise Killed
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Whatever a run or a test sets is gone after it."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

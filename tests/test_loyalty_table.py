@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import short
 from compressbench import black_box, corruptions
 from compressbench.attacks import Ball
 from compressbench.bench import Bench
@@ -40,7 +41,6 @@ RESNET = {
         "classes": "@classes",
     },
 }
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def teacher(bench: Bench) -> State:
 
 
 def training(length: str, **settings) -> Train:
-    return Train(length=length, batch_size=32, lr=0.05, optimizer=SGD, validate=None, **settings)
+    return short.train(length, batch_size=32, validate=None, **settings)
 
 
 # Theseus -----------------------------------------------------------------------------------------------------------

@@ -46,14 +46,6 @@ CONF = Path(__file__).parents[1] / "conf"
 CLASSES = tuple("abcdefg")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Oracle(nn.Module):
     """Reads the label from the top left pixel; ``wrong`` names classes it always takes for the next one."""
 

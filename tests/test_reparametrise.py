@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+import short
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.conf import conf_dir
@@ -31,10 +32,10 @@ from compressbench.training.reparametrisations import variational_dropout as var
 from compressbench.training.reparametrisations.gradual import cubic
 from compressbench.training.reparametrisations.targeted_dropout import smallest
 from conftest import MLP, kill
+from short import equal, same
 
 FOLDER = conf_dir() / "reparametrise"
 METHODS = sorted(p.stem for p in FOLDER.glob("*.yaml"))
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
 RESNET = {
     "build": {
         "_target_": "compressbench.models.resnet.CifarResNet",
@@ -62,17 +63,8 @@ def ready(name: str, model: dict, bench: Bench) -> State:
     return first.apply(start, bench) if first else start
 
 
-def train(methods: dict, **changes) -> Train:
-    settings = {"length": "30it", "batch_size": 50, "lr": 0.05, "optimizer": SGD, "weight_decay": 1e-2}
-    return Train(**{**settings, **changes}, reparametrise=methods)
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
-
-
-def equal(a, b) -> bool:
-    return a.tensors.keys() == b.tensors.keys() and all(same(t, b.tensors[g]) for g, t in a.tensors.items())
+def train(methods: dict, length: str = "30it", **changes) -> Train:
+    return short.train(length, **{"weight_decay": 1e-2, **changes}, reparametrise=methods)
 
 
 def kept(state) -> dict[str, int]:
