@@ -22,23 +22,15 @@ from compressbench.training.objectives import Batch
 from tiny import TINY
 
 OWN = Path(specs.__file__).parent
-
-
 SIZED = {"width": 4, "shape": "@shape", "classes": "@classes"}
-
-
 RESNET = {
     "name": "resnet14",
     "build": {"_target_": "compressbench.models.resnet.CifarResNet", "depth": 14, **SIZED},
 }
-
-
 SMALL = {
     "name": "resnet8",
     "build": {"_target_": "compressbench.models.resnet.CifarResNet", "depth": 8, **SIZED},
 }
-
-
 STUDENTS = {
     "name": "online",
     "build": {
@@ -49,8 +41,6 @@ STUDENTS = {
         "classes": "@classes",
     },
 }
-
-
 L1 = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
 
 
@@ -62,11 +52,7 @@ def everything(folder: str) -> dict[str, Callable[..., Tensor]]:
 
 
 DISTANCES = everything("distances")
-
-
 LABELS = everything("labels")
-
-
 FEATURES = everything("features")
 
 

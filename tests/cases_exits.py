@@ -17,8 +17,6 @@ from compressbench.tasks.classification import Classification
 from short import SGD
 
 POINTS = ("layer1", "layer2")
-
-
 HEAD = {"_target_": "compressbench.exit_heads.pooled.pooled", "_partial_": True}
 
 

@@ -117,8 +117,6 @@ def added(stage: str, settings: str) -> str:
 
 
 KD, PKD = "recipe.stages.prune_kd", "recipe.stages.pkd"
-
-
 PLANNED = [
     (f"{KD}.objective.temperature=0", f"{KD}.objective.temperature: 0 is not a number above 0"),
     (f"{KD}.objective.temperature=nan", f"{KD}.objective.temperature: nan"),

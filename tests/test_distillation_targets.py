@@ -41,8 +41,6 @@ from compressbench.training import distillation
 from compressbench.training.objectives import smoothed, task_loss
 
 OF_PROBABILITIES = ("cross_entropy", "js", "kl", "reverse_kl")
-
-
 SAME_FOR_A_CLASS = ("class_mean", "kd_rel", "kd_sim")
 
 
