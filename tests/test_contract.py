@@ -6,6 +6,7 @@ A new recipe, criterion, stage, probe or YAML is tested by being there.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import random
@@ -89,12 +90,28 @@ def check_declared(metric: str, unit: str) -> None:
 EVALUATION = {"one_shot": "standard"}
 
 
-def overrides(recipe: str, outputs: Path) -> list[str]:
-    return [f"recipe={recipe}", *QUIET, f"evaluation={EVALUATION.get(recipe, 'quick')}", f"outputs={outputs}"]
+def overrides(recipe: str) -> list[str]:
+    return [f"recipe={recipe}", *QUIET, f"evaluation={EVALUATION.get(recipe, 'quick')}"]
+
+
+def one_epoch(recipe: str) -> list[str]:
+    """Overrides by which no training of a recipe takes more epochs than one; the whole of them is for the slow tests."""
+    content = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())
+    long = re.compile(r"\$\{at_scale:([2-9]|\d\d+)ep,")
+    return [f"recipe.{name}=1ep" for name, value in content.items() if long.match(str(value))]
+
+
+@functools.cache
+def short_config(recipe: str) -> dict:
+    return composed([*overrides(recipe), *one_epoch(recipe)])
+
+
+def begun(recipe: str, outputs: Path) -> Experiment:
+    return prepare({**short_config(recipe), "outputs": str(outputs)})
 
 
 def once(recipe: str, outputs: Path) -> tuple[Experiment, Records]:
-    experiment = prepare(composed(overrides(recipe, outputs)))
+    experiment = begun(recipe, outputs)
     return experiment, execute(experiment, Watcher(), [])
 
 
@@ -152,7 +169,7 @@ def test_every_recipe_from_the_store_and_each_kind_of_work_again(
         assert all(torch.equal(t, state.weights[n]) for n, t in module.state_dict().items()), key
     write_jsonl(records, tmp_path / "records.jsonl")
     assert list(read_jsonl(tmp_path / "records.jsonl")) == list(records)
-    warm = prepare(experiment.config)
+    warm = begun(recipe, tmp_path)
     assert [n.key for n in warm.plan.nodes] == [n.key for n in plan.nodes]
     assert list(execute(warm, Forbidden(), [])) == list(records)
 
@@ -177,11 +194,13 @@ def test_every_recipe_from_the_store_and_each_kind_of_work_again(
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
 def test_every_recipe_twice(recipe: str, tmp_path: Path) -> None:
-    """The whole of it: the quick test repeats one of each kind."""
+    """All of it at its full length: the quick test shortens trainings, and repeats one of each kind of work."""
+    config = composed(overrides(recipe))
+    first, second = (prepare({**config, "outputs": str(tmp_path / name)}) for name in "ab")
     seed_all(1)
-    first, records = once(recipe, tmp_path / "a")
+    records = execute(first, Watcher(), [])
     seed_all(2)
-    second, again = once(recipe, tmp_path / "b")
+    again = execute(second, Watcher(), [])
     assert [plain(r) for r in lasting(records)] == [plain(r) for r in lasting(again)]
     assert [n.key for n in first.plan.nodes] == [n.key for n in second.plan.nodes]
     for node in first.plan.nodes:
@@ -221,7 +240,7 @@ def test_every_recipe_plans_at_every_scale(recipe: str, scale: str) -> None:
 def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(
     recipe: str, first: Callable[[str], bool], tmp_path: Path
 ) -> None:
-    ready = prepare(composed(overrides(recipe, tmp_path)))
+    ready = begun(recipe, tmp_path)
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
     for node in [node for kind, node in kinds.trainings(ready.plan) if first(kind)]:
         said = estimate(ready, executor, [node.name], [])
@@ -430,7 +449,7 @@ def test_a_damaged_entry_is_said_and_made_again(harm: str, tmp_path: Path) -> No
         def say(self, text: str) -> None:
             said.append(text)
 
-    fresh = prepare(composed(overrides("iterative_finetune", tmp_path)))
+    fresh = begun("iterative_finetune", tmp_path)
     again = execute(fresh, Listening(), [])
     assert [plain(r) for r in lasting(again)] == [plain(r) for r in lasting(records)]
     assert any("damaged and will be made again" in s for s in said)
@@ -491,7 +510,8 @@ def test_a_store_file_may_name_no_more_than_a_config(tmp_path: Path) -> None:
     meta = json.loads(path.read_text())
     meta["body"]["model"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'harm'}"}
     path.write_text(json.dumps({"digest": digest(meta["body"]), "body": meta["body"]}))
-    more = prepare(composed([*overrides("iterative_finetune", tmp_path), "recipe.stages.level.times=3"]))
+    changes = [*one_epoch("iterative_finetune"), "recipe.stages.level.times=3", f"outputs={tmp_path}"]
+    more = prepare(composed([*overrides("iterative_finetune"), *changes]))
     for result in (tmp_path / "store" / "results").iterdir():
         result.unlink()
     with pytest.raises(UserError, match=r"os\.system is not allowed"):
