@@ -171,10 +171,14 @@ def test_the_adaptive_move_follows_a_rescaling_and_the_plain_one_does_not() -> N
 @pytest.mark.parametrize("name", ["sam", "asam"])
 def test_rho_0_is_the_base_optimizer_bit_by_bit(name, optimizer, model, bench) -> None:
     start = drawn(model, bench)
-    base = train(optimizer=optimizer, lr=0.01).apply(start, bench)
-    wrapped = train(optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.0)).apply(start, bench)
+    base = train(length="12it", optimizer=optimizer, lr=0.01).apply(start, bench)
+    wrapped = train(length="12it", optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.0)).apply(
+        start, bench
+    )
     assert same(base.weights, wrapped.weights)
-    flat = train(optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.5)).apply(start, bench)
+    flat = train(length="12it", optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.5)).apply(
+        start, bench
+    )
     assert not same(base.weights, flat.weights)
 
 

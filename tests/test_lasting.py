@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import multiprocessing
 import os
@@ -42,11 +43,10 @@ class Listening(Watcher):
         self.said.append(text)
 
 
-def tiny(outputs: Path) -> Experiment:
+@functools.cache
+def tiny_config() -> dict[str, Any]:
     """A linear net, cut to two densities; no training, so that a run takes a moment."""
-    config = composed(
-        ["model=linear", "scale=smoke", "evaluation=none", "hardware=cpu1", f"outputs={outputs}"]
-    )
+    config = composed(["model=linear", "scale=smoke", "evaluation=none", "hardware=cpu1"])
     config["evaluation"]["probes"] = {
         "accuracy": {"_target_": "compressbench.probes.accuracy.Accuracy"},
         "structure": {"_target_": "compressbench.probes.structure.Structure"},
@@ -60,7 +60,11 @@ def tiny(outputs: Path) -> Experiment:
         },
         "compare": {"reference": "init", "floor": True, "series": {"cut": ["half", "tenth"]}},
     }
-    return prepare(config)
+    return config
+
+
+def tiny(outputs: Path) -> Experiment:
+    return prepare({**tiny_config(), "outputs": str(outputs)})
 
 
 @pytest.fixture(scope="module")

@@ -119,16 +119,16 @@ def test_the_hard_concrete_gate() -> None:
 @pytest.mark.parametrize("model", [MLP, RESNET], ids=["mlp", "resnet"])
 def test_every_method_twice_and_from_a_checkpoint(name: str, model, bench, tmp_path) -> None:
     start = ready(name, model, bench)
-    stage = train(method(name))
+    stage = train(method(name), "12it")
     torch.manual_seed(1)
     whole = stage.apply(start, bench)
     torch.manual_seed(2)
     assert equal(whole, stage.apply(start, bench))
-    assert not same(whole.weights, train({}).apply(start, bench).weights) or name == "movement"
-    assert whole.facts["macs"] == 3 * 30 * 50 * start.facts["forward_macs"]
+    assert not same(whole.weights, train({}, "12it").apply(start, bench).weights) or name == "movement"
+    assert whole.facts["macs"] == 3 * 12 * 50 * start.facts["forward_macs"]
     assert same(module_of(whole).state_dict(), whole.weights)
 
-    kill(stage, start, bench, tmp_path, at=17)
+    kill(stage, start, bench, tmp_path, at=7)
     said: list[str] = []
     resumed = stage.apply(start, dataclasses.replace(bench, checkpoints=tmp_path, say=said.append))
     assert not said
@@ -139,12 +139,12 @@ def test_every_method_twice_and_from_a_checkpoint(name: str, model, bench, tmp_p
 def test_stopped_short_it_goes_on_or_is_refused(name: str, bench) -> None:
     start = ready(name, MLP, bench)
     stage = train(method(name))
-    short = dataclasses.replace(stage, stop="13it")
+    half = dataclasses.replace(stage, stop="13it")
     if name in ("dnw", "edge_popup", "supermask", "variational_dropout", "l0"):
         with pytest.raises(UserError, match=f"stop: with reparametrise.{name} .* interrupted at 13 of 30"):
-            short.apply(start, bench)
+            half.apply(start, bench)
         return
-    first = short.apply(start, bench)
+    first = half.apply(start, bench)
     assert equal(dataclasses.replace(stage, start="13it").apply(first, bench), stage.apply(start, bench))
 
 
