@@ -17,12 +17,13 @@ from compressbench.cli.left import Left, shortly
 from compressbench.cli.run import composed
 from compressbench.cli.terminal import Terminal
 from compressbench.console import console
-from compressbench.errors import UserError
+from compressbench.errors import UserError, nearest
 from compressbench.models.lenet import LeNet300100
 from compressbench.records import read_jsonl, write_jsonl
 from compressbench.report import naming
 from compressbench.report.joint import gather
 from compressbench.report.panels import panels
+from compressbench.wording import counted
 from conftest import Command
 from test_report import accuracies, record
 
@@ -383,7 +384,7 @@ def test_the_live_line_fits_60_columns_and_says_the_time_left() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("recipe.length=2", "2 is not str; a length has a unit, 2ep or 2it"),
+        ("recipe.length=2", "2 is not a text; a length has a unit, 2ep or 2it"),
         ("foo=1", "unknown key 'foo'"),
         ("recipe.nope=1", "(a key that is really new is added with +recipe.nope=…)"),
     ],
@@ -399,7 +400,7 @@ def test_what_newcomers_type_is_answered(command: Command, tmp_path: Path, given
 def test_options_are_whole_and_percentages_are_some(command: Command, tmp_path: Path) -> None:
     for args, words in (
         (("--max-byte", "3"), "unrecognized arguments: --max-byte 3"),
-        (("--min-loyalty", "120"), "--min-loyalty: invalid percent value: '120'"),
+        (("--min-loyalty", "120"), "--min-loyalty: '120' is not a percentage, from 0 to 100"),
         (("--min-accuracy", "-1"), "--min-accuracy: "),
     ):
         done = command("gate", str(tmp_path), *args)
@@ -422,3 +423,256 @@ def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> 
         assert "no better than naming the commonest class" in done.stdout
     write_jsonl((r for r in full(1) if r.moment == "final"), tmp_path / "records.jsonl")
     assert "note: dense" not in command("gate", str(tmp_path), "--max-drop", "1").stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("run", "-m", "seed=0,1"), ("which recipe?", "recipe=lth_resnet")),
+        (("run", "--retime"), ("which recipe?",)),
+        (("run", "scale=smoke", "seed=1"), ("which recipe?",)),
+        (("run", "sweep=null"), ("which recipe?",)),
+        (("run", "recipe=null"), ("recipe=null: one name is wanted",)),
+        (("run", "recipe="), ("recipe=: a name is missing", "compressbench list recipes")),
+        (("run", "recipe=one_shot", "model="), ("model=: a name is missing", "compressbench list models")),
+        (("run", "recipe=[one_shot]"), ("one name is wanted, recipe=NAME",)),
+        (("run", "recipe=one_shot", "model={a: 1}"), ("one name is wanted, model=NAME",)),
+        (("run", "~"), ("a name is missing after the ~",)),
+        (("run", "~recipe"), ("~recipe: a run needs a recipe; recipe=NAME",)),
+        (("run", "recipe=one_shot", "~scale"), ("~scale: a run needs a scale",)),
+        (("run", "recipe=one_shot", "~a.b"), ("~a.b: there is no such setting",)),
+        (("run", "recipe=one_shot", "+recipe=lth_lenet"), ("is chosen twice",)),
+        (("explain",), ("explain: which recipe?", "explain recipe=lth_resnet")),
+        (("explain", "scale=smoke"), ("explain: which recipe?",)),
+        (("explain", "recipe="), ("a name is missing",)),
+        (("explain", "~"), ("which recipe?",)),
+        (
+            ("run", "recipe=one_shot", "stage/prune@recipe.stages.x=random"),
+            (
+                "the recipe has no stage/prune at recipe.stages.x; stage/prune is chosen at "
+                "recipe.stages.magnitude.stages.prune, recipe.stages.random.stages.prune",
+            ),
+        ),
+        (
+            ("run", "recipe=one_shot", "stage/theseus@recipe.stages.x=blocks"),
+            ("has no stage/theseus at recipe.stages.x; compressbench explain recipe=NAME",),
+        ),
+        (
+            ("run", "recipe=one_shot", "stage/prunx@recipe.stages.magnitude.stages.prune=random"),
+            ("there is no config group 'stage/prunx'", "stage/prune"),
+        ),
+        (("run", "recipe=one_shot", "hydra/launcher=nope"), ("known: basic",)),
+        (("run", "recipe=one_shot", "model=lenet"), ("did you mean lenet_300_100 or lenet_5?",)),
+        (("run", "recipe=zzzz"), ("and 33 more (compressbench list recipes)",)),
+        (("run", "recipe=one_shot", "-config-dir", "x"), ("-config-dir; did you mean --config-dir?",)),
+        (("run", "recipe=one_shot", "--multi"), ("did you mean --multirun?",)),
+        (("list", "-config-dir", "x"), ("did you mean --config-dir?",)),
+        (("gate", "x", "--max-byte", "3"), ("did you mean --max-bytes?",)),
+        ((*RUN, "recipe.stages.dense.length=0it"), ("'0it' trains nothing",)),
+        ((*RUN, "recipe.stages.dense.length=0.0ep"), ("'0.0ep' trains nothing",)),
+        ((*RUN, "recipe.stages.dense.length=0.001ep"), ("0.001ep is less than one of the",)),
+        ((*RUN, "dataset.imbalance=1e308"), ("leaves the smallest empty",)),
+        ((*RUN, "hydra.output_subdir=../x"), ("leads out of the run's folder",)),
+        ((*RUN, "hydra.output_subdir='/x'"), ("leads out of the run's folder",)),
+        ((*RUN, "-m", "hydra.sweep.subdir=a/../../x"), ("leads out of the run's folder",)),
+        ((*RUN, "hydra.job.chdir=true"), ("leave it out",)),
+    ],
+    ids=lambda v: " ".join(v)[-60:] if isinstance(v, tuple) else None,
+)
+def test_what_is_missing_or_misplaced_is_said_with_what_would_be_right(
+    given: tuple[str, ...], words: tuple[str, ...], command: Command, tmp_path: Path
+) -> None:
+    one_line(command(*given), *words)
+    assert not (tmp_path.parent / "x").exists()
+
+
+def test_from_python_too_a_run_begins_with_a_recipe(tmp_path: Path, monkeypatch) -> None:
+    import compressbench
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape("which recipe?")):
+        compressbench.run("scale=smoke")
+
+
+def test_a_recipe_without_series_says_that_nothing_is_measured(command: Command) -> None:
+    for given in ("recipe.compare=null", "~recipe.compare"):
+        done = command(*RUN, given, "recipe.stages.magnitude=null", "recipe.stages.random=null")
+        assert done.returncode == 0, done.stderr
+        assert "nothing is measured or reported" in done.stdout
+    assert "nothing is measured" not in command(*RUN).stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("lenet", "did you mean lenet_300_100 or lenet_5?"),
+        ("LENET", "did you mean lenet_300_100 or lenet_5?"),
+        ("lenet_6", "did you mean lenet_5 or lenet_300_100?"),
+        ("300", "did you mean lenet_300_100?"),
+        ("q", "known: a, b, c, d, e, f, g, h, i, j, k, l and 2 more (see there)"),
+        ("lenet_", "did you mean lenet_300_100 or lenet_5?"),
+    ],
+)
+def test_near_is_what_begins_so_then_what_is_spelt_alike_then_what_holds_it(word: str, words: str) -> None:
+    assert nearest(word, [*"abcdefghijkl", "lenet_5", "lenet_300_100"], rest="see there") == words
+
+
+def test_no_help_shows_marks_of_markup(command: Command) -> None:
+    for verb in (
+        "list",
+        "explain",
+        "store",
+        "gate",
+        "advise",
+        "timings",
+        "report",
+        "export",
+        "calibrate",
+        "data",
+    ):
+        done = command(verb, "--help")
+        assert done.returncode == 0
+        assert "``" not in done.stdout, verb
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 latencies"), (1, "1 latency"), (2, "2 latencies"), (1200, "1,200 latencies")]
+)
+def test_one_is_one(count: int, text: str) -> None:
+    assert counted(count, "latency", "latencies") == text
+
+
+def test_one_state_keeps_and_breaks_and_is_to_do(command: Command, tmp_path: Path) -> None:
+    rows = accuracies("dense", 0, 1.0, {0: 90.0}) + accuracies("ticket", 1, 0.5, {0: 80.0})
+    write_jsonl(rows, tmp_path / "records.jsonl")
+    assert "the one state keeps to the limits" in command("gate", str(tmp_path), "--max-drop", "11").stdout
+    assert "1 of 1 state breaks a limit" in command("gate", str(tmp_path), "--max-drop", "1").stdout
+    done = command(
+        *RUN, "recipe.stages.magnitude=null", "recipe.stages.random=null", "recipe.compare.series=null"
+    )
+    assert "to do: 2 states, 1 measurement; " in done.stdout
+    assert "1 result " in command("store").stdout
+
+
+def test_a_target_that_was_not_measured_says_how_it_is(command: Command, tmp_path: Path) -> None:
+    write_jsonl(accuracies("dense", 0, 1.0, {0: 90.0}), tmp_path / "records.jsonl")
+    for verb, more in (("advise", ()), ("gate", ("--max-latency", "3"))):
+        one_line(
+            command(verb, str(tmp_path), *more, "--target", "xnnpack"),
+            "nothing was measured on 'xnnpack'",
+            "+probe@evaluation.probes.targets=targets +target@evaluation.probes.targets.targets.xnnpack=xnnpack",
+        )
+        one_line(
+            command(verb, str(tmp_path), *more, "--target", "phone"),
+            "+probe@evaluation.probes.targets=targets",
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("recipe.stages.dense=[1]", "recipe.stages.dense: [1] can't take the place of"),
+        ("trust={a: 1}", "trust: {a: 1} can't take the place of"),
+        ("dataset=null", "dataset=null: one name is wanted"),
+        ("model=5", "model=5: one name is wanted"),
+        ("sweep=5", "sweep=5: one name is wanted"),
+        ("scale.name=5", "scale.name: 5 is none of smoke, laptop, paper"),
+        ("recipe.compare.series={a: 5}", "unknown key 'recipe.compare.series.a'"),
+        ("recipe.compare.floor=abc", "recipe.compare.floor: 'abc' is neither true nor false"),
+        ("recipe.compare.floor=1", "recipe.compare.floor: 1 is neither true nor false"),
+        ("recipe.batch_size=null", "batch_size: null is not a whole number"),
+        ("recipe.batch_size=true", "batch_size: true is not a whole number"),
+        ("recipe.length=[1ep]", "length: ['1ep'] is not a text"),
+        (f"recipe.batch_size=[{'1,' * 500}1]", "… is not a whole number"),
+        (
+            "+recipe.stages.dense.optimizer.nope=1",
+            "optimizer torch.optim.SGD: unknown key 'nope'; known: dampening",
+        ),
+        ("recipe.name=${recipe.name}", "it refers to itself"),
+        ("recipe.name=${oc.env:NOPE}", "Environment variable 'NOPE' not found"),
+        ("recipe.name=${nope:1}", "there is no interpolation ${nope:…}"),
+        ("recipe.name=${", "is no valid interpolation"),
+        ("seed=null", "seed: null is not a whole number"),
+        ("++seed", "its value is missing: ++seed=…"),
+    ],
+    ids=lambda v: str(v)[:50],
+)
+def test_values_of_another_form_are_one_line_without_raw_words(
+    given: str, words: str, command: Command
+) -> None:
+    done = command(*(w for w in RUN if w.partition("=")[0] != given.partition("=")[0]), given)
+    one_line(done, words)
+    for raw in ("object_type", "KeyError", "ValueError", "functools", "Error merging", "search path"):
+        assert raw not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--config-name", "nope"), "--config-name: there is no nope.yaml in"),
+        (("--config-path", "nope"), "--config-path: leave it out"),
+    ],
+)
+def test_configs_that_are_not_there(given: tuple[str, ...], words: str, command: Command) -> None:
+    one_line(command("run", *given, "recipe=one_shot"), words)
+
+
+BROKEN = {
+    "syn": ("def (", "syn.py, line 1: no valid Python: "),
+    "zero": ("1 / 0", "can't import zero.Net: ZeroDivisionError: division by zero"),
+    "lacks": ("import nothing_like_this", "No module named 'nothing_like_this'"),
+    "other": ("from torch import nn", "other has no 'Net'; known: nn"),
+}
+FAILS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, fail):
+        super().__init__()
+        self.fail = fail
+        if fail == "build":
+            {}["key"]
+        self.last = nn.Linear(64, 10**11 if fail == "large" else 10)
+
+    def forward(self, x):
+        if self.fail == "key":
+            {}["key"]
+        if self.fail == "asks":
+            x.new_zeros(10**13)
+        if self.fail == "leaves":
+            raise SystemExit(3)
+        if self.fail == "says nothing":
+            raise RuntimeError
+        return self.last(x.flatten(1))
+"""
+
+
+@pytest.mark.parametrize("module", BROKEN)
+def test_a_module_that_can_t_be_imported_says_why(module: str, command: Command, tmp_path: Path) -> None:
+    text, words = BROKEN[module]
+    (tmp_path / f"{module}.py").write_text(text + "\n")
+    build = f"+model.build={{_target_: {module}.Net}}"
+    one_line(command(*RUN, f"trust=[{module}]", "~model.build", build), words)
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "words"),
+    [
+        ("build", 2, "can't build failing.Net: KeyError: 'key'"),
+        ("large", 2, "can't build failing.Net: not enough memory for 25,600 GB"),
+        ("key", 2, "can't take digits's images (1, 8, 8): KeyError: 'key'"),
+        ("asks", 2, "images (1, 8, 8): not enough memory for 40,000 GB"),
+        ("says nothing", 2, "images (1, 8, 8): RuntimeError"),
+        ("leaves", 1, "code of yours ended the process (SystemExit: 3)"),
+    ],
+)
+def test_a_net_that_fails_says_how(
+    fail: str, code: int, words: str, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILS)
+    done = command(
+        *RUN, "trust=[failing]", "~model.build", f"+model.build={{_target_: failing.Net, fail: {fail}}}"
+    )
+    assert done.returncode == code
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert words in done.stderr

@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from compressbench.conf import conf_dir
+from compressbench.conf import conf_dir, listing
 from compressbench.errors import UserError, nearest
 from compressbench.paths import file_name, given_path, nameless, outputs_folder, resolved
+from compressbench.wording import shown
 
 LARGEST = 4_000_000
 DEEPEST, MOST_VALUES = 100, 100_000
@@ -22,7 +23,10 @@ GROUPS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
 
 def _at_scale(smoke: Any, laptop: Any, paper: Any, *, _root_: DictConfig) -> Any:
-    return {"smoke": smoke, "laptop": laptop, "paper": paper}[_root_.scale.name]
+    name, values = _root_.scale.name, {"smoke": smoke, "laptop": laptop, "paper": paper}
+    if not isinstance(name, str) or name not in values:
+        raise UserError(f"scale.name: {name!r} is none of {', '.join(values)}; choose one by scale=NAME")
+    return values[name]
 
 
 def register() -> None:
@@ -48,7 +52,7 @@ def check_seed(seed: Any) -> int:
         UserError: it is no whole number of 0 or more.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed: {seed!r} is not a whole number, 0 or more")
+        raise UserError(f"seed: {shown(seed)} is not a whole number, 0 or more")
     if seed >= 2**63:
         raise UserError(f"seed: {seed} is too large; below {2**63:,}")
     return seed
@@ -214,13 +218,54 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is no override such as seed=1; is a bracket or a quote left open?"
-    found = re.search(r"[Cc]ould not find '([\w/\-.]+)/([^'/]+)'", text)
+    found = re.search(r"[Cc]ould not find '([\w/\-.]+?)/(?:(/[^']*)|([^'/]*|\.[^']*))'", text)
     if found:
-        group, name = found.groups()
-        return f"unknown {group} {name!r}; {nearest(name, options(group, folders))}"
-    found = re.search(r"Could not override '([^']+)'\.", text) or re.search(r"full_key: (\S+)", text)
+        group, name = found[1], found[2] or found[3]
+        own = re.findall(
+            r"^\t(\S+)$", text.partition("Available options")[2], re.M
+        )  # also of Hydra's own groups
+        known = options(group, folders) or [o for o in own if not o.startswith("_")]
+        near = nearest(name, known, rest=listing(group))
+        return f"unknown {group} {name!r}; {near}" if name else f"{group}=: a name is missing; {near}"
+    found = re.search(r"config group '([^']*)' does not exist", text)
+    if found:
+        return f"there is no config group {found[1]!r}; {nearest(found[1], _groups(folders))}"
+    found = re.search(r"^Error merging override ([^=\s]+)=(.*)$", text, re.S)
+    if found:
+        key, value = found[1].lstrip("+"), found[2][:100]
+        return (
+            f"{key}: {value} is no valid interpolation such as ${{recipe.length}}"
+            if "${" in value
+            else f"{key}: {value} can't take the place of what stands there, which is of another form"
+        )
+    found = re.search(r"Cannot find primary config '([^']*)'", text)
+    if found:
+        return (
+            f"--config-name: there is no {found[1]}.yaml in {' or '.join(map(str, (*folders, conf_dir())))}"
+        )
+    if "Primary config" in text:
+        return "--config-path: leave it out; --config-dir FOLDER adds a folder with your own configs"
+    inside = re.search(r"full_key: (\S+)", str(error.__cause__ or ""))
+    if inside and "is not in struct" in str(error.__cause__) and f"'{inside[1].rpartition('.')[0]}'" in text:
+        return _unknown_key(inside[1], _siblings(error))
+    found = re.search(r"Could not (?:override|delete) '([^']*)'\.", text) or re.search(
+        r"full_key: (\S+)", text
+    )
+    if found and "@" in found[1]:
+        return _unknown_place(
+            found[1], re.findall(r"(\S+?@[^\s,?]+)", text.partition("override one of ")[2] or text)
+        )
     if found and ("Could not override" in text or "is not in struct" in text):
         return _unknown_key(found[1], _siblings(error))
+    found = re.search(r"Could not delete from config\. '([^']*)' does not exist", text)
+    if found:
+        return f"~{found[1]}: there is no such setting"
+    found = re.search(r"Multiple values for ([^\s]+?)\. To override", text)
+    if found:
+        return f"{found[1]} is chosen twice; leave out the + to choose another"
+    found = re.search(r"^(\S+) appears more than once in the final defaults list", text)
+    if found:
+        return f"{found[1]} is chosen twice; one recipe, without a +, is wanted"
     found = re.search(r"Ambiguous value for argument '(.*?)=([^']*)'", text)
     if found:
         key, values = found.groups()
@@ -235,15 +280,42 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     if found:
         return f"{found[1]}: a value is needed"
     first = " ".join(line.strip() for line in text.splitlines() if line.strip() and "full_key" not in line)
+    first = re.sub(r" (?:object|reference)_type=\S+", "", first)
+    first = first.replace("Recursive interpolation detected", "it refers to itself")
+    first = re.sub(r"^\w+ raised while resolving interpolation: ", "", first).strip('"')
+    first = re.sub(r"^Unsupported interpolation type (\S+)", r"there is no interpolation ${\1:…}", first)
     full = re.search(r"full_key: (\S+)", text)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         first = f"the config can't be composed: {type(error).__name__}: {first}"
     return f"{full[1]}: {first}" if full and full[1] not in first else first
 
 
+def _groups(folders: tuple[Path, ...]) -> list[str]:
+    """Every config group, as it is written before the ``@``."""
+    return sorted(
+        {
+            str(path.parent.relative_to(folder))
+            for folder in (conf_dir(), *folders)
+            for path in folder.glob("*/**/*.yaml")
+        }
+    )
+
+
+def _unknown_place(full: str, offered: list[str]) -> str:
+    """For a ``group@place`` that isn't in the recipe, with those of the group that are, as Hydra's error offers them."""
+    group, _, place = full.partition("@")
+    there = sorted(
+        {o.partition("@")[2].rstrip(".?,") for o in offered if o.startswith(f"{group}@")} - {place}
+    )
+    begin = f"{full}: the recipe has no {group} at {place}"
+    if not there:
+        return f"{begin}; compressbench explain recipe=NAME says what stages it has"
+    return f"{begin}; {group} is chosen at {', '.join(there)}"
+
+
 def _unknown_key(full: str, siblings: list[str]) -> str:
     group = full.partition("@")[0]
-    if "/" in group or "@" in full or group in GROUPS:
+    if "/" in group or group in GROUPS:
         return f"no config group is overridden by {full!r}; {nearest(group, GROUPS)}"
     last = full.rpartition(".")[2]
     new = f" (a key that is really new is added with +{full}=…)" if "." in full else ""

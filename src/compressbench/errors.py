@@ -7,6 +7,7 @@ Exit codes are the same everywhere: 0 done; 1 it ran and failed, or is incomplet
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -40,13 +41,49 @@ class Unmet(UserError):
     code = 1
 
 
-def nearest(name: str, options: Iterable[str], limit: int = 3) -> str:
-    """A closing sentence with the options nearest to a misspelt name, or all of them when few."""
-    known = sorted({str(o) for o in options})
-    close = difflib.get_close_matches(str(name), known, n=limit, cutoff=0.5)
+NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.I)
+"""How torch, CUDA and C++ say it, as errors of other kinds."""
+
+
+def reason(error: BaseException, most: int = 300) -> str:
+    """The first line of what somebody else's error says, with its kind where that alone says little."""
+    text = str(error).strip()
+    if isinstance(error, MemoryError) or NO_MEMORY.search(text):
+        asked = re.search(r"tried to allocate (\d+) bytes", text, re.I)
+        return f"not enough memory{f' for {int(asked[1]) / 1e9:,.0f} GB' if asked else ''}"
+    first = text.splitlines()[0][:most] if text else ""
+    kind = type(error).__name__
+    return f"{kind}: {first}" if first and isinstance(error, LookupError | ArithmeticError) else first or kind
+
+
+SHOWN = 12
+ALIKE = 8
+
+
+def nearest(name: str, options: Iterable[str], limit: int = 3, rest: str = "") -> str:
+    """A closing sentence with the options that a misspelt name is near to, or all of them when few.
+
+    Near is what begins with it, else what is spelt alike, else what holds it.
+
+    Args:
+        name: as given.
+        options: what there is.
+        limit: how many that are spelt alike are named.
+        rest: the command that names all, for where not all are.
+    """
+    known, word = sorted({str(o) for o in options}), str(name).lower()
+    begin = [o for o in known if len(word) > 1 and o.lower().startswith(word)]
+    alike = difflib.get_close_matches(str(name), known, n=limit, cutoff=0.6)
+    holding = [o for o in known if len(word) > 2 and word in o.lower()]
+    close = (begin or alike or holding)[:ALIKE]
     if close:
-        return f"did you mean {' or '.join(close)}?"
+        return (
+            f"did you mean {' or '.join(close)}?"
+            if len(close) < 4
+            else f"did you mean one of {', '.join(close)}?"
+        )
     if not known:
         return "there are none"
-    shown = known if len(known) <= 12 else [*known[:12], "…"]
-    return f"known: {', '.join(shown)}"
+    if len(known) <= SHOWN:
+        return f"known: {', '.join(known)}"
+    return f"known: {', '.join(known[:SHOWN])} and {len(known) - SHOWN} more{f' ({rest})' if rest else ''}"

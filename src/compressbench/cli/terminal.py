@@ -61,6 +61,10 @@ class Terminal(Watcher):
         names = ", ".join((*ready.setting.probes, *ready.setting.asked))
         table.add_row("probes", names, f"{total - len(results)}/{total}")
         self.console.print(table)
+        if not ready.plan.measures:
+            self.say(
+                "recipe.compare names no series: states are made and kept, nothing is measured or reported"
+            )
         if missing or results:
             from compressbench.estimate import expected, sentence
 

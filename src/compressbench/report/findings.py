@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Sequence
 
-from compressbench.answered import NUMBERS
+from compressbench.answered import NO_FIGURE, NUMBERS
 from compressbench.records import Record
 from compressbench.report.accuracy import pairs
 from compressbench.report.chance import at_chance_in_words, unseen
 from compressbench.report.exits import batches, cost_of
 from compressbench.report.heat import changes_of, emptied_layers
+from compressbench.report.learning import carried
 from compressbench.report.numbers import (
+    FIXED,
     MISSING,
     Spread,
     between,
@@ -51,11 +53,16 @@ from compressbench.report.varied import axis_of
 from compressbench.report.wording import difference_unit, title_of
 
 NAMED = 8
+NO_ACCURACY = "There are no accuracy records."
 OLD_BUSY = "busy machine"  # of records before disturbances were measured
 
 
-def provenance(panels: Sequence[Panel]) -> list[tuple[str, list[str]]]:
-    """What was run, with what and on what: (heading, lines); a heading with several lines is a mixture."""
+def provenance(panels: Sequence[Panel], recipes: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """What was run, with what and on what: (heading, lines); a heading with several lines is a mixture.
+
+    Args:
+        recipes: names of the recipes as they ran, where the records call them by the arms of a sweep.
+    """
     rows = [r for p in panels for r in p.rows]
     facts = []
     for heading, column in (
@@ -67,8 +74,10 @@ def provenance(panels: Sequence[Panel]) -> list[tuple[str, list[str]]]:
         ("Hardware target", "hardware"),
     ):
         facts.append((heading, list(dict.fromkeys(str(getattr(r, column)) or MISSING for r in rows))))
+    if recipes and (arms := [name for name in facts[0][1] if name not in recipes]):
+        facts[:1] = [("Recipe", list(recipes)), ("Arms", arms)]
     known = sorted({r.seed for r in rows})
-    facts.insert(4, ("Seeds", [f"{', '.join(map(str, known))} ({seeds(len(known))})"]))
+    facts.insert(len(facts) - 2, ("Seeds", [f"{', '.join(map(str, known))} ({seeds(len(known))})"]))
     machines = list(dict.fromkeys(r.machine for r in rows))
     facts.append(("Machine", machines))
     facts.append(("Versions", list(dict.fromkeys(r.versions for r in rows))))
@@ -111,10 +120,15 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
 
 def _no_numbers(panel: Panel) -> list[str]:
     """Which series hold states that answer what is no number."""
-    found = dict.fromkeys(r.series for r in panel.rows if NUMBERS in r.note)
-    if not found:
-        return []
-    return [f"{', '.join(found)}: some answers {NUMBERS}; they count as wrong, see the notes of the tables."]
+    noted = [r for r in panel.rows if NUMBERS in r.note]
+    none = dict.fromkeys(r.series for r in noted if r.value is None and r.note.startswith(NO_FIGURE))
+    some = dict.fromkeys(r.series for r in noted if not r.note.startswith(NO_FIGURE))
+    told = [f"{', '.join(none)}: no figures of states whose answers all {NUMBERS}."] if none else []
+    if some:
+        told.append(
+            f"{', '.join(some)}: some answers {NUMBERS}; they count as wrong, see the notes of the tables."
+        )
+    return told
 
 
 def _no_floor(panel: Panel) -> list[str]:
@@ -162,7 +176,10 @@ def summary(panel: Panel) -> list[str]:
     moment = panel.moments[0]
     opening = [f"{panel.name}: {counted(len(panel.series), 'series', 'series')}, {seeds(len(panel.seeds))}."]
     if panel.main is None:
-        return [" ".join([*opening, "There are no accuracy records."])]
+        why = dict.fromkeys(
+            r.note for r in panel.rows if r.probe == "accuracy" and r.value is None and r.note
+        )
+        return [" ".join([*opening, f"There is no accuracy: {'; '.join(why)}." if why else NO_ACCURACY])]
     name = title_of(panel.main[1])
     for label, series in panel.dense.items():
         points = series.at(moment)
@@ -197,7 +214,7 @@ def _hypothesis(panel: Panel, moment: str) -> list[str]:
         for point in series.at(moment):
             later = paired(_early(point), _early(dense))
             change = paired(panel.main_reading(point), panel.main_reading(dense))
-            if later is None or change is None:
+            if later is None or change is None or carried(panel, series, point):
                 continue
             known += 1
             if later.mean <= 0 and change.mean >= 0:
@@ -307,7 +324,7 @@ def _forgotten(panel: Panel, moment: str) -> list[str]:
 
 
 def _figure(figure: Spread, unit: str, signed: bool = False) -> str:
-    text = f"{plain(figure, unit, signed)} {unit}".rstrip()
+    text = f"{plain(figure, unit, signed)}{FIXED}{unit}".rstrip()
     return f"{text} ({'one seed' if figure.n == 1 else f'n = {figure.n}'})"
 
 
