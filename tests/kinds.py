@@ -10,7 +10,12 @@ from typing import Any
 from compressbench import specs
 from compressbench.execute import Executor
 from compressbench.plan import Measure, Node, Plan
+from compressbench.stages.init import Init
+from compressbench.stages.rewind import LearningRate, Reinit, Weights
 from compressbench.stages.train import Train
+
+VALUES = (Init, Train, Weights, LearningRate, Reinit)
+"""Stages that give a net other values and leave its form."""
 
 
 def skeleton(value: Any) -> Any:
@@ -24,7 +29,7 @@ def skeleton(value: Any) -> Any:
         return value
     if isinstance(value, int | float):
         return "#" if value else "0"
-    return re.sub(r"\A[\d./]+(|it|ep)\Z", r"#\1", str(value))
+    return re.sub(r"\A[\d./]+(it|ep)?\Z", "#", str(value))
 
 
 def of_spec(spec: Mapping[str, Any]) -> str:
@@ -47,11 +52,11 @@ def net(node: Node) -> str:
 
 
 def form(plan: Plan, name: str | None) -> str:
-    """What a state is made of: the net that it began as, and the classes of all stages that it went through."""
+    """What a state is made of: the net that it began as, and the classes of the stages that changed its form."""
     if name is None:
         return "nothing"
     nodes = lineage(plan, name)
-    return f"{net(nodes[-1])} {sorted({type(n.stage).__name__ for n in nodes})}"
+    return f"{net(nodes[-1])} {sorted({type(n.stage).__name__ for n in nodes if not isinstance(n.stage, VALUES)})}"
 
 
 def of_stage(plan: Plan, node: Node) -> str:
