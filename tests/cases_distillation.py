@@ -103,8 +103,8 @@ def by(objective: str, **settings: Any) -> dict[str, Any]:
 
 def batch_of(bench: Bench, logits: Tensor, plain: bool = False, **taps: Tensor) -> Batch:
     feed, n = bench.feed("train"), len(logits)
-    inputs = bench.task.encode(feed.images[:n])
-    return Batch(Outputs(logits, taps), inputs, feed.labels[:n], torch.arange(n), plain)
+    inputs = bench.task.normalised(feed["images"][:n])
+    return Batch(Outputs(logits, taps), (inputs,), feed.labels[:n], torch.arange(n), plain)
 
 
 def learned(module: nn.Module) -> dict[str, Tensor]:
@@ -132,7 +132,8 @@ def three(place: Bench, teacher: State, student: State) -> dict[str, State]:
 
 
 def other_classes(bench: Bench) -> State:
-    fewer = dataclasses.replace(bench.dataset, classes=bench.dataset.classes[:7])
+    task = dataclasses.replace(bench.task, classes=bench.task.classes[:7])
+    fewer = dataclasses.replace(bench.dataset, task=task)
     return drawn(SMALL, dataclasses.replace(bench, dataset=fewer))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from torch import Tensor
 
 from compressbench import early
@@ -13,7 +14,6 @@ from compressbench.exiting import Policy
 from compressbench.models.draw import drawn
 from compressbench.stages.exits import Attach
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
 from short import SGD
 
 POINTS = ("layer1", "layer2")
@@ -33,8 +33,7 @@ RESNET = build("compressbench.models.resnet.CifarResNet", depth=8, width=4)
 
 @pytest.fixture(scope="module")
 def bench(digits) -> Bench:
-    task = Classification(digits.classes, digits.mean, digits.std)
-    return Bench(digits, task, seed=0, name="init", say=lambda _: None)
+    return Bench(digits, seed=0, name="init", say=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +54,12 @@ def training(objective: str, stage, only: str | None = None, **settings):
     )
 
 
+def three_of(bench: Bench) -> tuple[Tensor, ...]:
+    return bench.task.drawn(3, torch.Generator().manual_seed(0))
+
+
 def images(bench: Bench, count: int = 97) -> Tensor:
-    return bench.task.encode(bench.feed("test").images[:count])
+    return bench.task.normalised(bench.feed("test")["images"][:count])
 
 
 def policy(criterion, *thresholds: float) -> Policy:

@@ -1,26 +1,14 @@
-"""Datasets: exact facts about what is read, drawn, refused and fetched."""
+"""Data sets: which examples, the embedded sets, augmentation, pictures for nets that know more classes."""
 
 from __future__ import annotations
 
-import ast
 import gzip
-import hashlib
-import http.server
 import importlib.util
 import io
 import json
 import lzma
-import os
-import pickle
-import re
-import struct
 import subprocess
 import sys
-import tarfile
-import threading
-import zlib
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +18,26 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
+from cases_data import (
+    ROOT,
+    config,
+    picture,
+    pictures,  # noqa: F401
+    shared,
+)
 from compressbench.cli import data as command
-from compressbench.cli import main as cli
 from compressbench.conf import conf_dir
-from compressbench.data import cifar, idx
-from compressbench.data.augment import pad_crop_flip
-from compressbench.data.dataset import Dataset, Raw, Split
-from compressbench.data.feed import Feed
-from compressbench.data.folder import files, image_folder, read_pictures
-from compressbench.data.load import load, moments
-from compressbench.data.published import Content, Download
+from compressbench.data import idx
+from compressbench.data.dataset import Dataset
+from compressbench.data.folder import image_folder
+from compressbench.data.load import load
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError
+from compressbench.tasks.images.augment import pad_crop_flip
+from compressbench.tasks.images.classification import moments
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def shared(name: str) -> Path:
-    base = os.environ.get("COMPRESSBENCH_SHARED")
-    folder = (Path(base) if base else ROOT.parent / "shared") / "data" / name
-    if not folder.exists():
-        pytest.skip(f"{folder} is absent; COMPRESSBENCH_SHARED names another place")
-    return folder
-
-
-def config(option: str, /, **changes: Any) -> dict[str, Any]:
-    return {**command.read_config(option, [conf_dir() / "dataset"], "data"), **changes}
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
-
-
-# --- which examples
+# which examples -------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,7 +100,7 @@ def test_mean_and_std_are_of_the_training_images_alone(pictures: Path) -> None:
         assert abs(other.mean() - pixels.mean()) > 1e-6, "they differ here"
 
 
-# --- embedded sets and load
+# embedded sets and load -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -146,25 +119,25 @@ def test_fashion_mnist(fashion: Dataset) -> None:
         "validation": 1000,
         "test": 2000,
     }
-    assert fashion.shape == (1, 28, 28)
+    assert fashion.task.shape == (1, 28, 28)
     assert len(fashion.classes) == 10
     for split in fashion.splits.values():
-        assert split.images.dtype == np.uint8
+        assert split["images"].dtype == np.uint8
         assert split.labels.dtype == np.int64
         assert len(set(np.bincount(split.labels))) == 1
-    assert not set(fashion.split("train").index) & set(fashion.split("validation").index)
-    assert fashion.augment == {}
-    pixels = fashion.split("train").images / 255
-    assert fashion.mean == pytest.approx([pixels.mean()])
-    assert fashion.std == pytest.approx([pixels.std()])
+    assert not set(fashion.split("train").rows) & set(fashion.split("validation").rows)
+    assert fashion.task.augment == {}
+    pixels = fashion.split("train")["images"] / 255
+    assert fashion.task.mean == pytest.approx([pixels.mean()])
+    assert fashion.task.std == pytest.approx([pixels.std()])
 
 
 def test_splits_are_what_the_source_holds_at_their_index(fashion: Dataset) -> None:
     raw = idx.fashion_mnist()
     for name, source in (("train", raw.train), ("validation", raw.train), ("test", raw.test)):
         split = fashion.split(name)
-        assert (source.images[split.index] == split.images).all()
-        assert (source.labels[split.index] == split.labels).all()
+        assert (source["images"][split.rows] == split["images"]).all()
+        assert (source.labels[split.rows] == split.labels).all()
 
 
 def test_embedded_fashion_is_the_shared_one() -> None:
@@ -174,7 +147,7 @@ def test_embedded_fashion_is_the_shared_one() -> None:
         idx.parse(lzma.decompress((folder / f"{name}.xz").read_bytes()), name)
         for name in (idx.TRAIN_IMAGES, idx.TEST_LABELS)
     )
-    assert (images == raw.train.images[:, 0]).all()
+    assert (images == raw.train["images"][:, 0]).all()
     assert (labels == raw.test.labels).all()
 
 
@@ -193,10 +166,10 @@ def test_digits_are_those_of_scikit_learn() -> None:
     source, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]
     raw = idx.digits()
     assert (len(raw.train), len(raw.test)) == (1000, 797)
-    assert sorted([*raw.train.index, *raw.test.index]) == list(range(1797))
+    assert sorted([*raw.train.rows, *raw.test.rows]) == list(range(1797))
     for split in (raw.train, raw.test):
-        assert (split.labels == labels[split.index]).all()
-        assert (split.images[:, 0] == np.round(source[split.index] * 255 / 16)).all()
+        assert (split.labels == labels[split.rows]).all()
+        assert (split["images"][:, 0] == np.round(source[split.rows] * 255 / 16)).all()
     share = np.bincount(raw.train.labels) / np.bincount(labels.astype(int))
     assert share == pytest.approx(1000 / 1797, abs=0.01)
 
@@ -213,8 +186,8 @@ def test_loading_imports_no_torch() -> None:
 
 
 def test_feed_takes_the_arrays_without_a_warning(digits: Dataset, recwarn: pytest.WarningsRecorder) -> None:
-    feed = Feed.of(digits, "test", "cpu")
-    assert feed.images.dtype == torch.uint8
+    feed = digits.split("test").to("cpu")
+    assert feed["images"].dtype == torch.uint8
     assert len(feed) == 797
     assert not recwarn.list
 
@@ -320,11 +293,13 @@ def test_a_reader_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     dataset = load({"read": read, "validation": 8}, trusted=["ownreader"])
     train = dataset.split("train")
     assert dataset.name == "read"
-    assert (dataset.attributes["train"]["odd"] == train.index % 2).all()
-    assert (dataset.attributes["validation"]["odd"] == dataset.split("validation").index % 2).all()
+    assert (train.groupings["odd"] == train.rows % 2).all()
+    assert dataset.groups == {"odd": (0, 1)}
+    assert (dataset.split("test").groupings["odd"] == -1).all(), "the reader said nothing of these"
+    assert (dataset.split("validation").groupings["odd"] == dataset.split("validation").rows % 2).all()
     # The source is sorted by class, so it is mixed; the index still holds.
     assert (np.diff(train.labels) < 0).any()
-    assert (train.images[:, 0, 0, 0] == train.index * 4).all()
+    assert (train["images"][:, 0, 0, 0] == train.rows * 4).all()
     for arguments, message in (({"high": 4}, "labels 0..3"), ({"dtype": "float32"}, "not uint8")):
         with pytest.raises(UserError, match=message):
             load({"read": {**read, **arguments}}, trusted=["ownreader"])
@@ -374,551 +349,7 @@ def test_the_example_of_the_docs_composes(tmp_path: Path) -> None:
     assert found["read"]["_target_"] == "compressbench.data.folder.image_folder"
 
 
-# --- idx files
-
-
-def as_idx(array: np.ndarray) -> bytes:
-    return (
-        bytes([0, 0, 8, array.ndim])
-        + struct.pack(f">{array.ndim}I", *array.shape)
-        + array.astype(np.uint8).tobytes()
-    )
-
-
-@pytest.fixture
-def small_mnist(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Four small files that pass for MNIST, and the published sums changed to theirs."""
-    random = np.random.RandomState(0)
-    blobs = {}
-    for images, labels, n in (
-        (idx.TRAIN_IMAGES, idx.TRAIN_LABELS, 60),
-        (idx.TEST_IMAGES, idx.TEST_LABELS, 20),
-    ):
-        blobs[images] = as_idx(random.randint(0, 256, (n, 28, 28)))
-        blobs[labels] = as_idx(np.arange(n) % 10)
-    published = replace(
-        idx.PUBLISHED["mnist"],
-        files=tuple(Content(name, md5(data), len(data)) for name, data in blobs.items()),
-        downloads=tuple(
-            Download(f"{name}.gz", md5(gzip.compress(data, mtime=0)), name) for name, data in blobs.items()
-        ),
-    )
-    monkeypatch.setitem(idx.PUBLISHED, "mnist", published)
-    return blobs
-
-
-PACKERS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
-
-
-@pytest.mark.parametrize("layout", ["MNIST/raw", "mnist", ""])
-@pytest.mark.parametrize("suffix", PACKERS)
-def test_idx_layouts(small_mnist: dict[str, bytes], tmp_path: Path, layout: str, suffix: str) -> None:
-    folder = tmp_path / layout
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in small_mnist.items():
-        (folder / f"{name}{suffix}").write_bytes(PACKERS[suffix](data))
-    raw = idx.mnist(str(tmp_path))
-    assert raw.train.images.shape == (60, 1, 28, 28)
-    assert raw.train.images.tobytes() == small_mnist[idx.TRAIN_IMAGES][16:]
-    assert raw.test.labels.tolist() == [i % 10 for i in range(20)]
-
-
-def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        load(
-            {
-                **config("mnist"),
-                "read": {"_target_": "compressbench.data.idx.mnist", "data_dir": str(tmp_path)},
-            }
-        )
-    message = str(caught.value)
-    for part in (f"{tmp_path}/MNIST/raw", f"{tmp_path}/mnist", "compressbench data mnist --download"):
-        assert part in message
-    assert "\n" not in message
-
-
-def damaged(how: str, data: bytes) -> bytes:
-    return {"truncated": data[:-1], "altered": data[:-1] + bytes([data[-1] ^ 1]), "longer": data + b"\0"}[how]
-
-
-@pytest.mark.parametrize("how", ["truncated", "altered", "longer"])
-@pytest.mark.parametrize("suffix", PACKERS)
-def test_damaged_idx_content_is_named(
-    small_mnist: dict[str, bytes], tmp_path: Path, suffix: str, how: str
-) -> None:
-    for name, data in small_mnist.items():
-        content = damaged(how, data) if name == idx.TEST_LABELS else data
-        (tmp_path / f"{name}{suffix}").write_bytes(PACKERS[suffix](content))
-    word = "truncated: it holds 27 of 28 bytes" if how == "truncated" else "altered"
-    with pytest.raises(UserError, match=f"t10k-labels-idx1-ubyte{suffix}.*{word}.*--download"):
-        idx.mnist(str(tmp_path))
-
-
-@pytest.mark.parametrize("suffix", [".gz", ".xz"])
-def test_damaged_compression_is_named(small_mnist: dict[str, bytes], tmp_path: Path, suffix: str) -> None:
-    for name, data in small_mnist.items():
-        packed = PACKERS[suffix](data)
-        (tmp_path / f"{name}{suffix}").write_bytes(packed[:-20] if name == idx.TRAIN_IMAGES else packed)
-    with pytest.raises(UserError, match=f"{idx.TRAIN_IMAGES}{suffix} is truncated or damaged"):
-        idx.mnist(str(tmp_path))
-    (tmp_path / f"{idx.TRAIN_IMAGES}{suffix}").unlink()
-    with pytest.raises(UserError, match=f"{idx.TRAIN_IMAGES} is missing"):
-        idx.mnist(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "no idx file"),
-        (b"\0\0\x0d\x01\0\0\0\0", "no idx file"),
-        (b"\0\0\x08\x03\0\0\0\x01", "no idx file"),
-        (b"\0\0\x08\x01\0\0\0\x05abcd", "holds 4 values, its header says 5"),
-        (b"\0\0\x08\x02\xff\xff\xff\xff\xff\xff\xff\xff", "header says 4294967295 x 4294967295"),
-    ],
-)
-def test_malformed_idx(data: bytes, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        idx.parse(data, "it")
-
-
-def test_mnist_as_published() -> None:
-    raw = idx.mnist(str(shared("mnist").parent))
-    assert raw.train.images.shape == (60000, 1, 28, 28)
-    assert raw.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    mean, std = moments(raw.train.images)
-    assert (round(mean[0], 4), round(std[0], 4)) == (0.1307, 0.3081)
-
-
-# --- CIFAR
-
-
-def text(value: str) -> bytes:
-    return b"U" + bytes([len(value)]) + value.encode()
-
-
-def python2_array(array: np.ndarray) -> bytes:
-    """Protocol-2 opcodes that Python 2 wrote for a uint8 matrix, as in the published files."""
-    rows, columns = (b"M" + struct.pack("<H", n) for n in array.shape)
-    return (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        + (b"(K\x01" + rows + columns + b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R")
-        + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-        + (b"T" + struct.pack("<I", array.size) + array.tobytes() + b"tb")
-    )
-
-
-def python2_dict(**entries: Any) -> bytes:
-    out = b"\x80\x02}("
-    for name, value in entries.items():
-        out += text(name)
-        if isinstance(value, np.ndarray):
-            out += python2_array(value)
-        else:
-            out += (
-                b"](" + b"".join(text(v) if isinstance(v, str) else b"K" + bytes([v]) for v in value) + b"e"
-            )
-    return out + b"u."
-
-
-def cifar100_files() -> dict[str, bytes]:
-    random = np.random.RandomState(0)
-    blobs = {"meta": python2_dict(fine_label_names=["f0", "f1", "f2", "f3"], coarse_label_names=["c0", "c1"])}
-    for name, n in (("train", 40), ("test", 12)):
-        fine = [i % 4 for i in range(n)]
-        pixels = random.randint(0, 256, (n, 3072)).astype(np.uint8)
-        blobs[name] = python2_dict(data=pixels, fine_labels=fine, coarse_labels=[f // 2 for f in fine])
-    return blobs
-
-
-@pytest.fixture
-def small_cifar100(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    blobs = cifar100_files()
-    published = replace(
-        cifar.PUBLISHED["cifar100"], files=tuple(Content(name, md5(data)) for name, data in blobs.items())
-    )
-    monkeypatch.setitem(cifar.PUBLISHED, "cifar100", published)
-    return blobs
-
-
-def write_cifar100(blobs: dict[str, bytes], root: Path) -> Path:
-    folder = root / "cifar-100-python"
-    folder.mkdir(parents=True)
-    for name, data in blobs.items():
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def test_cifar100_layout_and_both_labels(small_cifar100: dict[str, bytes], tmp_path: Path) -> None:
-    folder = write_cifar100(small_cifar100, tmp_path)
-    fine, coarse = (cifar.cifar100(str(tmp_path), labels) for labels in ("fine", "coarse"))
-    pixels = np.random.RandomState(0).randint(0, 256, (40, 3072)).astype(np.uint8)
-    assert (fine.train.images == pixels.reshape(40, 3, 32, 32)).all()
-    assert fine.classes == ("f0", "f1", "f2", "f3")
-    assert coarse.classes == ("c0", "c1")
-    assert (coarse.train.labels == fine.train.labels // 2).all()
-    assert (fine.attributes["test"]["coarse"] == coarse.test.labels).all()
-    read = {"_target_": "compressbench.data.cifar.cifar100", "data_dir": str(tmp_path)}
-    dataset = load(config("cifar100", read=read))
-    assert (dataset.attributes["train"]["coarse"] == dataset.split("train").labels // 2).all()
-    assert dataset.augment == {"pad": 4, "flip": True}
-    with pytest.raises(UserError, match="known: fine, coarse"):
-        cifar.cifar100(str(tmp_path), "both")
-    (folder / "test").write_bytes(small_cifar100["test"][:-4])
-    with pytest.raises(UserError, match=r"cifar-100-python/test .*altered.*--download"):
-        cifar.cifar100(str(tmp_path))
-
-
-class Evil:
-    def __init__(self, call: Any, *arguments: Any) -> None:
-        self.parts = call, arguments
-
-    def __reduce__(self) -> Any:
-        return self.parts
-
-
-def evil_pickles(mark: Path) -> dict[str, bytes]:
-    return {
-        "system": pickle.dumps({"data": Evil(os.system, f"touch {mark}")}, protocol=2),
-        "open": pickle.dumps({"data": Evil(open, str(mark), "w")}, protocol=4),
-        "eval": b"cbuiltins\neval\n(U\x24open(" + repr(str(mark)).encode()[:1] + b".",
-        "getattr": b"c__builtin__\ngetattr\n.",
-        "dotted": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__class__\x93.",
-        "codecs": pickle.dumps({"data": np.zeros(3, np.uint8)}, protocol=2),
-        "new numpy": pickle.dumps({"data": np.zeros(3, np.uint8)}, protocol=5),
-        "objects": python2_dict(data=np.zeros((1, 3), np.uint8)).replace(b"U\x02u1", b"U\x02O8"),
-        "persistent": b"Pname\n.",
-        "extension": b"\x82\x01.",
-        "class attribute": b"\x80\x02cnumpy\nndarray\n}U\x04evilK\x01sb.",
-        "empty": b"",
-        "list": b"\x80\x02].",
-        "cut": python2_dict(labels=[1, 2, 3])[:-3],
-    }
-
-
-@pytest.mark.parametrize("name", evil_pickles(Path("mark")))
-def test_a_pickle_that_asks_for_anything_else_is_refused(name: str, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    with pytest.raises(UserError, match="is no CIFAR batch") as caught:
-        cifar.unpack(evil_pickles(mark)[name], "data_batch_1")
-    assert "\n" not in str(caught.value)
-    assert not mark.exists()
-
-
-def test_the_evil_pickles_would_have_worked(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    pickle.loads(evil_pickles(mark)["system"])
-    assert mark.exists()
-
-
-def test_altered_batches_are_refused_before_they_are_interpreted(
-    small_cifar100: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_cifar100({**small_cifar100, "meta": evil_pickles(tmp_path / "mark")["system"]}, tmp_path)
-    monkeypatch.setattr(cifar, "unpack", lambda data, what: pytest.fail(f"{what} was interpreted"))
-    with pytest.raises(UserError, match="altered"):
-        cifar.cifar100(str(tmp_path))
-
-
-def test_nothing_but_the_cifar_reader_unpickles() -> None:
-    package = ROOT / "src" / "compressbench"
-    modules = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-    harmless = {("pickle", "UnpicklingError"), ("pickle", "PickleError")}
-    found = set()
-    for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            used: set[tuple[str, str]] = set()
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                used = {(node.value.id, node.attr)}
-            elif isinstance(node, ast.ImportFrom):
-                used = {(str(node.module), alias.name) for alias in node.names}
-            elif isinstance(node, ast.Import):
-                used = {(alias.name, "renamed") for alias in node.names if alias.asname}
-            elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
-                "torch.load",
-                "np.load",
-                "numpy.load",
-            ):
-                safe = any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
-                used = set() if safe else {("pickle", ast.unparse(node.func))}
-            if any(module.split(".")[0] in modules for module, _ in used - harmless):
-                found.add(path.relative_to(package).as_posix())
-    assert found == {"data/cifar.py"}
-
-
-@pytest.mark.slow
-def test_cifar10_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = shared("cifar10")
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.syspath_prepend(str(folder))
-    from unpack_cifar10 import load_arrays, write_batches
-
-    batches = Path(write_batches(str(folder), str(tmp_path)))
-    raw = cifar.cifar10(str(tmp_path))
-    x, y, xt, yt = load_arrays(str(folder))
-    assert (raw.train.images == x.transpose(0, 3, 1, 2)).all()
-    assert (raw.test.images == xt.transpose(0, 3, 1, 2)).all()
-    assert (raw.train.labels == y).all()
-    assert (raw.test.labels == yt).all()
-    assert raw.classes[:3] == ("airplane", "automobile", "bird")
-    assert raw.train.images.flags.writeable
-
-    with (batches / "data_batch_3").open("r+b") as file:
-        file.truncate(31_000_000)
-    with pytest.raises(
-        UserError, match=r"data_batch_3 is truncated: it holds 31,000,000 of 31,035,999 bytes"
-    ):
-        cifar.cifar10(str(tmp_path))
-
-
-# --- a folder of pictures
-
-
-def picture(path: Path, value: int, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colour = {"L": value, "RGB": (value, value // 2, 255 - value), "I;16": value}[mode]
-    Image.new(mode, size[::-1], colour).save(path)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    for label, name in enumerate(("bee", "ant")):
-        for i in range(10):
-            picture(tmp_path / "all" / name / f"{i:02}.png", 100 * label + i)
-    return tmp_path / "all"
-
-
-def deep_png(path: Path, kind: int, values: int, side: int | None = None) -> None:
-    """A PNG of 16 bits a value: 0 grey, 2 RGB, 4 grey and 6 RGB with transparency; by hand, as PIL writes none.
-
-    Args:
-        side: what its header says of height and width.
-    """
-    rows = b"".join(b"\0" + np.full((6, values), 700, ">u2").tobytes() for _ in range(8))
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-        )
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side or 6, side or 8, 16, kind, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
-
-
-@pytest.mark.parametrize(
-    ("kind", "values", "mode"), [(0, 1, "I;16"), (2, 3, "RGB;16B"), (4, 2, "LA;16B"), (6, 4, "RGBA;16B")]
-)
-def test_pictures_of_16_bits_are_refused_with_their_mode(
-    pictures: Path, kind: int, values: int, mode: str
-) -> None:
-    odd = pictures / "ant" / "05.png"
-    deep_png(odd, kind, values)
-    with pytest.raises(UserError, match=re.escape(f"{odd} has more than 8 bits per value (mode {mode})")):
-        image_folder(str(pictures), test_fraction=0.2)
-
-
-@pytest.mark.parametrize("format", ["EPS", "PPM", "TIFF", "ICO", "SGI", "TGA"])
-def test_no_other_decoder_runs_whatever_the_suffix_says(
-    pictures: Path, format: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pillow would start Ghostscript for an EPS, and scale 16-bit samples of a PPM to 8 without a word."""
-    odd = pictures / "ant" / "05.png"
-    Image.new("RGB", (6, 8), (200, 0, 0)).save(odd, format=format)
-    started: list[object] = []
-    monkeypatch.setattr(
-        "PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: started.append(a) or Image.new("RGB", (6, 8))
-    )
-    with pytest.raises(UserError, match=re.escape(f"{odd} is no PNG, JPEG, BMP, WebP or GIF")):
-        image_folder(str(pictures), test_fraction=0.2)
-    assert not started
-
-
-def test_a_suffix_may_lie_about_which_of_them_it_is(pictures: Path) -> None:
-    for format in ("GIF", "BMP", "WEBP", "PNG"):
-        Image.new("RGB", (6, 8), (200, 0, 0)).save(pictures / "ant" / "05.png", format=format, lossless=True)
-        raw = image_folder(str(pictures), test_fraction=0.2)
-        every = np.concatenate([raw.train.images, raw.test.images])
-        assert (every == np.array([200, 0, 0], np.uint8)[:, None, None]).all((1, 2, 3)).sum() == 1, format
-
-
-def test_a_telephones_previews_are_no_animation(pictures: Path) -> None:
-    """A JPEG of several pictures (MPO) holds the photograph first; depth, gain and previews are no frames of it."""
-    odd = pictures / "ant" / "99.jpg"
-    frames = [Image.new("RGB", (6, 8), (k, k, k)) for k in (200, 0)]
-    frames[0].save(odd, format="MPO", save_all=True, append_images=frames[1:])
-    assert Image.open(odd).n_frames == 2
-    (found,) = read_pictures(pictures, [odd], None, 1)
-    assert int(found.min()) > 190
-
-
-def test_a_header_of_ten_milliard_pixels_is_refused_by_name(pictures: Path) -> None:
-    odd = pictures / "ant" / "05.png"
-    deep_png(odd, 2, 3, side=100_000)
-    with pytest.raises(
-        UserError, match=re.escape(f"{odd} says it has more than 178,956,970 pixels; make it")
-    ):
-        image_folder(str(pictures), test_fraction=0.2)
-
-
-@pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_animated_pictures_are_refused_by_name(pictures: Path, suffix: str) -> None:
-    odd = pictures / "ant" / f"99.{suffix}"
-    frames = [Image.new("RGB", (6, 8), (k, k, k)) for k in (0, 100, 200)]
-    frames[0].save(odd, save_all=True, append_images=frames[1:])
-    with pytest.raises(UserError, match=re.escape(f"{odd} is animated, 3 frames")):
-        image_folder(str(pictures), test_fraction=0.2)
-
-
-def test_what_never_ends_is_no_picture(pictures: Path) -> None:
-    odd = pictures / "ant" / "99.png"
-    for make in (lambda: os.mkfifo(odd), lambda: odd.symlink_to("/dev/zero"), lambda: odd.symlink_to(odd)):
-        make()
-        with pytest.raises(UserError) as caught:
-            image_folder(str(pictures), test_fraction=0.2)
-        assert str(odd) in str(caught.value)
-        assert "\n" not in str(caught.value)
-        odd.unlink()
-
-
-def test_image_folder_with_both_splits(tmp_path: Path) -> None:
-    for part, n in (("train", 3), ("test", 2)):
-        for label, name in enumerate(("b", "a")):
-            for i in range(n):
-                picture(tmp_path / part / name / f"{i}.png", 10 * label + i)
-    (tmp_path / "train" / "a" / "notes.txt").write_text("no picture")
-    (tmp_path / "train" / ".hidden").mkdir()
-    raw = image_folder(str(tmp_path))
-    assert raw.classes == ("a", "b")
-    assert raw.train.images.shape == (6, 3, 8, 6)
-    assert raw.train.images[:, 0, 0, 0].tolist() == [10, 11, 12, 0, 1, 2]
-    assert raw.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert raw.test.images[0, :, 0, 0].tolist() == [10, 5, 245]
-    assert len(raw.test) == 4
-
-
-def test_image_folder_split_is_stratified_seeded_and_points_at_files(pictures: Path) -> None:
-    raw, again, other = (image_folder(str(pictures), test_fraction=0.3, split_seed=s) for s in (0, 0, 1))
-    assert np.bincount(raw.test.labels).tolist() == [3, 3]
-    assert raw.test.index.tolist() == again.test.index.tolist() != other.test.index.tolist()
-    listing = [path for paths in files(pictures).values() for path in paths]
-    for image, place in zip(raw.test.images, raw.test.index, strict=True):
-        assert np.asarray(Image.open(listing[place]))[0, 0, 0] == image[0, 0, 0]
-
-
-def test_image_folder_goes_through_load(pictures: Path) -> None:
-    read = {"root": str(pictures), "test_fraction": 0.2, "channels": 1}
-    settings_ = config("image_folder")
-    dataset = load({**settings_, "read": {**settings_["read"], **read}, "name": "insects"})
-    assert dataset.shape == (1, 8, 6)
-    assert {name: len(split) for name, split in dataset.splits.items()} == {
-        "train": 14,
-        "validation": 2,
-        "test": 4,
-    }
-    assert len(set(dataset.split("train").labels[:8])) == 2
-
-
-def test_image_folder_resizes_and_crops(tmp_path: Path) -> None:
-    wide = Image.new("RGB", (40, 10), (0, 0, 0))
-    wide.paste((255, 255, 255), (15, 0, 25, 10))
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        wide.save(tmp_path / name / "wide.png")
-        picture(tmp_path / name / "grey.png", 7, (5, 5), "L")
-    raw = image_folder(str(tmp_path), size=[10, 10], channels=1, test_fraction=0.5)
-    images = {int(i.max()): i for i in np.concatenate([raw.train.images, raw.test.images])}
-    assert images[255].shape == (1, 10, 10)
-    assert images[255].min() == 255, "the middle of the wide picture is white"
-    assert images[7].min() == 7
-    assert image_folder(str(tmp_path), size=4, test_fraction=0.5).train.images.shape == (2, 3, 4, 4)
-
-
-@pytest.mark.parametrize(
-    ("settings_", "message"),
-    [
-        ({}, "set test_fraction"),
-        ({"root": None}, "set dataset.read.root"),
-        ({"root": "/no/such/place"}, "there is no folder /no/such/place"),
-        ({"test_fraction": 1.0}, "outside"),
-        ({"test_fraction": 0.2, "channels": 4}, "channels=4"),
-        ({"test_fraction": 0.2, "size": [8]}, "neither a number of pixels"),
-        ({"test_fraction": 0.2, "size": 0}, "neither a number of pixels"),
-        ({"test_fraction": 0.2, "size": "big"}, "neither a number of pixels"),
-    ],
-)
-def test_image_folder_bad_settings(pictures: Path, settings_: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        image_folder(**{"root": str(pictures), **settings_})
-
-
-def test_image_folder_names_what_is_wrong(pictures: Path, tmp_path: Path) -> None:
-    def complaint() -> str:
-        with pytest.raises(UserError) as caught:
-            image_folder(str(pictures), test_fraction=0.2)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    odd = pictures / "ant" / "99.png"
-    odd.write_bytes((pictures / "ant" / "00.png").read_bytes()[:40])
-    assert str(odd) in complaint()
-    odd.write_text("not a picture")
-    assert f"{odd} is no PNG, JPEG, BMP, WebP or GIF" in complaint()
-    picture(odd, 1, (9, 9))
-    assert f"{odd} is 9 x 9, the first is 8 x 6; set size" in complaint()
-    picture(odd, 1000, mode="I;16")
-    assert f"{odd} has more than 8 bits" in complaint()
-    odd.unlink()
-
-    outside = tmp_path / "outside.png"
-    picture(outside, 1)
-    odd.symlink_to(outside)
-    assert f"{odd} leads outside {pictures}" in complaint()
-    odd.unlink()
-    odd.symlink_to(pictures / "ant" / "00.png")
-    assert len(image_folder(str(pictures), test_fraction=0.2).train) == 17
-    odd.unlink()
-
-    (pictures / "ant" / "more").mkdir()
-    assert "folder inside a class" in complaint()
-    (pictures / "ant" / "more").rmdir()
-    (pictures / "wasp").mkdir()
-    assert f"{pictures / 'wasp'} holds no pictures" in complaint()
-    picture(pictures / "wasp" / "0.png", 1)
-    assert "class wasp has one picture" in complaint()
-    (pictures / "train").mkdir()
-    assert "not both of train and test" in complaint()
-
-
-def test_image_folder_class_in_one_split_only(tmp_path: Path) -> None:
-    for path in ("train/a/0.png", "train/b/0.png", "train/c/0.png", "test/a/0.png", "test/b/0.png"):
-        picture(tmp_path / path, 3)
-    with pytest.raises(UserError, match="class folder c is in only one"):
-        image_folder(str(tmp_path))
-    picture(tmp_path / "test/c/0.png", 3)
-    with pytest.raises(UserError, match="drop test_fraction"):
-        image_folder(str(tmp_path), test_fraction=0.2)
-
-
-@settings(max_examples=60, deadline=None)
-@given(place=st.integers(0, 200), value=st.integers(0, 255), cut=st.integers(1, 200))
-def test_a_damaged_picture_is_read_or_named(
-    place: int, value: int, cut: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    root = tmp_path_factory.mktemp("damaged")
-    for name in ("a", "b"):
-        for i in range(2):
-            picture(root / name / f"{i}.png", i)
-    data = bytearray((root / "a" / "0.png").read_bytes())
-    data[place % len(data)] = value
-    (root / "a" / "0.png").write_bytes(data[: max(cut, 8)] if cut < 150 else data)
-    message = "read: 0.png"
-    try:
-        image_folder(str(root), test_fraction=0.5)
-    except UserError as error:
-        message = str(error)
-    assert "0.png" in message
-
-
-# --- augmentation
+# augmentation ---------------------------------------------------------------------------------------------------------
 
 
 def crops(image: torch.Tensor, pad: int, flip: bool) -> list[torch.Tensor]:
@@ -996,239 +427,7 @@ def test_augmentation_is_the_same_on_cuda() -> None:
     assert torch.equal(here, there.cpu())
 
 
-# --- the command
-
-
-def verb(arguments: list[str]) -> int:
-    """The exit code of ``compressbench data …``."""
-    return cli.run(["data", *arguments])
-
-
-class Server:
-    """Serves bytes by path on the loopback; counts what is asked for."""
-
-    def __init__(self, blobs: dict[str, bytes]) -> None:
-        self.asked: list[str] = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                body = blobs.get(self.path)
-                self.send_response(200 if body is not None else 404)
-                cut = self.path.startswith("/cut")
-                self.send_header("Content-Length", str(len(body or b"") + (1000 if cut else 0)))
-                self.end_headers()
-                self.wfile.write(body or b"")
-
-            def log_message(self, *_: Any) -> None:
-                return None
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
-        self.thread.start()
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.thread.join()
-        self.http.server_close()
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    servers = []
-
-    def start(blobs: dict[str, bytes]) -> Server:
-        servers.append(Server(blobs))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-def point(monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], name: str, *downloads: Download) -> None:
-    monkeypatch.setitem(table, name, replace(table[name], downloads=downloads))
-
-
-def at(server: Server, table: dict[str, Any], name: str, folder: str = "") -> list[Download]:
-    return [replace(d, url=f"{server.url}{folder}/{d.url.rpartition('/')[2]}") for d in table[name].downloads]
-
-
-def test_data_command_fetches_idx_files_only_when_told(
-    small_mnist: dict[str, bytes],
-    tmp_path: Path,
-    serve: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    server = serve({f"/{name}.gz": gzip.compress(data, mtime=0) for name, data in small_mnist.items()})
-    point(monkeypatch, idx.PUBLISHED, "mnist", *at(server, idx.PUBLISHED, "mnist"))
-    arguments = ["mnist", "--data-dir", str(tmp_path)]
-    assert verb(arguments) == 1
-    said = capsys.readouterr().out
-    assert "missing" in said
-    assert f"{tmp_path}/MNIST/raw" in said
-    assert "Incomplete: 0 of 4 files" in said
-    assert f"compressbench data mnist --download --data-dir {tmp_path}" in said
-    assert server.asked == []
-    assert list(tmp_path.iterdir()) == []
-
-    assert verb([*arguments, "--download"]) == 0
-    assert "Complete." in capsys.readouterr().out
-    assert len(server.asked) == 4
-    assert sorted(p.name for p in (tmp_path / "MNIST/raw").iterdir()) == sorted(
-        f"{n}.gz" for n in small_mnist
-    )
-    assert len(idx.mnist(str(tmp_path)).train) == 60
-
-    assert verb([*arguments, "--download"]) == 0
-    assert "Nothing to fetch." in capsys.readouterr().out
-    (tmp_path / f"MNIST/raw/{idx.TEST_IMAGES}.gz").write_bytes(b"damaged")
-    assert verb(arguments) == 1
-    assert "Incomplete: 3 of 4" in capsys.readouterr().out
-    assert verb([*arguments, "--download"]) == 0
-    assert server.asked[4:] == [f"/{idx.TEST_IMAGES}.gz"]
-
-
-def tar_of(members: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        for name, target in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            tar.addfile(info)
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def test_data_command_unpacks_expected_members_only(
-    small_cifar100: dict[str, bytes],
-    tmp_path: Path,
-    serve: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    members = {f"cifar-100-python/{name}": data for name, data in small_cifar100.items()}
-    extra = {"../escaped": b"x", "/tmp/escaped": b"x", "cifar-100-python/extra": b"x"}
-    tar = tar_of({**extra, **members}, links={"cifar-100-python/meta": "/etc/passwd"})
-    server = serve({"/c.tar.gz": tar})
-    point(monkeypatch, cifar.PUBLISHED, "cifar100", Download(f"{server.url}/c.tar.gz", md5(tar)))
-    home = tmp_path / "data"
-    assert verb(["cifar100", "--data-dir", str(home), "--download"]) == 0
-    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {f"data/cifar-100-python/{name}" for name in small_cifar100}
-    assert len(cifar.cifar100(str(home)).train) == 40
-
-    for part, message in (
-        (tar_of({k: v for k, v in members.items() if "test" not in k}), "holds no cifar-100-python/test"),
-        (tar[: len(tar) // 2], "truncated or damaged"),
-        (b"no tar at all", "truncated or damaged"),
-    ):
-        server = serve({"/c.tar.gz": part})
-        point(monkeypatch, cifar.PUBLISHED, "cifar100", Download(f"{server.url}/c.tar.gz", md5(part)))
-        other = tmp_path / "other"
-        assert verb(["cifar100", "--data-dir", str(other), "--download"]) == 1
-        said = capsys.readouterr().err
-        assert message in said
-        assert said.count("\n") == 1
-        assert not other.exists()
-
-
-@pytest.mark.parametrize(
-    ("folder", "message"),
-    [("", "is not the published file"), ("/none", "answers 404"), ("/cut", "broken off after")],
-)
-def test_data_command_refuses_what_is_not_as_published(
-    small_mnist: dict[str, bytes],
-    tmp_path: Path,
-    serve: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    folder: str,
-    message: str,
-) -> None:
-    server = serve({f"{f}/{name}.gz": b"something else" for name in small_mnist for f in ("", "/cut")})
-    point(monkeypatch, idx.PUBLISHED, "mnist", *at(server, idx.PUBLISHED, "mnist", folder))
-    assert verb(["mnist", "--data-dir", str(tmp_path / "new"), "--download"]) == 1
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.startswith("compressbench: ")
-    assert said.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_data_command_unreachable_host(
-    tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server = serve({})
-    server.close()
-    monkeypatch.setattr(server, "close", lambda: None)
-    point(monkeypatch, idx.PUBLISHED, "mnist", *at(server, idx.PUBLISHED, "mnist"))
-    assert verb(["mnist", "--data-dir", str(tmp_path), "--download"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"compressbench: can't fetch {server.url}/")
-    assert said.count("\n") == 1
-
-
-def test_data_command_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    for arguments, message in (
-        (["cifar10", "--data-dir", str(tmp_path / "file" / "data"), "--download"], "is not writable"),
-        (["cifar11"], "unknown dataset 'cifar11'; did you mean cifar10"),
-        (["image_folder"], "set dataset.read.root"),
-        (["image_folder", "--download"], "your own"),
-    ):
-        assert verb(arguments) == 2
-        said = capsys.readouterr().err
-        assert message in said
-        assert said.count("\n") == 1
-
-
-def test_data_command_shows_the_embedded_and_ones_own(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert verb(["fashion_mnist"]) == 0
-    said = capsys.readouterr().out
-    assert "Complete." in said
-    assert "MIT" in said
-    own = tmp_path / "mine" / "dataset" / "mine.yaml"
-    own.parent.mkdir(parents=True)
-    own.write_text(
-        "# mine: insects\n"
-        "defaults: [image_folder]\n"
-        "name: mine\n"
-        f"read: {{root: {pictures}, size: [4, 4], test_fraction: 0.2}}\n"
-    )
-    assert verb(["mine", "--config-dir", str(own.parents[1])]) == 0
-    assert "Complete: train 14, test 4, validation 2; 2 classes; 3 x 4 x 4." in capsys.readouterr().out
-    own.write_text("read: [\n")
-    assert verb(["mine", "--config-dir", str(own.parents[1])]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_data_command_is_quick_and_needs_neither_torch_nor_hydra() -> None:
-    code = (
-        "import sys, time; from compressbench.cli.data import main; main(['digits']);"
-        "print([m for m in ('torch', 'hydra', 'sklearn') if m in sys.modules], time.process_time())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1].startswith("[] ")
-
-
-def test_split_of_numbers_its_examples() -> None:
-    split = Split.of(np.zeros((3, 1, 2, 2), np.uint8), np.array([1, 0, 1], np.uint8))
-    assert split.labels.dtype == np.int64
-    assert split.index.tolist() == [0, 1, 2]
-    assert Raw(split, split, ("a", "b")).attributes == {}
-
-
-# --- pictures for a net that knows more classes
+# pictures for a net that knows more classes ---------------------------------------------------------------------------
 
 
 def test_labels_and_outputs_place_folders_among_a_nets_classes(pictures: Path) -> None:
@@ -1240,7 +439,7 @@ def test_labels_and_outputs_place_folders_among_a_nets_classes(pictures: Path) -
     assert (placed.classes[7], placed.classes[2], placed.classes[0]) == ("ant", "bee", "class 0")
     assert set(placed.split("train").labels) == set(placed.split("test").labels) == {2, 7}
     here, there = (
-        sorted(zip(d.split("train").index.tolist(), d.split("train").labels.tolist(), strict=True))
+        sorted(zip(d.split("train").rows.tolist(), d.split("train").labels.tolist(), strict=True))
         for d in (plain, placed)
     )
     names = {0: 7, 1: 2}
@@ -1269,8 +468,8 @@ def test_published_weights_bring_their_own_normalisation(pictures: Path) -> None
     settings_ = {**settings_, "read": {**settings_["read"], "root": str(pictures), "test_fraction": 0.2}}
     plain = load(settings_)
     own = load({**settings_, "normalise": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}})
-    assert own.mean == (0.485, 0.456, 0.406)
-    assert own.std == (0.229, 0.224, 0.225)
+    assert own.task.mean == (0.485, 0.456, 0.406)
+    assert own.task.std == (0.229, 0.224, 0.225)
     assert own.fingerprint != plain.fingerprint
     for bad, message in (
         ({"mean": [0.5]}, "dataset.normalise: {mean"),

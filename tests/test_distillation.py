@@ -55,7 +55,10 @@ QAT = {"qat": {"_target_": "compressbench.training.reparametrisations.qat.qat", 
 
 def augmented(bench: Bench) -> Bench:
     return dataclasses.replace(
-        bench, dataset=dataclasses.replace(bench.dataset, augment={"pad": 1, "flip": True})
+        bench,
+        dataset=dataclasses.replace(
+            bench.dataset, task=dataclasses.replace(bench.task, augment={"pad": 1, "flip": True})
+        ),
     )
 
 
@@ -65,7 +68,7 @@ def augmented(bench: Bench) -> Bench:
 def test_the_share_mixes_teacher_and_labels(taught: Bench, teacher: State) -> None:
     batch = batch_of(taught, some_logits(16, 10)[0].float())
     with torch.no_grad():
-        guide = module_of(teacher)(batch.inputs)
+        guide = module_of(teacher)(*batch.inputs)
     soft = distillation.softened(batch.outputs.logits, guide, 4.0)
     hard = F.cross_entropy(batch.outputs.logits, batch.labels)
     for share in (0.0, 0.3, 1.0):
@@ -77,7 +80,7 @@ def test_the_share_mixes_teacher_and_labels(taught: Bench, teacher: State) -> No
 def test_every_distance_is_taken_at_the_temperature(name: str, taught: Bench, teacher: State) -> None:
     batch = batch_of(taught, some_logits(16, 10)[0].float())
     with torch.no_grad():
-        guide = module_of(teacher)(batch.inputs)
+        guide = module_of(teacher)(*batch.inputs)
     objective = distillation.distill(taught, ("teacher",), 3.0, 1.0, DISTANCES[name])
     wanted = 9 * DISTANCES[name](batch.outputs.logits / 3, guide / 3)
     assert torch.allclose(objective(batch), wanted, atol=1e-3, rtol=1e-3)
@@ -91,8 +94,10 @@ def test_cached_logits_are_the_computed_ones(taught: Bench) -> None:
         assert torch.allclose(cached, computed, rtol=1e-4, atol=0)
     rows = torch.tensor([899, 0, 450])
     feed = taught.feed("train")
-    inputs = taught.task.encode(feed.images[rows])
-    batches = [Batch(Outputs(logits[:3]), inputs, feed.labels[rows], rows, plain) for plain in (True, False)]
+    inputs = taught.task.normalised(feed["images"][rows])
+    batches = [
+        Batch(Outputs(logits[:3]), (inputs,), feed.labels[rows], rows, plain) for plain in (True, False)
+    ]
     assert torch.allclose(*map(objective, batches), rtol=1e-4, atol=0)
 
 
@@ -103,9 +108,9 @@ class Counted:
         self.images = 0
         monkeypatch.setattr(distillation, "forward", self)
 
-    def __call__(self, module: Any, inputs: Tensor) -> Outputs:
-        self.images += len(inputs)
-        return forward(module, inputs)
+    def __call__(self, module: Any, *inputs: Tensor) -> Outputs:
+        self.images += len(inputs[0])
+        return forward(module, *inputs)
 
 
 @pytest.mark.parametrize("labels", ["soft", "class_mean", "shuffled"])
@@ -139,9 +144,11 @@ def test_with_augmentation_the_teacher_sees_what_the_student_sees(
     monkeypatch.setattr(distillation._Distilled, "__call__", noted)
     training("2ep", batch_size=300, **by("distill")).apply(student, bench)
     assert counted.images == 6 * 300 + 8
-    assert all(torch.equal(batch.inputs, inputs) for batch, (inputs, _) in zip(given, seen[1:], strict=True))
-    raw = bench.task.encode(bench.feed("train").images[given[0].rows])
-    assert not torch.equal(raw, given[0].inputs)
+    assert all(
+        torch.equal(batch.inputs[0], inputs) for batch, (inputs, _) in zip(given, seen[1:], strict=True)
+    )
+    raw = bench.task.normalised(bench.feed("train")["images"][given[0].rows])
+    assert not torch.equal(raw, given[0].inputs[0])
     assert not any(batch.plain for batch in given)
     counted.images = 0
     training("2ep", batch_size=300, augment=False, **by("distill")).apply(student, bench)
@@ -176,7 +183,7 @@ def test_the_teacher_never_changes(objective: str, taught: Bench, teacher: State
     with tapped(module, getattr(loss, "taps", ())) as compute:
         for _ in range(2):
             batch = batch_of(taught, torch.zeros(8, 10))
-            loss(dataclasses.replace(batch, outputs=compute(batch.inputs))).backward()
+            loss(dataclasses.replace(batch, outputs=compute(*batch.inputs))).backward()
     assert learned(module)
     assert not learned(held)
     assert not held.training
@@ -247,7 +254,7 @@ def test_a_quantized_or_pruned_teacher_answers_as_it_is(place: Bench, teacher: S
         bench = with_states(place, teacher=changed)
         batch = batch_of(bench, torch.zeros(16, 10))
         with torch.no_grad():
-            wanted, whole = (module_of(s)(batch.inputs) for s in (changed, teacher))
+            wanted, whole = (module_of(s)(*batch.inputs) for s in (changed, teacher))
         objective = distillation.distill(bench, ("teacher",), share=1.0)
         assert torch.allclose(
             objective(batch), distillation.softened(batch.outputs.logits, wanted, 4.0), rtol=1e-3
@@ -284,7 +291,7 @@ def test_a_distilled_student_is_more_loyal(taught: Bench, teacher: State) -> Non
 
 def test_taps_watch_a_module_and_leave_no_hook(teacher: State, place: Bench) -> None:
     module = module_of(teacher)
-    inputs = place.task.encode(place.feed("train").images[:3])
+    inputs = place.task.normalised(place.feed("train")["images"][:3])
     with tapped(module, ("layer1", "layer3.1.conv2")) as compute:
         found = compute(inputs)
     assert torch.equal(found.logits, module(inputs))
@@ -302,7 +309,7 @@ def test_patient_distillation_by_hand(taught: Bench, teacher: State) -> None:
     torch.manual_seed(0)
     batch = batch_of(taught, torch.randn(5, 10))
     with torch.no_grad(), tapped(module_of(teacher), ("layer1", "layer2")) as compute:
-        wanted = compute(batch.inputs).taps
+        wanted = compute(*batch.inputs).taps
     own = {"a": torch.rand(5, 4, 8, 8), "b": torch.rand(5, 8, 4, 4)}
     batch = dataclasses.replace(batch, outputs=Outputs(batch.outputs.logits, own))
     far = []
@@ -323,7 +330,7 @@ def test_every_feature_pulls_the_student_to_the_teacher(name: str, taught: Bench
     beta = 3000.0 if name == "similarity" else 10.0
     settings = by("mimic", points={"layer1": "layer1"}, feature=name, beta=beta, alone=True)
     found = training("60it", **settings).apply(student, taught)
-    images = taught.task.encode(taught.feed("test").images[:64])
+    images = taught.task.normalised(taught.feed("test")["images"][:64])
 
     def at_layer1(state: State) -> Tensor:
         with torch.no_grad(), tapped(module_of(state), ("layer1",)) as compute:
@@ -358,9 +365,9 @@ def test_a_regressor_maps_the_channels(place: Bench, student: State) -> None:
     batch = batch_of(bench, torch.zeros(4, 10))
     with torch.no_grad():
         with tapped(module_of(student), tuple(points)) as compute:
-            taps = compute(batch.inputs).taps
+            taps = compute(*batch.inputs).taps
         with tapped(module_of(bench.references["teacher"]), tuple(points)) as compute:
-            wanted = compute(batch.inputs).taps
+            wanted = compute(*batch.inputs).taps
     far = []
     for number, point in enumerate(points):
         mapped = F.conv2d(taps[point], own[f"regressor{number}.weight"], own[f"regressor{number}.bias"])

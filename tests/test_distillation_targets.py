@@ -181,18 +181,18 @@ def lesson(
 
     def answers(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return forward(module, bench.task.encode(images)).logits
+            return forward(module, bench.task.normalised(images)).logits
 
     at = torch.tensor(rows)
     return Lesson(
         **{
-            "logits": answers(feed.images[at]),
+            "logits": answers(feed["images"][at]),
             "known": feed.labels[at],
             "rows": at,
             "temperature": temperature,
             "bench": bench,
             "teacher": module,
-            "whole": lambda: answers(feed.images),
+            "whole": lambda: answers(feed["images"]),
             "kept": {},
             **changes,
         }

@@ -102,7 +102,7 @@ def test_all_ways_of_running_answer_alike(criterion, exits: State, bench: Bench)
         ways = {
             "compacted": compacted(parts, rule, x),
             "waiting": waiting(parts, rule, x),
-            **{f"queued {b}": queued(parts, rule, x, b) for b in (1, 5, 16, 200)},
+            **{f"queued {b}": queued(parts, rule, x, batch=b) for b in (1, 5, 16, 200)},
         }
         for name, found in ways.items():
             assert torch.equal(found.exits, where), name
@@ -122,8 +122,8 @@ def test_all_ways_of_running_answer_alike(criterion, exits: State, bench: Bench)
 
 def test_the_mean_cost_is_the_histogram_times_the_costs(exits: State, bench: Bench) -> None:
     parts, x = parts_of(module_of(exits)), images(bench)
-    costs = of_exits(parts, bench.dataset.shape)
-    assert costs[-1] == count(module_of(exits), bench.dataset.shape).macs
+    costs = of_exits(parts, bench.task.blank(1))
+    assert costs[-1] == count(module_of(exits), bench.task.blank(1)).macs
     with torch.inference_mode():
         rule = mixed(margin, everything(parts, x))
         found = compacted(parts, rule, x)
@@ -240,7 +240,7 @@ def test_a_chosen_policy_does_what_its_facts_say(name: str, shared: bool, exits:
 
 
 def test_a_budget_of_the_first_exit_lets_all_leave_there(exits: State, bench: Bench) -> None:
-    costs = of_exits(parts_of(module_of(exits)), bench.dataset.shape)
+    costs = of_exits(parts_of(module_of(exits)), bench.task.blank(1))
     for shared in (True, False):
         state = Choose(spec("margin"), budget=costs[0] / costs[-1], shared=shared).apply(exits, bench)
         assert state.facts["exit_shares"] == [1, 0, 0]

@@ -17,6 +17,7 @@ from cases_exits import (
     middle,
     policy,
     spec,
+    three_of,
 )
 from compressbench.bench import Bench
 from compressbench.errors import UserError
@@ -171,8 +172,8 @@ def test_other_nets_in_parts(
     state = drawn(model, bench)
     found = Attach(points, HEAD, side=side).apply(state, bench)
     module = module_of(found)
-    check(module, bench.dataset.shape)
-    assert of_exits(parts_of(module), bench.dataset.shape)[-1] == found.facts["forward_macs"]
+    check(module, three_of(bench))
+    assert of_exits(parts_of(module), bench.task.blank(1))[-1] == found.facts["forward_macs"]
     # the net's own tensors keep their names and values, and so does its answer
     for name, tensor in state.weights.items():
         assert torch.equal(found.weights[name], tensor)
@@ -183,4 +184,4 @@ def test_other_nets_in_parts(
 
 def test_points_are_put_in_the_order_of_the_net(bench: Bench) -> None:
     module = module_of(drawn(RESNET, bench))
-    assert list(places(module, ["layer2", "layer1"], [], images(bench, 2))) == ["layer1", "layer2"]
+    assert list(places(module, ["layer2", "layer1"], [], (images(bench, 2),))) == ["layer1", "layer2"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases_exits import HEAD, POINTS, RESNET, bench, build, exits, images, spec, training  # noqa: F401
+from cases_exits import HEAD, POINTS, RESNET, bench, build, exits, images, spec, three_of, training  # noqa: F401
 from compressbench import early, specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
@@ -51,7 +51,7 @@ def test_only_some_parameters(bench: Bench) -> None:
     state = drawn(RESNET, bench)
     net, whole = module_of(state), state.facts["forward_macs"]
     assert _step_macs(state.facts, net, None, bench) == 3 * whole
-    layers = count(net, bench.dataset.shape).layers
+    layers = count(net, bench.task.blank(1)).layers
     assert _step_macs(state.facts, net, "fc.*", bench) == whole + 2 * layers["fc"]
     assert _step_macs(state.facts, net, "conv1.*", bench) == 2 * whole + layers["conv1"]
 
@@ -96,7 +96,7 @@ def test_joint_is_the_weighted_mean_of_all_exits_losses(exits: State, bench: Ben
     from compressbench.training.objectives import Batch
 
     feed = bench.feed("train")
-    x, y = bench.task.encode(feed.images[:16]), feed.labels[:16]
+    x, y = bench.task.normalised(feed["images"][:16]), feed.labels[:16]
     with torch.no_grad():
         logits = everything(parts_of(module_of(exits)), x)
     outputs = Outputs(logits[-1], {f"exit{k}": t for k, t in enumerate(logits[:-1])})
@@ -134,7 +134,7 @@ def test_exits_after_pruning_and_pruning_after_exits(exits: State, bench: Bench)
     assert thin.facts["density"] < after.facts["density"] < thin.facts["density"] + 0.1
     again = prune(exits, bench, Prune(criterion, 0.5))
     assert any(name.startswith("exits.") for name in again.masks)
-    check(module_of(again), bench.dataset.shape)
+    check(module_of(again), three_of(bench))
 
 
 def test_channels_removed_before_and_after_exits(exits: State, bench: Bench) -> None:
@@ -144,14 +144,14 @@ def test_channels_removed_before_and_after_exits(exits: State, bench: Bench) -> 
     settings = Channels(criterion, macs=0.6, inside=True)
     thin = settings.apply(drawn(RESNET, bench), bench)
     after = Attach(POINTS, HEAD).apply(thin, bench)
-    check(module_of(after), bench.dataset.shape)
+    check(module_of(after), three_of(bench))
     later = settings.apply(exits, bench)
     assert later.facts["forward_macs"] < exits.facts["forward_macs"]
-    check(module_of(later), bench.dataset.shape)
+    check(module_of(later), three_of(bench))
     # coupled channels that an exit reads too: its head loses the same inputs
     whole = Channels(criterion, macs=0.6).apply(exits, bench)
     module = module_of(whole)
-    check(module, bench.dataset.shape)
+    check(module, three_of(bench))
     assert module.exits[0].fc.in_features < 4
 
 
@@ -165,11 +165,11 @@ def test_quantized_nets_with_exits(exits: State, bench: Bench) -> None:
 
     after = Quantize(**settings).apply(exits, dataclasses.replace(bench, name="quantize"))
     chosen = Choose(spec("margin"), budget=0.8).apply(after, bench)
-    check(module_of(chosen), bench.dataset.shape)
+    check(module_of(chosen), three_of(bench))
     assert View(chosen, bench).log_probs.isfinite().all()
     # and the other way round
     first = Quantize(**settings).apply(drawn(RESNET, bench), dataclasses.replace(bench, name="quantize"))
-    check(module_of(Attach(POINTS, HEAD).apply(first, bench)), bench.dataset.shape)
+    check(module_of(Attach(POINTS, HEAD).apply(first, bench)), three_of(bench))
 
 
 def test_a_cascade_asks_each_net_anew_and_pays_for_all(exits: State, bench: Bench) -> None:
@@ -177,7 +177,7 @@ def test_a_cascade_asks_each_net_anew_and_pays_for_all(exits: State, bench: Benc
     large = drawn(RESNET, dataclasses.replace(bench, name="large"))
     both = dataclasses.replace(bench, references={"small": small, "large": large})
     made = Cascade(("small", "large")).apply(None, both)
-    costs = of_exits(parts_of(module_of(made)), bench.dataset.shape)
+    costs = of_exits(parts_of(module_of(made)), bench.task.blank(1))
     assert costs == [
         small.facts["forward_macs"],
         small.facts["forward_macs"] + large.facts["forward_macs"],
@@ -349,7 +349,7 @@ def test_exits_train_under_every_reparametrisation(bench: Bench, name: str) -> N
         training("joint", Train), length="9it", lr=0.02, reparametrise=reparametrisation(name)
     )
     after = stage.apply(start, dataclasses.replace(bench, name="joint"))
-    check(module_of(after), bench.dataset.shape)
+    check(module_of(after), three_of(bench))
     chosen = Choose(spec("margin"), budget=0.9).apply(after, bench)
     assert View(chosen, bench).log_probs.isfinite().all()
     heads = [n for n in after.masks if n.startswith("exits.")]
@@ -366,7 +366,7 @@ def test_batch_norms_fold_in_a_net_with_exits_too(exits: State, bench: Bench) ->
     after, flags = folded(exits, bench)
     assert not flags
     assert not any(isinstance(m, nn.BatchNorm2d) for m in module_of(after).modules())
-    check(module_of(after), bench.dataset.shape)
+    check(module_of(after), three_of(bench))
     x = images(bench)
     with torch.no_grad():
         own, there = (everything(parts_of(module_of(s)), x) for s in (exits, after))

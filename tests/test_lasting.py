@@ -457,8 +457,8 @@ def test_a_read_only_store_serves(
 
 
 def test_a_report_skips_folders_without_records_with_a_line(command: Command, tmp_path: Path) -> None:
+    from cases_report import full
     from compressbench.records import write_jsonl
-    from test_report import full
 
     runs = tmp_path / "runs"
     for name in ("a", "b"):

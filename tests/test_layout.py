@@ -13,7 +13,7 @@ from torch import nn
 
 from compressbench.errors import UserError
 from compressbench.hardware.target import check_threads
-from compressbench.models.layout import training_layout
+from compressbench.tasks.images.layout import training_layout
 from conftest import Command
 
 PLAIN, FAST = torch.contiguous_format, torch.channels_last
@@ -29,13 +29,13 @@ from compressbench.data.dataset import Dataset, Split
 from compressbench.models.draw import drawn
 from compressbench.probes.sharpness import Sharpness
 from compressbench.stages.train import Train
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (16, 3, 64, 64), dtype=np.uint8)
 parts = {{n: Split.of(images, np.arange(16) % 2) for n in ("train", "test", "validation")}}
-data = Dataset(name="noise", splits=parts, classes=("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3)
-bench = Bench(data, Classification(data.classes, data.mean, data.std), seed=0, name="init", say=lambda t: None)
+data = Dataset("noise", parts, Classification(("a", "b"), (0.5,) * 3, (0.5,) * 3, images.shape[1:]))
+bench = Bench(data, seed=0, name="init", say=lambda t: None)
 state = drawn({{"name": "narrow", "build": {{"_target_": "test_layout.Narrow", "width": {width}}}}}, bench)
 sgd = {{"_target_": "torch.optim.SGD", "_partial_": True}}
 state = Train(length="3it", batch_size=8, lr=0.01, optimizer=sgd, validate="1it").apply(state, bench)
@@ -84,6 +84,21 @@ def test_narrow_nets_on_large_pictures_train(width: int) -> None:
 )
 def test_only_such_nets_are_laid_out_plainly(part: nn.Module, side: int, layout: torch.memory_format) -> None:
     assert training_layout(nn.Sequential(nn.ReLU(), part), (3, side, side)) is layout
+
+
+@pytest.mark.parametrize(("factor", "layout"), [(1, FAST), (4, PLAIN), (1.5, FAST)])
+def test_a_net_that_enlarges_its_pictures_counts_at_their_size_there(
+    factor: float, layout: torch.memory_format
+) -> None:
+    """16 x 16 to 64 x 64 before the convolution that would crash; the net itself is left in its mode, without hooks."""
+    short = nn.Conv2d(8, 16, 1, stride=2)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Upsample(scale_factor=factor), short,
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)).train()  # fmt: skip
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    assert training_layout(net, (3, 16, 16)) is layout
+    assert net.training
+    assert not short._forward_pre_hooks
+    assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
 
 
 @pytest.mark.parametrize("threads", [0, -1, 100_000, 1.5, True, "two", None])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cases_quantize import MAGNITUDE, RESNET, qat, train
 from compressbench.bench import Bench
 from compressbench.early import GONE, KEPT
 from compressbench.errors import UserError
@@ -31,7 +32,6 @@ from compressbench.stages.shrink import Channels
 from compressbench.stages.theseus import Replace, Successor
 from compressbench.state import State
 from compressbench.views import View
-from test_quantize import MAGNITUDE, RESNET, qat, train
 from tiny import TINY
 
 HEAD = {"_target_": "compressbench.exit_heads.pooled.pooled", "_partial_": True}
@@ -54,7 +54,7 @@ def flags(state: State, start: str) -> list[str]:
 
 def answers(state: State, place: Bench) -> Tensor:
     with torch.no_grad():
-        return forward(module_of(state), place.task.encode(place.feed("test").images[:64])).logits
+        return forward(module_of(state), place.task.normalised(place.feed("test")["images"][:64])).logits
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ from short import same
 
 def test_an_ensemble_is_the_mean_of_probabilities(place: Bench, three: dict[str, State]) -> None:
     state = Together(("a", "b", "c")).apply(None, with_states(place, **three))
-    inputs = place.task.encode(place.feed("test").images[:50])
+    inputs = place.task.normalised(place.feed("test")["images"][:50])
     with torch.no_grad():
         found = module_of(state)(inputs)
         single = torch.stack([module_of(s)(inputs).double().softmax(1) for s in three.values()])
@@ -108,7 +108,9 @@ def test_take_gives_back_what_was_put_in(place: Bench, three: dict[str, State]) 
     assert same(Take(2).apply(Take(0).apply(nested, bench), bench).weights, three["c"].weights)
     feed = bench.feed("validation")
     with torch.no_grad():
-        named = [module_of(state)(bench.task.encode(feed.images)).argmax(1) for state in three.values()]
+        named = [
+            module_of(state)(bench.task.normalised(feed["images"])).argmax(1) for state in three.values()
+        ]
     right = [int((classes == feed.labels).sum()) for classes in named]
     assert len(set(right)) > 1
     best = list(three.values())[right.index(max(right))]
@@ -157,7 +159,7 @@ def test_take_after_members_were_cut(place: Bench, three: dict[str, State]) -> N
         assert back.facts["density"] == member.facts["density"] < 1
         assert back.facts["forward_macs"] == member.facts["forward_macs"]
         assert not Take(0).apply(whole, bench).edits
-        inputs = place.task.encode(place.feed("test").images[:20])
+        inputs = place.task.normalised(place.feed("test")["images"][:20])
         with torch.no_grad():
             single = [module_of(s)(inputs).softmax(1) for s in (three["b"], member)]
             assert torch.allclose(module_of(whole)(inputs).exp(), (single[0] + single[1]) / 2, atol=1e-6)
@@ -204,7 +206,7 @@ def test_composites_refuse_in_one_line(place: Bench, three: dict[str, State], un
 def test_online_students_and_their_head(place: Bench, students: State) -> None:
     module = module_of(students)
     assert isinstance(module, Online)
-    inputs = place.task.encode(place.feed("train").images[:20])
+    inputs = place.task.normalised(place.feed("train")["images"][:20])
     with torch.no_grad():
         head = module(inputs)
         assert isinstance(head, Tensor), "in evaluation the head alone answers"
@@ -269,9 +271,9 @@ def test_without_the_kl_students_learn_as_each_alone(place: Bench, students: Sta
     """But for the head, whose own loss reaches their features: what is left of each gradient is that of it alone."""
     module = module_of(students).train()
     feed = place.feed("train")
-    inputs, labels = place.task.encode(feed.images[:32]), feed.labels[:32]
+    inputs, labels = place.task.normalised(feed["images"][:32]), feed.labels[:32]
     found = module(inputs)
-    batch = Batch(found, inputs, labels, torch.arange(32))
+    batch = Batch(found, (inputs,), labels, torch.arange(32))
     loss = online(place, weight=0.0)(batch) - F.cross_entropy(found.logits, labels)
     loss.backward()
     assert module.fc.weight.grad is None or not module.fc.weight.grad.any()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cases_report import accuracies, record
 from compressbench import overrides
 from compressbench.cli.left import Left, shortly
 from compressbench.cli.run import composed
@@ -25,7 +26,6 @@ from compressbench.report.joint import gather
 from compressbench.report.panels import panels
 from compressbench.wording import counted
 from conftest import Command
-from test_report import accuracies, record
 
 RUN = (
     "run",
@@ -211,7 +211,7 @@ def test_too_little_memory_is_said(command: Command, monkeypatch) -> None:
 
     monkeypatch.setattr("compressbench.cli.catalog.main", asks)
     one_line(command("list"), "not enough memory (Unable to allocate 9 EiB)")
-    one_line(command(*RUN, "dataset.augment.pad=99999999"), "not enough memory")
+    one_line(command(*RUN, "dataset.task.augment.pad=99999999"), "not enough memory")
 
 
 # arms
@@ -411,8 +411,8 @@ def test_options_are_whole_and_percentages_are_some(command: Command, tmp_path: 
 def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> None:
     from dataclasses import replace
 
+    from cases_report import full
     from compressbench.records import write_jsonl
-    from test_report import full
 
     rows = [r for r in full(1) if r.moment == "final"]
     rows = [replace(r, value=r.value / 90 * 5) if r.metric == "top1" else r for r in rows]
@@ -445,6 +445,10 @@ def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> 
         (("explain",), ("explain: which recipe?", "explain recipe=lth_resnet")),
         (("explain", "scale=smoke"), ("explain: which recipe?",)),
         (("explain", "recipe="), ("a name is missing",)),
+        (
+            ("explain", "one_shot", "lth_lenet"),
+            ("one recipe at a time, not recipe=one_shot and recipe=lth_lenet",),
+        ),
         (("explain", "~"), ("which recipe?",)),
         (
             ("run", "recipe=one_shot", "stage/prune@recipe.stages.x=random"),
@@ -593,6 +597,10 @@ def test_a_target_that_was_not_measured_says_how_it_is(command: Command, tmp_pat
         ("recipe.name=${nope:1}", "there is no interpolation ${nope:…}"),
         ("recipe.name=${", "is no valid interpolation"),
         ("seed=null", "seed: null is not a whole number"),
+        ("+evaluation=5", "one name is wanted"),
+        ("evaluation=none,full", "are several names; one is wanted, and -m runs"),
+        ("seed=1,2", "are several values; -m runs"),
+        ("+seed=1", "+seed: there is one already; without the + it is changed"),
         ("++seed", "its value is missing: ++seed=…"),
     ],
     ids=lambda v: str(v)[:50],
@@ -676,3 +684,13 @@ def test_a_net_that_fails_says_how(
     assert done.returncode == code
     assert len(done.stderr.strip().splitlines()) == 1
     assert words in done.stderr
+
+
+def test_an_imbalance_beyond_all_numbers_prints_no_warning(recwarn) -> None:
+    """10 * 1e308 is more than a float holds: that class bounds nothing, the first one does."""
+    import numpy as np
+
+    from compressbench.data.splits import long_tail
+
+    assert long_tail(np.array([10, 10]), 1e308).tolist() == [10, 0]
+    assert not recwarn.list

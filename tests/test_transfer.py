@@ -24,7 +24,6 @@ from cases_distillation import (  # noqa: F401
     with_states,
 )
 from compressbench.bench import Bench
-from compressbench.data.feed import Feed
 from compressbench.data.munge import munge, neighbours
 from compressbench.data.splits import seats
 from compressbench.errors import UserError
@@ -109,10 +108,10 @@ def test_munged_pictures(place: Bench, student: State) -> None:
     n = len(split)
     assert images.dtype == torch.uint8
     assert images.shape == (3 * n, 1, 8, 8)
-    assert torch.equal(images[:n], torch.from_numpy(split.images))
+    assert torch.equal(images[:n], torch.from_numpy(split["images"]))
     assert torch.equal(labels[:n], torch.from_numpy(split.labels))
     assert (labels[n:] == -1).all()
-    flat = torch.from_numpy(split.images).flatten(1).float()
+    flat = torch.from_numpy(split["images"]).flatten(1).float()
     wanted = munge(flat, 2, 0.5, 2.0, bench.generator("munge")).round().clamp(0, 255)
     assert torch.equal(images[n:].flatten(1).float(), wanted)
     assert same(made.weights, student.weights)
@@ -120,13 +119,13 @@ def test_munged_pictures(place: Bench, student: State) -> None:
     assert len(alone.group("data")["labels"]) == n
     assert same(Munge(copies=2, p=0.5, s=2.0).apply(student, bench).group("data"), made.group("data"))
     untouched = Munge(copies=1, p=0.0, keep=False).apply(student, bench).group("data")["images"]
-    assert torch.equal(untouched, torch.from_numpy(split.images))
+    assert torch.equal(untouched, torch.from_numpy(split["images"]))
 
 
 def test_few_labels_of_each_class(place: Bench, student: State) -> None:
     bench = dataclasses.replace(place, name="few")
     split = place.dataset.split("train")
-    every = torch.from_numpy(split.images)
+    every = torch.from_numpy(split["images"])
     before: set[bytes] = set()
     for size in (1, 9, 10, 11, 50, 300, len(split)):
         data = Few(size).apply(student, bench).group("data")
@@ -187,11 +186,11 @@ def test_training_on_it_sees_no_other_example(place: Bench, teacher: State, stud
     few = Few(32).apply(student, dataclasses.replace(place, name="few"))
     bench = with_states(place, few=few, teacher=teacher)
     split = place.dataset.split("train")
-    rows = {image.tobytes(): k for k, image in enumerate(split.images)}
+    rows = {image.tobytes(): k for k, image in enumerate(split["images"])}
     chosen = [rows[image.numpy().tobytes()] for image in few.group("data")["images"]]
     alone = dataclasses.replace(
         with_states(place, teacher=teacher),
-        feeds={"train": Feed(*(torch.from_numpy(a)[chosen] for a in (split.images, split.labels)))},
+        feeds={"train": split.to("cpu").take(chosen)},
     )
     for objective in (
         {},
@@ -208,7 +207,8 @@ def test_the_labels_count_where_there_are_some(place: Bench, teacher: State) -> 
     labels = feed.labels.clone()
     labels[1::2] = -1
     bench = dataclasses.replace(
-        with_states(place, teacher=teacher), feeds={"train": Feed(feed.images, labels)}
+        with_states(place, teacher=teacher),
+        feeds={"train": dataclasses.replace(feed, labels=labels)},
     )
     batch = batch_of(bench, some_logits(16, 10)[0].float())
     found = distillation.distill(bench, ("teacher",), share=0.0)(batch)

@@ -260,6 +260,9 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     found = re.search(r"Could not delete from config\. '([^']*)' does not exist", text)
     if found:
         return f"~{found[1]}: there is no such setting"
+    found = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
+    if found:
+        return f"+{found[1]}: there is one already; without the + it is changed"
     found = re.search(r"Multiple values for ([^\s]+?)\. To override", text)
     if found:
         return f"{found[1]} is chosen twice; leave out the + to choose another"
@@ -269,6 +272,8 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     found = re.search(r"Ambiguous value for argument '(.*?)=([^']*)'", text)
     if found:
         key, values = found.groups()
+        if key.partition("@")[0].partition("/")[0] in _groups(folders) or "@" in key or "/" in key:
+            return f"{key}={values} are several names; one is wanted, and -m runs one after the other"
         return (
             f"{key}={values} are several values; -m runs one after the other, {key}=[{values}] is a list, "
             f"and {key}='\"{values}\"' one text"

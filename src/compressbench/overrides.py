@@ -70,7 +70,7 @@ def _readable(text: str, several: bool) -> str:
     if key.lstrip("+") == "hydra.job.chdir" and value.lower() == "true":
         raise UserError(f"{text}: outputs and data_dir would be looked for in the run's folder; leave it out")
     no_name = value.startswith(("[", "{")) or NO_NAME.fullmatch(value)
-    if no_name and (key in NEEDED or (key == "sweep" and value != "null")):
+    if no_name and (key.lstrip("+") in NEEDED or (key == "sweep" and value != "null")):
         raise UserError(f"{text[:200]}: one name is wanted, {key}=NAME")
     if _is_path(value):
         return f"{key}={quoted(value)}"
