@@ -11,6 +11,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -249,7 +250,7 @@ def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
     for node in [node for kind, node in kinds.trainings(ready.plan) if first(kind)]:
         said = estimate(ready, executor, [node.name], [])
-        assert said.startswith("to do: 1 states, 0 measurements; about "), node.name
+        assert said.startswith("to do: 1 state, 0 measurements; about "), node.name
 
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
@@ -438,9 +439,19 @@ def test_the_fingerprint_sees_every_part(digits: Dataset) -> None:
     assert fingerprint(dataclasses.replace(digits, splits=changed)) != base
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Records]:
+    """Outputs of a whole run, to be copied, and its records."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, once("iterative_finetune", folder)[1]
+
+
 @pytest.mark.parametrize("harm", ["tensors", "json", "result"])
-def test_a_damaged_entry_is_said_and_made_again(harm: str, tmp_path: Path) -> None:
-    experiment, records = once("iterative_finetune", tmp_path)
+def test_a_damaged_entry_is_said_and_made_again(
+    harm: str, finished: tuple[Path, Records], tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    experiment, records = begun("iterative_finetune", tmp_path), finished[1]
     node = experiment.plan.node("level1.prune")
     folder = experiment.store.state_folder(node.key)
     victim = {
@@ -510,10 +521,11 @@ def test_an_emptied_layer_is_flagged(tmp_path: Path) -> None:
     assert json.loads(json.dumps(records.dicts()))
 
 
-def test_a_store_file_may_name_no_more_than_a_config(tmp_path: Path) -> None:
+def test_a_store_file_may_name_no_more_than_a_config(finished: tuple[Path, Records], tmp_path: Path) -> None:
     from compressbench.store import digest
 
-    experiment, _ = once("iterative_finetune", tmp_path)
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    experiment = begun("iterative_finetune", tmp_path)
     path = experiment.store.state_folder(experiment.plan.node("dense").key) / "state.json"
     meta = json.loads(path.read_text())
     meta["body"]["model"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'harm'}"}
