@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cases_report import record
-from compressbench.choosing import (
+from compressbench.deploying.choosing import (
     Choice,
     Figure,
     choices,

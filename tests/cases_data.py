@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from compressbench.cli import data as command
-from compressbench.conf import conf_dir
 from compressbench.data import cifar, idx
 from compressbench.data.published import Content, Download
+from compressbench.specs.conf import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 

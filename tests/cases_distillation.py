@@ -16,12 +16,13 @@ from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.models.draw import drawn
 from compressbench.outputs import Outputs
+from compressbench.specs import trust
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.training.objectives import Batch
 from tiny import TINY
 
-OWN = Path(specs.__file__).parent
+OWN = Path(specs.__file__).parents[1]
 SIZED = {"width": 4, "shape": "@shape", "classes": "@classes"}
 RESNET = {
     "name": "resnet14",
@@ -48,7 +49,7 @@ def everything(folder: str) -> dict[str, Callable[..., Tensor]]:
     """All that a word may name in one of the folders: what is put there is tested by being there."""
     names = [p.stem for p in sorted((OWN / folder).glob("*.py"))]
     targets = {n: f"compressbench.{folder}.{n}.{n}" for n in names}
-    return {n.rstrip("_"): specs.locate(t) for n, t in targets.items() if specs.signature(t) is not None}
+    return {n.rstrip("_"): trust.locate(t) for n, t in targets.items() if specs.signature(t) is not None}
 
 
 DISTANCES = everything("distances")

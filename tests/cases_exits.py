@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressbench import early
 from compressbench.bench import Bench
-from compressbench.exiting import Policy
+from compressbench.exit_criteria.policy import (
+    Policy,
+)
+from compressbench.models import early
 from compressbench.models.draw import drawn
 from compressbench.stages.exits import Attach
 from compressbench.state import State

@@ -26,7 +26,7 @@ import pytest
 
 from compressbench.cli.main import run as dispatch
 from compressbench.errors import UserError
-from compressbench.experiment import prepare
+from compressbench.runs.experiment import prepare
 
 SEED = int(os.environ.get("FUZZ_SEED", "19"))
 SECONDS = 20
@@ -69,7 +69,7 @@ TEXTS = (
     "@classes",
     "@nothing",
     "os.system",
-    "compressbench.trust.locate",
+    "compressbench.specs.trust.locate",
     "compressbench.models.lenet",
     "compressbench.stages.train.Train",
     "compressbench.stages..x",

@@ -9,12 +9,12 @@ from torch import Tensor
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
-from compressbench.conf import conf_dir
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.observers.observed import Observed
 from compressbench.outputs import forward
 from compressbench.quantizing import ranges
+from compressbench.specs.conf import conf_dir
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Cast, Mixed, Quantize
 from compressbench.stages.rewind import LearningRate, Reinit, Weights

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compressbench import specs
-from compressbench.execute import Executor
-from compressbench.plan import Measure, Node, Plan
+from compressbench.runs.execute import Executor
+from compressbench.runs.plan import Measure, Node, Plan
 from compressbench.stages.init import Init
 from compressbench.stages.rewind import LearningRate, Reinit, Weights
 from compressbench.stages.train import Train

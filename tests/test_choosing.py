@@ -14,7 +14,7 @@ from cases_choosing import (
     run,  # noqa: F401
     state,
 )
-from compressbench.choosing import (
+from compressbench.deploying.choosing import (
     Choice,
     Figure,
     Limits,
@@ -24,7 +24,7 @@ from compressbench.choosing import (
     dominates,
     verdicts,
 )
-from compressbench.elsewhere import Elsewhere, derived, records
+from compressbench.deploying.elsewhere import Elsewhere, derived, records
 from compressbench.errors import CantTell, Unmet, UserError
 from compressbench.records import Record, Records, write_jsonl
 

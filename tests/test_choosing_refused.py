@@ -16,7 +16,7 @@ from cases_choosing import (
     state,
 )
 from cases_report import record
-from compressbench.choosing import (
+from compressbench.deploying.choosing import (
     Choice,
     Figure,
     Limits,
@@ -27,7 +27,7 @@ from compressbench.choosing import (
     timed_anew,
     verdicts,
 )
-from compressbench.elsewhere import Elsewhere, read, records
+from compressbench.deploying.elsewhere import Elsewhere, read, records
 from compressbench.errors import Unmet, UserError
 from compressbench.records import Records, read_jsonl, write_jsonl
 

@@ -27,13 +27,13 @@ from cases_data import (
     shared,
 )
 from compressbench.cli import data as command
-from compressbench.conf import conf_dir
 from compressbench.data import idx
 from compressbench.data.dataset import Dataset
 from compressbench.data.folder import image_folder
 from compressbench.data.load import load
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError
+from compressbench.specs.conf import conf_dir
 from compressbench.tasks.images.augment import pad_crop_flip
 from compressbench.tasks.images.classification import moments
 

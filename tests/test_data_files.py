@@ -185,7 +185,7 @@ def test_altered_batches_are_refused_before_they_are_interpreted(
 
 
 def test_nothing_but_the_cifar_reader_unpickles() -> None:
-    package = ROOT / "src" / "compressbench"
+    package = ROOT / "compressbench"
     modules = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     harmless = {("pickle", "UnpicklingError"), ("pickle", "PickleError")}
     found = set()

@@ -159,9 +159,9 @@ def test_an_estimate_does_not_ask_the_teacher_for_the_whole_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from compressbench.cli.run import composed
-    from compressbench.estimate import estimate
-    from compressbench.execute import Executor, Watcher
-    from compressbench.experiment import prepare
+    from compressbench.runs.estimate import estimate
+    from compressbench.runs.execute import Executor, Watcher
+    from compressbench.runs.experiment import prepare
 
     ready = prepare(
         composed(["recipe=loyalty_table", "scale=smoke", "recipe.finetune=4ep", f"outputs={tmp_path}"])

@@ -170,7 +170,7 @@ def test_bad_input_is_found_before_anything_is_trained(
 def test_a_recipe_that_distils_is_planned_with_all_its_teachers() -> None:
     """The key of a student hangs on every teacher's, and on the data set's."""
     from compressbench.cli.run import composed
-    from compressbench.plan import Context, make
+    from compressbench.runs.plan import Context, make
 
     few = f"+recipe.stages.few={{_target_:{STAGE}.transfer.Few,from:init,labels:90}}"
     student = (
@@ -192,7 +192,7 @@ def test_a_recipe_that_distils_is_planned_with_all_its_teachers() -> None:
 
 
 def test_words_and_yaml_files_are_the_same() -> None:
-    conf = OWN.parents[1] / "conf"
+    conf = OWN.parent / "conf"
     for folder, group in (("distances", "distance"), ("labels", "labels"), ("features", "feature")):
         words = {p.stem for p in (conf / group).glob("*.yaml")}
         assert words == set(everything(folder)), group

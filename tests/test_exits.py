@@ -10,15 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from cases_exits import RESNET, bench, exits, images, middle, policy, spec  # noqa: F401
-from compressbench import early
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.exit_criteria.entropy import entropy
 from compressbench.exit_criteria.margin import margin
 from compressbench.exit_criteria.max_probability import max_probability
 from compressbench.exit_criteria.patience import patience
+from compressbench.exit_criteria.policy import (
+    Policy,
+    assigned,
+    compacted,
+    everything,
+    policy_of,
+    queued,
+    taken,
+    waiting,
+)
 from compressbench.exit_criteria.said import Said
-from compressbench.exiting import Policy, assigned, compacted, everything, policy_of, queued, taken, waiting
+from compressbench.models import early
 from compressbench.models.build import module_of
 from compressbench.models.counting import count, of_exits
 from compressbench.models.draw import drawn
@@ -153,7 +162,7 @@ def test_a_prepared_state_answers_by_its_policy(exits: State, bench: Bench) -> N
 
 def test_full_depth_is_prepared_like_a_net_without_exits(exits: State, bench: Bench) -> None:
     """Else what exits are timed against would be slower than it need be."""
-    from compressbench.inference import prepared
+    from compressbench.models.prepared import prepared
 
     own, bare = (
         prepared(module_of(exits), images(bench, 8)),

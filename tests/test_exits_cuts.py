@@ -22,8 +22,12 @@ from cases_exits import (
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.exit_criteria.margin import margin
+from compressbench.exit_criteria.policy import (
+    compacted,
+    everything,
+    taken,
+)
 from compressbench.exit_criteria.said import Said
-from compressbench.exiting import compacted, everything, taken
 from compressbench.models.build import module_of
 from compressbench.models.counting import of_exits
 from compressbench.models.draw import drawn

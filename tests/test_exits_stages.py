@@ -9,10 +9,17 @@ import torch
 from torch import nn
 
 from cases_exits import HEAD, POINTS, RESNET, bench, build, exits, images, spec, three_of, training  # noqa: F401
-from compressbench import early, specs
+from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
-from compressbench.exiting import assigned, compacted, everything, policy_of, taken
+from compressbench.exit_criteria.policy import (
+    assigned,
+    compacted,
+    everything,
+    policy_of,
+    taken,
+)
+from compressbench.models import early
 from compressbench.models.build import module_of
 from compressbench.models.counting import count, of_exits
 from compressbench.models.draw import drawn
@@ -123,7 +130,7 @@ def test_the_order_of_exits_is_that_of_numbers_not_of_letters() -> None:
 
 
 def test_exits_after_pruning_and_pruning_after_exits(exits: State, bench: Bench) -> None:
-    from compressbench.pruning import prune
+    from compressbench.pruning.unstructured import prune
     from compressbench.stages.prune import Prune
 
     criterion = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}

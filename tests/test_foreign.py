@@ -18,8 +18,8 @@ from cases_foreign import (
     state_of,
 )
 from compressbench.bench import Bench
+from compressbench.deploying.exporting import FORMS
 from compressbench.errors import UserError
-from compressbench.exporting import FORMS
 from compressbench.hardware import agreement
 from compressbench.hardware.early import lower
 from compressbench.hardware.target import Lowered, Unsupported
@@ -211,8 +211,8 @@ def test_compiled_torch_answers_as_the_net_does_or_says_why_not(name: str, place
 def test_what_torch_cannot_export_is_one_line_and_no_dump(
     net: nn.Module, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from compressbench.exporting import _program
+    from compressbench.hardware.exported import exported
 
     with pytest.raises(UserError, match=words):
-        _program(net, torch.randn(4, 1, 8, 8))
+        exported(net, torch.randn(4, 1, 8, 8))
     assert capfd.readouterr() == ("", "")

@@ -18,7 +18,7 @@ from cases_foreign import (
     images_of,
     state_of,
 )
-from compressbench.bench import Bench, derive_seed
+from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.hardware.coding import index_bits, shared, values_of
 from compressbench.hardware.target import Lowered
@@ -29,6 +29,7 @@ from compressbench.outputs import Outputs, tensors_of
 from compressbench.probes.cost import Cost
 from compressbench.probes.structure import Structure
 from compressbench.records import Metric
+from compressbench.seeds import derive_seed
 from compressbench.stages.init import Init
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize

@@ -21,8 +21,8 @@ from cases_quantize import (
     trained,  # noqa: F401
 )
 from compressbench import specs
-from compressbench.conf import conf_dir
 from compressbench.errors import UserError
+from compressbench.masks import masked
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.models.quantized import forms_of, integers, quantized, rounded
@@ -31,8 +31,8 @@ from compressbench.observers.min_max import min_max
 from compressbench.observers.mse import mse
 from compressbench.observers.observed import Observed
 from compressbench.observers.percentile import percentile
-from compressbench.pruning import masked
 from compressbench.quantizing import folding, ranges
+from compressbench.specs.conf import conf_dir
 from compressbench.stages.quantize import Quantize
 from tiny import TINY
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from cases_report import Page, accuracies, full, lottery, record, runs, seed
-from compressbench.choosing import choices
 from compressbench.cli import report as command
+from compressbench.deploying.choosing import choices
 from compressbench.errors import UserError
 from compressbench.records import Record, Records
 from compressbench.report import charts, naming
