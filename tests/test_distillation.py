@@ -164,7 +164,14 @@ def test_an_estimate_does_not_ask_the_teacher_for_the_whole_set(
     from compressbench.runs.experiment import prepare
 
     ready = prepare(
-        composed(["recipe=loyalty_table", "scale=smoke", "recipe.finetune=4ep", f"outputs={tmp_path}"])
+        composed(
+            [
+                "recipe=loyalty_table",
+                *("scale=smoke", "hardware=cpu1"),
+                "recipe.finetune=4ep",
+                f"outputs={tmp_path}",
+            ]
+        )
     )
     counted = Counted(monkeypatch)
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())

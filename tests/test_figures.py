@@ -36,7 +36,7 @@ from compressbench.tasks.images.square import _margin
 from compressbench.views import View
 from conftest import Command
 
-SMOKE = ("scale=smoke", "dataset=digits", "seed=0")
+SMOKE = ("scale=smoke", "hardware=cpu1", "dataset=digits", "seed=0")
 NAN = float("nan")
 
 
