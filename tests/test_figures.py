@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
+from cases_report import accuracies, full, record
 from compressbench import metrics
 from compressbench.bench import Bench
 from compressbench.errors import UserError
@@ -34,9 +35,8 @@ from compressbench.state import State
 from compressbench.tasks.images.square import _margin
 from compressbench.views import View
 from conftest import Command
-from test_report import accuracies, full, record
 
-SMOKE = ("scale=smoke", "dataset=digits", "seed=0")
+SMOKE = ("scale=smoke", "hardware=cpu1", "dataset=digits", "seed=0")
 NAN = float("nan")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cases_report import accuracies, record
 from compressbench.cli.left import Left, shortly
 from compressbench.cli.run import composed
 from compressbench.cli.terminal import Terminal
@@ -25,7 +26,6 @@ from compressbench.report.panels import panels
 from compressbench.specs import overrides
 from compressbench.wording import counted
 from conftest import Command
-from test_report import accuracies, record
 
 RUN = (
     "run",
@@ -411,8 +411,8 @@ def test_options_are_whole_and_percentages_are_some(command: Command, tmp_path: 
 def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> None:
     from dataclasses import replace
 
+    from cases_report import full
     from compressbench.records import write_jsonl
-    from test_report import full
 
     rows = [r for r in full(1) if r.moment == "final"]
     rows = [replace(r, value=r.value / 90 * 5) if r.metric == "top1" else r for r in rows]

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from cases_quantize import train
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
@@ -27,7 +28,6 @@ from compressbench.stages.quantize import Quantize
 from compressbench.stages.rewind import LearningRate, RandomMask, Reinit, Weights
 from compressbench.stages.train import Train
 from compressbench.state import State
-from test_quantize import train
 
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
 RECIPES = [
