@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--prune", action="store_true", help="drop what killed runs left behind")
     parser.add_argument(
-        "--older-than", type=number, metavar="DAYS", help="with --prune: states and results as well"
+        "--older-than", type=number, metavar="DAYS", help="with --prune: states, results and predictions as well"
     )
     args = parser.parse_intermixed_args(argv)
     outputs = outputs_folder(args.outputs, "--outputs")
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> int:
 def _words(usage: Usage) -> str:
     return (
         f"{usage.states} states {_size(usage.state_bytes)}, {usage.results} results {_size(usage.result_bytes)}, "
+        f"{usage.predictions} predictions {_size(usage.prediction_bytes)}, "
         f"{usage.leftovers} checkpoints and leftovers {_size(usage.leftover_bytes)}"
     )
 

@@ -40,6 +40,7 @@ from compressbench.report.states import (
     thinned,
     timing_table,
 )
+from compressbench.report.populations import population_tables
 from compressbench.report.students import gain_tables
 from compressbench.report.tables import Table
 from compressbench.report.targets import family_table, target_tables
@@ -174,6 +175,7 @@ def _chapter(panel: Panel, place: int, many: int) -> Chapter:
         _learned,
         _side_by_side,
         _paired,
+        _many,
         _connected,
         _forgotten,
         _related,
@@ -319,6 +321,11 @@ def _paired(panel: Panel, suffix: str) -> Section:
     )
     tables = tuple(t for m in panel.moments for t in difference_tables(panel, m))
     return Section("Differences paired by seed", "differences", (), tables, (), lead)
+
+
+def _many(panel: Panel, suffix: str) -> Section:
+    tables = population_tables(panel)
+    return Section("Populations", "populations", (), tuple(tables[:1]), tuple(tables[1:]))
 
 
 def _forgotten(panel: Panel, suffix: str) -> Section:
