@@ -455,7 +455,11 @@ class Executor:
     def _unanswered(self) -> set[str]:
         """Members of populations whose predictions are needed for a result that isn't in the store."""
         lacking = [
-            m for m in self.plan.measures if m.members for p in self.probes_of(m) if self._lasting(m, p) is None
+            m
+            for m in self.plan.measures
+            if m.members
+            for p in self.probes_of(m)
+            if self._lasting(m, p) is None
         ]
         return {name for m in lacking for name in m.needs}
 
@@ -484,7 +488,9 @@ class Executor:
                     self.store.save_predictions(
                         self._predictions_key(name, what), {what: self._told(name, what)}
                     )
-            self.history.add(f"probe {ANSWERS} {digest(self.setting.context.digest())}", time.monotonic() - began)
+            self.history.add(
+                f"probe {ANSWERS} {digest(self.setting.context.digest())}", time.monotonic() - began
+            )
 
     def _predictions(self, name: str, what: str) -> Tensor:
         """A state's labels or log-probabilities on the test split, as kept.
@@ -525,9 +531,7 @@ class Executor:
                 raise Damaged(f"{key} holds no {what}")
             return (unpacked_labels if what == LABELS else checked_log_probs)(tensors[what], *shape)
         except Damaged as error:
-            self.watcher.say(
-                f"{name}: its stored predictions are damaged and will be made again ({error})"
-            )
+            self.watcher.say(f"{name}: its stored predictions are damaged and will be made again ({error})")
             if self.store.writable:
                 self.store.discard_predictions(key)
             return None

@@ -93,7 +93,9 @@ def _populations(plan: Plan) -> list[str]:
         found.append(f"  {measure.series:<24} {measure.state}, {seeds}")
     own = _trainings(n for n in plan.nodes if n.name == n.local)
     others = _trainings(n for n in plan.nodes if n.name != n.local)
-    found.append(f"  {counted(own, 'training')} of this seed and {others} of other seeds, as far as not stored")
+    found.append(
+        f"  {counted(own, 'training')} of this seed and {others} of other seeds, as far as not stored"
+    )
     return found
 
 

@@ -19,7 +19,10 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--prune", action="store_true", help="drop what killed runs left behind")
     parser.add_argument(
-        "--older-than", type=number, metavar="DAYS", help="with --prune: states, results and predictions as well"
+        "--older-than",
+        type=number,
+        metavar="DAYS",
+        help="with --prune: states, results and predictions as well",
     )
     args = parser.parse_intermixed_args(argv)
     outputs = outputs_folder(args.outputs, "--outputs")

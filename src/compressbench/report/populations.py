@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from compressbench.declared import title_of
 from compressbench.records import Record
@@ -14,12 +15,11 @@ PROBE = "agreement"
 MEAN, SD = "population_top1", "population_top1_sd"
 OWN = (MEAN, SD, "modal_disagreement", "modal_ties")
 MODAL = (
-    "Modal label: the one that most nets of a population give an example; of several that are as frequent the highest, "
-    "as in the authors’ code. It differs: from that of the first population."
+    "Top-1: mean ± sample standard deviation over the nets. Modal label: the one that most nets of a population give an "
+    "example; of several that are as frequent (ties) the highest, as in the authors’ code. It is compared with the "
+    "reference population’s, which stands first."
 )
-SHARED = (
-    "Populations of several runs share nets where their seeds overlap: their figures are no independent repeats."
-)
+SHARED = "Populations of several runs share nets where their seeds overlap: their figures are no independent repeats."
 Place = tuple[str, str, int, str]
 Figures = Mapping[tuple[str, str, str], Record]
 
@@ -55,7 +55,12 @@ def population_tables(panel: Panel) -> list[Table]:
 
 
 def _table(
-    title: str, stub: str, labels: Sequence[str], columns: Columns, figures: Sequence[Figures], notes: list[str]
+    title: str,
+    stub: str,
+    labels: Sequence[str],
+    columns: Columns,
+    figures: Sequence[Figures],
+    notes: list[str],
 ) -> Table:
     rows = tuple(
         Row(label, columns.row(k), reference=_is_first(figures[k])) for k, label in enumerate(labels)
@@ -121,7 +126,7 @@ def _mean(figures: Figures) -> Cell:
     if row.value is None:
         return Cell(MISSING, notes=(row.note,))
     figure = Spread(row.value, sd.value if sd else None, row.n)
-    return spread_cell(figure, row.unit, notes=(row.note,) if row.note else ())
+    return replace(spread_cell(figure, row.unit, notes=(row.note,) if row.note else ()), n=0)
 
 
 def _cell(row: Record | None) -> Cell:

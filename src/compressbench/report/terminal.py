@@ -36,8 +36,10 @@ def print_tables(records: Records, console: Console) -> None:
         return
     for panel in found:
         moment = panel.moments[0]
-        console.print(f"\n{panel.name}: {_over(len(panel.seeds))}", style="bold", markup=False)
-        console.print(_lecture(panel, moment, console.width))
+        over = f": {_over(len(panel.seeds))}" if panel.rows else ""
+        console.print(f"\n{panel.name}{over}", style="bold", markup=False)
+        if panel.rows:
+            console.print(_lecture(panel, moment, console.width))
         if thinned(panel, moment):
             console.print("some levels are left out; the report has all", style="dim", markup=False)
         for each in panel.moments:
