@@ -133,7 +133,7 @@ def test_more_states_than_anybody_means_are_refused() -> None:
 
 
 def test_a_moment_of_that_name_is_refused() -> None:
-    with pytest.raises(UserError, match="moments.populations: this name is taken"):
+    with pytest.raises(UserError, match=r"moments\.populations: this name is taken"):
         planned(None, moments={"populations": {"reference": "dense"}})
 
 
@@ -141,7 +141,8 @@ def test_a_moment_of_that_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "kind", "bytes_each"), [(10, torch.uint8, 1), (255, torch.uint8, 1), (256, torch.int16, 2), (40_000, torch.int32, 4)]
+    ("classes", "kind", "bytes_each"),
+    [(10, torch.uint8, 1), (255, torch.uint8, 1), (256, torch.int16, 2), (40_000, torch.int32, 4)],
 )  # fmt: skip
 def test_labels_come_back_as_they_were(classes: int, kind: torch.dtype, bytes_each: int) -> None:
     labels = torch.tensor([0, classes - 1, -1, 3])
@@ -207,7 +208,8 @@ def test_predictions_in_the_store(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(Damaged):
             store.load_predictions("k")
-    path.unlink(), os.mkfifo(path)
+    path.unlink()
+    os.mkfifo(path)
     with pytest.raises(Damaged):
         store.load_predictions("k")
     store.discard_predictions("k")
@@ -290,7 +292,7 @@ def measured(subjects: Population, references: Population, truth: list[int]) -> 
 
 
 def test_modal_labels_and_ties_by_hand() -> None:
-    # most of three, all alike, all different: the highest, one without an answer, nobody answers, two against two … of four
+    # three of four, all alike, two of four, two of the three that answer, nobody answers, two against two
     labels = torch.tensor(
         [[0, 1, 0, -1, -1, 2], [0, 1, 2, 1, -1, 0], [2, 1, 1, 0, -1, 0], [0, 1, -1, 1, -1, 2]]
     )
@@ -543,7 +545,7 @@ def test_log_probabilities_are_kept_in_half_precision_up_to_a_number_of_classes(
 
 @pytest.mark.parametrize("value", [-1, 1.5, "many", True, None])
 def test_a_limit_that_is_no_number_of_classes_is_refused(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="log_probs_up_to: .* is not a whole number of classes"):
+    with pytest.raises(UserError, match=r"log_probs_up_to: .* is not a whole number of classes"):
         tiny(tmp_path, log_probs_up_to=value)
 
 
@@ -579,13 +581,13 @@ def test_trainings_that_nothing_measures_are_refused_and_states_alone_are_not(tm
     ready = tiny(tmp_path)
     made = copy.deepcopy(dict(ready.config))
     del made["evaluation"]["probes"]["agreement"]
-    with pytest.raises(UserError, match="no probe that measures populations; add .probe@evaluation.probes"):
+    with pytest.raises(UserError, match="no probe that measures populations; add .probe@evaluation"):
         prepare(made)
     made["evaluation"]["probes"] = {}
     assert list(execute(prepare(made), Watcher(), [])) == []
     made = copy.deepcopy(dict(ready.config))
     made["recipe"]["compare"]["moments"] = {"early": {"reference": "init", "probes": ["agreement"]}}
-    with pytest.raises(UserError, match="moments.early.probes: agreement measures populations"):
+    with pytest.raises(UserError, match=r"moments\.early\.probes: agreement measures populations"):
         prepare(made)
 
 

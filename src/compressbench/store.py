@@ -1,4 +1,4 @@
-"""Store: states, probe results and predictions by content address. Writes go aside, then are renamed; locks are the kernel's.
+"""Store: states, results and predictions by content address. Writes go aside, then are renamed; locks are the kernel's.
 
 Layout below its root::
 
@@ -11,8 +11,8 @@ Layout below its root::
     aside/                             half-written entries; a killed process leaves some, ``prune`` drops them
 
 Every JSON entry is ``{"digest": …, "body": …}``, the digest that of the body, which holds the entry's format and key; a
-state's body holds the digest of its tensors' file, that of predictions the digest of their tensors. That much stays in every later format, so that an entry of another
-format is told from a damaged one. Format 1 had no keys; it is read, and rewritten as format 2.
+state's body holds the digest of its tensors' file, that of predictions the digest of their tensors. That much stays in
+every later format, so that an entry of another format is told from a damaged one. Format 1 had no keys; it is read, and rewritten as format 2.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Usage:
 
 
 class Store:
-    """A folder of states, results and predictions; with ``writable=False`` one that is only read, and made by somebody else.
+    """A folder of states, results and predictions; with ``writable=False`` one only read, and made by somebody else.
 
     ``without_key`` counts the results of format 1 that were read: they are taken at their file's name.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -97,7 +98,7 @@ def _notes(found: Mapping[Place, Figures]) -> list[str]:
         spans.setdefault((recipe, series), []).append(range(seed, seed + (row.n if row else 1)))
     for own in spans.values():
         ordered = sorted(own, key=lambda s: s.start)
-        if any(a.stop > b.start for a, b in zip(ordered, ordered[1:], strict=False)):
+        if any(a.stop > b.start for a, b in itertools.pairwise(ordered)):
             return [*notes, SHARED]
     return notes
 
