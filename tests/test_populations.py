@@ -581,7 +581,7 @@ def test_trainings_that_nothing_measures_are_refused_and_states_alone_are_not(tm
     ready = tiny(tmp_path)
     made = copy.deepcopy(dict(ready.config))
     del made["evaluation"]["probes"]["agreement"]
-    with pytest.raises(UserError, match="no probe that measures populations; add .probe@evaluation"):
+    with pytest.raises(UserError, match="the evaluation has no probe that measures populations; add"):
         prepare(made)
     made["evaluation"]["probes"] = {}
     assert list(execute(prepare(made), Watcher(), [])) == []

@@ -12,7 +12,8 @@ Layout below its root::
 
 Every JSON entry is ``{"digest": …, "body": …}``, the digest that of the body, which holds the entry's format and key; a
 state's body holds the digest of its tensors' file, that of predictions the digest of their tensors. That much stays in
-every later format, so that an entry of another format is told from a damaged one. Format 1 had no keys; it is read, and rewritten as format 2.
+every later format, so that an entry of another format is told from a damaged one. Format 1 had no keys; it is read, and
+rewritten as format 2.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from compressbench.report.flatness import flatness_tables
 from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.numbers import counted, grouped, seeds
 from compressbench.report.panels import Panel, panels
+from compressbench.report.populations import population_tables
 from compressbench.report.states import (
     CONNECTED,
     LEARNING,
@@ -40,7 +41,6 @@ from compressbench.report.states import (
     thinned,
     timing_table,
 )
-from compressbench.report.populations import population_tables
 from compressbench.report.students import gain_tables
 from compressbench.report.tables import Table
 from compressbench.report.targets import family_table, target_tables
