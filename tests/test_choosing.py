@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from compressbench.choosing import Choice, Figure, Limits, Verdict, advise, choices, dominates, verdicts
+from compressbench.choosing import (
+    Choice,
+    Figure,
+    Limits,
+    Verdict,
+    advise,
+    choices,
+    dominates,
+    encoded_in_words,
+    timed_anew,
+    verdicts,
+)
 from compressbench.elsewhere import Elsewhere, derived, read, records
 from compressbench.errors import CantTell, Unmet, UserError
 from compressbench.records import Record, Records, read_jsonl, write_jsonl
@@ -632,8 +643,7 @@ def test_bytes_say_what_they_are_of() -> None:
     assert verdicts(by_name["small"], Limits(max_bytes=80)) == [
         Verdict(
             False,
-            "81 bytes (Huffman-coded by compressbench's own encoder; no exporter writes it) at worst "
-            "(seed 1; mean 80, n=2) is above 80",
+            "81 bytes (Huffman-coded) at worst (seed 1; mean 80, n=2) is above 80",
         )
     ]
     assert by_name["coded"].figures["bytes"].words == "dense, as safetensors"
@@ -696,7 +706,7 @@ def test_the_gate_refuses_what_it_cannot_tell(run: Path, command) -> None:
     assert "can't tell small: drop not known for seed 1" in open_.stdout
     both = command("gate", str(run), "--max-drop", "2.5")
     assert both.returncode == 1
-    assert "1 of 2 states break a limit, of 1 more it can't be told" in both.stdout
+    assert "1 of 2 states breaks a limit, of 1 more it can't be told" in both.stdout
     assert both.stderr == ""
 
 
@@ -909,3 +919,37 @@ def test_latencies_of_one_machine_are_compared_by_the_ratio_in_turns() -> None:
     ]
     found = {c.name: c.figures["latency"].by_seed for c in choices(Records(rows), "cpu")}
     assert found == {"dense": {0: 2.0}, "exits": {0: 1.6}}
+
+
+def test_where_a_timing_here_leaves_it_open_the_way_out_is_named(tmp_path: Path, command) -> None:
+    busy = "other processes took at least 34 % of the processors in each of 4 tries"
+    lost = [
+        replace(r, value=None if "speedup" in r.metric else r.value, note=busy)
+        if r.probe == "targets" and r.series == "small"
+        else r
+        for r in THREE
+    ]
+    write_jsonl(lost, tmp_path / "records.jsonl")
+    limit = ("--target", "board", "--max-latency", "9")
+    anew = "; the same run with --retime times it anew"
+    assert command("gate", str(tmp_path), *limit, "--state", "small").stderr.endswith(f"{anew}\n")
+    assert command("advise", str(tmp_path), "--target", "board", "--max-latency", "0.1").returncode == 1
+    assert anew not in command("gate", str(tmp_path), "--max-drop", "50").stderr
+    assert timed_anew(one("x", latency=5.0), Limits(max_latency=5.0)) == ""  # exact, and kept
+    point = Figure({0: 5.0}, bare=frozenset({0}))
+    assert timed_anew(Choice("x", "r", "x", {"latency": point}, (0,)), Limits(max_latency=5.0)) == anew
+    abroad = replace(point, elsewhere=True)
+    assert timed_anew(Choice("x", "r", "x", {"latency": abroad}, (0,)), Limits(max_latency=5.0)) == ""
+
+
+def test_an_encoding_that_no_exporter_writes_is_said_once(tmp_path: Path, command) -> None:
+    found = rows(
+        dense={"accuracy": 90, "bytes": 1000},
+        a={"accuracy": 89, "bytes": 900, "huffman": 80},
+        b={"accuracy": 88, "bytes": 900, "huffman": 70},
+    )
+    write_jsonl(found, tmp_path / "records.jsonl")
+    for verb, more in (("gate", ("--max-bytes", "100")), ("advise", ())):
+        assert command(verb, str(tmp_path), *more).stdout.count("no exporter writes") == 1, verb
+    assert "no exporter writes" not in command("gate", str(tmp_path), "--max-drop", "50").stdout
+    assert encoded_in_words([c for c in choices(found) if c.series == "dense"]) == []

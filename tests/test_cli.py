@@ -44,7 +44,12 @@ def test_light_verbs_import_nothing_heavy(args: tuple[str, ...], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "args", [("run", "recipe=nope"), ("run", "recipe.stages.dense.lrr=1"), ("run", "seeed=1")]
+    "args",
+    [
+        ("run", "recipe=nope"),
+        ("run", "recipe=one_shot", "recipe.stages.dense.lrr=1"),
+        ("run", "recipe=one_shot", "seeed=1"),
+    ],
 )
 def test_composition_errors_import_no_torch(args: tuple[str, ...], tmp_path: Path) -> None:
     code = (
@@ -99,6 +104,8 @@ def test_bad_input_is_one_clear_line(args: tuple[str, ...], words: tuple[str, ..
         if args[0] == "run" and not any(a.startswith(("scale=", "hardware=", "recipe=")) for a in args)
         else ()
     )
+    if args[0] == "run" and not any(a.startswith("recipe=") for a in args):
+        light = (*light, "recipe=lth_resnet")
     done = command(args[0], *light, *args[1:])
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, done.stderr
@@ -109,7 +116,7 @@ def test_bad_input_is_one_clear_line(args: tuple[str, ...], words: tuple[str, ..
 
 def test_debug_shows_the_traceback(command: Command) -> None:
     with pytest.raises(UserError, match="matches no state"):
-        command("run", "recipe.compare.series.ticket=lvl*", "--debug")
+        command("run", "recipe=lth_resnet", "recipe.compare.series.ticket=lvl*", "--debug")
 
 
 def test_the_console_script_exits_with_two(tmp_path: Path) -> None:
@@ -192,7 +199,9 @@ def test_bad_models_are_one_clear_line(command: Command, tmp_path: Path) -> None
         ("{_target_: outside.Net, outputs: '@clases', width: 8}", "'@clases' is not known"),
         ("{_target_: outside.Nett, outputs: 10}", "Nett"),
     ):
-        done = command("run", *SMOKE, "trust=[outside]", f"~model.build", f"+model.build={build}")  # noqa: F541
+        done = command(
+            "run", "recipe=one_shot", *SMOKE, "trust=[outside]", "~model.build", f"+model.build={build}"
+        )
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -264,7 +273,8 @@ def test_list_has_a_line_for_everything(command: Command) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "args", [("--help",), ("list",), ("run", "recipe=nope"), ("run", "recipe.stages.dense.lrr=1")]
+    "args",
+    [("--help",), ("list",), ("run", "recipe=nope"), ("run", "recipe=one_shot", "recipe.stages.dense.lrr=1")],
 )
 def test_light_verbs_answer_at_once(args: tuple[str, ...]) -> None:
     """Half a second is the goal on a quiet machine; the limit here leaves room for a noisy one."""

@@ -39,7 +39,7 @@ from compressbench.data import cifar, idx
 from compressbench.data.augment import pad_crop_flip
 from compressbench.data.dataset import Dataset, Raw, Split
 from compressbench.data.feed import Feed
-from compressbench.data.folder import files, image_folder
+from compressbench.data.folder import files, image_folder, read_pictures
 from compressbench.data.load import load, moments
 from compressbench.data.published import Content, Download
 from compressbench.data.splits import allocate, long_tail, pick
@@ -667,8 +667,12 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "all"
 
 
-def deep_png(path: Path, kind: int, values: int) -> None:
-    """A PNG of 16 bits a value: 0 grey, 2 RGB, 4 grey and 6 RGB with transparency; by hand, as PIL writes none."""
+def deep_png(path: Path, kind: int, values: int, side: int | None = None) -> None:
+    """A PNG of 16 bits a value: 0 grey, 2 RGB, 4 grey and 6 RGB with transparency; by hand, as PIL writes none.
+
+    Args:
+        side: what its header says of height and width.
+    """
     rows = b"".join(b"\0" + np.full((6, values), 700, ">u2").tobytes() for _ in range(8))
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -676,7 +680,7 @@ def deep_png(path: Path, kind: int, values: int) -> None:
             struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
         )
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 6, 8, 16, kind, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side or 6, side or 8, 16, kind, 0, 0, 0))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
@@ -689,6 +693,49 @@ def test_pictures_of_16_bits_are_refused_with_their_mode(
     odd = pictures / "ant" / "05.png"
     deep_png(odd, kind, values)
     with pytest.raises(UserError, match=re.escape(f"{odd} has more than 8 bits per value (mode {mode})")):
+        image_folder(str(pictures), test_fraction=0.2)
+
+
+@pytest.mark.parametrize("format", ["EPS", "PPM", "TIFF", "ICO", "SGI", "TGA"])
+def test_no_other_decoder_runs_whatever_the_suffix_says(
+    pictures: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would start Ghostscript for an EPS, and scale 16-bit samples of a PPM to 8 without a word."""
+    odd = pictures / "ant" / "05.png"
+    Image.new("RGB", (6, 8), (200, 0, 0)).save(odd, format=format)
+    started: list[object] = []
+    monkeypatch.setattr(
+        "PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: started.append(a) or Image.new("RGB", (6, 8))
+    )
+    with pytest.raises(UserError, match=re.escape(f"{odd} is no PNG, JPEG, BMP, WebP or GIF")):
+        image_folder(str(pictures), test_fraction=0.2)
+    assert not started
+
+
+def test_a_suffix_may_lie_about_which_of_them_it_is(pictures: Path) -> None:
+    for format in ("GIF", "BMP", "WEBP", "PNG"):
+        Image.new("RGB", (6, 8), (200, 0, 0)).save(pictures / "ant" / "05.png", format=format, lossless=True)
+        raw = image_folder(str(pictures), test_fraction=0.2)
+        every = np.concatenate([raw.train.images, raw.test.images])
+        assert (every == np.array([200, 0, 0], np.uint8)[:, None, None]).all((1, 2, 3)).sum() == 1, format
+
+
+def test_a_telephones_previews_are_no_animation(pictures: Path) -> None:
+    """A JPEG of several pictures (MPO) holds the photograph first; depth, gain and previews are no frames of it."""
+    odd = pictures / "ant" / "99.jpg"
+    frames = [Image.new("RGB", (6, 8), (k, k, k)) for k in (200, 0)]
+    frames[0].save(odd, format="MPO", save_all=True, append_images=frames[1:])
+    assert Image.open(odd).n_frames == 2
+    (found,) = read_pictures(pictures, [odd], None, 1)
+    assert int(found.min()) > 190
+
+
+def test_a_header_of_ten_milliard_pixels_is_refused_by_name(pictures: Path) -> None:
+    odd = pictures / "ant" / "05.png"
+    deep_png(odd, 2, 3, side=100_000)
+    with pytest.raises(
+        UserError, match=re.escape(f"{odd} says it has more than 178,956,970 pixels; make it")
+    ):
         image_folder(str(pictures), test_fraction=0.2)
 
 
@@ -794,7 +841,7 @@ def test_image_folder_names_what_is_wrong(pictures: Path, tmp_path: Path) -> Non
     odd.write_bytes((pictures / "ant" / "00.png").read_bytes()[:40])
     assert str(odd) in complaint()
     odd.write_text("not a picture")
-    assert f"{odd} is no picture" in complaint()
+    assert f"{odd} is no PNG, JPEG, BMP, WebP or GIF" in complaint()
     picture(odd, 1, (9, 9))
     assert f"{odd} is 9 x 9, the first is 8 x 6; set size" in complaint()
     picture(odd, 1000, mode="I;16")

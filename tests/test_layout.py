@@ -92,7 +92,11 @@ def test_threads_that_no_machine_has_are_refused_in_one_line(threads: object, co
         check_threads(threads, "hardware.threads")
     for place in ("hardware.threads", "hardware.target.threads"):
         done = command(
-            "run", "scale=smoke", "dataset=digits", f"{place}={'null' if threads is None else threads}"
+            "run",
+            "recipe=one_shot",
+            "scale=smoke",
+            "dataset=digits",
+            f"{place}={'null' if threads is None else threads}",
         )
         assert done.returncode == 2, place
         assert len(done.stderr.strip().splitlines()) == 1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compressbench.bench import Bench
 from compressbench.early import GONE, KEPT
+from compressbench.errors import UserError
 from compressbench.flags import LOST, STALE, checked
 from compressbench.hardware.early import lower, without_exits
 from compressbench.hardware.target import Lowered
@@ -31,6 +32,7 @@ from compressbench.stages.theseus import Replace, Successor
 from compressbench.state import State
 from compressbench.views import View
 from test_quantize import MAGNITUDE, RESNET, qat, train
+from tiny import TINY
 
 HEAD = {"_target_": "compressbench.exit_heads.pooled.pooled", "_partial_": True}
 SURE = {"_target_": "compressbench.exit_criteria.max_probability.max_probability", "_partial_": True}
@@ -78,6 +80,33 @@ def test_sharing_lost_by_a_training_is_said(net: State, place: Bench) -> None:
     assert not flags(after(shared, train("2it", reparametrise=SHARED), place), LOST)
     assert not flags(after(shared, Prune(criterion=MAGNITUDE), place), LOST), "fewer values are shared still"
     assert not flags(after(net, train("2it"), place), LOST)
+
+
+def test_sharing_anew_takes_the_flag_back_and_a_later_loss_names_all(net: State, place: Bench) -> None:
+    """What was lost is said until it is shared again, under all its names, and not a moment longer."""
+    lost = after(after(net, Share(bits=3), place), train("2it"), place)
+    again = after(lost, Share(bits=3), place)
+    assert not flags(again, LOST)
+    part = after(lost, Share(bits=3, layers={"layer*": None}), place)
+    (flag,) = flags(part, LOST)
+    assert "conv1.weight" not in flag.replace(".conv1.weight", "")
+    assert "layer1.0.conv1.weight" in flag
+    (flag,) = flags(after(part, train("2it"), place), LOST)
+    assert " and 7 more" in flag, "ten layers: one, six in blocks, two shortcuts and one have parted again"
+
+
+def test_weights_trained_as_shared_stay_so_in_tensors_of_any_size(place: Bench) -> None:
+    """36 and 70 entries fill no vector register: the optimiser rounds their last ones in another way."""
+    net = drawn(TINY, place)
+    shared = after(net, Share(bits=3), place)
+    trained = after(shared, train("12it", lr=0.05, reparametrise=SHARED), place)
+    assert not flags(trained, LOST)
+    for name, weight in shared.weights.items():
+        if name in shared.facts["prunable"]:
+            own = trained.weights[name].reshape(-1)
+            groups = weight.reshape(-1).unique(return_inverse=True)[1]
+            assert all(len(own[groups == k].unique()) == 1 for k in groups.unique()), name
+            assert not torch.equal(trained.weights[name], weight)
 
 
 def test_a_tensor_that_shares_more_values_than_before_has_lost(net: State) -> None:
@@ -164,6 +193,22 @@ def test_inside_theseus_the_density_is_that_of_what_computes(place: Bench) -> No
     out = after(inside, Successor(), place)
     assert out.facts["density"] == inside.facts["density"]
     assert out.facts["drawn"] == deep.facts["drawn"]
+
+
+def test_what_changes_the_net_while_blocks_are_replaced_ends_in_one_line(place: Bench) -> None:
+    inside = after(drawn(DEEP, place), Replace(), place)
+    for stage, kind in (
+        (Quantize(examples=50), "fold, quantize"),
+        (Channels(criterion=MAGNITUDE, fraction=0.25), "cut"),
+        (Attach(points=("layer1",), head=HEAD), "exits"),
+    ):
+        changed = after(inside, stage, place)
+        with pytest.raises(
+            UserError, match=rf"while its blocks were being replaced \({kind}\); what quantizes"
+        ):
+            Successor().apply(changed, place)
+    with pytest.raises(UserError, match="blocks are being replaced already; a theseus/successor stage"):
+        Replace().apply(inside, place)
 
 
 def test_a_net_with_exits_in_theseus(place: Bench) -> None:

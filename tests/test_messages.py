@@ -17,12 +17,13 @@ from compressbench.cli.left import Left, shortly
 from compressbench.cli.run import composed
 from compressbench.cli.terminal import Terminal
 from compressbench.console import console
-from compressbench.errors import UserError
+from compressbench.errors import UserError, nearest
 from compressbench.models.lenet import LeNet300100
 from compressbench.records import read_jsonl, write_jsonl
 from compressbench.report import naming
 from compressbench.report.joint import gather
 from compressbench.report.panels import panels
+from compressbench.wording import counted
 from conftest import Command
 from test_report import accuracies, record
 
@@ -422,3 +423,145 @@ def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> 
         assert "no better than naming the commonest class" in done.stdout
     write_jsonl((r for r in full(1) if r.moment == "final"), tmp_path / "records.jsonl")
     assert "note: dense" not in command("gate", str(tmp_path), "--max-drop", "1").stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("run", "-m", "seed=0,1"), ("which recipe?", "recipe=lth_resnet")),
+        (("run", "--retime"), ("which recipe?",)),
+        (("run", "scale=smoke", "seed=1"), ("which recipe?",)),
+        (("run", "recipe=null", "sweep=null"), ("which recipe?",)),
+        (("run", "recipe="), ("recipe=: a name is missing", "compressbench list recipes")),
+        (("run", "recipe=one_shot", "model="), ("model=: a name is missing", "compressbench list models")),
+        (("run", "recipe=[one_shot]"), ("one name is wanted, recipe=NAME",)),
+        (("run", "recipe=one_shot", "model={a: 1}"), ("one name is wanted, model=NAME",)),
+        (("run", "~"), ("a name is missing after the ~",)),
+        (("run", "~recipe"), ("~recipe: a run needs a recipe; recipe=NAME",)),
+        (("run", "recipe=one_shot", "~scale"), ("~scale: a run needs a scale",)),
+        (("run", "recipe=one_shot", "~a.b"), ("~a.b: there is no such setting",)),
+        (("run", "recipe=one_shot", "+recipe=lth_lenet"), ("is chosen twice",)),
+        (("explain",), ("explain: which recipe?", "explain recipe=lth_resnet")),
+        (("explain", "scale=smoke"), ("explain: which recipe?",)),
+        (("explain", "recipe="), ("a name is missing",)),
+        (("explain", "~"), ("which recipe?",)),
+        (
+            ("run", "recipe=one_shot", "stage/prune@recipe.stages.x=random"),
+            (
+                "the recipe has no stage/prune at recipe.stages.x; stage/prune is chosen at "
+                "recipe.stages.magnitude.stages.prune, recipe.stages.random.stages.prune",
+            ),
+        ),
+        (
+            ("run", "recipe=one_shot", "stage/theseus@recipe.stages.x=blocks"),
+            ("has no stage/theseus at recipe.stages.x; compressbench explain recipe=NAME",),
+        ),
+        (
+            ("run", "recipe=one_shot", "stage/prunx@recipe.stages.magnitude.stages.prune=random"),
+            ("there is no config group 'stage/prunx'", "stage/prune"),
+        ),
+        (("run", "recipe=one_shot", "hydra/launcher=nope"), ("known: basic",)),
+        (("run", "recipe=one_shot", "model=lenet"), ("did you mean lenet_300_100 or lenet_5?",)),
+        (("run", "recipe=zzzz"), ("and 33 more (compressbench list recipes)",)),
+        (("run", "recipe=one_shot", "-config-dir", "x"), ("-config-dir; did you mean --config-dir?",)),
+        (("run", "recipe=one_shot", "--multi"), ("did you mean --multirun?",)),
+        (("list", "-config-dir", "x"), ("did you mean --config-dir?",)),
+        (("gate", "x", "--max-byte", "3"), ("did you mean --max-bytes?",)),
+        ((*RUN, "recipe.stages.dense.length=0it"), ("'0it' trains nothing",)),
+        ((*RUN, "recipe.stages.dense.length=0.0ep"), ("'0.0ep' trains nothing",)),
+        ((*RUN, "recipe.stages.dense.length=0.001ep"), ("0.001ep is less than one of the",)),
+        ((*RUN, "dataset.imbalance=1e308"), ("leaves the smallest empty",)),
+        ((*RUN, "hydra.output_subdir=../x"), ("leads out of the run's folder",)),
+        ((*RUN, "hydra.output_subdir='/x'"), ("leads out of the run's folder",)),
+        ((*RUN, "-m", "hydra.sweep.subdir=a/../../x"), ("leads out of the run's folder",)),
+        ((*RUN, "hydra.job.chdir=true"), ("leave it out",)),
+    ],
+    ids=lambda v: " ".join(v)[-60:] if isinstance(v, tuple) else None,
+)
+def test_what_is_missing_or_misplaced_is_said_with_what_would_be_right(
+    given: tuple[str, ...], words: tuple[str, ...], command: Command, tmp_path: Path
+) -> None:
+    one_line(command(*given), *words)
+    assert not (tmp_path.parent / "x").exists()
+
+
+def test_from_python_too_a_run_begins_with_a_recipe(tmp_path: Path, monkeypatch) -> None:
+    import compressbench
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape("which recipe?")):
+        compressbench.run("scale=smoke")
+
+
+def test_a_recipe_without_series_says_that_nothing_is_measured(command: Command) -> None:
+    for given in ("recipe.compare=null", "~recipe.compare"):
+        done = command(*RUN, given, "recipe.stages.magnitude=null", "recipe.stages.random=null")
+        assert done.returncode == 0, done.stderr
+        assert "nothing is measured or reported" in done.stdout
+    assert "nothing is measured" not in command(*RUN).stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("lenet", "did you mean lenet_300_100 or lenet_5?"),
+        ("LENET", "did you mean lenet_300_100 or lenet_5?"),
+        ("lenet_6", "did you mean lenet_5 or lenet_300_100?"),
+        ("300", "did you mean lenet_300_100?"),
+        ("q", "known: a, b, c, d, e, f, g, h, i, j, k, l and 2 more (see there)"),
+        ("lenet_", "did you mean lenet_300_100 or lenet_5?"),
+    ],
+)
+def test_near_is_what_begins_so_then_what_is_spelt_alike_then_what_holds_it(word: str, words: str) -> None:
+    assert nearest(word, [*"abcdefghijkl", "lenet_5", "lenet_300_100"], rest="see there") == words
+
+
+def test_no_help_shows_marks_of_markup(command: Command) -> None:
+    for verb in (
+        "list",
+        "explain",
+        "store",
+        "gate",
+        "advise",
+        "timings",
+        "report",
+        "export",
+        "calibrate",
+        "data",
+    ):
+        done = command(verb, "--help")
+        assert done.returncode == 0
+        assert "``" not in done.stdout, verb
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 latencies"), (1, "1 latency"), (2, "2 latencies"), (1200, "1,200 latencies")]
+)
+def test_one_is_one(count: int, text: str) -> None:
+    assert counted(count, "latency", "latencies") == text
+
+
+def test_one_state_keeps_and_breaks_and_is_to_do(command: Command, tmp_path: Path) -> None:
+    rows = accuracies("dense", 0, 1.0, {0: 90.0}) + accuracies("ticket", 1, 0.5, {0: 80.0})
+    write_jsonl(rows, tmp_path / "records.jsonl")
+    assert "the one state keeps to the limits" in command("gate", str(tmp_path), "--max-drop", "11").stdout
+    assert "1 of 1 state breaks a limit" in command("gate", str(tmp_path), "--max-drop", "1").stdout
+    done = command(
+        *RUN, "recipe.stages.magnitude=null", "recipe.stages.random=null", "recipe.compare.series=null"
+    )
+    assert "to do: 2 states, 1 measurement; " in done.stdout
+    assert "1 result " in command("store").stdout
+
+
+def test_a_target_that_was_not_measured_says_how_it_is(command: Command, tmp_path: Path) -> None:
+    write_jsonl(accuracies("dense", 0, 1.0, {0: 90.0}), tmp_path / "records.jsonl")
+    for verb, more in (("advise", ()), ("gate", ("--max-latency", "3"))):
+        one_line(
+            command(verb, str(tmp_path), *more, "--target", "xnnpack"),
+            "nothing was measured on 'xnnpack'",
+            "+probe@evaluation.probes.targets=targets +target@evaluation.probes.targets.targets.xnnpack=xnnpack",
+        )
+        one_line(
+            command(verb, str(tmp_path), *more, "--target", "phone"),
+            "+probe@evaluation.probes.targets=targets",
+        )

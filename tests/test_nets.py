@@ -40,9 +40,6 @@ NETS: list[tuple[str, str, dict[str, Any], str]] = [
     ("torchvision", "shufflenet_v2_x0_5", {}, "stage2"),
 ]
 IN_CI = 4
-TOO_LARGE = pytest.mark.xfail(
-    run=False, reason="a step takes more than 20 GB of memory; which one is not yet known"
-)
 
 
 def pictures() -> Raw:
@@ -59,14 +56,14 @@ def pictures() -> Raw:
     return Raw(split(64), split(32), ("red", "green", "blue", "striped"), "made here")
 
 
-def marks(place: int, name: str) -> list[pytest.MarkDecorator]:
+def marks(place: int) -> list[pytest.MarkDecorator]:
     """What a net is run by: the first few in CI."""
-    return [*([] if place < IN_CI else [pytest.mark.everything]), *([TOO_LARGE] if name == "swin_t" else [])]
+    return [] if place < IN_CI else [pytest.mark.everything]
 
 
 @pytest.mark.parametrize(
     ("library", "name", "options", "point"),
-    [pytest.param(*net, id=net[1], marks=marks(place, net[1])) for place, net in enumerate(NETS)],
+    [pytest.param(*net, id=net[1], marks=marks(place)) for place, net in enumerate(NETS)],
 )
 def test_net(library: str, name: str, options: dict[str, Any], point: str, tmp_path: Path) -> None:
     pytest.importorskip(library)

@@ -11,11 +11,12 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from compressbench.conf import conf_dir
 from compressbench.declared import METRICS, Declared, batch_of, declared
 from compressbench.elsewhere import APART, is_elsewhere
 from compressbench.errors import CantTell, Unmet, UserError, nearest
 from compressbench.hardware.turns import OTHERS
-from compressbench.plan import FINAL, FLOOR
+from compressbench.plan import DENSE, FINAL, FLOOR
 from compressbench.records import ENCODINGS, Record, Records
 
 FIGURES: Mapping[str, Declared] = {
@@ -27,13 +28,14 @@ FIGURES: Mapping[str, Declared] = {
     "class drop": Declared("Below dense, of the class that loses most", "points", -1),
 }
 RANKED = ("accuracy", "loyalty", "latency", "bytes")
-OWN = "by compressbench's own encoder; no exporter writes it"
 ENCODED = {
     "dense_bytes": "dense, as safetensors",
-    "sparse_bytes": f"zeros left out {OWN}",
-    "quantized_bytes": f"integers at their bits {OWN}",
-    "huffman_bytes": f"Huffman-coded {OWN}",
+    "sparse_bytes": "zeros left out",
+    "quantized_bytes": "integers at their bits",
+    "huffman_bytes": "Huffman-coded",
 }
+OWN = tuple(words for metric, words in ENCODED.items() if metric != "dense_bytes")
+"""Encodings of compressbench's own, of which no exporter writes a file."""
 BUSY = ("busy machine", OTHERS)
 """What notes of timings say that others disturbed: in records before version 0.2, and since."""
 FILES = {"targets": "file_bytes", "deployed": "artefact_bytes"}
@@ -268,7 +270,36 @@ def choices(records: Records, target: str = "", batch: int = 1) -> list[Choice]:
         found.append(
             Choice(names[spot], spot.setting[0], spot.state, known, seeds_, basis, spot.series, keys[spot])
         )
-    return found
+    return _dense_once(found)
+
+
+def _dense_once(found: Sequence[Choice]) -> list[Choice]:
+    """The dense model that recipes share stands once, without the name of one of them."""
+    held: list[Choice] = []
+    for choice in found:
+        twin = next((k for k, c in enumerate(held) if c.series == DENSE and _same(c, choice)), None)
+        if twin is None:
+            held.append(choice)
+        else:
+            held[twin] = replace(held[twin], name=_without_recipe(held[twin]))
+    if sum(c.series == DENSE for c in held) == 1:  # with it went what told recipes apart
+        held = [replace(c, name=_without_recipe(c)) if c.series == DENSE else c for c in held]
+    return held
+
+
+def _same(one: Choice, other: Choice) -> bool:
+    return one == replace(other, name=one.name, recipe=one.recipe)
+
+
+def _quoted(name: str) -> str:
+    """A name that could be read as a part of the sentence around it, in quotes."""
+    return f"“{name}”" if ": " in name else name
+
+
+def _without_recipe(choice: Choice) -> str:
+    """A name without the recipe at its beginning: ``dense`` of ``lth: dense``."""
+    rest = choice.name.removeprefix(choice.recipe)
+    return rest.removeprefix(": ").removeprefix(" on ") if rest != choice.name and rest else choice.name
 
 
 def targets_of(records: Iterable[Record]) -> list[str]:
@@ -457,12 +488,8 @@ def _files(rows: Sequence[Record], target: str) -> Figure:
 def _clock(rows: Sequence[Record], target: str, batch: int) -> _Clock:
     known = targets_of(rows)
     if target not in known:
-        hint = (
-            nearest(target, known)
-            if known
-            else "none was measured; +probe@evaluation.probes.targets=targets adds them"
-        )
-        raise UserError(f"--target: nothing was measured on {target!r}; {hint}")
+        hint = f"{nearest(target, known)}; " if known else ""
+        raise UserError(f"--target: nothing was measured on {target!r}; {hint}{_adding(target)}")
     clocks = [_Clock(probe, target, batch) for probe in CLOCKS]
     clock = next((c for c in clocks if any(c.latency(r) for r in rows)), None)
     if clock is None:
@@ -481,6 +508,14 @@ def _clock(rows: Sequence[Record], target: str, batch: int) -> _Clock:
     middle = {place: statistics.median(values) for place, values in own.items()}
     lost = {(r.key, r.machine): r.note for r in timed if _disturbed(r)}
     return _Clock(clock.probe, target, batch, middle, lost)
+
+
+def _adding(target: str) -> str:
+    """How a run measures on a target."""
+    shipped = (conf_dir() / "target" / f"{target}.yaml").is_file() if target.isidentifier() else False
+    probe = "a run with +probe@evaluation.probes.targets=targets"
+    named = f" +target@evaluation.probes.targets.targets.{target}={target}" if shipped else ""
+    return f"{probe}{named} measures on {'it' if shipped else 'more'}"
 
 
 def _disturbed(row: Record) -> bool:
@@ -566,6 +601,26 @@ def verdicts(choice: Choice, limits: Limits) -> list[Verdict]:
         if name not in limits.asked and not choice.figure(name).by_seed:
             told.append(Verdict(None, _unknown(choice, name, choice.seeds)))
     return told
+
+
+def encoded_in_words(found: Iterable[Choice]) -> list[str]:
+    """What is to be said once where some bytes are of an encoding that no exporter writes."""
+    said = (w for c in found for w in c.figure("bytes").words.split(", or ") if w in OWN)
+    kinds = ", ".join(dict.fromkeys(said))
+    return (
+        [f"bytes ({kinds}) are those of compressbench's own encoder, and no exporter writes them"]
+        if kinds
+        else []
+    )
+
+
+def timed_anew(choice: Choice, limits: Limits) -> str:
+    """The way out, as the end of a sentence, where a latency that was timed here is why it can't be told; else empty."""
+    figure = choice.figure("latency")
+    open_ = any(v.kept is None and v.words.startswith("latency") for v in verdicts(choice, limits))
+    disturbed = any(words in why for why in figure.why.values() for words in BUSY)
+    ours = not figure.elsewhere and (disturbed or bool(figure.by_seed))
+    return "; the same run with --retime times it anew" if open_ and ours else ""
 
 
 def _verdict(choice: Choice, name: str, limit: float, some: bool) -> Verdict:
@@ -686,13 +741,16 @@ def advise(found: Sequence[Choice], limits: Limits) -> Advice:
         close = min(unsure or found, key=lambda c: _miss(c, limits))
         if unsure:
             why = out[close.name].removeprefix("can't tell: ")
-            raise CantTell(f"can't tell: no state is known to keep to the limits; of {close.name}: {why}")
+            anew = timed_anew(close, limits)
+            raise CantTell(
+                f"can't tell: no state is known to keep to the limits; of {close.name}: {why}{anew}"
+            )
         raise Unmet(f"no state keeps to the limits; nearest comes {close.name}: {out[close.name]}")
     kept, beaten = [], []
     for choice in inside:
         better = next((other for other in inside if other is not choice and dominates(other, choice)), None)
         if better is not None:
-            out[choice.name] = f"{better.name} is at least as good in all"
+            out[choice.name] = f"{_quoted(better.name)} is at least as good in all"
             beaten.append(choice)
         else:
             kept.append(choice)

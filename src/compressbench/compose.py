@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from compressbench.conf import conf_dir
+from compressbench.conf import conf_dir, listing
 from compressbench.errors import UserError, nearest
 from compressbench.paths import file_name, given_path, nameless, outputs_folder, resolved
 
@@ -214,13 +214,36 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is no override such as seed=1; is a bracket or a quote left open?"
-    found = re.search(r"[Cc]ould not find '([\w/\-.]+)/([^'/]+)'", text)
+    found = re.search(r"[Cc]ould not find '([\w/\-.]+?)/(?:(/[^']*)|([^'/]*|\.[^']*))'", text)
     if found:
-        group, name = found.groups()
-        return f"unknown {group} {name!r}; {nearest(name, options(group, folders))}"
-    found = re.search(r"Could not override '([^']+)'\.", text) or re.search(r"full_key: (\S+)", text)
+        group, name = found[1], found[2] or found[3]
+        own = re.findall(
+            r"^\t(\S+)$", text.partition("Available options")[2], re.M
+        )  # also of Hydra's own groups
+        known = options(group, folders) or [o for o in own if not o.startswith("_")]
+        near = nearest(name, known, rest=listing(group))
+        return f"unknown {group} {name!r}; {near}" if name else f"{group}=: a name is missing; {near}"
+    found = re.search(r"config group '([^']*)' does not exist", text)
+    if found:
+        return f"there is no config group {found[1]!r}; {nearest(found[1], _groups(folders))}"
+    found = re.search(r"Could not (?:override|delete) '([^']*)'\.", text) or re.search(
+        r"full_key: (\S+)", text
+    )
+    if found and "@" in found[1]:
+        return _unknown_place(
+            found[1], re.findall(r"(\S+?@[^\s,?]+)", text.partition("override one of ")[2] or text)
+        )
     if found and ("Could not override" in text or "is not in struct" in text):
         return _unknown_key(found[1], _siblings(error))
+    found = re.search(r"Could not delete from config\. '([^']*)' does not exist", text)
+    if found:
+        return f"~{found[1]}: there is no such setting"
+    found = re.search(r"Multiple values for ([^\s]+?)\. To override", text)
+    if found:
+        return f"{found[1]} is chosen twice; leave out the + to choose another"
+    found = re.search(r"^(\S+) appears more than once in the final defaults list", text)
+    if found:
+        return f"{found[1]} is chosen twice; one recipe, without a +, is wanted"
     found = re.search(r"Ambiguous value for argument '(.*?)=([^']*)'", text)
     if found:
         key, values = found.groups()
@@ -241,9 +264,32 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     return f"{full[1]}: {first}" if full and full[1] not in first else first
 
 
+def _groups(folders: tuple[Path, ...]) -> list[str]:
+    """Every config group, as it is written before the ``@``."""
+    return sorted(
+        {
+            str(path.parent.relative_to(folder))
+            for folder in (conf_dir(), *folders)
+            for path in folder.glob("*/**/*.yaml")
+        }
+    )
+
+
+def _unknown_place(full: str, offered: list[str]) -> str:
+    """For a ``group@place`` that isn't in the recipe, with those of the group that are, as Hydra's error offers them."""
+    group, _, place = full.partition("@")
+    there = sorted(
+        {o.partition("@")[2].rstrip(".?,") for o in offered if o.startswith(f"{group}@")} - {place}
+    )
+    begin = f"{full}: the recipe has no {group} at {place}"
+    if not there:
+        return f"{begin}; compressbench explain recipe=NAME says what stages it has"
+    return f"{begin}; {group} is chosen at {', '.join(there)}"
+
+
 def _unknown_key(full: str, siblings: list[str]) -> str:
     group = full.partition("@")[0]
-    if "/" in group or "@" in full or group in GROUPS:
+    if "/" in group or group in GROUPS:
         return f"no config group is overridden by {full!r}; {nearest(group, GROUPS)}"
     last = full.rpartition(".")[2]
     new = f" (a key that is really new is added with +{full}=…)" if "." in full else ""

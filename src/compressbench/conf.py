@@ -4,6 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SECTIONS = {
+    "recipes": "recipe",
+    "models": "model",
+    "datasets": "dataset",
+    "criteria": "stage/prune",
+    "scopes": "scope",
+    "grains": "grain",
+    "steppers": "stepper",
+    "averagers": "averager",
+    "reparametrisations": "reparametrise",
+    "observers": "observer",
+    "distances": "distance",
+    "labels": "labels",
+    "features": "feature",
+    "exit_criteria": "exit_criterion",
+    "exit_heads": "exit_head",
+    "stages": "stage",
+    "probes": "probe",
+    "evaluations": "evaluation",
+    "hardware": "hardware",
+    "targets": "target",
+    "scales": "scale",
+    "sweeps": "sweep",
+}
+"""What ``compressbench list`` has a section for -> its config group."""
+
+
+def listing(group: str) -> str:
+    """The command that names all of a config group; empty where none does."""
+    section = next((name for name, own in SECTIONS.items() if own == group), "")
+    section = section or ("stages" if group.startswith("stage/") else "")
+    return f"compressbench list {section}" if section else ""
+
 
 def conf_dir() -> Path:
     """The folder with ``config.yaml`` and the config groups."""

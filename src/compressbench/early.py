@@ -19,7 +19,7 @@ from compressbench.metrics import hits
 from compressbench.models.build import module_of, prunable, snapshot
 from compressbench.models.counting import count, of_exits
 from compressbench.models.cutting import replay
-from compressbench.models.exits import check, parts_of, places, prepared_parts, trainable
+from compressbench.models.exits import DTYPES, check, parts_of, places, prepared_parts, trainable
 from compressbench.pruning import masked
 from compressbench.state import State
 
@@ -46,12 +46,16 @@ def attached(state: State, bench: Bench, settings: Any) -> State:
     points = {
         point: {
             **{k: v for k, v in head.items() if k != specs.PARTIAL},
-            "shape": list(size),
+            "shape": list(value.shape[1:]),
             "classes": classes,
         }
-        for point, size in found.items()
+        for point, value in found.items()
     }
-    edit = {"exits": {"points": points, "side": list(settings.side)}}
+    content = {"points": points, "side": list(settings.side)}
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    if own := {p: names[value.dtype] for p, value in found.items() if value.dtype in names}:
+        content["dtypes"] = own
+    edit = {"exits": content}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(bench.seed, bench.name))
         module = replay(module, [edit]).eval()

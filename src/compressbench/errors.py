@@ -40,13 +40,34 @@ class Unmet(UserError):
     code = 1
 
 
-def nearest(name: str, options: Iterable[str], limit: int = 3) -> str:
-    """A closing sentence with the options nearest to a misspelt name, or all of them when few."""
-    known = sorted({str(o) for o in options})
-    close = difflib.get_close_matches(str(name), known, n=limit, cutoff=0.5)
+SHOWN = 12
+ALIKE = 8
+
+
+def nearest(name: str, options: Iterable[str], limit: int = 3, rest: str = "") -> str:
+    """A closing sentence with the options that a misspelt name is near to, or all of them when few.
+
+    Near is what begins with it, else what is spelt alike, else what holds it.
+
+    Args:
+        name: as given.
+        options: what there is.
+        limit: how many that are spelt alike are named.
+        rest: the command that names all, for where not all are.
+    """
+    known, word = sorted({str(o) for o in options}), str(name).lower()
+    begin = [o for o in known if len(word) > 1 and o.lower().startswith(word)]
+    alike = difflib.get_close_matches(str(name), known, n=limit, cutoff=0.6)
+    holding = [o for o in known if len(word) > 2 and word in o.lower()]
+    close = (begin or alike or holding)[:ALIKE]
     if close:
-        return f"did you mean {' or '.join(close)}?"
+        return (
+            f"did you mean {' or '.join(close)}?"
+            if len(close) < 4
+            else f"did you mean one of {', '.join(close)}?"
+        )
     if not known:
         return "there are none"
-    shown = known if len(known) <= 12 else [*known[:12], "…"]
-    return f"known: {', '.join(shown)}"
+    if len(known) <= SHOWN:
+        return f"known: {', '.join(known)}"
+    return f"known: {', '.join(known[:SHOWN])} and {len(known) - SHOWN} more{f' ({rest})' if rest else ''}"

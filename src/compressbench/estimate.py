@@ -20,6 +20,7 @@ from compressbench.stages.train import Train
 from compressbench.stages.transfer import Few, Munge, Pictures
 from compressbench.store import digest
 from compressbench.training.length import steps
+from compressbench.wording import counted
 
 if TYPE_CHECKING:
     from compressbench.experiment import Experiment
@@ -58,12 +59,12 @@ def estimate(
 def sentence(ready: Experiment, pieces: Mapping[Piece, float | None], states: int, results: int) -> str:
     """The same of what ``expected`` gave."""
     unknown = [words.startswith(MEASURE) for (_, words), seconds in pieces.items() if seconds is None]
-    counts = ((unknown.count(False), "trainings"), (unknown.count(True), "measurements"))
-    open_ends = [f"{n} {what}" for n, what in counts if n]
+    counts = ((unknown.count(False), "training"), (unknown.count(True), "measurement"))
+    open_ends = [counted(n, what) for n, what in counts if n]
     more = f", and {' and '.join(open_ends)} whose time is not known yet" if open_ends else ""
     paper = "; this is the paper's own protocol" if ready.setting.labels.scale == "paper" else ""
     total = in_words(sum(seconds or 0.0 for seconds in pieces.values()))
-    return f"to do: {states} states, {results} measurements; about {total}{more}{paper}"
+    return f"to do: {counted(states, 'state')}, {counted(results, 'measurement')}; about {total}{more}{paper}"
 
 
 def expected(

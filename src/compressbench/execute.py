@@ -27,6 +27,7 @@ from compressbench.records import Metric, Record
 from compressbench.speedups import is_disturbed
 from compressbench.store import Damaged, Store, digest
 from compressbench.trust import IN_A_STATE, as_first_named, check_target
+from compressbench.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +179,9 @@ class Executor:
             or self._nodes[m.state].key not in self._known_facts
         ]
         if lacking:
-            raise Incomplete(f"{len(lacking)} results could not be had, e.g. {lacking[0]}; run it again")
+            raise Incomplete(
+                f"{counted(len(lacking), 'result')} could not be had, e.g. {lacking[0]}; run it again"
+            )
 
     def records(self) -> Iterator[Record]:
         """Records of all results that were had in this run or are in the store."""

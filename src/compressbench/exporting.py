@@ -193,6 +193,12 @@ class _Spelled(nn.Module):
             )
         for entry in ("scale", "zero"):
             self.register_buffer(entry, getattr(rounding, f"input_{entry}", None))
+        self.__dict__["_latent"] = rounding.weight.detach()
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that isn't rounded, as a forward of the user's may read it of the layer."""
+        return self.__dict__["_latent"]  # type: ignore[no-any-return]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the layer."""
@@ -225,7 +231,7 @@ def _plain(images: Tensor) -> Tensor:
 
 
 _WAYS = {
-    "data-dependent": "; its forward branches on values of its input: use torch.where, or export to onnx",
+    "data-dependent": "; its forward branches on values, of its input or its tensors: use torch.where, or export to onnx",
     "Constraints violated": "; its forward fixes the number of examples: reshape by -1 or by x.shape[0] as it is",
 }
 

@@ -57,19 +57,31 @@ def unshared(before: State | None, after: State) -> State:
     """Flagged where tensors whose weights shared a few values don't share them any more."""
     if before is None:
         return after
+    changed = _changed(before, after)
     lost = [
         name
-        for name in _changed(before, after)
+        for name in changed
         if name in after.facts.get("prunable", {})
         and (bits := _shared(before.weights[name])) is not None
         and bool(after.weights[name].any())
         and ((now := _shared(after.weights[name])) is None or now > bits)
     ]
-    if not lost:
+    earlier = [n for n in after.facts.get("unshared", []) if not (n in changed and _shares(after, n))]
+    names = list(dict.fromkeys([*earlier, *lost]))
+    if names == after.facts.get("unshared", []):
         return after
-    more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
-    words = f"{LOST}{', '.join(lost[:SHOWN])}{more}; train with reparametrise: shared, or share anew"
-    return _flagged(_without(after, LOST), words)
+    plain = _without(after, LOST).with_facts(unshared=names)
+    if not names:
+        return plain
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    words = f"{LOST}{', '.join(names[:SHOWN])}{more}; train with reparametrise: shared, or share anew"
+    return _flagged(plain, words)
+
+
+def _shares(state: State, name: str) -> bool:
+    """Whether a weight takes few values now, or none but zero."""
+    weight = state.weights[name]
+    return not bool(weight.any()) or _shared(weight) is not None
 
 
 def _edits(state: State) -> list[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compressbench.conf import conf_dir
 from compressbench.errors import UserError, nearest
-from compressbench.paths import nameless
+from compressbench.paths import check_inside, nameless
 
 COLUMNS = (
     "recipe",
@@ -27,6 +27,9 @@ COLUMNS = (
     "log_probs_up_to",
 )
 """Overrides that the records have columns for, or that change no figure."""
+NEEDED = ("recipe", "model", "dataset", "evaluation", "hardware", "scale")
+INSIDE = ("hydra.output_subdir", "hydra.sweep.subdir")
+"""Hydra's own settings that name a folder inside of a run's or a sweep's."""
 WORDS = ("recipe", "sweep", "model", "dataset", "evaluation", "hardware", "scale")
 
 
@@ -47,17 +50,27 @@ def readable(given: Iterable[str], several: bool = False) -> list[str]:
         several: commas part values of a sweep.
 
     Raises:
-        UserError: what stands before the ``=`` is no name, or a bracket or a quote is left open.
+        UserError: what stands before the ``=`` is no name, a bracket or a quote is left open, or what every run needs is
+            taken away or given as a list.
     """
     return [_readable(text, several) for text in given]
 
 
 def _readable(text: str, several: bool) -> str:
     key, sign, value = text.partition("=")
+    if not key.strip("+~ "):
+        where = "before the =" if sign else f"after the {text}"
+        raise UserError(f"{text!r} is no override such as seed=1: a name is missing {where}")
+    if key.startswith("~") and key[1:] in NEEDED:
+        raise UserError(f"{text[:200]}: a run needs a {key[1:]}; {key[1:]}=NAME chooses another")
     if not sign:
         return text
-    if not key.strip("+~ "):
-        raise UserError(f"{text!r} is no override such as seed=1: a name is missing before the =")
+    if key.lstrip("+") in INSIDE:
+        check_inside(value.strip("'\""), key)
+    if key.lstrip("+") == "hydra.job.chdir" and value.lower() == "true":
+        raise UserError(f"{text}: outputs and data_dir would be looked for in the run's folder; leave it out")
+    if key in NEEDED and value.startswith(("[", "{")):
+        raise UserError(f"{text[:200]}: one name is wanted, {key}=NAME")
     if _is_path(value):
         return f"{key}={quoted(value)}"
     if _parses(text):
@@ -119,7 +132,7 @@ def check_word(word: str, folders: tuple[Path, ...] = ()) -> None:
     if word in (*COLUMNS, "evaluation"):
         raise UserError(f"{begin}; its value is missing: {word}=…")
     known = [f"recipe={name}" for name in options("recipe", folders)]
-    raise UserError(f"{begin}; {nearest(f'recipe={word}', known)}")
+    raise UserError(f"{begin}; {nearest(f'recipe={word}', known, rest='compressbench list recipes')}")
 
 
 def told(given: Sequence[str]) -> str:
@@ -154,10 +167,22 @@ def _below_home(text: str) -> str:
     return f"{key}{sign}…/{Path(value).name}" if value.startswith("~/") and Path(value).name != "~" else text
 
 
-def usage() -> str:
-    """What ``compressbench run`` alone says."""
+def check_recipe(given: Iterable[str], verb: str = "run") -> None:
+    """Refuses a run of which nobody said what it is to do: none begins by itself.
+
+    Raises:
+        UserError: neither a recipe nor a sweep, which names recipes, is chosen.
+    """
+    chosen = {key_of(text): text.partition("=")[2].strip("'\" ") for text in given if "=" in text}
+    if {chosen.get(name, "null").lower() for name in ("recipe", "sweep")} == {"null"}:
+        raise UserError(usage(verb))
+
+
+def usage(verb: str = "run") -> str:
+    """What a verb that needs a recipe says without one."""
     shipped = len(list((conf_dir() / "recipe").glob("*.yaml")))
+    how_long = " (minutes on a laptop; seconds with scale=smoke)" if verb == "run" else ""
     return (
-        "run: which recipe? e.g. compressbench run recipe=lth_resnet (minutes on a laptop; seconds with scale=smoke); "
+        f"{verb}: which recipe? e.g. compressbench {verb} recipe=lth_resnet{how_long}; "
         f"compressbench list recipes names all {shipped}"
     )

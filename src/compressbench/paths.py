@@ -97,6 +97,16 @@ def outputs_folder(value: Any, where: str = "outputs") -> Path:
     return given_path(value, where)
 
 
+def check_inside(value: str, where: str) -> None:
+    """Refuses a relative path that leads out of the folder that it is below.
+
+    Raises:
+        UserError: it is absolute, a home, or has a part ``..``.
+    """
+    if Path(value).is_absolute() or value.startswith("~") or ".." in Path(value).parts:
+        raise UserError(f"{where}: {value!r} leads out of the run's folder; a name is wanted")
+
+
 def given_path(value: str | os.PathLike[str], where: str) -> Path:
     """A path that a user gives, ``~`` taken for their home.
 

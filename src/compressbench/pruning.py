@@ -158,6 +158,8 @@ def saying_what_stays(state: State, bench: Bench) -> State:
         return state
     share = sum(other.values()) / (sum(other.values()) + state.facts["whole"])
     flag = f"left dense, {100 * share:.3g} % of the weights: {shortened(other)} (of no convolution or linear layer)"
+    if any(".parametrizations." in f".{name}" for name in other):
+        flag += "; +model.remove_parametrizations=true makes those that are computed plain weights"
     flags = state.facts.get("flags", [])
     if flag in flags:
         return state

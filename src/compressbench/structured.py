@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from compressbench import specs
 from compressbench.bench import Bench
@@ -30,7 +31,7 @@ from compressbench.models.cutting import Cut, Edit, cut_groups, cut_module
 from compressbench.models.quantized import unrounded
 from compressbench.models.reached import Ways, ways_of
 from compressbench.outputs import forward
-from compressbench.pruning import masked, scored
+from compressbench.pruning import masked, saying_what_stays, scored
 from compressbench.state import State
 
 INSIDE = "inside: true removes channels only within blocks"
@@ -89,12 +90,8 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
     module, shape = module_of(state), bench.dataset.shape
     given, saliency = scored(state, bench, specs.build(settings.criterion, "criterion"))
     ways = ways_of(module.eval(), _sample(shape))
-    coupled, apart = _coupled(module, shape, ways, _counted(given, saliency), settings.inside)
-    flags = (
-        [f"channels left, their layers share a weight that can't be cut alike: {shortened(apart)}"]
-        if apart
-        else []
-    )
+    coupled, others = _coupled(module, shape, ways, _counted(given, saliency), settings.inside)
+    flags = [f"channels left, {why}" for why in others]
     try:
         result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, coupled)
     except Unsound:
@@ -106,7 +103,8 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
         result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, sound)
     for flag in flags:
         bench.say(f"{bench.name}: {flag}")
-    return result.with_facts(flags=[*state.facts.get("flags", []), *flags, *chosen])
+    result = result.with_facts(flags=[*state.facts.get("flags", []), *flags, *chosen])
+    return saying_what_stays(result, bench)
 
 
 def _cut(
@@ -280,7 +278,7 @@ def _counted(given: Given, saliency: Saliency) -> dict[str, Tensor]:
 def _coupled(
     module: nn.Module, shape: Sequence[int], ways: Ways, scores: Mapping[str, Tensor], inside: bool
 ) -> tuple[list[Coupled], list[str]]:
-    """(the groups of channels of a net that may be thinned, in the order of the tracing; layers that sharing bars)."""
+    """(the groups of channels of a net that may be thinned, in the order of the tracing; why others may not)."""
     traced = copy.deepcopy(module)
     groups: list[_Group] = []
     shared = _sharing(traced)
@@ -288,24 +286,89 @@ def _coupled(
         known = {f"{layer}.weight": scores.get(f"{layers[0]}.weight") for layer in layers}
         scores = {**scores, **{name: score for name, score in known.items() if score is not None}}
     graph = _graph(traced, shape, ways)
+    endless: list[str] = []
+    made_up: list[str] = []
     with _telling("can't be followed", _hint(inside)):
         names = {part: name for name, part in traced.named_modules()}
-        for group in graph.get_all_groups():
+        for root, group in _followed(graph):
+            if group is None:
+                endless.append(names[root])
+                continue
             made = None
-            if _separable(group, graph, inside):
-                root, size = group[0].dep.target.module, len(group[0].idxs)
+            parts = [item.dep.target.module for item in group]
+            own = [names[p] for p in parts if p in names and parametrize.is_parametrized(p)]
+            made_up += [n for n in own if n not in made_up]
+            if not own and _separable(group, graph, inside):
+                size = len(group[0].idxs)
                 units = _scored(group, graph, names, scores, size)
                 if units is not None and len(units) > 1:
                     made = Coupled(names[root], size, units)
             groups.append(_Group(made, _sides(group, graph, names)))
     found, apart = _tied(groups, shared)
+    why = ([f"their layers share a weight that can't be cut alike: {shortened(apart)}"] if apart else []) + (
+        [f"what depends on them can't be followed: {shortened(endless)}"] if endless else []
+    )
+    if made_up:
+        why += [
+            f"a weight that they meet is computed: {shortened(made_up)}; "
+            "+model.remove_parametrizations=true makes it plain"
+        ]
     if not found:
         raise UserError(
             f"{type(module).__name__} has no channels that can be removed"
             + (" inside its blocks" if inside else "")
-            + (f": {', '.join(apart)} share weights, and can't be cut alike" if apart else "")
+            + (f": {'; '.join(why)}" if why else "; prune single weights of such a net")
         )
-    return found, apart
+    return found, why
+
+
+def _followed(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
+    """Each layer whose channels were in no group before, and the group of all that depend on them.
+
+    None for a group where the tracing fails, or goes round for ever: Torch-Pruning takes a rearranging of values (a
+    window, a roll) for one of channels, and counts other channels each time that it comes by.
+    """
+    seen: set[nn.Module] = set()
+    for root in [part for part in graph.module2node if isinstance(part, _PLAIN[:2])]:
+        if root in seen:
+            continue
+        prune = graph.get_pruner_of_module(root).prune_out_channels
+        try:
+            with _bounded(graph):
+                group = graph.get_pruning_group(root, prune, range(graph.get_out_channels(root)))
+        except _ANYTHING:  # it fails in many ways on layers that it doesn't know, as recurrent ones
+            yield root, None
+            continue
+        seen |= {
+            item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)
+        }
+        yield root, group
+
+
+class _Endless(RuntimeError):
+    """A walk through a graph that doesn't end."""
+
+
+@contextmanager
+def _bounded(graph: Any) -> Iterator[None]:
+    """Inside, a walk ends when it met more channels than all parts would have, were each as wide as the widest."""
+    from torch_pruning.dependency.group import Group
+
+    add, widest = Group.add_dep, max(max(p.shape) for p in graph.model.parameters() if p.numel() and p.ndim)
+    most, met = len(graph.module2node) * widest, 0
+
+    def adding(group: Any, dep: Any, idxs: Any) -> None:
+        nonlocal met
+        met += len(idxs)
+        if met > 2 * most:  # a group is made twice: as it is walked, and merged
+            raise _Endless
+        add(group, dep, idxs)
+
+    Group.add_dep = adding
+    try:
+        yield
+    finally:
+        Group.add_dep = add
 
 
 @dataclass(frozen=True)
@@ -387,8 +450,7 @@ def _graph(module: nn.Module, shape: Sequence[int], ways: Ways) -> Any:
     for p in module.parameters():
         p.requires_grad_(p.is_floating_point())
     hint = "prune single weights of such a net"
-    with _telling("can't be traced", hint), warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
+    with _telling("can't be traced", hint), torch.enable_grad():
         return torch_pruning.DependencyGraph().build_dependency(
             module,
             _sample(shape),
@@ -408,7 +470,9 @@ def _answers(ways: Ways, module: nn.Module, inputs: Tensor) -> list[Tensor]:
 @contextmanager
 def _telling(what: str, hint: str) -> Iterator[None]:
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except _ANYTHING as error:
         reason = [*str(error).splitlines(), type(error).__name__][0] or type(error).__name__
         raise Unsound(f"channels: the net's graph {what}: {reason[:120]}{_after(hint)}") from error

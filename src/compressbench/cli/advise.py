@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     )
     trusting.add_options(parser)
     args = parser.parse_intermixed_args(argv)
-    from compressbench.choosing import Limits, advise, choices, targets_of
+    from compressbench.choosing import Limits, advise, choices, encoded_in_words, targets_of
     from compressbench.plan import DENSE
     from compressbench.report.chance import unseen_in_words
     from compressbench.report.joint import gather
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     )
     advice = advise(found, limits)
     _print(advice, args.target, args.batch)
-    for sentence in unseen_in_words(gathered.drawn):
+    for sentence in (*unseen_in_words(gathered.drawn), *encoded_in_words(advice.kept)):
         say(f"note: {sentence}")
     known = targets_of(gathered.records)
     if not args.target and known:

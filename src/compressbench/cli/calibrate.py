@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     from compressbench.hardware.calibrating import as_yaml, fit
-    from compressbench.hardware.turns import DISTURBED, OTHERS, others
+    from compressbench.hardware.turns import DISTURBED, OTHERS, UNSEEN, others
     from compressbench.provenance import processor
 
     try:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     began = time.perf_counter()
     share = others()
     fitted = fit(args.runtime, lambda text: say(f"  {text}"))
-    taken = share() or 0.0
+    taken = share()
     args.output.write_text(as_yaml(fitted, args.runtime, processor()), encoding="utf-8")
     peaks = ", ".join(f"{kind} {value / 1e9:.3g} GOP/s" for kind, value in sorted(fitted.peaks.items()))
     moved = (
@@ -46,7 +46,9 @@ def main(argv: list[str]) -> int:
     )
     took = time.perf_counter() - began
     say(f"{args.output}: {peaks}; {moved}; {1e6 * fitted.overhead:.3g} us a layer; {took:.0f} s")
-    if taken > DISTURBED:
+    if taken is None:
+        say(f"{UNSEEN}: calibrate on a quiet machine")
+    elif taken > DISTURBED:
         say(f"{OTHERS} {100 * taken:.0f} % of the processors: calibrate again when it is quiet")
     say("use it: --config-dir conf +target@evaluation.probes.targets.targets.this_machine=this_machine")
     return 0

@@ -5,34 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressbench.cli.parser import Parser
-from compressbench.conf import conf_dir, headline
+from compressbench.conf import SECTIONS, conf_dir, headline
 from compressbench.console import say
 from compressbench.errors import UserError, nearest
-
-SECTIONS = {
-    "recipes": "recipe",
-    "models": "model",
-    "datasets": "dataset",
-    "criteria": "stage/prune",
-    "scopes": "scope",
-    "grains": "grain",
-    "steppers": "stepper",
-    "averagers": "averager",
-    "reparametrisations": "reparametrise",
-    "observers": "observer",
-    "distances": "distance",
-    "labels": "labels",
-    "features": "feature",
-    "exit_criteria": "exit_criterion",
-    "exit_heads": "exit_head",
-    "stages": "stage",
-    "probes": "probe",
-    "evaluations": "evaluation",
-    "hardware": "hardware",
-    "targets": "target",
-    "scales": "scale",
-    "sweeps": "sweep",
-}
 
 
 def main(argv: list[str]) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressbench.cli.parser import Parser
-from compressbench.conf import conf_dir
+from compressbench.conf import conf_dir, listing
 from compressbench.console import console, say
 from compressbench.errors import UserError, nearest
+from compressbench.wording import counted
 
 if TYPE_CHECKING:
     from compressbench.data.published import Published
@@ -78,7 +79,7 @@ def _layers(name: str, folders: Sequence[Path], inside: tuple[str, ...] = ()) ->
     path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
     if path is None:
         known = [path.stem for folder in folders for path in folder.glob("*.yaml")]
-        raise UserError(f"unknown dataset {name!r}; {nearest(name, known)}")
+        raise UserError(f"unknown dataset {name!r}; {nearest(name, known, rest=listing('dataset'))}")
     try:
         own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -157,7 +158,7 @@ def _status(published: Published, data_dir: str) -> tuple[int, list[str]]:
         return 0, [*lines, "Complete."]
     return 1, [
         *lines,
-        f"Incomplete: {good} of {len(published.files)} files; {published.remedy(data_dir)}",
+        f"Incomplete: {good} of {counted(len(published.files), 'file')}; {published.remedy(data_dir)}",
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressbench.cli.parser import Parser
-from compressbench.conf import conf_dir
+from compressbench.conf import conf_dir, listing
 from compressbench.console import say
 from compressbench.errors import UserError, nearest
 
@@ -18,19 +18,22 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """The verb; returns an exit code."""
     from compressbench.compose import config_folder
-    from compressbench.overrides import is_override
+    from compressbench.overrides import check_recipe, is_override, key_of, readable
 
     parser = Parser(prog="compressbench explain", description=__doc__)
-    parser.add_argument("overrides", nargs="+", help="recipe=NAME, and whatever else a run would be given")
+    parser.add_argument("overrides", nargs="*", help="recipe=NAME, and whatever else a run would be given")
     parser.add_argument("--config-dir", help="a folder with your own configs")
     args = parser.parse_intermixed_args(argv)
     overrides = [w if is_override(w) else f"recipe={w}" for w in args.overrides]
+    check_recipe([w for w in overrides if key_of(w) == "recipe"], "explain")
+    readable(overrides)
     name = next((w.partition("=")[2] for w in overrides if w.startswith("recipe=")), "")
     own = config_folder(args.config_dir) if args.config_dir is not None else None
     folders = [*([own] if own else []), conf_dir()]
     known = {p.stem: p for folder in reversed(folders) for p in (folder / "recipe").glob("*.yaml")}
     if name not in known:
-        raise UserError(f"unknown recipe {name!r}; {nearest(name, known)}")
+        near = nearest(name, known, rest=listing("recipe"))
+        raise UserError(f"unknown recipe {name!r}; {near}" if name else f"recipe=: a name is missing; {near}")
     stages = _stages(overrides, own)
     say(_header(known[name]))
     say(stages)
@@ -52,6 +55,7 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
     from compressbench.experiment import check_keys
     from compressbench.plan import Context, make
     from compressbench.trust import prefixes
+    from compressbench.wording import counted
 
     config = composed(overrides, str(config_dir) if config_dir else None)
     check_keys(config)
@@ -63,7 +67,7 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
     scale, model, data = (config[key].get("name") for key in ("scale", "model", "dataset"))
     out = [
         "",
-        f"Stages at scale={scale}: {model} on {data}, {len(plan.nodes)} states",
+        f"Stages at scale={scale}: {model} on {data}, {counted(len(plan.nodes), 'state')}",
     ]
     for pattern, nodes in grouped(list(plan.nodes)).items():
         parent = nodes[0].parent

@@ -180,7 +180,7 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
     import torch
 
     from compressbench.card import Checked
-    from compressbench.metrics import hits, label_loyalty, percent
+    from compressbench.metrics import hits, label_loyalty, named, percent
     from compressbench.views import BATCH
 
     task = view.bench.task
@@ -191,7 +191,7 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
         len(own),
         percent(hits(found, view.labels)),
         percent(hits(own, view.labels)),
-        label_loyalty(found.argmax(dim=1), own.argmax(dim=1)),
+        label_loyalty(named(found), named(own)),
         float((found - own).abs().max()),
     )
 

@@ -40,10 +40,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--target", default="", metavar="T", help="whose latency and file count")
     parser.add_argument("--batch", type=count, default=1, help="of the latency; 1 by default")
     args = parser.parse_intermixed_args(argv)
-    from compressbench.choosing import Limits, choices, verdicts
+    from compressbench.choosing import Limits, choices, encoded_in_words, timed_anew, verdicts
     from compressbench.plan import DENSE
     from compressbench.report.chance import unseen_in_words
     from compressbench.report.joint import gather
+    from compressbench.wording import counted
 
     limits = Limits(
         args.max_bytes,
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
         raise UserError("gate: the records hold no compressed state")
     for sentence in unseen_in_words(drawn):
         say(f"note: {sentence}")
-    failed, unknown = 0, []
+    failed, unknown, anew = 0, [], ""
     for choice in chosen:
         told = verdicts(choice, limits)
         broken = [v.words for v in told if v.kept is False]
@@ -84,14 +85,19 @@ def main(argv: list[str]) -> int:
         label = f"{choice.name} ({choice.state})" if choice.state not in choice.name else choice.name
         if not broken and open_:
             unknown.append(f"{label}: {'; '.join(open_)}")
+            anew = anew or timed_anew(choice, limits)
         verdict = "BROKEN" if broken else "can't tell" if open_ else "ok"
         say(f"{verdict:<10} {label}: {'; '.join(broken or open_ or [v.words for v in told])}")
+    for sentence in encoded_in_words(chosen if args.max_bytes is not None else ()):
+        say(f"note: {sentence}")
     if failed:
-        more = f", of {len(unknown)} more it can't be told" if unknown else ""
-        say(f"{failed} of {len(chosen)} states break a limit{more}")
+        more = f", of {len(unknown)} more it can't be told{anew}" if unknown else ""
+        of = counted(len(chosen), "state")
+        say(f"{failed} of {of} {'breaks' if failed == 1 else 'break'} a limit{more}")
         return 1
     if unknown:
         more = f"; and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise CantTell(f"can't tell: {unknown[0]}{more}")
-    say(f"all {len(chosen)} states keep to the limits at every seed")
+        raise CantTell(f"can't tell: {unknown[0]}{more}{anew}")
+    every = "the one state keeps" if len(chosen) == 1 else f"all {len(chosen)} states keep"
+    say(f"{every} to the limits at every seed")
     return 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from compressbench.errors import UserError
+from compressbench.errors import UserError, nearest
 from compressbench.paths import given_path
 
 
@@ -15,12 +16,26 @@ class Parser(argparse.ArgumentParser):
     """``argparse``'s, raising ``UserError``; options are written whole."""
 
     def __init__(self, **settings: Any) -> None:
+        settings["description"] = str(settings.get("description") or "").replace("``", "")
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         """One line and how to ask for help."""
         verb = self.prog.split()[1]
+        stray = re.search(r"^unrecognized arguments: (-\S+)", message)
+        if stray:
+            message += misspelt(stray[1], self)
         raise UserError(f"{verb}: {message}; try: compressbench {verb} --help")
+
+
+def misspelt(given: str, parser: argparse.ArgumentParser) -> str:
+    """The option of a parser that was probably meant, as the end of a sentence; empty where none is near."""
+    word = given.partition("=")[0].lstrip("-")
+    known = [o.lstrip("-") for o in parser._option_string_actions if o.startswith("--")]
+    near = nearest(word, known, limit=1)
+    return (
+        f"; did you mean --{near.split()[-1]}" if near.startswith("did you mean ") and "," not in near else ""
+    )
 
 
 def number(text: str) -> float:

@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
     for folder in gathered.empty:
         shown.print(f"skipped {folder}: it holds no records", soft_wrap=True)
     print_tables(gathered.drawn, shown)
+    for sentence in gathered.missing:
+        shown.print(f"note: {sentence}", style="yellow", markup=False)
     shown.print(f"report: {page}", soft_wrap=True)
     return 0
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.experimental.callback import Callback
 
+from compressbench.cli.parser import misspelt
 from compressbench.conf import conf_dir
 from compressbench.console import clean_line, say
 from compressbench.errors import Incomplete, UserError
-from compressbench.overrides import check_word, is_override, readable, told, usage
+from compressbench.overrides import check_recipe, check_word, is_override, readable, told, usage
 from compressbench.paths import outputs_folder, write_text
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
     from compressbench.records import Record, Records
 
 FAILED = "error.txt"
+ASKING = {
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+    "--config-name",
+    "-cn",
+}
+"""Options with which nothing runs, or with which the user's own config says what does."""
 _caught: list[BaseException] = []
 _codes: list[int] = []
 """Exit codes of a sweep's failed jobs, as far as they ran in this process."""
@@ -80,6 +95,8 @@ def main(argv: list[str]) -> int:
     sys.argv = ["compressbench run", *options, *readable(overrides, several)]
     try:
         _check_options(sys.argv[1:], folders)
+        if not ASKING & {a.partition("=")[0] for a in options}:
+            check_recipe(overrides)
         with warnings.catch_warnings():  # Hydra passes over a folder that isn't there
             warnings.filterwarnings("error", module=r"hydra\._internal\.config_loader_impl")
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
@@ -168,6 +185,7 @@ def run_once(overrides: list[str], config_dir: str | None = None) -> Records:
 
     from compressbench.compose import run_name
 
+    check_recipe(overrides)
     config = composed(overrides, config_dir)
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9 // 1000:06d}"
     recipe = config.get("recipe")
@@ -206,13 +224,20 @@ def _check_options(argv: list[str], folders: tuple[Path, ...]) -> None:
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:
-        stray = re.search(r"^unrecognized arguments: ([^-\s]\S*)", message)
-        if stray:
+        stray = re.search(r"^unrecognized arguments: (\S+)", message)
+        if stray and not stray[1].startswith("-"):
             check_word(stray[1], folders)
+        if stray:
+            message += misspelt(stray[1], parser)
         raise UserError(f"run: {message}; try: compressbench run --help")
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
+    parser.allow_abbrev = False
+    parser.add_argument("--retime", action="store_true")
+    for word in argv:
+        if re.match(r"-[A-Za-z]{4}", word):  # argparse takes -config-dir for -c with the value onfig-dir
+            refuse(f"unrecognized arguments: {word}")
     if {"-h", "--help"} & set(argv):
         return
     given = parser.parse_args(argv)

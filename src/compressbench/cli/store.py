@@ -9,6 +9,7 @@ from compressbench.console import say
 from compressbench.errors import UserError
 from compressbench.paths import drop_parts, outputs_folder
 from compressbench.store import Store, Usage
+from compressbench.wording import counted
 
 
 def main(argv: list[str]) -> int:
@@ -36,16 +37,17 @@ def main(argv: list[str]) -> int:
         say(f"dropped  {_words(store.prune(args.older_than))}")
         gone = drop_parts([outputs / "runs", outputs / "sweeps"])
         if gone:
-            say(f"dropped  {gone} half-written files of killed runs")
+            say(f"dropped  {counted(gone, 'half-written file')} of killed runs")
     say(f"{root}  {_words(store.usage())}")
     return 0
 
 
 def _words(usage: Usage) -> str:
     return (
-        f"{usage.states} states {_size(usage.state_bytes)}, {usage.results} results {_size(usage.result_bytes)}, "
-        f"{usage.predictions} predictions {_size(usage.prediction_bytes)}, "
-        f"{usage.leftovers} checkpoints and leftovers {_size(usage.leftover_bytes)}"
+        f"{counted(usage.states, 'state')} {_size(usage.state_bytes)}, "
+        f"{counted(usage.results, 'result')} {_size(usage.result_bytes)}, "
+        f"{counted(usage.predictions, 'prediction')} {_size(usage.prediction_bytes)}, "
+        f"{counted(usage.leftovers, 'checkpoint or leftover', 'checkpoints and leftovers')} {_size(usage.leftover_bytes)}"
     )
 
 

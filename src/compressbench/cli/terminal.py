@@ -62,6 +62,10 @@ class Terminal(Watcher):
         names = [p for p in (*ready.setting.probes, *ready.setting.asked) if p in used]
         table.add_row("probes", ", ".join(names), f"{total - len(results)}/{total}")
         self.console.print(table)
+        if not ready.plan.measures:
+            self.say(
+                "recipe.compare names no series: states are made and kept, nothing is measured or reported"
+            )
         if missing or results:
             from compressbench.estimate import expected, sentence
 

@@ -9,6 +9,7 @@ from compressbench.cli.parser import Parser, a_path, count
 from compressbench.console import say
 from compressbench.errors import UserError
 from compressbench.paths import own_folder
+from compressbench.wording import counted
 
 LONGEST = 80
 TOOLS = ("OpenVINO", "ONNX Runtime, perf_test")
@@ -84,8 +85,6 @@ def main(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(rows, path)
     write_csv(rows, folder / "records.csv")
-    latencies = len(made)
-    say(
-        f"{path}: {latencies} latencies on {args.device}; compressbench report {args.run} shows them beside the others"
-    )
+    latencies = counted(len(made), "latency", "latencies")
+    say(f"{path}: {latencies} on {args.device}; compressbench report {args.run} shows them beside the others")
     return 0

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from PIL import ImageFile
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+"""What may lie behind these suffixes, as Pillow calls it: of its others some start programs (EPS runs Ghostscript)."""
+
+
+MANY = "MPO"
+"""A JPEG with further pictures behind the first, as telephones write them: previews, depth, brightness."""
 
 
 def image_folder(
@@ -188,21 +194,25 @@ def _picture(path: Path, shape: tuple[int, int] | None, channels: int) -> np.nda
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             mode = _deep_mode(opened)
             if mode is not None:
                 raise UserError(
                     f"image_folder: {path} has more than 8 bits per value (mode {mode}); convert it to 8 bits first"
                 )
             frames = getattr(opened, "n_frames", 1)
-            if frames > 1:
+            if frames > 1 and opened.format != MANY:
                 raise UserError(
                     f"image_folder: {path} is animated, {frames} frames; save the one that is meant as a still picture"
                 )
             image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError as error:
-        raise UserError(f"image_folder: {path} is no picture that can be read") from error
-    except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"image_folder: {path} is no PNG, JPEG, BMP, WebP or GIF that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"image_folder: {path} says it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; make it smaller"
+        ) from error
+    except (OSError, EOFError, ValueError, SyntaxError) as error:
         raise UserError(f"image_folder: can't read {path}: {error}") from error
     if shape is not None and (image.height, image.width) != shape:
         image = ImageOps.fit(image, (shape[1], shape[0]), Image.Resampling.BILINEAR)

@@ -75,5 +75,6 @@ def long_tail(counts: np.ndarray, ratio: float) -> np.ndarray:
     """
     classes = len(counts)
     profile = ratio ** -(np.arange(classes) / max(classes - 1, 1))
-    largest = (counts / profile).min()
+    with np.errstate(over="ignore"):  # infinite where a class bounds nothing
+        largest = (counts / profile).min()
     return np.floor(largest * profile + 1e-9).astype(np.int64)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from compressbench.errors import UserError
+
+if TYPE_CHECKING:
+    from compressbench.views import View
 
 Answers = Callable[[Tensor], Tensor | Sequence[Tensor]]
 NEAR = 1e-2
@@ -67,6 +71,30 @@ def check(
         if not far <= (FAR if rounds else NEAR):
             how = "another shape" if far == float("inf") else f"logits {far:.2g} of their spread apart"
             raise Otherwise(f"{who} answers otherwise than the state at batch {size}: {how}{_after(hint)}")
+
+
+def with_state(
+    view: View,
+    run: Callable[[Tensor], object],
+    inputs: Tensor,
+    batches: Sequence[int],
+    who: str,
+    rounds: bool = False,
+) -> None:
+    """``check`` of what was lowered against the state's module, built anew where the inputs are.
+
+    Args:
+        batches: sizes to be timed; another one is checked too.
+
+    Raises:
+        Otherwise: they differ.
+    """
+    from compressbench.models.build import module_of
+    from compressbench.outputs import forward
+
+    module = module_of(view.state, str(inputs.device))
+    found = cast("Answers", run)
+    check(lambda x: forward(module, x).logits, found, inputs, two_sizes(batches), who, rounds, HINT)
 
 
 def reason_of(error: Exception) -> str:

@@ -125,5 +125,5 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
 
 
 def numpy_of(tensor: Tensor) -> Any:
-    """The array that a runtime reads; contiguous, as most want it."""
-    return tensor.contiguous().numpy()
+    """The array that a runtime reads; contiguous, as most want it, and no doubles, which graphs have none of."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous().numpy()

@@ -39,10 +39,11 @@ class ExecutorchXNNPACK:
     def lower(self, view: View) -> Lowered | Unsupported:
         """The state's programs; unsupported where ExecuTorch isn't installed or can't take the net."""
         from compressbench.exporting import method_of, xnnpack_program
+        from compressbench.hardware import agreement
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
 
-        inputs = examples(view, max(self.batches)).cpu()
+        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
         module = module_of(view.state, "cpu")
         layers = tuple(quantized(module))
         began = time.perf_counter()
@@ -68,6 +69,10 @@ class ExecutorchXNNPACK:
             parts = [methods[size](_filled(part, size))[: len(part)] for part in batch.split(size)]
             return torch.cat(parts)
 
+        try:
+            agreement.with_state(view, run, inputs, self.batches, "ExecuTorch", bool(layers))
+        except agreement.Otherwise as wrong:
+            return Unsupported(str(wrong))
         words = "ExecuTorch, XNNPACK on this processor (not a phone), fp32"
         if layers:
             words += f", {len(layers)} quantized layers simulated in float: {shortened(layers)}"

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from compressbench.errors import UserError
 from compressbench.hardware import agreement
 from compressbench.models.attention import unfused_attention
+from compressbench.models.plain import computed, made_plain
 from compressbench.models.quantized import (
     Form,
     affine,
@@ -52,7 +53,8 @@ class Graph:
         model: ``onnx.ModelProto``; input ``images`` (n, c, h, w) float32, encoded; output ``logits`` (n, classes).
         integer: layers that the graph gives integer inputs and weights.
         rounded: quantized layers that it can't; why, by name.
-        unused: quantized layers that never run in evaluation, as heads of the training alone: the graph lacks them.
+        unused: quantized layers that the logits of an evaluation don't depend on, as heads of the training alone: the
+            graph lacks them.
         fixed: what of the net's forward became a constant while it was traced, in words; empty if nothing did.
     """
 
@@ -112,10 +114,17 @@ def graph_of(
                 f"layers={{{other}.weight: null}}"
             )
     surgery = _Surgery(model, kept)
+    for name, most in _calls(layers, module, sample[:2]).items():
+        if any(forms_of(layers[name]).values()) and len(surgery.multipliers(name)) > most:
+            raise UserError(
+                f"{name} rounds its weight, and a forward reads it beside the layer as it is, which can't be lowered; "
+                f"keep it in float by layers={{{name}.weight: null}}"
+            )
     if images is not None:
         surgery.results(layers, _ranges(module, layers, images))
-    evaluated = ran(module, sample[:2])
-    unused = tuple(name for name in layers if name not in evaluated and not surgery.has(name))
+    lacking = [name for name in layers if not surgery.has(name)]
+    reached = _reached(module, lacking, sample[:2])
+    unused = tuple(name for name in lacking if name not in reached)
     for name, layer in layers.items():
         if name not in unused:
             surgery.layer(name, layer)
@@ -184,14 +193,51 @@ def _compared(
 
 
 def floating(module: nn.Module) -> nn.Module:
-    """A copy on the CPU that rounds nothing: the latent weights as they are."""
+    """A copy on the CPU that rounds nothing: the latent weights as they are, those that are computed made plain."""
     plain = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+    made_plain(plain, computed(plain)).requires_grad_(False)
     for layer in quantized(plain).values():
         layer.__class__ = type(layer).__bases__[0]
         layer.__dict__.pop("_forms", None)
         for part in ("weight_scale", "weight_zero", "input_scale", "input_zero"):
             layer._buffers.pop(part, None)
     return plain
+
+
+def _calls(layers: Mapping[str, nn.Module], module: nn.Module, sample: Tensor) -> dict[str, int]:
+    """How often a forward runs each layer that it runs."""
+    found: dict[str, int] = {}
+
+    def ran_once(name: str) -> None:
+        found[name] = found.get(name, 0) + 1
+
+    handles = [p.register_forward_pre_hook(lambda *_, n=n: ran_once(n)) for n, p in layers.items()]
+    try:
+        with torch.no_grad(), unfused_attention():
+            module(sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _reached(module: nn.Module, names: Sequence[str], sample: Tensor) -> set[str]:
+    """Those of some layers whose weights the logits depend on: a second head may run, and answer beside them."""
+    evaluated = ran(module, sample)
+    plain = floating(module)
+    weights: dict[str, Tensor] = {
+        n: plain.get_submodule(n).weight.requires_grad_()
+        for n in names
+        if n in evaluated  # type: ignore[operator,union-attr]
+    }
+    if not weights:
+        return set()
+    with torch.enable_grad():
+        logits = forward(plain, sample).logits.sum()
+    if not logits.requires_grad:
+        return set()
+    found = torch.autograd.grad(logits, list(weights.values()), allow_unused=True)
+    return {name for name, gradient in zip(weights, found, strict=True) if gradient is not None}
 
 
 def _ranges(module: nn.Module, layers: Mapping[str, Any], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -257,10 +303,37 @@ def exported(plain: nn.Module, sample: Tensor, outputs: Sequence[str] = (OUTPUT,
     except Exception as error:  # the exporter fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = _running(net, sample[:2], _OPERATOR.search(reason))
-        raise UserError(f"torch can't export the net to ONNX: {where}{reason}") from error
+        raise UserError(
+            f"torch can't export the net to ONNX: {where}{reason.rstrip('. ')}; write it with other operations, or use "
+            "hardware=compiled and export --to torch_export, which need no ONNX"
+        ) from error
     model = package.load_from_string(buffer.getvalue())
     del model.metadata_props[:]
+    _in_single(package, model.graph)
     return model, _fixed(noted)
+
+
+def _in_single(package: Any, graph: Any) -> None:
+    """Doubles become floats: runtimes have no kernels for them, and what they then answer is compared with the net."""
+    double, single = package.TensorProto.DOUBLE, package.TensorProto.FLOAT
+
+    def turned(tensor: Any) -> None:
+        if tensor.data_type == double:
+            values = package.numpy_helper.to_array(tensor).astype("float32")
+            tensor.CopyFrom(package.numpy_helper.from_array(values, tensor.name))
+
+    for tensor in graph.initializer:
+        turned(tensor)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == double:
+            value.type.tensor_type.elem_type = single
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == double:
+                attribute.i = single
+            turned(attribute.t)
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _in_single(package, inner)
 
 
 @contextmanager
@@ -360,6 +433,10 @@ class _Surgery:
     def has(self, name: str) -> bool:
         """Whether the graph reads a layer's weight."""
         return f"{_MINE}{name}.weight" in self.initial
+
+    def multipliers(self, name: str) -> list[Any]:
+        """Nodes that multiply by a layer's weight."""
+        return self._multipliers(f"{_MINE}{name}.weight")
 
     def layer(self, name: str, layer: Any) -> None:
         """Rounds one layer's weight and input."""

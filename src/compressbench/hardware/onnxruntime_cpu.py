@@ -178,7 +178,7 @@ def kind(graph: Graph, left: Sequence[str]) -> str:
     """What runs, in words: fp32, int8, or both; and what is left out because it never runs."""
     words = _kind(graph, left)
     if graph.unused:
-        words += f"; left out, never run in evaluation: {shortened(graph.unused)}"
+        words += f"; left out, no answer depends on them: {shortened(graph.unused)}"
     return words
 
 

@@ -6,12 +6,14 @@ has no integer kernel for are named; without torchao (``compressbench[pt2e]``) t
 
 from __future__ import annotations
 
+import logging
 import time
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError, nearest
 from compressbench.hardware.onnxruntime_cpu import shortened
@@ -58,7 +60,6 @@ class TorchCompiled:
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
         from compressbench.models.reached import ran
-        from compressbench.outputs import forward
 
         inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
         module = module_of(view.state, "cpu").eval().requires_grad_(False)
@@ -80,15 +81,8 @@ class TorchCompiled:
         run, integer = made
         took = time.perf_counter() - began
         try:
-            agreement.check(
-                lambda x: forward(module, x).logits,
-                cast("agreement.Answers", run),
-                inputs,
-                agreement.two_sizes(self.batches),
-                "torch.compile",
-                bool(layers) or self.precision == "bf16",
-                agreement.HINT,
-            )
+            rounds = bool(layers) or self.precision == "bf16"
+            agreement.with_state(view, run, inputs, self.batches, "torch.compile", rounds)
         except agreement.Otherwise as wrong:
             return Unsupported(str(wrong))
         left = tuple(name for name in layers if name not in integer)
@@ -126,6 +120,7 @@ class TorchCompiled:
                 if len(batch) in sizes:
                     return compiled(batch)
                 with (
+                    _quietly(),
                     torch._inductor.config.patch(options),
                     torch._dynamo.config.patch(fail_on_recompile_limit_hit=True),
                 ):
@@ -133,8 +128,7 @@ class TorchCompiled:
                 sizes.add(len(batch))
                 return result
 
-        with threads(self.threads), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own lowering, about nothing that a user could change
+        with threads(self.threads):
             for batch in self.batches:
                 run(inputs[:batch])
         return run, set.intersection(*found) if found else set()
@@ -142,6 +136,19 @@ class TorchCompiled:
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
         return time_in_turns(lowered, batch, self.threads, self.seconds)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Of its own compiling torch warns and logs about what no user could change; a failure is an error all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _reason(error: Exception) -> str:

@@ -23,6 +23,7 @@ from compressbench.hardware.torch_cpu import (
     timing,
 )
 from compressbench.hardware.turns import in_turns, undisturbed
+from compressbench.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,7 +50,7 @@ class TorchCUDA:
         integers: quantized linear layers of 8 bits multiply integers, by the state's own scales; others are simulated.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     EXITS: ClassVar[bool] = True
     batches: tuple[int, ...] = (1, 64)
     seconds: float = 0.5
@@ -73,6 +74,7 @@ class TorchCUDA:
         """The state's module on the GPU; unsupported where there is none, or torch can't make the form of it."""
         import torch
 
+        from compressbench.hardware import agreement
         from compressbench.inference import prepared
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
@@ -82,7 +84,7 @@ class TorchCUDA:
         if view.leaves_early:
             return self._early(view)
         dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.precision]
-        inputs = examples(view, max(self.batches)).cuda()
+        inputs = examples(view, max(agreement.FEW, *self.batches)).cuda()
         module = module_of(view.state, "cuda").requires_grad_(False)
         layers = tuple(quantized(module))
         began = time.perf_counter()
@@ -102,9 +104,15 @@ class TorchCUDA:
             reason = str(error).strip().splitlines()
             return Unsupported(f"CUDA, {self.form}: {type(error).__name__}: {reason[0] if reason else ''}")
         took = time.perf_counter() - began
+        try:
+            agreement.with_state(
+                view, run, inputs, self.batches, "CUDA", bool(layers) or self.precision != "f32"
+            )
+        except agreement.Otherwise as wrong:
+            return Unsupported(str(wrong))
         words = f"torch {self.form}, {self.precision}, {torch.cuda.get_device_name()}"
         if self.semi_structured:
-            words += f", {len(sparse)} layers 2:4{f' ({shortened(sparse)})' if sparse else ''}"
+            words += f", {counted(len(sparse), 'layer')} 2:4{f' ({shortened(sparse)})' if sparse else ''}"
         left = tuple(name for name in layers if name not in done)
         if done:
             words += f", {len(done)} linear layers int8 ({shortened(done)})"

@@ -16,6 +16,7 @@ from compressbench.errors import UserError
 from compressbench.hardware.onnxruntime_cpu import shortened
 from compressbench.hardware.target import Lowered, Timing, Unsupported, check_threads
 from compressbench.hardware.torch_cpu import check_batches, examples, threads, time_in_turns
+from compressbench.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,12 +53,13 @@ class TorchSparse:
         """The state's module, prepared for inference, with the layers chosen for each batch size."""
         import torch
 
+        from compressbench.hardware import agreement
         from compressbench.inference import prepared
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
 
-        inputs = examples(view, max(self.batches)).cpu()
+        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
         module = module_of(view.state, "cpu").requires_grad_(False)
         dense = prepared(module, inputs[:8])
         rounding = set(quantized(module))
@@ -81,8 +83,13 @@ class TorchSparse:
             with torch.inference_mode():
                 return forward(forms[chosen[near]], batch).logits
 
+        try:
+            agreement.with_state(view, run, inputs, self.batches, "torch, sparse,", bool(rounding))
+        except agreement.Otherwise as wrong:
+            return Unsupported(str(wrong))
         told = [
-            f"batch {batch}: {f'{len(names)} layers sparse ({shortened(names)})' if names else 'dense'}"
+            f"batch {batch}: "
+            + (f"{counted(len(names), 'layer')} sparse ({shortened(names)})" if names else "dense")
             for batch, names in chosen.items()
         ]
         words = f"torch eager, fp32, CSR where it is faster; {'; '.join(told)}"

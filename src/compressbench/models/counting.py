@@ -18,6 +18,7 @@ from compressbench.errors import UserError, nearest
 from compressbench.models.attention import unfused_attention
 from compressbench.models.build import left_alone, prunable, shortened
 from compressbench.models.exits import every_exit
+from compressbench.models.reached import Ways, ways_of
 from compressbench.models.theseus import idle
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
@@ -98,6 +99,24 @@ def count(module: nn.Module, shape: Sequence[int]) -> Counts:
         layers={name: flops // 2 for name, flops in ledger.flops.items()},
         uncounted=tuple(dict.fromkeys(ledger.uncounted)),
     )
+
+
+def in_training_alone(module: nn.Module, shape: Sequence[int]) -> int:
+    """MACs of one example that only a forward in training has, by ``count``'s rule: of heads that evaluation never runs.
+
+    Args:
+        shape: of one example without the batch dimension.
+    """
+    first = next(module.parameters(), torch.empty(0))
+    inputs = torch.zeros(1, *shape, device=first.device)
+    ways = ways_of(module, inputs)
+    found = []
+    for way in (Ways(), Ways(evaluation=False, training=True)) if ways.training else ():
+        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+        with torch.no_grad(), unfused_attention(), counter:
+            way.outputs(module, inputs)
+        found.append(counter.get_total_flops() // 2)
+    return max(0, found[1] - found[0]) if found else 0
 
 
 def of_exits(parts: Sequence[nn.Module], shape: Sequence[int]) -> list[int]:

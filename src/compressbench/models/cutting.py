@@ -5,7 +5,8 @@ parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``nn.I
 ``{"fold": {convolution: [norm, eps]}}`` makes batch norms part of the convolutions before them, but for the
 activation of a norm's class that has one; and
 ``{"quantize": {layer: …}}`` lets layers round (``models.quantized``), replacing what an earlier one said; and
-``{"exits": {"points": {module: head}}}`` puts heads on it (``models.exits``). Nothing
+``{"exits": {"points": {module: head}}}`` puts heads on it (``models.exits``); and
+``{"plain": [tensor, ...]}`` takes parametrizations away (``models.plain``), before all others. Nothing
 is traced here, so an older state of the same lineage, its masks and its optimiser state are edited the same way.
 """
 
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest
 from compressbench.models.exits import attach
+from compressbench.models.plain import made_plain
 from compressbench.models.quantized import quantize
 from compressbench.models.tracing import own_tensors, rest_of
 
 Edit = Mapping[str, Any]
 Cut = Mapping[str, Mapping[str, Sequence[int]]]
-KINDS = ("cut", "drop", "fold", "quantize", "exits")
+KINDS = ("cut", "drop", "fold", "quantize", "exits", "plain")
 
 
 def replay(module: nn.Module, edits: Sequence[Edit]) -> nn.Module:
@@ -60,6 +62,8 @@ def cut_module(module: nn.Module, edit: Edit) -> nn.Module:
         return quantize(module, content)
     if kind == "exits":
         return attach(module, content)
+    if kind == "plain":
+        return made_plain(module, content)
     done: dict[tuple[int, str], Tensor] = {}
     cut: dict[str, list[str]] = {}
     for name, dims in content.items():
@@ -98,7 +102,7 @@ def cut_tensors(
         UserError: the edit is malformed, or asks for more than a tensor has.
     """
     kind, content = _read(edit)
-    if kind in ("quantize", "exits"):
+    if kind in ("quantize", "exits", "plain"):
         return dict(tensors)
     if kind == "fold":
         return _folded(tensors, content) if like is None else _without_norms(tensors, content)
@@ -153,6 +157,10 @@ def _read(edit: Any) -> tuple[str, Any]:
         isinstance(content, list | tuple) and all(isinstance(p, str) and p for p in content)
     ):
         raise UserError("edits: drop names modules in a list, e.g. [layer2.1]")
+    if kind == "plain" and not (
+        isinstance(content, list | tuple) and all(isinstance(p, str) for p in content)
+    ):
+        raise UserError("edits: plain names tensors in a list, e.g. [conv.weight]")
     if kind == "cut" and not (
         isinstance(content, Mapping) and all(isinstance(d, Mapping) for d in content.values())
     ):

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from compressbench import specs
 from compressbench.bench import Bench, derive_seed
@@ -18,12 +16,11 @@ from compressbench.errors import UserError
 from compressbench.models.build import fill, left_alone, load, module_of, prunable, snapshot
 from compressbench.models.checkpoint import fitted, read_weights
 from compressbench.models.counting import count
-from compressbench.models.cutting import replay
+from compressbench.models.cutting import Edit, replay
+from compressbench.models.plain import OLD, computed
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
 from compressbench.state import State
-
-OLD = (WeightNorm, SpectralNorm)
 
 
 def drawn(model: Mapping[str, Any], bench: Bench) -> State:
@@ -45,6 +42,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
     _whole(module, name)
     if model.get("weights"):
         load(module, fitted(read_weights(model["weights"]), module), f"model.weights {model['weights']}")
+    edits = _plain(module, name) if model.get("remove_parametrizations") else []
     _check(module.eval(), name, bench)
     named = prunable(module)
     counts = count(module, bench.dataset.shape)
@@ -62,7 +60,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
     }
     if other := left_alone(module):
         facts["left_alone"] = {name: p.numel() for name, p in other.items()}
-    state = State(model=spec, tensors={"weights": snapshot(module)}, facts=facts)
+    state = State(model=spec, tensors={"weights": snapshot(module)}, edits=tuple(edits), facts=facts)
     _rebuilt(state, module, name, bench)
     return state
 
@@ -73,6 +71,16 @@ def redrawn(state: State, bench: Bench) -> dict[str, Tensor]:
         torch.default_generator.manual_seed(derive_seed(bench.seed, bench.name))
         module = specs.build(state.model, "model.build")
     return snapshot(replay(module, state.edits))
+
+
+def _plain(module: torch.nn.Module, name: str) -> list[Edit]:
+    """Makes all that parametrizations compute plain, and gives the edits that do so."""
+    found = computed(module)
+    if not found:
+        raise UserError(f"model {name}: remove_parametrizations is set, and no tensor of it has any")
+    edits = [{"plain": found}]
+    replay(module, edits)
+    return edits
 
 
 def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
@@ -93,7 +101,10 @@ def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
             "classes; pass the number on as '@classes' in model.build"
         )
     if not prunable(module):
-        raise UserError(f"model {name} has no prunable layer (convolution or linear)")
+        hint = (
+            "; their weights are computed: set model.remove_parametrizations=true" if computed(module) else ""
+        )
+        raise UserError(f"model {name} has no prunable layer (convolution or linear){hint}")
     _copied(module, name)
 
 
@@ -141,7 +152,7 @@ def _copied(module: torch.nn.Module, name: str) -> None:
             old = [type(h).__name__ for h in part._forward_pre_hooks.values() if type(h) in OLD]
             hint = (
                 f"the older torch.nn.utils.{'weight_norm' if old[0] == 'WeightNorm' else 'spectral_norm'}: use that of "
-                "torch.nn.utils.parametrizations, or take it off"
+                "torch.nn.utils.parametrizations, or set model.remove_parametrizations=true"
                 if old
                 else "its attributes must be parameters, buffers, modules and plain data"
             )

@@ -1,8 +1,9 @@
 """Early exits on a net: heads at named points of it, and the net in parts between them (see ``compressbench.exiting``).
 
-The edit ``{"exits": {"points": {module: head}, "side": [...]}}`` puts them there; the net keeps its class's forward and
-all its names. In training its outputs carry each exit's logits as taps ``exit0``, ``exit1`` …; in evaluation it answers
-by its last layer, as before. That rows really leave is a matter of the parts, cut out of the traced graph.
+The edit ``{"exits": {"points": {module: head}, "side": [...], "dtypes": {module: name}}}`` puts them there; the net
+keeps its class's forward and all its names. In training its outputs carry each exit's logits as taps ``exit0``,
+``exit1`` …; in evaluation it answers by its last layer, as before. That rows really leave is a matter of the parts, cut
+out of the traced graph.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from compressbench import specs
 from compressbench.errors import UserError, nearest
 from compressbench.exiting import POLICY, Part, compacted, everything, policy_of
 from compressbench.models.tracing import Tracer
-from compressbench.outputs import Outputs, forward
+from compressbench.outputs import Outputs, forward, tensors_of
 from compressbench.state import State
 
 EXIT = "exit"
 EXITS = "exits"
 AGREE = 1e-3
+DTYPES = {"float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Of a head, where it isn't float32, by the name that an edit has."""
 
 
 class Exiting(nn.Module):
@@ -37,7 +40,10 @@ class Exiting(nn.Module):
     exits: nn.ModuleList
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The net's own answer; in training, or inside ``every_exit``, ``Outputs`` with each exit's logits too."""
+        """The net's own answer; in training, or inside ``every_exit``, ``Outputs`` with each exit's logits too.
+
+        What else the net returns, as heads of its training, is among the taps as ``beside0`` …
+        """
         if not (self.training or self.__dict__.get("_every")):
             return super().forward(*args, **kwargs)
         said: dict[str, Tensor] = {}
@@ -50,11 +56,15 @@ class Exiting(nn.Module):
             for k, point in enumerate(self.__dict__["_points"])
         ]
         try:
-            found = forward(lambda x: super(Exiting, self).forward(x, *args[1:], **kwargs), args[0])
+            result = super().forward(*args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
-        return Outputs(found.logits, {**found.taps, **said})
+        found = forward(lambda _: result, args[0])
+        heads = (
+            [] if isinstance(result, Outputs) else [t for t in tensors_of(result) if t is not found.logits]
+        )
+        return Outputs(found.logits, {**found.taps, **{f"beside{k}": t for k, t in enumerate(heads)}, **said})
 
     def parts(self) -> list[nn.Module]:
         """The net between its exits, in evaluation mode; they share its layers."""
@@ -85,6 +95,9 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
         raise UserError("edits: exits.points is a mapping of modules to heads")
     if not isinstance(side, list | tuple) or not all(isinstance(s, str) for s in side):
         raise UserError("edits: exits.side is a list of names")
+    dtypes = content.get("dtypes", {})
+    if not isinstance(dtypes, Mapping) or not set(dtypes.values()) <= set(DTYPES):
+        raise UserError(f"edits: exits.dtypes is a mapping of points to {', '.join(DTYPES)}")
     if isinstance(module, Exiting):
         raise UserError("exits: the net has exits already")
     if hasattr(module, EXITS):
@@ -95,6 +108,9 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
         head if isinstance(head, nn.Module) else specs.build(head, f"edits.exits.{point}")
         for point, head in points.items()
     ]
+    for head, point in zip(heads, points, strict=True):
+        if point in dtypes:
+            head.to(DTYPES[dtypes[point]])
     kind = type(module)
     if kind not in _KINDS:
         _KINDS[kind] = type(f"Exiting{kind.__name__}", (Exiting, kind), {})
@@ -209,8 +225,8 @@ def prepared_parts(module: nn.Module, sample: Tensor) -> list[nn.Module]:
 
 def places(
     module: nn.Module, points: Sequence[str], side: Sequence[str], sample: Tensor
-) -> dict[str, tuple[int, ...]]:
-    """The shape of the value at each point, without the batch, in the order in which a forward comes by.
+) -> dict[str, Tensor]:
+    """The value at each point, of the sample's rows, in the order in which a forward comes by.
 
     Args:
         side: names, or globs of names, of values that may be alive beside the point's own and are compacted along.
@@ -231,17 +247,21 @@ def places(
             raise UserError(f"exits: {one} and {other} are the same place of the net; name one of them")
     seen: dict[fx.Node, Any] = {}
     _Values(fx.GraphModule(module, graph), seen).run(sample)
-    shapes: dict[str, tuple[int, ...]] = {}
+    values: dict[str, Tensor] = {}
     for point in ordered:
         value = seen.get(gave[point])
         if not isinstance(value, Tensor) or not value.ndim or len(value) != len(sample):
             raise UserError(f"exits: the value at {point} is no tensor with a row for each example")
-        shapes[point] = tuple(value.shape[1:])
+        if not value.is_floating_point():
+            raise UserError(
+                f"exits: the value at {point} is {str(value.dtype).removeprefix('torch.')}, no float"
+            )
+        values[point] = value
     for pattern in side:
         if not any(_named(node, gave, [pattern]) for node in graph.nodes):
             raise UserError(f"exits: side: {pattern} is the name of no value in the net")
     _segments(graph, gave, ordered, side)
-    return shapes
+    return values
 
 
 def check(module: nn.Module, shape: Sequence[int]) -> None:
@@ -334,7 +354,8 @@ def _traced(module: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
     except Exception as error:  # a user's forward may fail to trace in any way at all
         reason = [*str(error).splitlines(), type(error).__name__][0]
         raise UserError(
-            f"exits: {kind.__name__} can't be traced: {reason[:160]}; a net with exits may not branch on its data"
+            f"exits: {kind.__name__} can't be traced: {reason[:160]}; a net with exits may not branch on its data, "
+            "nor loop over a size of them; give the size in __init__"
         ) from error
     finally:
         module.__class__ = kind
@@ -357,6 +378,11 @@ class _Values(fx.Interpreter):
 def _logits_node(graph: fx.Graph) -> fx.Node:
     """What the forward returns, or the logits in it (see ``outputs.forward``)."""
     value = next(n for n in reversed(graph.nodes) if n.op == "output").args[0]
+    if isinstance(value, fx.Node) and value.op == "call_function" and isinstance(value.target, type):
+        fields = getattr(value.target, "_fields", ())  # of a named tuple; a dataclass is called by names
+        value = {**dict(zip(fields, value.args, strict=False)), **value.kwargs} or value.args
+        if isinstance(value, Mapping) and "logits" not in value and fields:
+            value = tuple(value.values())
     if isinstance(value, Mapping):
         value = value.get("logits", value.get("out"))
     elif isinstance(value, tuple | list) and value:

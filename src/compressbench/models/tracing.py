@@ -25,6 +25,12 @@ class Tracer(fx.Tracer):
         derived = any(k.__module__.startswith("torch.nn.") and k not in _CONTAINERS for k in type(m).__mro__)
         return derived or super().is_leaf_module(m, module_qualified_name)
 
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """A module's call as it is traced; a ``DataParallel`` is what it holds."""
+        if isinstance(m, nn.DataParallel):
+            return m.module(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
 
 def own_tensors(norm: str) -> tuple[str, ...]:
     """Names of the tensors by which a batch norm normalises."""

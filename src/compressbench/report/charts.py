@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from compressbench.records import ENCODINGS, Record
 from compressbench.report import exits
 from compressbench.report.flatness import Mark, accuracy_marks, drop_marks, measured_at, widest
+from compressbench.report.heat import worst_first
 from compressbench.report.numbers import Spread, between, counted, number, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead, paired, relative_compute
 from compressbench.report.relations import Matrix, matrices
@@ -38,6 +39,8 @@ LEGEND_ROWS, LEGEND_ROW = 4, 0.165
 ROWS_SHOWN = 24
 LABEL = 56
 CLOSE = 5.0
+TRIANGLE = 4.6  # points from one to the next
+SAME_PLACE = 1.06
 CURVATURE = ("hessian", "hessian_largest")
 MATRICES, OF_MANY_CLASSES, MANY_CLASSES = 16, 8, 12
 CLASSES_NAMED, MANY = 20, 10
@@ -137,10 +140,10 @@ def accuracy_vs_bits(panel: Panel, moment: str, name: str) -> Chart | None:
     drawn = _accuracy_against(panel, moment, bits, "bits")
     if drawn is None or all(math.isclose(x, 32.0) for x in drawn[2]):
         return None
-    figure, axes, places, counts, series = drawn
+    figure, axes, places, counts, series, covered = drawn
     axes.set_xlabel("mean bits of a weight (log scale, fewer →)")
     _reversed_log(axes, places, [1, 2, 3, 4, 6, 8, 16, 32])
-    caption = f"Fewer bits to the right; 32 is float. {_bands(counts)} Black: the dense model."
+    caption = f"Fewer bits to the right; 32 is float. {_bands(counts)} Black: the dense model.{covered}"
     return _finish(figure, axes, panel, name, caption, drawn=series)
 
 
@@ -155,18 +158,22 @@ def accuracy_vs_bytes(panel: Panel, moment: str, name: str) -> Chart | None:
     drawn = _accuracy_against(panel, moment, kilobytes, "bytes on disk") if packed else None
     if drawn is None:
         return None
-    figure, axes, places, counts, series = drawn
+    figure, axes, places, counts, series, covered = drawn
     axes.set_xlabel("kB on disk, shortest encoding (log scale, smaller →)")
     decades = range(math.floor(math.log10(min(places))), math.ceil(math.log10(max(places))) + 1)
     _reversed_log(axes, places, [step * 10.0**d for d in decades for step in (1, 2, 5)])
-    caption = f"Bytes really encoded, smaller to the right. {_bands(counts)} Black: the dense model."
+    caption = f"Bytes really encoded, smaller to the right. {_bands(counts)} Black: the dense model.{covered}"
     return _finish(figure, axes, panel, name, caption, drawn=series)
 
 
 def _accuracy_against(
     panel: Panel, moment: str, place: Callable[[Point], float | None], what: str
-) -> tuple[Figure, Axes, list[float], set[int], list[Series]] | None:
-    """Accuracy of all series against some figure of a point: drawing, axes, places, numbers of seeds, series."""
+) -> tuple[Figure, Axes, list[float], set[int], list[Series], str] | None:
+    """Accuracy of all series against some figure of a point.
+
+    Returns:
+        Drawing, axes, places, numbers of seeds, series, and a sentence on those that cover each other.
+    """
     lines = []
     for series in panel.series:
         points = [(x, r) for p in series.at(moment) if (r := _main(panel, p)) and (x := place(p))]
@@ -179,7 +186,19 @@ def _accuracy_against(
     counts = _draw(panel, axes, lines) | _dense_lines(panel, axes, moment, lambda p: _main(panel, p))
     axes.set_ylabel(f"{label}, {unit}" if unit else label)
     drawn = [*panel.dense.values(), *(series for series, _ in lines)]
-    return figure, axes, [x for _, points in lines for x, _ in points], counts, drawn
+    return figure, axes, [x for _, points in lines for x, _ in points], counts, drawn, _covering(lines)
+
+
+def _covering(lines: Lines) -> str:
+    """Which series have a mark at exactly one place, so that only the last one's is seen."""
+    places: dict[tuple[float, float], dict[str, None]] = {}
+    for series, points in lines:
+        for x, figure in points:
+            places.setdefault((x, figure.mean), {}).setdefault(series.label)
+    found = dict.fromkeys(
+        "; ".join(clean(label) for label in labels) for labels in places.values() if len(labels) > 1
+    )
+    return "".join(f" At one place: {labels}." for labels in found)
 
 
 def _mean(point: Point, probe: str, metric: str) -> float | None:
@@ -199,12 +218,18 @@ def _reversed_log(axes: Axes, places: Sequence[float], ticks: Sequence[float]) -
 
 
 def metric_vs_density(
-    panel: Panel, moment: str, key: tuple[str, str], words: tuple[str, str, str], name: str
+    panel: Panel,
+    moment: str,
+    key: tuple[str, str],
+    words: tuple[str, str, str],
+    name: str,
+    wanted: Callable[[Series, Point], bool] = lambda *_: True,
 ) -> Chart | None:
     """Any (probe, metric) against density, dense line, bands over seeds.
 
     Args:
         words: title, label of the y axis, first sentence of the caption.
+        wanted: whether a series' point is drawn.
     """
 
     def figure_of(point: Point) -> Spread | None:
@@ -213,7 +238,11 @@ def metric_vs_density(
 
     lines = []
     for series in panel.series:
-        points = [(100 * p.density, f) for p in series.at(moment) if (f := figure_of(p)) and p.density > 0]
+        points = [
+            (100 * p.density, f)
+            for p in series.at(moment)
+            if (f := figure_of(p)) and p.density > 0 and wanted(series, p)
+        ]
         if points:
             lines.append((series, points))
     if not lines:
@@ -535,11 +564,7 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.axhline(0, color=INK, linewidth=1.2)
     if clipped:
         axes.set_ylim(-CLOSE, max(1.0, highest + 0.3))
-        looks = styles(panel)
-        for series, points in lines:
-            below = [x for x, d in points if d.mean < -CLOSE]
-            colour = looks[series.label].colour
-            axes.plot(below, [-CLOSE + 0.12] * len(below), "v", color=colour, markersize=4)
+        _triangles(panel, axes, lines)
         for artist in (*axes.lines, *axes.collections):
             artist.set_in_layout(False)
     _density_axis(axes, [x for _, points in lines for x, _ in points])
@@ -548,6 +573,37 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     caption = f"State minus dense model of the same seed, so what seeds share cancels. {_bands(counts)}{tail}"
     drawn = [*panel.dense.values(), *(series for series, _ in lines)]
     return _finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def _triangles(panel: Panel, axes: Axes, lines: Lines) -> None:
+    """One at the lower edge for each state below it, those of one density side by side."""
+    from matplotlib.transforms import ScaledTranslation
+
+    looks = styles(panel)
+    below = sorted(
+        (x, place) for place, (_, points) in enumerate(lines) for x, d in points if d.mean < -CLOSE
+    )
+    groups: list[list[tuple[float, int]]] = []
+    for x, place in below:
+        if groups and x <= groups[-1][0][0] * SAME_PLACE:
+            groups[-1].append((x, place))
+        else:
+            groups.append([(x, place)])
+    for group in groups:
+        for nth, (x, place) in enumerate(sorted(group, key=lambda found: found[1])):
+            shift = TRIANGLE * (nth - (len(group) - 1) / 2) / 72
+            moved = axes.transData + ScaledTranslation(shift, 0, axes.figure.dpi_scale_trans)
+            colour = looks[lines[place][0].label].colour
+            axes.plot(
+                [x],
+                [-CLOSE + 0.12],
+                "v",
+                color=colour,
+                markersize=4,
+                transform=moved,
+                clip_on=False,
+                zorder=4,
+            )
 
 
 def gain_vs_parameters(panel: Panel, moment: str, name: str) -> list[Chart]:
@@ -748,7 +804,7 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     figure, axes = _canvas(f"{label} against training compute{_at(moment)}")
     spread_out = _apart(lines)
     counts = _draw(panel, axes, spread_out) | _dense_lines(panel, axes, moment, lambda p: _main(panel, p))
-    _label_ends(axes, lines[0][1], densities)
+    labelled = _label_ends(axes, lines[0][1], densities)
     if max(spans) / min(spans) > 20:
         axes.set_xscale("log")
         _percent_ticks(axes.xaxis, [*spans, 1.0])
@@ -762,9 +818,10 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     caption = (
         "What a state cost to train, all earlier levels and a teacher’s forwards included, not the teacher’s own "
         "training; the dense model costs 1. "
-        f"Small figures: the first series’ density. {_bands(counts)}"
+        + (f"Small figures: densities of {clean(lines[0][0].label)}. " if labelled else "")
+        + _bands(counts)
         + (
-            " Marks without a line: a series whose states all cost the same."
+            " Marks without a line: a series whose states all cost the same, moved aside a little where several do."
             if any(map(_one_cost, lines))
             else ""
         )
@@ -774,14 +831,12 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
 
 
 def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
-    """Recall change per class at the lead's lowest density, its worst class on top."""
+    """Recall change per class at the lead's lowest density, the classes in the order of the table."""
     lines = _by_group(panel, moment, "forgetting", "recall_change")
     if not lines:
         return None
-    lead = next((found for series, _, found in lines if series is panel.lead), lines[0][2])
-    classes = sorted(
-        {c for _, _, found in lines for c in found}, key=lambda c: (lead[c].mean if c in lead else 0.0, c)
-    )
+    drawn = {c for _, _, found in lines for c in found}
+    classes = [c for c in worst_first(panel, moment) if c in drawn]
     shown = classes[:ROWS_SHOWN]
     title = "Recall change per class" + (
         "" if len(shown) == len(classes) else f", the {len(shown)} worst of {len(classes)}"
@@ -790,7 +845,7 @@ def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
     counts = _dots(panel, axes, lines, shown)
     axes.axvline(0, color=INK, linewidth=1.2)
     axes.set_xlabel("points, against the dense model of the same seed")
-    caption = f"{_lowest(panel, lines)}; its worst class on top. {_bars(counts)}"
+    caption = f"{_lowest(panel, lines)}; on top the class of which any state loses most. {_bars(counts)}"
     return _finish(figure, axes, panel, name, caption, lines)
 
 
@@ -951,10 +1006,10 @@ def _percent_ticks(axis: Any, values: Sequence[float]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _label_ends(axes: Axes, points: Sequence[tuple[float, Spread]], densities: Sequence[float]) -> None:
-    """The density beside the first and the last point of the first series, unless they cost the same."""
+def _label_ends(axes: Axes, points: Sequence[tuple[float, Spread]], densities: Sequence[float]) -> bool:
+    """The density beside the first and the last point of the first series; whether they don't cost the same."""
     if math.isclose(points[0][0], points[-1][0], rel_tol=0.02):
-        return
+        return False
     for place in (0, -1):
         x, figure = points[place]
         axes.annotate(
@@ -966,6 +1021,7 @@ def _label_ends(axes: Axes, points: Sequence[tuple[float, Spread]], densities: S
             fontsize=7,
             color=MUTED,
         )
+    return True
 
 
 Grouped = list[tuple[Series, Point, dict[str, Spread]]]
@@ -1046,6 +1102,17 @@ def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def shortened(texts: Sequence[str], length: int) -> list[str]:
+    """Texts cut at their ends, or in the middle where two would look alike; those that still do are numbered."""
+    cut = [_short(text, length) for text in texts]
+    if len(set(cut)) < len(set(texts)):
+        half = length // 2
+        cut = [t if len(t) <= length else f"{t[: length - half - 1]}…{t[-half:]}" for t in texts]
+    if len(set(cut)) < len(set(texts)):
+        cut = [t if len(t) <= length else f"{_short(t, length - 5)} #{k}" for k, t in enumerate(texts, 1)]
+    return cut
+
+
 def _finish(
     figure: Figure,
     axes: Axes,
@@ -1084,7 +1151,9 @@ def _finish(
 def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequence[tuple[str, Any]]) -> Chart:
     import io
 
-    columns = _legend_columns([len(_short(label, LABEL)) for label, _ in handles])
+    labels = shortened([clean(label) for label, _ in handles], LABEL)
+    handles = [(label, handle) for label, (_, handle) in zip(labels, handles, strict=True)]
+    columns = _legend_columns([len(label) for label in labels])
     rows = -(-len(handles) // columns)
     if rows > LEGEND_ROWS:  # the legend takes room of its own, not the axes'
         width, height = figure.get_size_inches()
@@ -1099,7 +1168,7 @@ def _saved(figure: Figure, name: str, title: str, caption: str, handles: Sequenc
         if handles:
             figure.legend(
                 [handle for _, handle in across],
-                ["\u200b" + _short(clean(label), LABEL) for label, _ in across],
+                ["\u200b" + label for label, _ in across],
                 loc="outside lower left",
                 ncols=columns,
             )

@@ -12,7 +12,9 @@ from compressbench.report.accuracy import pairs
 from compressbench.report.chance import at_chance_in_words, unseen
 from compressbench.report.exits import batches, cost_of
 from compressbench.report.heat import changes_of, emptied_layers
+from compressbench.report.learning import carried
 from compressbench.report.numbers import (
+    FIXED,
     MISSING,
     Spread,
     between,
@@ -54,8 +56,12 @@ NAMED = 8
 OLD_BUSY = "busy machine"  # of records before disturbances were measured
 
 
-def provenance(panels: Sequence[Panel]) -> list[tuple[str, list[str]]]:
-    """What was run, with what and on what: (heading, lines); a heading with several lines is a mixture."""
+def provenance(panels: Sequence[Panel], recipes: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """What was run, with what and on what: (heading, lines); a heading with several lines is a mixture.
+
+    Args:
+        recipes: names of the recipes as they ran, where the records call them by the arms of a sweep.
+    """
     rows = [r for p in panels for r in (*p.rows, *p.populations)]
     facts = []
     for heading, column in (
@@ -67,8 +73,10 @@ def provenance(panels: Sequence[Panel]) -> list[tuple[str, list[str]]]:
         ("Hardware target", "hardware"),
     ):
         facts.append((heading, list(dict.fromkeys(str(getattr(r, column)) or MISSING for r in rows))))
+    if recipes and (arms := [name for name in facts[0][1] if name not in recipes]):
+        facts[:1] = [("Recipe", list(recipes)), ("Arms", arms)]
     known = sorted({r.seed for r in rows})
-    facts.insert(4, ("Seeds", [f"{', '.join(map(str, known))} ({seeds(len(known))})"]))
+    facts.insert(len(facts) - 2, ("Seeds", [f"{', '.join(map(str, known))} ({seeds(len(known))})"]))
     machines = list(dict.fromkeys(r.machine for r in rows))
     facts.append(("Machine", machines))
     facts.append(("Versions", list(dict.fromkeys(r.versions for r in rows))))
@@ -200,7 +208,7 @@ def _hypothesis(panel: Panel, moment: str) -> list[str]:
         for point in series.at(moment):
             later = paired(_early(point), _early(dense))
             change = paired(panel.main_reading(point), panel.main_reading(dense))
-            if later is None or change is None:
+            if later is None or change is None or carried(panel, series, point):
                 continue
             known += 1
             if later.mean <= 0 and change.mean >= 0:
@@ -310,7 +318,7 @@ def _forgotten(panel: Panel, moment: str) -> list[str]:
 
 
 def _figure(figure: Spread, unit: str, signed: bool = False) -> str:
-    text = f"{plain(figure, unit, signed)} {unit}".rstrip()
+    text = f"{plain(figure, unit, signed)}{FIXED}{unit}".rstrip()
     return f"{text} ({'one seed' if figure.n == 1 else f'n = {figure.n}'})"
 
 

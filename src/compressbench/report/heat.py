@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from compressbench.report.naming import told_apart
-from compressbench.report.numbers import Spread, counted, percent, percentage, spread
+from compressbench.report.numbers import Spread, counted, number, percent, percentage, spread
 from compressbench.report.panels import Panel, Point, Series, beside_lead
 from compressbench.report.states import some
 from compressbench.report.tables import DENSITY, EMPTY, LOSS, Cell, Row, Table, cell, diverging, shade
@@ -46,7 +46,7 @@ def forgetting_table(panel: Panel, moment: str) -> tuple[Table | None, Table | N
         notes=(
             "Change of recall against the dense model of the same seed, by density in %, by setting where "
             "that is the same. Orange: forgotten; "
-            f"blue: learned; shaded by the square root, full at {limit:.1f} points.",
+            f"blue: learned; shaded by the square root, full at {number(limit, 'points')} points.",
         ),
         heat=True,
     )
@@ -80,6 +80,12 @@ def worst_classes(panel: Panel, moment: str) -> list[tuple[str, Series, Spread]]
                 worst[name] = (series, change)
     found = [(name, series, change) for name, (series, change) in worst.items()]
     return sorted(found, key=lambda x: (x[2].mean, x[0]))
+
+
+def worst_first(panel: Panel, moment: str) -> list[str]:
+    """Classes in the order of ``forgetting_table``: by the most that any state of any series loses."""
+    heat = _group_heat(panel, moment, *CHANGE)
+    return sorted(heat[2], key=lambda n: _worst(heat[3], n)) if heat else []
 
 
 def _worst(states: Sequence[Point], name: str) -> tuple[float, str]:

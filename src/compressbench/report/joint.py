@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from compressbench.compose import LARGEST, as_published, plain_data
+from compressbench.compose import as_published, plain_data
 from compressbench.errors import UserError
 from compressbench.overrides import parted, told
 from compressbench.paths import nameless, resolved
 from compressbench.records import Record, Records, read_jsonl, write_csv, write_jsonl
 from compressbench.report import naming
 from compressbench.report.panels import conflicts
+from compressbench.report.unfinished import command, unfinished
+from compressbench.report.unfinished import told as told_of
 
 FILE = "records.jsonl"
 TEXTS = tuple(f.name for f in fields(Record) if f.type == "str")
@@ -30,6 +32,7 @@ class Gathered:
             the same seed: a label for the axes, never written. A series that all of them share keeps its name.
         config: the configuration of a single run, or the overrides of each of many; empty if unknown.
         empty: folders that hold no records, e.g. of killed runs, where others do.
+        missing: sentences on jobs that failed or left no records, and why.
     """
 
     files: tuple[Path, ...]
@@ -37,6 +40,11 @@ class Gathered:
     drawn: Records
     config: str
     empty: tuple[Path, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(r.recipe for r in self.records))
 
 
 def joint_report(paths: Sequence[Path], output: Path) -> Path:
@@ -61,7 +69,9 @@ def write_joint(gathered: Gathered, output: Path) -> Path:
             write_csv(gathered.records, output / "records.csv")
         except OSError as error:
             raise UserError(f"can't write to {output}: {error.strerror or error}") from error
-    return write_report(gathered.drawn, output, _title(gathered), gathered.config)
+    return write_report(
+        gathered.drawn, output, _title(gathered), gathered.config, gathered.recipes, gathered.missing
+    )
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
@@ -83,8 +93,9 @@ def gather(paths: Sequence[Path]) -> Gathered:
             whole[file] = kept[file] if file in joint else rows
     if not kept:
         raise UserError(f"{', '.join(map(str, paths))}: no records in {FILE}; did the run measure anything?")
+    missing = told_of(unfinished([p for p in paths if p.is_dir()], FILE))
     records = Records(r for rows in kept.values() for r in rows)
-    return Gathered(tuple(kept), records, _drawn(whole), _config(tuple(kept)), empty)
+    return Gathered(tuple(kept), records, _drawn(whole), _config(tuple(kept)), empty, tuple(missing))
 
 
 def read(file: Path) -> Records:
@@ -115,7 +126,9 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path], tuple[Pa
         for file in below:
             found.setdefault(resolved(file, str(path)), file)
     if empty and not found:
-        raise UserError(f"{empty[0]}: no {FILE} in this folder or below; give a run's or a sweep's folder")
+        missing = told_of(unfinished(empty, FILE))
+        why = " ".join(missing) or "give a run's or a sweep's folder"
+        raise UserError(f"{empty[0]}: no {FILE} in this folder or below; {why}")
     folders = [real.parent for real in found]
     joint = {
         real
@@ -190,20 +203,8 @@ def _drawn(kept: dict[Path, Records]) -> Records:
 
 def _overrides(file: Path) -> tuple[str, ...] | None:
     """What the command line of a run changed, as Hydra wrote it; ``None`` if it didn't."""
-    given = _command(file)
+    given = command(file.parent)
     return None if given is None else parted(told(given))
-
-
-def _command(file: Path) -> list[str] | None:
-    path = file.parent / ".hydra" / "overrides.yaml"
-    try:
-        own = path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
-        if not own or path.stat().st_size > LARGEST:
-            return None
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return [line[2:].strip().strip("'\"") for line in lines if line.startswith("- ")]
 
 
 def _config(files: Sequence[Path]) -> str:
@@ -213,7 +214,11 @@ def _config(files: Sequence[Path]) -> str:
             return as_published(config) if {"recipe", "outputs"} <= config.keys() else ""
         except UserError:
             return ""
-    told = [f"{file.parent.name}: {' '.join(nameless(found))}" for file in files if (found := _command(file))]
+    told = [
+        f"{file.parent.name}: {' '.join(nameless(found))}"
+        for file in files
+        if (found := command(file.parent))
+    ]
     return "\n".join(told)
 
 

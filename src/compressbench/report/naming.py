@@ -43,7 +43,10 @@ def arms(settings: Sequence[Sequence[str]]) -> list[str]:
     Args:
         settings: the overrides of each run.
     """
-    given = [{key_of(text): _setting(text) for text in own} for own in settings]
+    whole = [{key_of(text): _setting(text) for text in own} for own in settings]
+    made = [{key: value for key, value in own.items() if not _only_measures(key)} for own in whole]
+    alike = len({tuple(own.items()) for own in made}) < len({tuple(own.items()) for own in whole})
+    given = whole if alike else made
     keys = list(dict.fromkeys(key for own in given for key in own))
     apart = [key for key in keys if len({own.get(key) for own in given}) > 1]
     parts = {key: re.split(r"[.@/]", key) for key in apart}
@@ -61,6 +64,11 @@ def arms(settings: Sequence[Sequence[str]]) -> list[str]:
         return f"{_shortest(key, parts)}={_last(value) if _is_choice(key) else value}"
 
     return [", ".join(words(key, own[key]) for key in apart if key in own) for own in given]
+
+
+def _only_measures(key: str) -> bool:
+    """Whether an override changes what is measured, not what is made."""
+    return key.split(".")[0].split("@")[-1] == "evaluation" or key.startswith("evaluation/")
 
 
 def _setting(text: str) -> str:

@@ -114,6 +114,12 @@ def share(value: float) -> str:
     return f"{value:.{decimals_of(value, 0, (0.0, 100.0))}f}"
 
 
+def bits(mean: float) -> str:
+    """Bits on average: ``8``, ``3.9``; ``32`` is float itself, and what is nearly that is ``31.98``."""
+    text = f"{mean:.3g}"
+    return text if text != "32" or mean == 32 else f"{mean:.{decimals_of(mean, 2, (32.0,))}f}"
+
+
 def decimals_of(value: float, decimals: int, ends: Iterable[float], sd: float = 0.0) -> int:
     """Decimals of a figure: those given, more where it would be rounded to one of ``ends`` and isn't it.
 

@@ -19,8 +19,9 @@ from compressbench.report.exits import Picture, exit_tables, moment_of, pictures
 from compressbench.report.findings import provenance, summary, warnings
 from compressbench.report.flatness import flatness_tables
 from compressbench.report.heat import forgetting_table, layer_table
+from compressbench.report.learning import carried, carriers
 from compressbench.report.numbers import counted, grouped, seeds
-from compressbench.report.panels import Panel, panels
+from compressbench.report.panels import Panel, Point, Series, panels
 from compressbench.report.populations import population_tables
 from compressbench.report.states import (
     CONNECTED,
@@ -47,6 +48,7 @@ from compressbench.report.targets import family_table, target_tables
 from compressbench.report.trade_off import trade_off_tables
 
 T = TypeVar("T")
+UNBROKEN = re.compile(r"\b\w+-\w{1,3}\b")  # Top-1, L-L
 RELATING = (
     "Entropy: of a net’s own answers, softened: 0 for one class alone, high for dense answers. Relation: how close two "
     "classes lie in what the last layer reads. Agreement: correlation of a net’s relations with the dense net’s, its "
@@ -111,7 +113,14 @@ class Chapter:
     sections: tuple[Section, ...] = field(default_factory=tuple)
 
 
-def write_report(records: Records, folder: Path, title: str, config_yaml: str = "") -> Path:
+def write_report(
+    records: Records,
+    folder: Path,
+    title: str,
+    config_yaml: str = "",
+    recipes: Sequence[str] = (),
+    missing: Sequence[str] = (),
+) -> Path:
     """Writes ``folder/report.html`` and its SVGs.
 
     Args:
@@ -119,6 +128,8 @@ def write_report(records: Records, folder: Path, title: str, config_yaml: str = 
         folder: made if it is not there.
         title: heading of the page.
         config_yaml: shown as it is; empty for none.
+        recipes: names of the recipes as they ran, where the records call them by the arms of a sweep.
+        missing: sentences on jobs whose records aren't there.
 
     Returns:
         The path of the page. The same arguments give the same bytes.
@@ -137,12 +148,12 @@ def write_report(records: Records, folder: Path, title: str, config_yaml: str = 
         page = _render(
             title=title,
             chapters=chapters,
-            warnings=warnings(found),
-            provenance=provenance(found),
+            warnings=[*missing, *warnings(found)],
+            provenance=provenance(found, recipes),
             config=config_yaml.strip(),
             beside=beside,
             drawn=[f"{c.name}.svg" for c in drawn],
-            facts=_facts(records, found),
+            facts=_facts(records, found, recipes),
         )
         write_text(folder / "report.html", page)
     except OSError as error:
@@ -150,13 +161,14 @@ def write_report(records: Records, folder: Path, title: str, config_yaml: str = 
     return folder / "report.html"
 
 
-def _facts(records: Records, found: Sequence[Panel]) -> list[tuple[str, str]]:
+def _facts(records: Records, found: Sequence[Panel], recipes: Sequence[str]) -> list[tuple[str, str]]:
     """The line under the title."""
     if not found:
         return [("Records", "none")]
     one = found[0] if len(found) == 1 else None
     known = {r.seed for r in records}
-    facts = [("Recipe", ", ".join(dict.fromkeys(r.recipe for r in records)))]
+    ran = list(recipes) or list(dict.fromkeys(r.recipe for r in records))
+    facts = [("Recipe" if len(ran) == 1 else "Recipes", ", ".join(ran))]
     facts.append(("Model", one.model if one else counted(len({p.model for p in found}), "model")))
     facts.append(("Dataset", one.dataset if one else counted(len({p.dataset for p in found}), "dataset")))
     facts.append(("Scale", ", ".join(dict.fromkeys(p.scale for p in found))))
@@ -269,35 +281,35 @@ def _flat(panel: Panel, suffix: str) -> Section:
 
 
 def _learned(panel: Panel, suffix: str) -> Section:
-    """Speed of learning: early-stop iteration, and accuracy by the dense net's early stop."""
+    """Speed of learning: early-stop iteration, and accuracy by the dense net's early stop, of what was trained since."""
     moment = panel.moments[0]
-    if _nobody_learned(panel, moment):
-        return Section("Speed of learning", "learning")
+
+    def own(series: Series, point: Point) -> bool:
+        return not carried(panel, series, point)
+
+    def shown(pick: Pick) -> Pick:
+        return lambda series, at: [p for p in pick(series, at) if own(series, p)]
+
     drawn = [
-        charts.metric_vs_density(panel, moment, ("learning", metric), words, f"{stem}{suffix}")
+        charts.metric_vs_density(panel, moment, ("learning", metric), words, f"{stem}{suffix}", own)
         for metric, words, stem in LEARNED
     ]
+    if not _kept(drawn):
+        return Section("Speed of learning", "learning")
     short = thinned(panel, moment)
-    tables = [metric_table(panel, moment, "Speed of learning", LEARNING, some if short else every)]
-    more = [_all_levels(metric_table(panel, moment, "Speed of learning", LEARNING))] if short else []
+    tables = [metric_table(panel, moment, "Speed of learning", LEARNING, shown(some if short else every))]
+    more = (
+        [_all_levels(metric_table(panel, moment, "Speed of learning", LEARNING, shown(every)))]
+        if short
+        else []
+    )
     lead = (
         "Early stop: the iteration of minimum validation loss; nothing was stopped or chosen by it. By the lottery "
         "ticket hypothesis a subnetwork, trained alone, reaches the dense net’s accuracy in as many iterations or fewer."
     )
+    if left := carriers(panel, moment):
+        lead += f" Left out are states of {', '.join(left)} that were not trained since an earlier state."
     return Section("Speed of learning", "learning", _kept(drawn), _kept(tables), _kept(more), lead)
-
-
-def _nobody_learned(panel: Panel, moment: str) -> bool:
-    """Whether all series have the dense net's own curve: nothing was trained after it."""
-    for series in panel.series:
-        dense = panel.dense_of(series, moment)
-        for point in series.at(moment):
-            for _, metric in LEARNING:
-                own = point.reading("learning", metric)
-                other = dense.reading("learning", metric) if dense else None
-                if own and other and own.by_seed != other.by_seed:
-                    return False
-    return True
 
 
 def _connected(panel: Panel, suffix: str) -> Section:
@@ -457,7 +469,9 @@ def _render(**values: object) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["mark"] = lambda note, marks: marks[note][0]
-    environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))
+    environment.filters["breakable"] = lambda text: Markup(
+        UNBROKEN.sub(r'<span class="whole">\g<0></span>', str(escape(text))).replace("_", "_<wbr>")
+    )
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     # The style sheet is ours and matplotlib has escaped the charts' texts; all else passes autoescape.
     style = Markup((here / "page.css").read_text(encoding="utf-8"))

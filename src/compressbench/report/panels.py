@@ -20,6 +20,7 @@ FLOOR = "floor"
 FINAL = "final"
 PUBLISHED = "published"
 POPULATIONS = "populations"
+RANDOM = "random"
 SAME_DENSITY = 1.02
 SAME_STATE = 1.1
 Key = tuple[str, str, str]
@@ -91,9 +92,11 @@ class Series:
 
     @property
     def is_random(self) -> bool:
-        """A series of random masks (a random re-initialisation keeps a chosen mask)."""
+        """A series of random masks (a random re-initialisation keeps a chosen one), or of a sweep's arm of such."""
+        if RANDOM in self.recipe.split(", "):
+            return True
         words = set(re.findall("[a-z]+", self.name.lower()))
-        return "random" in words and not {"reinit", "init", "initialisation"} & words
+        return RANDOM in words and not {"reinit", "init", "initialisation"} & words
 
 
 @dataclass(frozen=True)

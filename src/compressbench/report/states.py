@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from compressbench.report.exits import SHOWN, batches, moment_of
 from compressbench.report.naming import told_apart
 from compressbench.report.numbers import MISSING, counted, percentage
+from compressbench.report.numbers import bits as bits_shown
 from compressbench.report.panels import (
     DENSE,
     FINAL,
@@ -350,7 +351,7 @@ def _known(panel: Panel, moment: str) -> set[tuple[str, str, bool]]:
 
 def columns_of(found: Sequence[Line]) -> Columns:
     """The columns that name a row: density, bits where anything was rounded, the state where these leave it open."""
-    columns = Columns()
+    columns = Columns(reference=tuple(line.kind in (DENSE, FLOOR) for line in found))
     columns.add("Density", "%", [Cell(percentage(line.point.density)) for line in found], always=True)
     bits = rounded_to(found)
     if bits:
@@ -379,7 +380,7 @@ def rounded_to(found: Sequence[Line]) -> list[str]:
     for line in found:
         readings = [line.point.reading("structure", metric) for metric in ("weight_bits", "input_bits")]
         means = [r.spread.mean for r in readings if r and r.spread]
-        told.append("/".join("32" if m == 32 else f"{m:.3g}" for m in means) or MISSING)
+        told.append("/".join(map(bits_shown, means)) or MISSING)
     return told if {"32/32", MISSING} < {*told, "32/32", MISSING} else []
 
 

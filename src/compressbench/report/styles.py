@@ -11,6 +11,7 @@ INK = "#1a1a1a"
 MUTED = "#5f6368"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREYS = ("#8a8a8a", "#b0b0b0", "#6b6b6b")
+SIGNS = ("x", "+", "1", "2", "3", "4")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
@@ -33,8 +34,10 @@ def styles(panel: Panel) -> dict[str, Style]:
         )
     coloured = grey = 0
     for series in panel.series:
-        if series.is_random and grey < len(GREYS):
-            found[series.label] = Style(GREYS[grey], "x+1"[grey], DASHES[grey + 1])
+        if series.is_random:
+            round_, place = divmod(grey, len(GREYS))
+            dash = DASHES[1 + (place + round_) % (len(DASHES) - 1)]
+            found[series.label] = Style(GREYS[place], SIGNS[grey % len(SIGNS)], dash)
             grey += 1
             continue
         round_, place = divmod(coloured, len(COLOURS))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from compressbench.report.numbers import MISSING, Spread, seeds, with_spread
 from compressbench.report.panels import Reading, letters
-from compressbench.report.wording import merged
+from compressbench.report.wording import alike, merged
 
 LOSS = (0xD5, 0x5E, 0x00)
 GAIN = (0x00, 0x72, 0xB2)
@@ -126,13 +126,17 @@ class Table:
 
 @dataclass
 class Columns:
-    """Collects the columns that at least one row can fill; the others are left out."""
+    """Collects the columns that at least one row can fill; the others are left out.
+
+    ``reference`` says of each row whether it is what others are compared with; empty for none.
+    """
 
     heads: list[tuple[str, str]] = field(default_factory=list)
     groups: list[tuple[str, int]] = field(default_factory=list)
     cells: list[list[Cell]] = field(default_factory=list)
     remarks: list[tuple[str, ...]] = field(default_factory=list)
     naming: int = 0
+    reference: tuple[bool, ...] = ()
 
     def add(self, name: str, unit: str, cells: Sequence[Cell], group: str = "", always: bool = False) -> None:
         """Adds a column, one cell a row, unless all of them are empty; ``always`` for those that name the row."""
@@ -140,14 +144,21 @@ class Columns:
             return
         self.naming += always
         self.heads.append((name, unit))
-        told = [c.notes for c in cells if c.text != MISSING]
-        common = tuple(n for n in told[0] if all(n in notes for notes in told)) if len(told) > 1 else ()
-        self.remarks.append(common)
-        self.cells.append([replace(c, notes=tuple(n for n in c.notes if n not in common)) for c in cells])
+        common = self._common(cells)
+        of_column = dict.fromkeys(n for c in cells for n in c.notes if alike(n) in common)
+        self.remarks.append(tuple(of_column))
+        self.cells.append([replace(c, notes=tuple(n for n in c.notes if n not in of_column)) for c in cells])
         if self.groups and self.groups[-1][0] == group:
             self.groups[-1] = (group, self.groups[-1][1] + 1)
         else:
             self.groups.append((group, 1))
+
+    def _common(self, cells: Sequence[Cell]) -> set[str]:
+        """Notes, but for their numbers, of all cells that say anything, the reference's rows aside: the column's."""
+        flags = self.reference or (False,) * len(cells)
+        own = [c for c, aside in zip(cells, flags, strict=True) if not aside]
+        told = [{alike(n) for n in c.notes} for c in own if c.text != MISSING or c.notes]
+        return set.intersection(*told) if len(told) > 1 else set()
 
     def row(self, place: int) -> tuple[Cell, ...]:
         return tuple(column[place] for column in self.cells)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compressbench.report.numbers import number, percent, percentage
+from compressbench.report.numbers import bits, number, percent, percentage
 from compressbench.report.panels import Point, bits_of, macs_of
 
 
@@ -72,4 +72,4 @@ def _named_among(points: Sequence[Point]) -> Callable[[Point], str]:
 def _bits(point: Point) -> str:
     """Of weights and inputs; once where they are the same."""
     weights, inputs = bits_of(point)
-    return f"{weights:.3g}" if weights == inputs else f"{weights:.3g}/{inputs:.3g}"
+    return bits(weights) if weights == inputs else f"{bits(weights)}/{bits(inputs)}"

@@ -39,10 +39,15 @@ def merged(notes: Iterable[str]) -> Mapping[str, str]:
 
     A number inside a name (``layer3.0.conv2``) is part of the name.
     """
-    alike: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for note in dict.fromkeys(notes):
-        alike.setdefault(NUMBER.sub("#", note), []).append(note)
-    return {note: _ranged(pattern, found) for pattern, found in alike.items() for note in found}
+        kinds.setdefault(alike(note), []).append(note)
+    return {note: _ranged(pattern, found) for pattern, found in kinds.items() for note in found}
+
+
+def alike(note: str) -> str:
+    """A note without its numbers: notes of which this is equal say the same."""
+    return NUMBER.sub("#", note)
 
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w]|\.\w)")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from compressbench import specs
 from compressbench.errors import UserError
 from compressbench.specs import ExitCriterion, ExitHead, Ref, Share, check_fields, within
+from compressbench.wording import counted
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -158,7 +159,9 @@ class Choose:
         if self.budget is not None:
             return f"leave early by {name}, {100 * self.budget:g} % of the MACs on average"
         if self.accuracy is not None:
-            return f"leave early by {name}, at most {self.accuracy:g} points of validation top-1 lost"
+            return (
+                f"leave early by {name}, at most {counted(self.accuracy, 'point')} of validation top-1 lost"
+            )
         return f"leave early by {name} of {', '.join(f'{t:g}' for t in self.thresholds)} or more"
 
     def apply(self, state: State, bench: Bench) -> State:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.state import State
 
-MODEL_KEYS = ("name", "build", "weights")
+MODEL_KEYS = ("name", "build", "weights", "remove_parametrizations")
 LAYERS_ALONE = tuple(
     f"compressbench.models.{m}" for m in ("cheap", "conv", "lenet", "msdnet", "resnet", "vgg")
 )
@@ -25,13 +25,16 @@ class Init:
 
     Attributes:
         model: ``name``, ``build`` (a spec; ``@classes``, ``@shape`` … are filled from the data set) and ``weights``
-            (null, or a .safetensors / weights-only .pt file with the initial weights).
+            (null, or a .safetensors / weights-only .pt file with the initial weights). With ``remove_parametrizations``
+            what weight norms, spectral norms and the like compute are plain weights from here on, to be pruned and
+            quantized like any other; trainings no longer keep what they kept.
     """
 
     model: Mapping[str, Any]
     BEGINS: ClassVar[bool] = True
     VERSION: ClassVar[int] = (
-        3  # 2: the sizes of the net as drawn; 3: weights that no layer owns, MACs of more layers
+        # 2: the sizes of the net as drawn; 3: weights that no layer owns, MACs of more layers
+        4  # 4: trainings from here count heads of the training alone
     )
 
     def __post_init__(self) -> None:
@@ -43,12 +46,14 @@ class Init:
         for key in self.model:
             if key not in MODEL_KEYS:
                 raise UserError(f"model: unknown key {key!r}; {nearest(str(key), MODEL_KEYS)}")
+        if not isinstance(self.model.get("remove_parametrizations", False), bool):
+            raise UserError("model.remove_parametrizations: true or false is wanted")
         if not specs.is_spec(self.model.get("build")):
             raise UserError("model.build: a spec with _target_ is wanted")
 
     @property
     def version(self) -> int:
-        """Of the key: 2 for nets of convolutions and linear layers alone, of which version 3 says the same."""
+        """Of the key: 2 for nets of convolutions and linear layers alone, of which the later ones say the same."""
         module = str(self.model["build"][specs.TARGET]).rpartition(".")[0]
         return 2 if module in LAYERS_ALONE else self.VERSION
 

@@ -85,6 +85,8 @@ class Replace:
 
         if state.group("scales"):
             raise UserError("a quantized net's blocks can't be replaced; quantize after the successor stage")
+        if state.model.get(TARGET) == MIXED:
+            raise UserError("blocks are being replaced already; a theseus/successor stage has to come before")
         groups = groups_of(module_of(state), self.every, self.blocks)
         model: dict[str, Any] = {
             TARGET: MIXED,
@@ -123,6 +125,12 @@ class Successor:
 
         if state.model.get(TARGET) != MIXED:
             raise UserError("there is no successor in this net; a theseus/replace stage has to come before")
+        if state.edits:
+            kinds = ", ".join(dict.fromkeys(kind for edit in state.edits for kind in edit))
+            raise UserError(
+                f"the net was changed while its blocks were being replaced ({kinds}); "
+                "what quantizes, cuts or puts exits on belongs after the successor stage"
+            )
         groups = state.model["groups"]
         edits = tuple(state.model["edits"])
         tensors = {"weights": taken(state.weights, groups), "masks": taken(state.masks, groups)}

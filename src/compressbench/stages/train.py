@@ -124,7 +124,7 @@ class Train:
         for name in ("length", "start", "stop", "warmup", "validate"):
             value = getattr(self, name)
             if value is not None or name == "length":
-                lengths.check(value, name)
+                (lengths.check_some if name == "length" else lengths.check)(value, name)
         for name, allowed in (("precision", ("fp32", "bf16")), ("decay", ("weights", "all"))):
             if getattr(self, name) not in allowed:
                 raise UserError(

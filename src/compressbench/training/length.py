@@ -22,6 +22,19 @@ def check(length: str, where: str) -> None:
         )
 
 
+def check_some(length: str, where: str) -> None:
+    """Refuses what is no length, and the length of nothing.
+
+    Raises:
+        UserError: saying which.
+    """
+    check(length, where)
+    if float(length[:-2]) == 0:
+        raise UserError(
+            f"{where}: {length!r} trains nothing; a length is above 0; stages.NAME=null leaves a stage out"
+        )
+
+
 def steps(length: str, per_epoch: int) -> int:
     """A length in iterations; fractions of an epoch are rounded down."""
     check(length, "length")

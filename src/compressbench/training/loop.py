@@ -26,7 +26,7 @@ from compressbench.data.feed import order as draw_order
 from compressbench.early import forgotten
 from compressbench.errors import Diverged, UserError, nearest
 from compressbench.models.build import load, module_of, snapshot
-from compressbench.models.counting import count
+from compressbench.models.counting import count, in_training_alone
 from compressbench.models.layout import training_layout
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import Outputs, forward, tapped
@@ -204,15 +204,17 @@ def _step_macs(facts: Mapping[str, Any], module: nn.Module, only: str | None, be
     """Multiply-accumulates of one example in training: a forward, and a backward of twice as much.
 
     Where only a part is trained: its weights' gradients, and those of what every layer from its first one on reads.
+    Heads that only training runs count forwards: the loss doesn't read them.
     """
     whole: int = facts.get("forward_macs", 0)
+    beside = in_training_alone(module, bench.dataset.shape)
     if not only:
-        return 3 * whole
+        return 3 * whole + beside
     layers = count(module, bench.dataset.shape).layers
     own = [any(fnmatch.fnmatchcase(f"{name}.{leaf}", only) for leaf in ("weight", "bias")) for name in layers]
     macs = list(layers.values())
     first = own.index(True) if True in own else len(own)
-    return whole + sum(m for m, mine in zip(macs, own, strict=True) if mine) + sum(macs[first:])
+    return whole + beside + sum(m for m, mine in zip(macs, own, strict=True) if mine) + sum(macs[first:])
 
 
 def _another(before: str | None, now: str) -> UserError:
@@ -296,6 +298,10 @@ def _run(settings: Any, bench: Bench) -> Run:
         raise UserError(f"batch_size: {settings.batch_size} is more than the {count} training examples")
     per_epoch = count // settings.batch_size
     total = steps(settings.length, per_epoch)
+    if not total:
+        raise UserError(
+            f"length: {settings.length} is less than one of the {per_epoch} iterations of an epoch"
+        )
     start = steps(settings.start, per_epoch) if settings.start else 0
     stop = steps(settings.stop, per_epoch) if settings.stop else total
     if not start <= stop <= total:

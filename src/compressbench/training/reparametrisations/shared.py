@@ -47,7 +47,25 @@ def shared(
             if own is not None:
                 _together(own, codes, sizes[name], kept[name], gradient == "mean")
 
-    return Reparametrisation(after_gradient=after_gradient)
+    first = {name: _first(codes, len(sizes[name])) for name, codes in clusters.items()}
+
+    def after_step() -> None:
+        # An optimiser's last entries, fewer than a vector register holds, may be rounded in another way.
+        with torch.no_grad():
+            for name, codes in clusters.items():
+                weight = parameters[name]
+                flat = weight.reshape(-1)
+                weight.copy_((flat[first[name]][codes] * kept[name]).view(weight.shape))
+
+    return Reparametrisation(after_gradient=after_gradient, after_step=after_step)
+
+
+def _first(codes: Tensor, count: int) -> Tensor:
+    """(count,) where each code stands first; every code does somewhere."""
+    places = torch.arange(len(codes), device=codes.device)
+    return torch.zeros(count, dtype=torch.int64, device=codes.device).scatter_reduce_(
+        0, codes, places, "amin", include_self=False
+    )
 
 
 def _together(gradient: Tensor, codes: Tensor, sizes: Tensor, kept: Tensor, mean: bool) -> None:
