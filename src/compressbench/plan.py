@@ -127,7 +127,7 @@ def make(recipe: Mapping[str, Any], seed: int, context: Context) -> Plan:
     wanted = [*populations, *([_Population(FLOOR, floor, range(seed + 1, seed + 2))] if floor else [])]
     nodes += _of_other_seeds(nodes, wanted, seed, context)
     if floor is not None:
-        measures.insert(1, Measure(FLOOR, FINAL, 0, *wanted[-1].states(seed), floor))
+        measures.insert(1, Measure(FLOOR, FINAL, 0, wanted[-1].states(seed)[0], floor))
     return Plan(tuple(nodes), (*measures, *_of_populations(populations, compare.get("reference"), seed)))
 
 
