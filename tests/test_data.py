@@ -107,6 +107,26 @@ def test_long_tail_of_unequal_classes_keeps_its_profile() -> None:
     assert sizes.tolist() == [45, 15, 5]
 
 
+def test_mean_and_std_are_of_the_training_images_alone(pictures: Path) -> None:
+    """Test images are black and white, held-out ones come from train: the moments are numpy's of what is trained on."""
+    for number, path in enumerate(sorted((pictures / "ant").iterdir())):
+        picture(path, 40 + number)
+    config_of = {
+        "_target_": "compressbench.data.folder.image_folder",
+        "root": str(pictures),
+        "test_fraction": 0.4,
+    }
+    found = load({"name": "own", "read": config_of, "validation": 0.25})
+    for part in ("validation", "test"):
+        assert len(found.splits[part]) > 0
+    pixels = found.splits["train"].images.astype(np.float64) / 255
+    np.testing.assert_allclose(found.mean, pixels.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(found.std, pixels.std((0, 2, 3)), rtol=1e-9)
+    for part in ("validation", "test"):
+        other = found.splits[part].images.astype(np.float64) / 255
+        assert abs(other.mean() - pixels.mean()) > 1e-6, "they differ here"
+
+
 # --- embedded sets and load
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from io import StringIO
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from compressbench.outputs import Outputs
 from compressbench.probes.accuracy import Accuracy
 from compressbench.probes.forgetting import Forgetting
 from compressbench.probes.loyalty import Loyalty
+from compressbench.probes.rescaling import Rescaling
 from compressbench.records import Records, read_jsonl
 from compressbench.report.findings import summary, warnings
 from compressbench.report.heat import forgetting_table
@@ -318,3 +320,32 @@ def test_the_worst_class_is_that_of_any_series(more: int) -> None:
     table, _ = forgetting_table(panel, "final")
     assert table is not None
     assert table.rows[0].label == "a"
+
+
+def test_what_is_left_out_of_rescaling_says_why(place: Bench, dense: State) -> None:
+    class Lost(View):
+        """Gives no number for the first five training examples."""
+
+        def log_probs_of(self, split: str, count: int) -> Tensor:
+            found = torch.full((count, 10), 0.1).log()
+            found[:5] = NAN
+            return found
+
+    whole = View(dense, place)
+    for one, other in ((Lost(dense, place), whole), (whole, Lost(dense, place))):
+        found = measured(Rescaling(examples=50), one, other, place)
+        mean = found["rescaling_mean", ""]
+        assert mean.n == 45
+        assert mean.value is not None
+        assert math.isfinite(mean.value)
+        assert "5 of 50 examples left out: their answers are no numbers (NaN)" in mean.note
+        assert "sure" not in mean.note
+
+
+def test_a_state_that_answers_nothing_is_not_called_wrong() -> None:
+    note = "no figure: all 500 answers are no numbers (NaN)"
+    rows = [*accuracies("dense", 0, 1.0, {0: 90.0}), *accuracies("ticket", 1, 0.5, {0: None}, note=note)]
+    (line,) = [w for w in warnings(panels(Records(rows))) if "NaN" in w]
+    assert line == "ticket: no figures of states whose answers all are no numbers (NaN)."
+    alone = Records(r for r in rows if r.series == "ticket")
+    assert summary(panels(alone)[0])[0].endswith(f"There is no accuracy: {note}.")

@@ -332,6 +332,7 @@ def test_a_net_that_cannot_be_exported_is_one_line_with_its_layer(
     found = RUNTIMES[runtime].lower(View(state_of("NoOnnx", place), place))
     assert isinstance(found, Unsupported)
     assert "a.1 runs aten::special_i0e; " in found.why
+    assert "hardware=compiled and export --to torch_export, which need no ONNX" in found.why
     assert "\n" not in found.why
     assert capfd.readouterr() == ("", ""), "no dump of a graph"
 

@@ -86,6 +86,21 @@ def test_only_such_nets_are_laid_out_plainly(part: nn.Module, side: int, layout:
     assert training_layout(nn.Sequential(nn.ReLU(), part), (3, side, side)) is layout
 
 
+@pytest.mark.parametrize(("factor", "layout"), [(1, FAST), (4, PLAIN), (1.5, FAST)])
+def test_a_net_that_enlarges_its_pictures_counts_at_their_size_there(
+    factor: float, layout: torch.memory_format
+) -> None:
+    """16 x 16 to 64 x 64 before the convolution that would crash; the net itself is left in its mode, without hooks."""
+    short = nn.Conv2d(8, 16, 1, stride=2)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Upsample(scale_factor=factor), short,
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)).train()  # fmt: skip
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    assert training_layout(net, (3, 16, 16)) is layout
+    assert net.training
+    assert not short._forward_pre_hooks
+    assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
+
+
 @pytest.mark.parametrize("threads", [0, -1, 100_000, 1.5, True, "two", None])
 def test_threads_that_no_machine_has_are_refused_in_one_line(threads: object, command: Command) -> None:
     with pytest.raises(UserError, match="is not a whole number from 1 to"):

@@ -384,7 +384,7 @@ def test_the_live_line_fits_60_columns_and_says_the_time_left() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("recipe.length=2", "2 is not str; a length has a unit, 2ep or 2it"),
+        ("recipe.length=2", "2 is not a text; a length has a unit, 2ep or 2it"),
         ("foo=1", "unknown key 'foo'"),
         ("recipe.nope=1", "(a key that is really new is added with +recipe.nope=…)"),
     ],
@@ -400,7 +400,7 @@ def test_what_newcomers_type_is_answered(command: Command, tmp_path: Path, given
 def test_options_are_whole_and_percentages_are_some(command: Command, tmp_path: Path) -> None:
     for args, words in (
         (("--max-byte", "3"), "unrecognized arguments: --max-byte 3"),
-        (("--min-loyalty", "120"), "--min-loyalty: invalid percent value: '120'"),
+        (("--min-loyalty", "120"), "--min-loyalty: '120' is not a percentage, from 0 to 100"),
         (("--min-accuracy", "-1"), "--min-accuracy: "),
     ):
         done = command("gate", str(tmp_path), *args)
@@ -431,7 +431,8 @@ def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> 
         (("run", "-m", "seed=0,1"), ("which recipe?", "recipe=lth_resnet")),
         (("run", "--retime"), ("which recipe?",)),
         (("run", "scale=smoke", "seed=1"), ("which recipe?",)),
-        (("run", "recipe=null", "sweep=null"), ("which recipe?",)),
+        (("run", "sweep=null"), ("which recipe?",)),
+        (("run", "recipe=null"), ("recipe=null: one name is wanted",)),
         (("run", "recipe="), ("recipe=: a name is missing", "compressbench list recipes")),
         (("run", "recipe=one_shot", "model="), ("model=: a name is missing", "compressbench list models")),
         (("run", "recipe=[one_shot]"), ("one name is wanted, recipe=NAME",)),
@@ -444,6 +445,10 @@ def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> 
         (("explain",), ("explain: which recipe?", "explain recipe=lth_resnet")),
         (("explain", "scale=smoke"), ("explain: which recipe?",)),
         (("explain", "recipe="), ("a name is missing",)),
+        (
+            ("explain", "one_shot", "lth_lenet"),
+            ("one recipe at a time, not recipe=one_shot and recipe=lth_lenet",),
+        ),
         (("explain", "~"), ("which recipe?",)),
         (
             ("run", "recipe=one_shot", "stage/prune@recipe.stages.x=random"),
@@ -565,3 +570,127 @@ def test_a_target_that_was_not_measured_says_how_it_is(command: Command, tmp_pat
             command(verb, str(tmp_path), *more, "--target", "phone"),
             "+probe@evaluation.probes.targets=targets",
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("recipe.stages.dense=[1]", "recipe.stages.dense: [1] can't take the place of"),
+        ("trust={a: 1}", "trust: {a: 1} can't take the place of"),
+        ("dataset=null", "dataset=null: one name is wanted"),
+        ("model=5", "model=5: one name is wanted"),
+        ("sweep=5", "sweep=5: one name is wanted"),
+        ("scale.name=5", "scale.name: 5 is none of smoke, laptop, paper"),
+        ("recipe.compare.series={a: 5}", "unknown key 'recipe.compare.series.a'"),
+        ("recipe.compare.floor=abc", "recipe.compare.floor: 'abc' is neither true nor false"),
+        ("recipe.compare.floor=1", "recipe.compare.floor: 1 is neither true nor false"),
+        ("recipe.batch_size=null", "batch_size: null is not a whole number"),
+        ("recipe.batch_size=true", "batch_size: true is not a whole number"),
+        ("recipe.length=[1ep]", "length: ['1ep'] is not a text"),
+        (f"recipe.batch_size=[{'1,' * 500}1]", "… is not a whole number"),
+        (
+            "+recipe.stages.dense.optimizer.nope=1",
+            "optimizer torch.optim.SGD: unknown key 'nope'; known: dampening",
+        ),
+        ("recipe.name=${recipe.name}", "it refers to itself"),
+        ("recipe.name=${oc.env:NOPE}", "Environment variable 'NOPE' not found"),
+        ("recipe.name=${nope:1}", "there is no interpolation ${nope:…}"),
+        ("recipe.name=${", "is no valid interpolation"),
+        ("seed=null", "seed: null is not a whole number"),
+        ("+evaluation=5", "one name is wanted"),
+        ("evaluation=none,full", "are several names; one is wanted, and -m runs"),
+        ("seed=1,2", "are several values; -m runs"),
+        ("+seed=1", "+seed: there is one already; without the + it is changed"),
+        ("++seed", "its value is missing: ++seed=…"),
+    ],
+    ids=lambda v: str(v)[:50],
+)
+def test_values_of_another_form_are_one_line_without_raw_words(
+    given: str, words: str, command: Command
+) -> None:
+    done = command(*(w for w in RUN if w.partition("=")[0] != given.partition("=")[0]), given)
+    one_line(done, words)
+    for raw in ("object_type", "KeyError", "ValueError", "functools", "Error merging", "search path"):
+        assert raw not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--config-name", "nope"), "--config-name: there is no nope.yaml in"),
+        (("--config-path", "nope"), "--config-path: leave it out"),
+    ],
+)
+def test_configs_that_are_not_there(given: tuple[str, ...], words: str, command: Command) -> None:
+    one_line(command("run", *given, "recipe=one_shot"), words)
+
+
+BROKEN = {
+    "syn": ("def (", "syn.py, line 1: no valid Python: "),
+    "zero": ("1 / 0", "can't import zero.Net: ZeroDivisionError: division by zero"),
+    "lacks": ("import nothing_like_this", "No module named 'nothing_like_this'"),
+    "other": ("from torch import nn", "other has no 'Net'; known: nn"),
+}
+FAILS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, fail):
+        super().__init__()
+        self.fail = fail
+        if fail == "build":
+            {}["key"]
+        self.last = nn.Linear(64, 10**11 if fail == "large" else 10)
+
+    def forward(self, x):
+        if self.fail == "key":
+            {}["key"]
+        if self.fail == "asks":
+            x.new_zeros(10**13)
+        if self.fail == "leaves":
+            raise SystemExit(3)
+        if self.fail == "says nothing":
+            raise RuntimeError
+        return self.last(x.flatten(1))
+"""
+
+
+@pytest.mark.parametrize("module", BROKEN)
+def test_a_module_that_can_t_be_imported_says_why(module: str, command: Command, tmp_path: Path) -> None:
+    text, words = BROKEN[module]
+    (tmp_path / f"{module}.py").write_text(text + "\n")
+    build = f"+model.build={{_target_: {module}.Net}}"
+    one_line(command(*RUN, f"trust=[{module}]", "~model.build", build), words)
+
+
+@pytest.mark.parametrize(
+    ("fail", "code", "words"),
+    [
+        ("build", 2, "can't build failing.Net: KeyError: 'key'"),
+        ("large", 2, "can't build failing.Net: not enough memory for 25,600 GB"),
+        ("key", 2, "can't take digits's images (1, 8, 8): KeyError: 'key'"),
+        ("asks", 2, "images (1, 8, 8): not enough memory for 40,000 GB"),
+        ("says nothing", 2, "images (1, 8, 8): RuntimeError"),
+        ("leaves", 1, "code of yours ended the process (SystemExit: 3)"),
+    ],
+)
+def test_a_net_that_fails_says_how(
+    fail: str, code: int, words: str, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILS)
+    done = command(
+        *RUN, "trust=[failing]", "~model.build", f"+model.build={{_target_: failing.Net, fail: {fail}}}"
+    )
+    assert done.returncode == code
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert words in done.stderr
+
+
+def test_an_imbalance_beyond_all_numbers_prints_no_warning(recwarn) -> None:
+    """10 * 1e308 is more than a float holds: that class bounds nothing, the first one does."""
+    import numpy as np
+
+    from compressbench.data.splits import long_tail
+
+    assert long_tail(np.array([10, 10]), 1e308).tolist() == [10, 0]
+    assert not recwarn.list

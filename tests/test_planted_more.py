@@ -197,3 +197,16 @@ def test_each_device_has_its_own_power_and_joules_are_watts_times_seconds(
     times = (LayerTime("a", 0.25, "moving", "fp32"), LayerTime("b", 0.5, "computing", "fp32"))
     lowered = Lowered(lambda x: x, torch.zeros(1), "by hand", price=lambda batch: times)
     assert priced(lowered, 2, power, 0.125).joules == pytest.approx(power * (0.125 + 0.25 + 0.5))
+
+
+# Distillation.
+
+
+def test_the_patient_student_follows_each_stage_of_its_teacher(tmp_path: Path) -> None:
+    """Half of the blocks of each stage: what the k-th stage gives is compared with the teacher's k-th."""
+    ready = prepare(
+        composed(["recipe=loyalty_table", "scale=smoke", "evaluation=none", f"outputs={tmp_path}"])
+    )
+    objective = ready.plan.node("pkd").spec["objective"]
+    assert dict(objective["points"]) == {"layer1": "layer1", "layer2": "layer2"}
+    assert list(objective["teacher"]) == ["dense"]

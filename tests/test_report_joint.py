@@ -179,6 +179,18 @@ def test_a_note_of_all_but_the_reference_stands_at_the_column():
     assert any("no speed-up: runs dense" in note for remarks in table.remarks for note in remarks)
 
 
+def test_what_could_not_be_had_keeps_its_row_and_its_reason(tmp_path):
+    lost = {"metric": "nll", "unit": "nats", "value": None, "note": "no figure: all 9 answers are no numbers"}
+    rows = []
+    for series, order in (("dense", 0), ("one", 1), ("two", 2)):
+        here = {"series": series, "order": order, "density": 0.5**order}
+        rows += [record(**here), record(**here, **lost)]
+    page = write_report(Records(rows), tmp_path, "t").read_text(encoding="utf-8")
+    table = page.split("Calibration and forgotten examples, final</p>")[1].split('class="notes"')[0]
+    assert all(f'title="{name}"' in table for name in ("dense", "one", "two"))
+    assert "all 9 answers are no numbers" in page
+
+
 def test_names_in_a_legend_stay_apart_when_they_are_cut():
     same = ["x" * 60 + "a", "x" * 60 + "b", "short"]
     cut = charts.shortened(same, 56)

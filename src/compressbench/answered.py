@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 NUMBERS = "are no numbers (NaN)"
+NO_FIGURE = "no figure: "
 
 
 def answered(metrics: Iterable[Metric], **views: View) -> Iterator[Metric]:
@@ -28,7 +29,7 @@ def answered(metrics: Iterable[Metric], **views: View) -> Iterator[Metric]:
         lost = view.unanswered
         if lost == len(view.labels):
             whose = "" if name == "subject" else f" of the {name}"
-            yield from _none(metrics, f"no figure: all {lost} answers{whose} {NUMBERS}")
+            yield from _none(metrics, f"{NO_FIGURE}all {lost} answers{whose} {NUMBERS}")
             return
         if lost:
             whose = "" if name == "subject" else f"of the {name}’s, "

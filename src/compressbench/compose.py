@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from compressbench.conf import conf_dir, listing
 from compressbench.errors import UserError, nearest
 from compressbench.paths import file_name, given_path, nameless, outputs_folder, resolved
+from compressbench.wording import shown
 
 LARGEST = 4_000_000
 DEEPEST, MOST_VALUES = 100, 100_000
@@ -22,7 +23,10 @@ GROUPS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
 
 def _at_scale(smoke: Any, laptop: Any, paper: Any, *, _root_: DictConfig) -> Any:
-    return {"smoke": smoke, "laptop": laptop, "paper": paper}[_root_.scale.name]
+    name, values = _root_.scale.name, {"smoke": smoke, "laptop": laptop, "paper": paper}
+    if not isinstance(name, str) or name not in values:
+        raise UserError(f"scale.name: {name!r} is none of {', '.join(values)}; choose one by scale=NAME")
+    return values[name]
 
 
 def register() -> None:
@@ -48,7 +52,7 @@ def check_seed(seed: Any) -> int:
         UserError: it is no whole number of 0 or more.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed: {seed!r} is not a whole number, 0 or more")
+        raise UserError(f"seed: {shown(seed)} is not a whole number, 0 or more")
     if seed >= 2**63:
         raise UserError(f"seed: {seed} is too large; below {2**63:,}")
     return seed
@@ -226,6 +230,24 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     found = re.search(r"config group '([^']*)' does not exist", text)
     if found:
         return f"there is no config group {found[1]!r}; {nearest(found[1], _groups(folders))}"
+    found = re.search(r"^Error merging override ([^=\s]+)=(.*)$", text, re.S)
+    if found:
+        key, value = found[1].lstrip("+"), found[2][:100]
+        return (
+            f"{key}: {value} is no valid interpolation such as ${{recipe.length}}"
+            if "${" in value
+            else f"{key}: {value} can't take the place of what stands there, which is of another form"
+        )
+    found = re.search(r"Cannot find primary config '([^']*)'", text)
+    if found:
+        return (
+            f"--config-name: there is no {found[1]}.yaml in {' or '.join(map(str, (*folders, conf_dir())))}"
+        )
+    if "Primary config" in text:
+        return "--config-path: leave it out; --config-dir FOLDER adds a folder with your own configs"
+    inside = re.search(r"full_key: (\S+)", str(error.__cause__ or ""))
+    if inside and "is not in struct" in str(error.__cause__) and f"'{inside[1].rpartition('.')[0]}'" in text:
+        return _unknown_key(inside[1], _siblings(error))
     found = re.search(r"Could not (?:override|delete) '([^']*)'\.", text) or re.search(
         r"full_key: (\S+)", text
     )
@@ -238,6 +260,9 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     found = re.search(r"Could not delete from config\. '([^']*)' does not exist", text)
     if found:
         return f"~{found[1]}: there is no such setting"
+    found = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
+    if found:
+        return f"+{found[1]}: there is one already; without the + it is changed"
     found = re.search(r"Multiple values for ([^\s]+?)\. To override", text)
     if found:
         return f"{found[1]} is chosen twice; leave out the + to choose another"
@@ -247,6 +272,8 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     found = re.search(r"Ambiguous value for argument '(.*?)=([^']*)'", text)
     if found:
         key, values = found.groups()
+        if key.partition("@")[0].partition("/")[0] in _groups(folders) or "@" in key or "/" in key:
+            return f"{key}={values} are several names; one is wanted, and -m runs one after the other"
         return (
             f"{key}={values} are several values; -m runs one after the other, {key}=[{values}] is a list, "
             f"and {key}='\"{values}\"' one text"
@@ -258,6 +285,10 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     if found:
         return f"{found[1]}: a value is needed"
     first = " ".join(line.strip() for line in text.splitlines() if line.strip() and "full_key" not in line)
+    first = re.sub(r" (?:object|reference)_type=\S+", "", first)
+    first = first.replace("Recursive interpolation detected", "it refers to itself")
+    first = re.sub(r"^\w+ raised while resolving interpolation: ", "", first).strip('"')
+    first = re.sub(r"^Unsupported interpolation type (\S+)", r"there is no interpolation ${\1:…}", first)
     full = re.search(r"full_key: (\S+)", text)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         first = f"the config can't be composed: {type(error).__name__}: {first}"

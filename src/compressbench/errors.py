@@ -7,6 +7,7 @@ Exit codes are the same everywhere: 0 done; 1 it ran and failed, or is incomplet
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -38,6 +39,21 @@ class Unmet(UserError):
     """The answer is no: nothing keeps to what was asked."""
 
     code = 1
+
+
+NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.I)
+"""How torch, CUDA and C++ say it, as errors of other kinds."""
+
+
+def reason(error: BaseException, most: int = 300) -> str:
+    """The first line of what somebody else's error says, with its kind where that alone says little."""
+    text = str(error).strip()
+    if isinstance(error, MemoryError) or NO_MEMORY.search(text):
+        asked = re.search(r"tried to allocate (\d+) bytes", text, re.I)
+        return f"not enough memory{f' for {int(asked[1]) / 1e9:,.0f} GB' if asked else ''}"
+    first = text.splitlines()[0][:most] if text else ""
+    kind = type(error).__name__
+    return f"{kind}: {first}" if first and isinstance(error, LookupError | ArithmeticError) else first or kind
 
 
 SHOWN = 12

@@ -198,7 +198,7 @@ class _Spelled(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight that isn't rounded, as a forward of the user's may read it of the layer."""
-        return self.__dict__["_latent"]  # type: ignore[no-any-return]
+        return self.__dict__["_latent"]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the layer."""

@@ -28,6 +28,7 @@ COLUMNS = (
 )
 """Overrides that the records have columns for, or that change no figure."""
 NEEDED = ("recipe", "model", "dataset", "evaluation", "hardware", "scale")
+NO_NAME = re.compile(r"null|None|~|[-+]?[\d.]+")
 INSIDE = ("hydra.output_subdir", "hydra.sweep.subdir")
 """Hydra's own settings that name a folder inside of a run's or a sweep's."""
 WORDS = ("recipe", "sweep", "model", "dataset", "evaluation", "hardware", "scale")
@@ -69,7 +70,8 @@ def _readable(text: str, several: bool) -> str:
         check_inside(value.strip("'\""), key)
     if key.lstrip("+") == "hydra.job.chdir" and value.lower() == "true":
         raise UserError(f"{text}: outputs and data_dir would be looked for in the run's folder; leave it out")
-    if key in NEEDED and value.startswith(("[", "{")):
+    no_name = value.startswith(("[", "{")) or NO_NAME.fullmatch(value)
+    if no_name and (key.lstrip("+") in NEEDED or (key == "sweep" and value != "null")):
         raise UserError(f"{text[:200]}: one name is wanted, {key}=NAME")
     if _is_path(value):
         return f"{key}={quoted(value)}"
@@ -129,7 +131,7 @@ def check_word(word: str, folders: tuple[Path, ...] = ()) -> None:
     for group in WORDS:
         if word in options(group, folders):
             raise UserError(f"{begin}; did you mean {group}={word}?")
-    if word in (*COLUMNS, "evaluation"):
+    if word.lstrip("+") in (*COLUMNS, "evaluation"):
         raise UserError(f"{begin}; its value is missing: {word}=…")
     known = [f"recipe={name}" for name in options("recipe", folders)]
     raise UserError(f"{begin}; {nearest(f'recipe={word}', known, rest='compressbench list recipes')}")

@@ -14,6 +14,7 @@ from compressbench.errors import UserError, nearest
 from compressbench.paths import given_path, label
 from compressbench.store import digest, file_digest
 from compressbench.trust import as_first_named
+from compressbench.wording import shown
 
 DENSE = "dense"
 FLOOR = "floor"
@@ -378,7 +379,7 @@ def _check_type(annotation: str, value: Any, where: str) -> None:
         raise UserError(f"{where}: {value} is not a finite number")
     if not specs.fits(annotation, value):
         unit = specs.its_unit(where.rpartition(".")[2], value)
-        raise UserError(f"{where}: {value!r} is not {specs.in_words(annotation)}{unit}")
+        raise UserError(f"{where}: {shown(value)} is not {specs.in_words(annotation)}{unit}")
 
 
 def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
@@ -445,7 +446,10 @@ def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measur
         if probes is not None and not specs.fits("Sequence[str]", probes):
             raise UserError(f"{where}.probes: {probes!r} is no list of names of probes")
         out += _moment(str(moment), inner, names, tuple(probes) if probes else None, where)
-    return out, str(reference) if compare.get("floor") else None
+    floor = compare.get("floor")
+    if not isinstance(floor, bool | None):
+        raise UserError(f"recipe.compare.floor: {floor!r} is neither true nor false")
+    return out, str(reference) if floor else None
 
 
 def _moment(

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from compressbench.conf import conf_dir
-from compressbench.errors import UserError, nearest
+from compressbench.errors import UserError, nearest, reason
 from compressbench.training.length import check as check_length
 from compressbench.trust import OWN, PARTS, check_target, definition, locate, source_of, tree
+from compressbench.wording import shown
 
 TARGET = "_target_"
 PARTIAL = "_partial_"
@@ -275,7 +276,7 @@ def check(
                 raise UserError(f"{place}.{key}: {value!r} is no mapping such as {{name: value}}{way}")
             if target.startswith(f"{OWN}.") and not fits(annotation, value):
                 raise UserError(
-                    f"{place}.{key}: {value!r} is not {in_words(annotation)}{its_unit(key, value)}"
+                    f"{place}.{key}: {shown(value)} is not {in_words(annotation)}{its_unit(key, value)}"
                 )
         if inner is spec and not inner.get(PARTIAL):
             missing = [
@@ -372,20 +373,31 @@ def its_unit(name: str, value: Any) -> str:
     return f"; a length has a unit, {value}ep or {value}it" if bare else ""
 
 
+PLAINLY = {
+    "None": "null",
+    "Ref": "a state's name",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+EACH = {"str": "texts", "int": "whole numbers", "float": "numbers", "bool": "true or false"}
+
+
 def in_words(annotation: str) -> str:
-    """An annotation for a user: ``int or null``, ``a list of float``."""
+    """An annotation for a user: ``a whole number or null``, ``a list of numbers``."""
     words = []
     for part in _parted(annotation, "|"):
         found = re.fullmatch(r"(\w+)\[(.*)\]", part)
         if found and found[1] in LISTS:
-            inner = [in_words(p) for p in _parted(found[2], ",") if p not in ("...", "Any")]
+            inner = [EACH.get(p, in_words(p)) for p in _parted(found[2], ",") if p not in ("...", "Any")]
             words.append(f"a list of {' and '.join(inner)}" if inner else "a list")
         elif found and found[1] in ("Mapping", "dict"):
             inner = [in_words(p) for p in _parted(found[2], ",")[1:] if p != "Any"]
             words.append(f"a mapping of names to {inner[0]}" if inner else "a mapping")
         else:
             short = f"the name or a spec of one of {SHORT[part]}" if part in SHORT else part
-            words.append({"None": "null", "Ref": "a state's name"}.get(part, short))
+            words.append(PLAINLY.get(part, short))
     return " or ".join(words)
 
 
@@ -431,9 +443,11 @@ def build(spec: Mapping[str, Any], where: str = "", **given: Any) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever a constructor says of the settings that it is given
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        said = said if isinstance(error, TypeError) else f"{type(error).__name__}: {said}"
-        raise UserError(f"{where or target}: can't build {target}: {said}") from error
+        said, kind = reason(error), type(error).__name__
+        plain = isinstance(error, TypeError | MemoryError) or said.startswith((kind, "not enough memory"))
+        raise UserError(
+            f"{where or target}: can't build {target}: {said if plain else f'{kind}: {said}'}"
+        ) from error
 
 
 def _built(value: Any, where: str) -> Any:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from compressbench.errors import UserError, nearest
+from compressbench.errors import UserError, nearest, reason
 
 OWN = "compressbench"
 PARTS = (
@@ -176,9 +176,14 @@ def locate(target: str, where: str = "") -> Callable[..., Any]:
         extra = next((x for x in ("torchvision", "timm") if target.startswith(x)), None)
         hint = f"; install it with: pip install 'compressbench[{extra}]'" if extra else ""
         raise UserError(f"{place}can't import {target}: {error}{hint}") from error
+    except Exception as error:  # whatever a user's module does while it is imported
+        said, kind = reason(error), type(error).__name__
+        said = said if said.startswith(kind) else f"{kind}: {said}"
+        raise UserError(f"{place}can't import {target}: {said}") from error
     found = getattr(module, attribute, None)
     if found is None:
-        raise UserError(f"{place}{module_name} has no {attribute!r}; {nearest(attribute, dir(module))}")
+        known = [name for name in dir(module) if not name.startswith("_")]
+        raise UserError(f"{place}{module_name} has no {attribute!r}; {nearest(attribute, known)}")
     if target.startswith(f"{OWN}."):
         return found
     own = trusted and target.startswith(tuple(f"{t}." for t in trusted))
@@ -253,8 +258,16 @@ def _module_path(parts: list[str]) -> Path | None:
 
 @functools.cache
 def tree(path: Path, stamp: int) -> ast.Module:
-    """The syntax tree of a source file; ``stamp`` is its time of change."""
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    """The syntax tree of a source file; ``stamp`` is its time of change.
+
+    Raises:
+        UserError: it is no Python.
+    """
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{path}{line}: no valid Python: {getattr(error, 'msg', error)}") from error
 
 
 def definition(path: Path, name: str) -> ast.FunctionDef | ast.ClassDef | None:
@@ -263,7 +276,7 @@ def definition(path: Path, name: str) -> ast.FunctionDef | ast.ClassDef | None:
         return None
     try:
         body = tree(path, path.stat().st_mtime_ns).body
-    except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
+    except (OSError, UserError):
         return None
     return next(
         (n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name),

@@ -27,6 +27,9 @@ def main(argv: list[str]) -> int:
     overrides = [w if is_override(w) else f"recipe={w}" for w in args.overrides]
     check_recipe([w for w in overrides if key_of(w) == "recipe"], "explain")
     readable(overrides)
+    chosen = [w for w in overrides if key_of(w) == "recipe"]
+    if len(chosen) > 1:
+        raise UserError(f"explain: one recipe at a time, not {' and '.join(chosen)}")
     name = next((w.partition("=")[2] for w in overrides if w.startswith("recipe=")), "")
     own = config_folder(args.config_dir) if args.config_dir is not None else None
     folders = [*([own] if own else []), conf_dir()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import re
 import sys
 from collections.abc import Sequence
 
@@ -27,9 +26,6 @@ OF_A_PATH = {
         "EROFS",
     )
 }
-
-NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc", re.I)
-"""How torch, CUDA and C++ say it, as errors of other kinds."""
 
 VERBS = {
     "run": (
@@ -108,7 +104,7 @@ def run(argv: list[str]) -> int:
 
         print(f"compressbench {__version__}")
         return 0
-    from compressbench.errors import UserError, nearest
+    from compressbench.errors import NO_MEMORY, UserError, nearest
 
     try:
         if argv[0] not in VERBS:

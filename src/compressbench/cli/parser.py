@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from compressbench.errors import UserError, nearest
 from compressbench.paths import given_path
+
+N = TypeVar("N", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,25 +43,26 @@ def misspelt(given: str, parser: argparse.ArgumentParser) -> str:
 
 def number(text: str) -> float:
     """A finite number, for ``type=``."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
+    return _as(float, text, math.isfinite, "a finite number")
 
 
 def percent(text: str) -> float:
     """A number from 0 to 100, for ``type=``."""
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise ValueError(text)
-    return value
+    return _as(float, text, lambda value: 0 <= value <= 100, "a percentage, from 0 to 100")
 
 
 def count(text: str) -> int:
     """A whole number of at least 1, for ``type=``."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
+    return _as(int, text, lambda value: value >= 1, "a whole number of 1 or more")
+
+
+def _as(kind: type[N], text: str, fits: Callable[[N], bool], words: str) -> N:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not {words}")
     return value
 
 

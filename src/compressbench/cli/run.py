@@ -102,6 +102,8 @@ def main(argv: list[str]) -> int:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except UserError:
         raise
+    except SystemExit as stop:  # Hydra's own, which has said why
+        return 2 if stop.code else 0
     except Exception as error:  # Hydra and omegaconf raise all kinds; the job's own are in ``_caught``
         if isinstance(error, OSError) and error.filename:  # the run's folder, which Hydra makes
             raise UserError(
@@ -130,6 +132,10 @@ def job(config: DictConfig) -> None:
     if own.mode != RunMode.MULTIRUN:
         try:
             _run(plain(config), folder, own.overrides.task)
+        except SystemExit as stop:
+            _caught.append(
+                Incomplete(f"code of yours ended the process (SystemExit: {stop.code}); a net may not")
+            )
         except (
             Exception,
             KeyboardInterrupt,

@@ -225,11 +225,8 @@ def _reached(module: nn.Module, names: Sequence[str], sample: Tensor) -> set[str
     """Those of some layers whose weights the logits depend on: a second head may run, and answer beside them."""
     evaluated = ran(module, sample)
     plain = floating(module)
-    weights: dict[str, Tensor] = {
-        n: plain.get_submodule(n).weight.requires_grad_()
-        for n in names
-        if n in evaluated  # type: ignore[operator,union-attr]
-    }
+    parameters = dict(plain.named_parameters(remove_duplicate=False))
+    weights = {n: parameters[f"{n}.weight"].requires_grad_() for n in names if n in evaluated}
     if not weights:
         return set()
     with torch.enable_grad():

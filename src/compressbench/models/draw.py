@@ -78,7 +78,7 @@ def _plain(module: torch.nn.Module, name: str) -> list[Edit]:
     found = computed(module)
     if not found:
         raise UserError(f"model {name}: remove_parametrizations is set, and no tensor of it has any")
-    edits = [{"plain": found}]
+    edits: list[Edit] = [{"plain": found}]
     replay(module, edits)
     return edits
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from compressbench.models.exits import every_exit
+from compressbench.outputs import forward
+
 NARROW, LARGE = 16, 32
 
 
@@ -20,8 +23,29 @@ def training_layout(module: nn.Module, shape: Sequence[int]) -> torch.memory_for
     Args:
         shape: of one example, (channels, height, width).
     """
-    large = max(shape[1:], default=0) > LARGE
-    return torch.contiguous_format if large and any(map(_dies, module.modules())) else torch.channels_last
+    narrow = [part for part in module.modules() if _dies(part)]
+    if narrow and (max(shape[1:], default=0) > LARGE or _largest(module, narrow, shape) > LARGE):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _largest(module: nn.Module, parts: Sequence[nn.Module], shape: Sequence[int]) -> int:
+    """The largest side of what reaches the parts of one blank example; a net may enlarge its pictures."""
+    sides: list[int] = []
+    handles = [p.register_forward_pre_hook(lambda _, given: sides.extend(given[0].shape[2:])) for p in parts]
+    modes = {part: part.training for part in module.modules()}
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), every_exit(module.eval()):
+            forward(module, torch.zeros(1, *shape, device=device))
+    except Exception:  # a user's forward may fail in any way at all: the training says so
+        return 0
+    finally:
+        for handle in handles:
+            handle.remove()
+        for part, training in modes.items():
+            part.training = training
+    return max(sides, default=0)
 
 
 def _dies(part: nn.Module) -> bool:

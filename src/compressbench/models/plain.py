@@ -20,7 +20,7 @@ def computed(module: nn.Module) -> list[str]:
     """Names of the tensors that parametrizations, or the older hooks of torch, compute, in module order."""
     found = []
     for path, part in module.named_modules():
-        leaves = list(part.parametrizations) if parametrize.is_parametrized(part) else []  # type: ignore[arg-type]
+        leaves = list(part.parametrizations) if parametrize.is_parametrized(part) else []
         leaves += [hook.name for hook in part._forward_pre_hooks.values() if type(hook) in OLD]
         found += [f"{path}.{leaf}" if path else str(leaf) for leaf in leaves]
     return found

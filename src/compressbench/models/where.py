@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from compressbench.errors import reason
+
 
 @contextmanager
 def watched(module: nn.Module) -> Iterator[Callable[[], str]]:
@@ -31,4 +33,4 @@ def watched(module: nn.Module) -> Iterator[Callable[[], str]]:
 
 def reason_of(error: BaseException, most: int = 160) -> str:
     """The first line of an error, or what kind it is."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+    return reason(error, most)

@@ -39,7 +39,7 @@ class Relations:
         UserError: a setting out of range.
     """
 
-    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers are said
+    VERSION: ClassVar[int] = 3  # 2, 3: answers that are no numbers are said
     temperature: Positive = 4.0
     classes_shown: int = 20
 
@@ -64,7 +64,7 @@ class Relations:
         present = own.counts > 0
         matrix, facing = relations(own.means[present]), relations(other.means[present])
         kept = present.nonzero().flatten().tolist()
-        yield from self._matrix(matrix, kept, names, own.counts.tolist())
+        yield from self._matrix(matrix, kept, names, own.counts.tolist(), subject.unanswered)
         taken = confusion(reference.log_probs, subject.labels, self.temperature)[present][:, present]
         empty = [name for name, there in zip(names, present.tolist(), strict=True) if not there]
         notes = [own.words if own.layer == other.layer else f"{own.words}; the reference’s {other.words}"]
@@ -75,8 +75,16 @@ class Relations:
         yield _correlation("relation_confusion", confused, n, notes)
 
     def _matrix(
-        self, matrix: Tensor, kept: Sequence[int], names: Sequence[str], counts: Sequence[int]
+        self,
+        matrix: Tensor,
+        kept: Sequence[int],
+        names: Sequence[str],
+        counts: Sequence[int],
+        unanswered: int,
     ) -> Iterable[Metric]:
+        why = (
+            "" if unanswered else "a class lies at the mean of all"
+        )  # ``answered`` says that they are no numbers
         shown = [k for k, label in enumerate(kept) if label < self.classes_shown]
         note = (
             f"the first {self.classes_shown} of {len(names)} classes"
@@ -95,7 +103,7 @@ class Relations:
                     "1",
                     n=n,
                     group=f"{names[one]}{SEPARATOR}{names[other]}",
-                    note="a class lies at the mean of all" if lost else note,
+                    note=why if lost else note,
                 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from compressbench.answered import NUMBERS
 from compressbench.errors import UserError
 from compressbench.records import Metric
 from compressbench.specs import Positive, Share, within
@@ -39,7 +40,7 @@ class Rescaling:
         UserError: a setting out of range.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers are left out and said
     temperature: Positive = 4.0
     share: Share = 0.9
     examples: int = 1000
@@ -56,11 +57,13 @@ class Rescaling:
 
         labels = bench.feed("train").labels[: self.examples].cpu()
         student, teacher = (v.log_probs_of("train", len(labels)).double() for v in (subject, reference))
-        kept = unsure(student, labels)
+        numbers = ~(student.isnan() | teacher.isnan()).any(dim=1)
+        whole, kept = int(numbers.sum()), numbers & unsure(student, labels)
+        lost = len(numbers) - whole
         student, teacher, labels = student[kept], teacher[kept], labels[kept]
         factor = rescaling(student, teacher, labels, self.temperature, self.share)
         believed = _of((teacher / self.temperature).log_softmax(dim=1), labels).exp()
-        notes = _notes(subject.state is reference.state, len(kept), len(labels))
+        notes = _notes(subject.state is reference.state, whole, len(labels), lost)
         hard, easy = ends(factor, believed)
         mean = float(factor.mean()) if len(labels) else None
         yield Metric("rescaling_mean", mean, "1", n=len(labels), note="; ".join(notes))
@@ -105,8 +108,10 @@ def ends(factor: Tensor, believed: Tensor) -> tuple[Tensor, Tensor]:
     return factor[order[:quarter]], factor[order[-quarter:]]
 
 
-def _notes(same: bool, whole: int, used: int) -> list[str]:
+def _notes(same: bool, whole: int, used: int, lost: int) -> list[str]:
     notes = ["the teacher itself"] if same else []
+    if lost:
+        notes.append(f"{lost} of {whole + lost} examples left out: their answers {NUMBERS}")
     if used < whole:
         notes.append(f"{whole - used} of {whole} examples left out: the student is sure of them")
     return notes if used else [*notes, "none is left"]

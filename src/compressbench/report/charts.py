@@ -314,7 +314,7 @@ def accuracy_vs_exit_macs(panel: Panel, moment: str, name: str) -> Chart | None:
     places, heights = [x for x, _ in chance], [s.mean for _, s in chance]
     axes.plot(places, heights, color=MUTED, linestyle=":", marker="x", markersize=4)
     axes.set_xlabel("MACs an example, millions, test mean")
-    caption += f" Grey, dotted: {clean(label)} with as many examples at each exit, but any."
+    caption += f" Grey crosses: {clean(label)} with as many examples at each exit, but any."
     return _finish(figure, axes, panel, name, caption, drawn=[s for s, _ in lines])
 
 

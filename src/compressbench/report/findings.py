@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from compressbench.answered import NUMBERS
+from compressbench.answered import NO_FIGURE, NUMBERS
 from compressbench.records import Record
 from compressbench.report.accuracy import pairs
 from compressbench.report.chance import at_chance_in_words, unseen
@@ -53,6 +53,7 @@ from compressbench.report.varied import axis_of
 from compressbench.report.wording import difference_unit, title_of
 
 NAMED = 8
+NO_ACCURACY = "There are no accuracy records."
 OLD_BUSY = "busy machine"  # of records before disturbances were measured
 
 
@@ -120,10 +121,15 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
 
 def _no_numbers(panel: Panel) -> list[str]:
     """Which series hold states that answer what is no number."""
-    found = dict.fromkeys(r.series for r in panel.rows if NUMBERS in r.note)
-    if not found:
-        return []
-    return [f"{', '.join(found)}: some answers {NUMBERS}; they count as wrong, see the notes of the tables."]
+    noted = [r for r in panel.rows if NUMBERS in r.note]
+    none = dict.fromkeys(r.series for r in noted if r.value is None and r.note.startswith(NO_FIGURE))
+    some = dict.fromkeys(r.series for r in noted if not r.note.startswith(NO_FIGURE))
+    told = [f"{', '.join(none)}: no figures of states whose answers all {NUMBERS}."] if none else []
+    if some:
+        told.append(
+            f"{', '.join(some)}: some answers {NUMBERS}; they count as wrong, see the notes of the tables."
+        )
+    return told
 
 
 def _no_floor(panel: Panel) -> list[str]:
@@ -173,7 +179,10 @@ def summary(panel: Panel) -> list[str]:
         return [f"{panel.name}: populations only."]
     opening = [f"{panel.name}: {counted(len(panel.series), 'series', 'series')}, {seeds(len(panel.seeds))}."]
     if panel.main is None:
-        return [" ".join([*opening, "There are no accuracy records."])]
+        why = dict.fromkeys(
+            r.note for r in panel.rows if r.probe == "accuracy" and r.value is None and r.note
+        )
+        return [" ".join([*opening, f"There is no accuracy: {'; '.join(why)}." if why else NO_ACCURACY])]
     name = title_of(panel.main[1])
     for label, series in panel.dense.items():
         points = series.at(moment)

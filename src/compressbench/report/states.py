@@ -429,6 +429,8 @@ def table_of(
             )
         )
         seen.add(label)
+    if not rows:
+        return None
     return Table(
         title=title,
         stub="Method",

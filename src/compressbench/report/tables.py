@@ -137,6 +137,7 @@ class Columns:
     remarks: list[tuple[str, ...]] = field(default_factory=list)
     naming: int = 0
     reference: tuple[bool, ...] = ()
+    told: list[list[bool]] = field(default_factory=list)
 
     def add(self, name: str, unit: str, cells: Sequence[Cell], group: str = "", always: bool = False) -> None:
         """Adds a column, one cell a row, unless all of them are empty; ``always`` for those that name the row."""
@@ -144,6 +145,8 @@ class Columns:
             return
         self.naming += always
         self.heads.append((name, unit))
+        if not always:
+            self.told.append([c.text != MISSING or bool(c.notes) for c in cells])
         common = self._common(cells)
         of_column = dict.fromkeys(n for c in cells for n in c.notes if alike(n) in common)
         self.remarks.append(tuple(of_column))
@@ -165,7 +168,7 @@ class Columns:
 
     def filled(self, place: int) -> bool:
         """True if a row has anything beside what names it."""
-        return any(c.text != MISSING or c.notes for c in self.row(place)[self.naming :])
+        return any(column[place] for column in self.told)
 
     @property
     def spanning(self) -> tuple[tuple[str, int], ...]:

@@ -579,6 +579,12 @@ def _optimizer(
     ]
     groups += methods.optimised(settings.weight_decay, lr) if methods else []
     factory = settings.built("optimizer")
+    known = inspect.signature(getattr(factory, "func", factory)).parameters
+    for key in getattr(factory, "keywords", {}):
+        if key not in known and all(p.kind is not p.VAR_KEYWORD for p in known.values()):
+            raise UserError(
+                f"optimizer {settings.optimizer[TARGET]}: unknown key {key!r}; {nearest(key, known)}"
+            )
     try:
         takes = inspect.signature(factory).parameters
         fused = {"fused": True} if "fused" in takes and all(p.is_floating_point() for p in params) else {}

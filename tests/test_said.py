@@ -1,0 +1,102 @@
+"""What a target, an export and a calibration say where answers differ, are no numbers, or nobody counts the others."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import compressbench.inference
+from compressbench.bench import Bench
+from compressbench.cli import calibrate
+from compressbench.cli.export import check
+from compressbench.hardware import agreement, calibrating, turns
+from compressbench.hardware.target import Lowered, Unsupported
+from compressbench.hardware.torch_compiled import _quietly
+from compressbench.hardware.torch_sparse import TorchSparse
+from compressbench.state import State
+from compressbench.views import View
+
+
+def test_a_target_that_answers_otherwise_is_refused(
+    dense: State, place: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = TorchSparse(batches=(1, 2))
+    assert isinstance(target.lower(View(dense, place)), Lowered)
+    own = compressbench.inference.prepared
+    monkeypatch.setattr(compressbench.inference, "prepared", lambda m, *x: _Doubled(own(m, *x)))
+    found = target.lower(View(dense, place))
+    assert isinstance(found, Unsupported)
+    assert "answers otherwise than the state at batch 1" in found.why
+
+
+class _Doubled(torch.nn.Module):
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.net(x)
+
+
+def test_another_batch_size_is_checked_too(dense: State, place: Bench) -> None:
+    view = View(dense, place)
+    inputs = place.task.encode(place.feed("test").images[:8])
+
+    def run(x: Tensor) -> Tensor:
+        return view.module(x if len(x) == 1 else x.flip(0)).detach()
+
+    with pytest.raises(agreement.Otherwise, match="Mine answers otherwise than the state at batch 8"):
+        agreement.with_state(view, run, inputs, (1,), "Mine")
+
+
+def test_answers_that_are_no_numbers_agree_with_nothing() -> None:
+    """Of four, one is no number in both, one in the file alone, one names another class, one the same."""
+    own = torch.tensor([[torch.nan, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    there = torch.tensor([[torch.nan, 0.0], [torch.nan, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    feed = SimpleNamespace(batches=lambda size: [(there, None)])
+    bench = SimpleNamespace(task=SimpleNamespace(encode=lambda x: x), feed=lambda split: feed)
+    view: Any = SimpleNamespace(bench=bench, log_probs=own.log_softmax(1), labels=torch.tensor([0, 1, 1, 0]))
+    found = check(view, lambda x: x, "mine")
+    assert (found.agreement, found.top1, found.simulated) == (25.0, 25.0, 75.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(None, turns.UNSEEN), (0.5, f"{turns.OTHERS} 50 % of the processors"), (0.01, None)],
+)
+def test_calibrating_says_what_others_took_or_that_nobody_knows(
+    share: float | None,
+    said: str | None,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    peaks = SimpleNamespace(peaks={"f32": 1e9}, bandwidth=1e9, cache_bandwidth=1e9, overhead=1e-6)
+    monkeypatch.setattr(calibrating, "fit", lambda *_: peaks)
+    monkeypatch.setattr(calibrating, "as_yaml", lambda *_: "")
+    monkeypatch.setattr(turns, "others", lambda: lambda: share)
+    assert calibrate.main(["--output", str(tmp_path / "x.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert said is None or said in out
+    assert (turns.UNSEEN in out) == (share is None)
+    assert (turns.OTHERS in out) == (share == 0.5)
+
+
+def test_compiling_is_quiet_and_goes_on_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.WARNING):
+        warnings.simplefilter("always")
+        with _quietly():
+            warnings.warn("of its own lowering", stacklevel=1)
+            logging.getLogger("torch._dynamo").warning("recompiled")
+        assert not caught
+        assert not caplog.records
+        logging.getLogger("mine").warning("heard")
+    assert [r.message for r in caplog.records] == ["heard"]
+    assert logging.root.manager.disable == before
