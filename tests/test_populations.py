@@ -37,7 +37,7 @@ from compressbench.predictions import (
 from compressbench.probes.agreement import Agreement, modal
 from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
 from compressbench.report.page import write_report
-from compressbench.report.panels import panels
+from compressbench.report.panels import conflicts, panels
 from compressbench.report.populations import population_tables
 from compressbench.report.terminal import print_tables
 from compressbench.store import Damaged, Store
@@ -693,6 +693,14 @@ def test_populations_of_several_runs_stay_apart_and_are_said_to_share_nets() -> 
     assert "share nets where their seeds overlap" in table.notes[1]
     apart = [r for seed in (0, 3) for r in figures("dense", seed)]
     assert len(population_tables(panels(Records(apart))[0])[0].notes) == 1
+
+
+def test_populations_of_two_sizes_in_one_sweep_are_told_apart() -> None:
+    """Their runs are called by what their overrides differ in, as all are whose figures collide."""
+    three = figures("dense", n=3)
+    five = [dataclasses.replace(r, value=80.0) for r in figures("dense", n=5)]
+    assert conflicts([*three, *five])
+    assert not conflicts([*three, *figures("dense", n=3), *figures("dense", seed=1)])
 
 
 def test_a_population_that_is_none_has_its_reason_in_the_table() -> None:
