@@ -66,7 +66,7 @@ def nets() -> dict[str, dict[str, Any]]:
 def counted(states: Mapping[str, State]) -> dict[str, Counts]:
     """Prints what is counted, and returns it."""
     modules = {name: module_of(state) for name, state in states.items()}
-    counts = {name: count(module, SHAPE) for name, module in modules.items()}
+    counts = {name: count(module, (torch.zeros(1, *SHAPE),)) for name, module in modules.items()}
     print(f"  {'':<14}{'parameters':>12}{'MACs':>14}   slide: M parameters / M FLOPs / error %")
     for name, c in counts.items():
         print(f"  {name:<14}{c.parameters:>12,}{c.macs:>14,}   {SLIDE[name]}")

@@ -30,7 +30,7 @@ from compressbench.provenance import processor, versions
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.shrink import Channels
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 
 NETS: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -50,9 +50,11 @@ def bench_of(size: int, classes: int, count: int) -> Bench:
     split = Split.of(images, rng.integers(0, classes, count))
     names = tuple(map(str, range(classes)))
     dataset = Dataset(
-        "random", {"train": split, "validation": split, "test": split}, names, (0.5,) * 3, (0.25,) * 3
+        "random",
+        {"train": split, "validation": split, "test": split},
+        Classification(names, (0.5,) * 3, (0.25,) * 3, images.shape[1:]),
     )
-    return Bench(dataset, Classification(names, dataset.mean, dataset.std), seed=0, name="init")
+    return Bench(dataset, seed=0, name="init")
 
 
 def states_of(name: str, bench: Bench) -> dict[str, State]:

@@ -74,8 +74,8 @@ def stage(state: State, bench: Bench, augment: bool, objective: Mapping[str, Any
 def plain_teacher(teacher: State, bench: Bench) -> Arm:
     """Seconds of so many forwards."""
     module = module_of(teacher).to(memory_format=torch.channels_last)
-    images = bench.feed("train").images[:BATCH]
-    inputs = bench.task.encode(images).contiguous(memory_format=torch.channels_last)
+    images = bench.feed("train")["images"][:BATCH]
+    inputs = bench.task.normalised(images).contiguous(memory_format=torch.channels_last)
 
     def run(steps: int) -> float:
         def forwards() -> None:

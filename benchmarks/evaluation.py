@@ -30,7 +30,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from compressbench import attacks, specs
 from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.data.dataset import Dataset, Split
@@ -40,7 +39,8 @@ from compressbench.models.draw import drawn
 from compressbench.provenance import processor, versions
 from compressbench.stages.train import Train
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images import attacks, specs
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import BATCH, View
 
 RESNET = {
@@ -63,13 +63,17 @@ ARMS = {"forward": FORWARD, "pgd": PGD}
 def noise_bench() -> Bench:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (SEEN, 3, 32, 32), dtype=np.uint8)
-    split = Split(images, rng.integers(0, 10, SEEN), np.arange(SEEN))
-    dataset = Dataset("noise", {"train": split, "test": split}, tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
+    split = Split.of(images, rng.integers(0, 10, SEEN))
+    dataset = Dataset(
+        "noise",
+        {"train": split, "test": split},
+        Classification(tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3, images.shape[1:]),
+    )
     return bench_of(dataset)
 
 
 def bench_of(dataset: Dataset) -> Bench:
-    return Bench(dataset, Classification(dataset.classes, dataset.mean, dataset.std), seed=0, name="init")
+    return Bench(dataset, seed=0, name="init")
 
 
 def trained() -> State:
@@ -89,7 +93,7 @@ def forward_of(arm: str) -> Callable[[], None]:
             view.log_probs_of("test", SEEN)
 
         return ours
-    module, images = view.module, bench.task.encode(bench.feed("test").images)
+    module, images = view.module, bench.task.normalised(bench.feed("test")["images"])
     size = int(arm.rpartition(" ")[2])
 
     def run() -> None:
@@ -105,7 +109,7 @@ def pgd_of(arm: str, weights: Path) -> Callable[[], None]:
     view = View(State(fill(RESNET, bench.dataset), {"weights": load_file(weights)}), bench)
     feed, task = bench.feed("test"), bench.task
     rows = torch.randperm(len(feed), generator=torch.Generator().manual_seed(0))[:ATTACKED]
-    images, labels = task.encode(feed.images[rows]), feed.labels[rows]
+    images, labels = task.normalised(feed["images"][rows]), feed.labels[rows]
     ball = attacks.Ball(task.surface(), EPS)
     start = attacks.random_start(images, ball, torch.Generator().manual_seed(0))
     if arm != "naive":

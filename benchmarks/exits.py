@@ -85,9 +85,9 @@ def main() -> None:
     print(f"{processor()}; {versions()}; CPU time, 1 thread")
     bench, state = net(args.depth)
     module = module_of(state)
-    images = bench.task.encode(bench.feed("test").images)
+    images = bench.task.normalised(bench.feed("test")["images"])
     parts, whole = prepared_parts(module, images[:8]), prepared(module, images[:8])
-    costs = of_exits(parts_of(module), bench.dataset.shape)
+    costs = of_exits(parts_of(module), bench.task.blank(1))
     print(
         f"ResNet-{args.depth}, 3x32x32: exits at {costs[0] / costs[-1]:.2f} and {costs[1] / costs[-1]:.2f} of the MACs"
     )
@@ -125,7 +125,7 @@ def main() -> None:
             "waiting": over(images, batch, lambda x: waiting(parts, policy, x)),
         }
         if batch > 1:
-            arms["queued"] = over(images, len(images), lambda x, b=batch: queued(parts, policy, x, b))
+            arms["queued"] = over(images, len(images), lambda x, b=batch: queued(parts, policy, x, batch=b))
         goal = {1: "; goal: time <= 0.667", 64: "; goal: time <= 0.8"}.get(batch, "")
         ratios(f"batch {batch}{goal}", arms, args.seconds, len(images) / batch)
 

@@ -26,7 +26,6 @@ from compressbench.landscape import forms, lanczos, random_direction
 from compressbench.models.draw import drawn
 from compressbench.provenance import processor, versions
 from compressbench.stages.train import Train
-from compressbench.tasks.classification import Classification
 from compressbench.views import View
 from distillation import per_step, resnet, timed
 from training import bench_of
@@ -80,9 +79,7 @@ def steppers(title: str, seconds: float) -> None:
 
 def eigenvalue(rounds: int) -> None:
     dataset = load(composed([])["dataset"])
-    bench = Bench(
-        dataset, Classification(dataset.classes, dataset.mean, dataset.std), seed=0, name="benchmark"
-    )
+    bench = Bench(dataset, seed=0, name="benchmark")
     sgd = {specs.TARGET: "torch.optim.SGD", specs.PARTIAL: True, "momentum": 0.9}
     train = Train(length="1ep", batch_size=128, lr=0.1, optimizer=sgd, weight_decay=1e-4, validate=None)
     state = train.apply(drawn(resnet(20), bench), bench)

@@ -20,13 +20,11 @@ import torch.nn.functional as F
 
 from compressbench.allocator import keep_freed_memory
 from compressbench.cli.run import composed
-from compressbench.data.feed import Feed
 from compressbench.execute import Watcher
 from compressbench.experiment import Experiment, execute, prepare
 from compressbench.models.build import fill
 from compressbench.provenance import processor, versions
 from compressbench.specs import build
-from compressbench.tasks.classification import Classification
 
 BATCH = 128
 
@@ -54,8 +52,7 @@ def recipe(epochs: int, outputs: Path, *more: str) -> Experiment:
 
 def bare(experiment: Experiment, epochs: int) -> None:
     dataset = experiment.dataset
-    task = Classification(dataset.classes, dataset.mean, dataset.std)
-    feed = Feed.of(dataset, "train", "cpu")
+    feed = dataset.split("train").to("cpu")
     module = (
         build(fill(experiment.config["model"]["build"], dataset))
         .to(memory_format=torch.channels_last)
@@ -66,7 +63,9 @@ def bare(experiment: Experiment, epochs: int) -> None:
         rows = torch.randperm(len(feed))
         for at in range(0, len(feed) - BATCH + 1, BATCH):
             picked = rows[at : at + BATCH]
-            inputs = task.encode(feed.images[picked]).contiguous(memory_format=torch.channels_last)
+            inputs = dataset.task.normalised(feed["images"][picked]).contiguous(
+                memory_format=torch.channels_last
+            )
             optimizer.zero_grad()
             F.cross_entropy(module(inputs), feed.labels[picked]).backward()
             optimizer.step()

@@ -52,7 +52,7 @@ def fisher(bench: Bench, state: State) -> Callable[[], None]:
 
 def ordinary(bench: Bench, state: State) -> Callable[[], None]:
     module = module_of(state).train()
-    images, labels = bench.task.encode(bench.feed("train").images), bench.feed("train").labels
+    images, labels = bench.task.normalised(bench.feed("train")["images"]), bench.feed("train").labels
 
     def run() -> None:
         for rows in torch.arange(IMAGES).split(128):

@@ -33,24 +33,22 @@ from compressbench.models.draw import drawn
 from compressbench.provenance import processor, versions
 from compressbench.pruning import masked, whole_masks
 from compressbench.stages.train import Train
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 
 
 def bench_of(shape: tuple[int, int, int], count: int) -> Bench:
     rng = np.random.default_rng(0)
-    split = Split(
-        rng.integers(0, 256, (count, *shape), dtype=np.uint8), rng.integers(0, 10, count), np.arange(count)
-    )
-    channels = shape[0]
+    split = Split.of(rng.integers(0, 256, (count, *shape), dtype=np.uint8), rng.integers(0, 10, count))
+    each = (0.5,) * shape[0], (0.25,) * shape[0]
     dataset = Dataset(
-        "noise", {"train": split, "test": split}, tuple("abcdefghij"), (0.5,) * channels, (0.25,) * channels
+        "noise", {"train": split, "test": split}, Classification(tuple("abcdefghij"), *each, shape)
     )
-    return Bench(dataset, Classification(dataset.classes, dataset.mean, dataset.std), seed=0, name="init")
+    return Bench(dataset, seed=0, name="init")
 
 
 def bare(model: dict, bench: Bench, batch: int, adam: bool) -> Callable[[int], None]:
     module = module_of(drawn(model, bench)).train()
-    images = bench.task.encode(bench.feed("train").images)
+    images = bench.task.normalised(bench.feed("train")["images"])
     labels = bench.feed("train").labels
     if adam:
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)

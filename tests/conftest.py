@@ -18,7 +18,6 @@ from compressbench.bench import Bench
 from compressbench.data.load import load
 from compressbench.models.draw import drawn
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
 
 torch.set_num_threads(1)
 
@@ -84,14 +83,13 @@ def digits():
 
 @pytest.fixture
 def bench(digits) -> Bench:
-    return Bench(digits, Classification(digits.classes, digits.mean, digits.std), seed=0, name="init")
+    return Bench(digits, seed=0, name="init")
 
 
 @pytest.fixture(scope="module")
 def place(digits) -> Bench:
     """One bench for a whole module of tests, which says nothing."""
-    task = Classification(digits.classes, digits.mean, digits.std)
-    return Bench(digits, task, seed=0, name="init", say=lambda text: None)
+    return Bench(digits, seed=0, name="init", say=lambda text: None)
 
 
 @pytest.fixture(scope="module")

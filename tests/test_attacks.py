@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compressbench import attacks
-from compressbench.attacks import Ball, NoGradient
 from compressbench.inference import prepared
 from compressbench.models.resnet import CifarResNet
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images import attacks
+from compressbench.tasks.images.attacks import Ball, NoGradient
+from compressbench.tasks.images.classification import Classification
 
 EPS = 8 / 255
 TASK = Classification(tuple("abcdef"), (0.0,) * 3, (1.0,) * 3)
@@ -43,7 +43,7 @@ def data(task: Classification, n: int = 40) -> tuple[Tensor, Tensor, Tensor]:
     images = torch.randint(
         0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
-    inputs = task.encode(images)
+    inputs = task.normalised(images)
     with torch.no_grad():
         return images, inputs, net()(inputs).argmax(1)
 
@@ -107,7 +107,7 @@ def test_perturbation_stays_in_the_ball_and_pixels_valid(eps, step, steps, drop,
     )
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (9, 3, 8, 8), dtype=torch.uint8, generator=generator)
-    inputs, where = NORMALISED.encode(images), ball(NORMALISED, eps)
+    inputs, where = NORMALISED.normalised(images), ball(NORMALISED, eps)
     start = attacks.random_start(inputs, where, generator) if noise else None
     labels = torch.randint(0, 6, (9,), generator=generator)
     found = attacks.pgd(

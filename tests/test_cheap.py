@@ -28,9 +28,10 @@ from compressbench.models.cheap import CheapResNet, Shift, depthwise, grouped, o
 from compressbench.models.counting import count, with_norms_and_sums
 from compressbench.models.draw import drawn
 from compressbench.stages.shrink import Channels
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 from test_models import CIFAR, built, config_of, parameters
+from tiny import blank
 
 GROUP16 = functools.partial(grouped, groups=16)
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
@@ -58,7 +59,7 @@ SLIDE = {
 )
 def test_counts_are_exact_and_the_slides(name, expected, macs):
     module = built(name)
-    counts = count(module, CIFAR)
+    counts = count(module, blank(CIFAR))
     assert (counts.parameters, counts.macs, counts.others) == (expected, macs, 0)
     millions, flops = SLIDE[name]
     assert round(counts.parameters / 1e6, 2) == pytest.approx(millions, abs=0.0101)
@@ -170,8 +171,8 @@ def test_a_shift_has_no_parameters_no_weights_no_macs():
     layer = Shift(16, 2)
     assert parameters(layer) == 0
     assert not layer.state_dict()
-    assert count(layer, (16, 8, 8)).macs == 0
-    assert count(layer, (16, 64, 64)).macs == 0
+    assert count(layer, blank((16, 8, 8))).macs == 0
+    assert count(layer, blank((16, 64, 64))).macs == 0
     assert torch.equal(copy.deepcopy(layer)(x := torch.randn(1, 16, 4, 4)), layer(x))
 
 
@@ -219,8 +220,8 @@ def place_of(size: int) -> Bench:
     split = Split.of(images, rng.integers(0, 10, 16))
     names = tuple("0123456789")
     splits = {"train": split, "validation": split, "test": split}
-    dataset = Dataset("random", splits, names, (0.5,) * 3, (0.25,) * 3)
-    return Bench(dataset, Classification(names, dataset.mean, dataset.std), seed=0, name="init")
+    dataset = Dataset("random", splits, Classification(names, (0.5,) * 3, (0.25,) * 3, images.shape[1:]))
+    return Bench(dataset, seed=0, name="init")
 
 
 def shift_net(bench: Bench, depth: int):
@@ -238,8 +239,8 @@ def test_a_runtime_shifts_as_torch_does(target):
     module = module_of(state)
     for batch in (1, 16):
         with torch.no_grad():
-            own = module(lowered.inputs[:batch])
-        assert torch.allclose(lowered.run(lowered.inputs[:batch]), own, atol=1e-4)
+            own = module(lowered.inputs[0][:batch])
+        assert torch.allclose(lowered.run(lowered.inputs[0][:batch]), own, atol=1e-4)
 
 
 class Tinted(nn.Module):
@@ -259,7 +260,7 @@ def test_constants_are_exported_as_they_are():
     runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     net, x = Tinted().eval(), torch.randn(2, 3, 4, 4)
-    session = open_session(runtime, graph_of(net, x).bytes(), 1)
+    session = open_session(runtime, graph_of(net, (x,)).bytes(), 1)
     with torch.no_grad():
         assert torch.allclose(
             torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), net(x), atol=1e-5
@@ -295,7 +296,7 @@ def test_a_spatial_op_of_ones_own(tmp_path, monkeypatch):
         specs.check(spec, "model.build")
     specs.check(spec, "model.build", trusted=["their_ops"])
     module = built("resnet56_shift", spatial=spec["spatial"])
-    assert count(module, CIFAR).macs == 15_385_216
+    assert count(module, blank(CIFAR)).macs == 15_385_216
 
 
 # ---------------------------------------------------------------- bad input

@@ -31,9 +31,8 @@ SHARED = {"_target_": "compressbench.training.reparametrisations.shared.shared",
 
 @pytest.fixture(scope="module")
 def trained(digits) -> tuple[State, Bench]:
-    from compressbench.tasks.classification import Classification
 
-    bench = Bench(digits, Classification(digits.classes, digits.mean, digits.std), seed=0, name="init")
+    bench = Bench(digits, seed=0, name="init")
     return train("60it").apply(drawn(TINY, bench), bench), bench
 
 

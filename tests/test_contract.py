@@ -193,9 +193,8 @@ def test_every_yaml_has_a_line_for_the_list_and_known_targets(path: Path) -> Non
 @pytest.fixture(scope="module")
 def small(digits):
     from compressbench.bench import Bench
-    from compressbench.tasks.classification import Classification
 
-    bench = Bench(digits, Classification(digits.classes, digits.mean, digits.std), seed=0, name="init")
+    bench = Bench(digits, seed=0, name="init")
     return bench, drawn(MLP, bench)
 
 
@@ -266,9 +265,8 @@ def test_every_exit_head(name: str) -> None:
 @pytest.mark.parametrize("scope", NAMES["scope"])
 def test_every_scope_with_every_grain(scope: str, grain: str, digits) -> None:
     from compressbench.bench import Bench
-    from compressbench.tasks.classification import Classification
 
-    bench = Bench(digits, Classification(digits.classes, digits.mean, digits.std), seed=0, name="init")
+    bench = Bench(digits, seed=0, name="init")
     build = {
         "_target_": "compressbench.models.conv.ConvN",
         "depth": 2,
@@ -351,10 +349,15 @@ def test_every_evaluation_names_probes_that_exist(name: str) -> None:
 def test_the_fingerprint_sees_every_part(digits: Dataset) -> None:
     base = fingerprint(digits)
     assert base == digits.fingerprint
-    assert fingerprint(dataclasses.replace(digits, augment={"pad": 1})) != base
-    assert fingerprint(dataclasses.replace(digits, mean=(0.4,))) != base
+    assert (
+        fingerprint(dataclasses.replace(digits, task=dataclasses.replace(digits.task, augment={"pad": 1})))
+        != base
+    )
+    assert (
+        fingerprint(dataclasses.replace(digits, task=dataclasses.replace(digits.task, mean=(0.4,)))) != base
+    )
     split = digits.splits["test"]
-    images = split.images.copy()
+    images = split["images"].copy()
     images[0, 0, 0, 0] ^= 1
     changed = {**digits.splits, "test": dataclasses.replace(split, images=images)}
     assert fingerprint(dataclasses.replace(digits, splits=changed)) != base

@@ -524,7 +524,7 @@ def test_batch_norm_scale_in_a_residual_net_and_in_one_without(bench: Bench) -> 
     given = given_of(drawn(RESNET, bench), bench)
     from compressbench.models.build import module_of
 
-    found = scales(module_of(given.state), torch.zeros(1, *bench.dataset.shape))
+    found = scales(module_of(given.state), bench.task.blank(1))
     assert found.keys() == {n for n in given.weights if n != "fc.weight"}
     from conftest import MLP
 

@@ -36,14 +36,14 @@ from compressbench.cli import data as command
 from compressbench.cli import main as cli
 from compressbench.conf import conf_dir
 from compressbench.data import cifar, idx
-from compressbench.data.augment import pad_crop_flip
 from compressbench.data.dataset import Dataset, Raw, Split
-from compressbench.data.feed import Feed
 from compressbench.data.folder import files, image_folder, read_pictures
-from compressbench.data.load import load, moments
+from compressbench.data.load import load
 from compressbench.data.published import Content, Download
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError
+from compressbench.tasks.images.augment import pad_crop_flip
+from compressbench.tasks.images.classification import moments
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -146,25 +146,25 @@ def test_fashion_mnist(fashion: Dataset) -> None:
         "validation": 1000,
         "test": 2000,
     }
-    assert fashion.shape == (1, 28, 28)
+    assert fashion.task.shape == (1, 28, 28)
     assert len(fashion.classes) == 10
     for split in fashion.splits.values():
-        assert split.images.dtype == np.uint8
+        assert split["images"].dtype == np.uint8
         assert split.labels.dtype == np.int64
         assert len(set(np.bincount(split.labels))) == 1
-    assert not set(fashion.split("train").index) & set(fashion.split("validation").index)
-    assert fashion.augment == {}
-    pixels = fashion.split("train").images / 255
-    assert fashion.mean == pytest.approx([pixels.mean()])
-    assert fashion.std == pytest.approx([pixels.std()])
+    assert not set(fashion.split("train").rows) & set(fashion.split("validation").rows)
+    assert fashion.task.augment == {}
+    pixels = fashion.split("train")["images"] / 255
+    assert fashion.task.mean == pytest.approx([pixels.mean()])
+    assert fashion.task.std == pytest.approx([pixels.std()])
 
 
 def test_splits_are_what_the_source_holds_at_their_index(fashion: Dataset) -> None:
     raw = idx.fashion_mnist()
     for name, source in (("train", raw.train), ("validation", raw.train), ("test", raw.test)):
         split = fashion.split(name)
-        assert (source.images[split.index] == split.images).all()
-        assert (source.labels[split.index] == split.labels).all()
+        assert (source["images"][split.rows] == split["images"]).all()
+        assert (source.labels[split.rows] == split.labels).all()
 
 
 def test_embedded_fashion_is_the_shared_one() -> None:
@@ -174,7 +174,7 @@ def test_embedded_fashion_is_the_shared_one() -> None:
         idx.parse(lzma.decompress((folder / f"{name}.xz").read_bytes()), name)
         for name in (idx.TRAIN_IMAGES, idx.TEST_LABELS)
     )
-    assert (images == raw.train.images[:, 0]).all()
+    assert (images == raw.train["images"][:, 0]).all()
     assert (labels == raw.test.labels).all()
 
 
@@ -193,10 +193,10 @@ def test_digits_are_those_of_scikit_learn() -> None:
     source, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]
     raw = idx.digits()
     assert (len(raw.train), len(raw.test)) == (1000, 797)
-    assert sorted([*raw.train.index, *raw.test.index]) == list(range(1797))
+    assert sorted([*raw.train.rows, *raw.test.rows]) == list(range(1797))
     for split in (raw.train, raw.test):
-        assert (split.labels == labels[split.index]).all()
-        assert (split.images[:, 0] == np.round(source[split.index] * 255 / 16)).all()
+        assert (split.labels == labels[split.rows]).all()
+        assert (split["images"][:, 0] == np.round(source[split.rows] * 255 / 16)).all()
     share = np.bincount(raw.train.labels) / np.bincount(labels.astype(int))
     assert share == pytest.approx(1000 / 1797, abs=0.01)
 
@@ -213,8 +213,8 @@ def test_loading_imports_no_torch() -> None:
 
 
 def test_feed_takes_the_arrays_without_a_warning(digits: Dataset, recwarn: pytest.WarningsRecorder) -> None:
-    feed = Feed.of(digits, "test", "cpu")
-    assert feed.images.dtype == torch.uint8
+    feed = digits.split("test").to("cpu")
+    assert feed["images"].dtype == torch.uint8
     assert len(feed) == 797
     assert not recwarn.list
 
@@ -320,11 +320,13 @@ def test_a_reader_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     dataset = load({"read": read, "validation": 8}, trusted=["ownreader"])
     train = dataset.split("train")
     assert dataset.name == "read"
-    assert (dataset.attributes["train"]["odd"] == train.index % 2).all()
-    assert (dataset.attributes["validation"]["odd"] == dataset.split("validation").index % 2).all()
+    assert (train.groupings["odd"] == train.rows % 2).all()
+    assert dataset.groups == {"odd": (0, 1)}
+    assert (dataset.split("test").groupings["odd"] == -1).all(), "the reader said nothing of these"
+    assert (dataset.split("validation").groupings["odd"] == dataset.split("validation").rows % 2).all()
     # The source is sorted by class, so it is mixed; the index still holds.
     assert (np.diff(train.labels) < 0).any()
-    assert (train.images[:, 0, 0, 0] == train.index * 4).all()
+    assert (train["images"][:, 0, 0, 0] == train.rows * 4).all()
     for arguments, message in (({"high": 4}, "labels 0..3"), ({"dtype": "float32"}, "not uint8")):
         with pytest.raises(UserError, match=message):
             load({"read": {**read, **arguments}}, trusted=["ownreader"])
@@ -418,8 +420,8 @@ def test_idx_layouts(small_mnist: dict[str, bytes], tmp_path: Path, layout: str,
     for name, data in small_mnist.items():
         (folder / f"{name}{suffix}").write_bytes(PACKERS[suffix](data))
     raw = idx.mnist(str(tmp_path))
-    assert raw.train.images.shape == (60, 1, 28, 28)
-    assert raw.train.images.tobytes() == small_mnist[idx.TRAIN_IMAGES][16:]
+    assert raw.train["images"].shape == (60, 1, 28, 28)
+    assert raw.train["images"].tobytes() == small_mnist[idx.TRAIN_IMAGES][16:]
     assert raw.test.labels.tolist() == [i % 10 for i in range(20)]
 
 
@@ -483,9 +485,9 @@ def test_malformed_idx(data: bytes, message: str) -> None:
 
 def test_mnist_as_published() -> None:
     raw = idx.mnist(str(shared("mnist").parent))
-    assert raw.train.images.shape == (60000, 1, 28, 28)
+    assert raw.train["images"].shape == (60000, 1, 28, 28)
     assert raw.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    mean, std = moments(raw.train.images)
+    mean, std = moments(raw.train["images"])
     assert (round(mean[0], 4), round(std[0], 4)) == (0.1307, 0.3081)
 
 
@@ -552,15 +554,16 @@ def test_cifar100_layout_and_both_labels(small_cifar100: dict[str, bytes], tmp_p
     folder = write_cifar100(small_cifar100, tmp_path)
     fine, coarse = (cifar.cifar100(str(tmp_path), labels) for labels in ("fine", "coarse"))
     pixels = np.random.RandomState(0).randint(0, 256, (40, 3072)).astype(np.uint8)
-    assert (fine.train.images == pixels.reshape(40, 3, 32, 32)).all()
+    assert (fine.train["images"] == pixels.reshape(40, 3, 32, 32)).all()
     assert fine.classes == ("f0", "f1", "f2", "f3")
     assert coarse.classes == ("c0", "c1")
     assert (coarse.train.labels == fine.train.labels // 2).all()
     assert (fine.attributes["test"]["coarse"] == coarse.test.labels).all()
     read = {"_target_": "compressbench.data.cifar.cifar100", "data_dir": str(tmp_path)}
     dataset = load(config("cifar100", read=read))
-    assert (dataset.attributes["train"]["coarse"] == dataset.split("train").labels // 2).all()
-    assert dataset.augment == {"pad": 4, "flip": True}
+    assert dataset.groups["coarse"] == (0, 1)
+    assert (dataset.split("train").groupings["coarse"] == dataset.split("train").labels // 2).all()
+    assert dataset.task.augment == {"pad": 4, "flip": True}
     with pytest.raises(UserError, match="known: fine, coarse"):
         cifar.cifar100(str(tmp_path), "both")
     (folder / "test").write_bytes(small_cifar100["test"][:-4])
@@ -655,12 +658,12 @@ def test_cifar10_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     batches = Path(write_batches(str(folder), str(tmp_path)))
     raw = cifar.cifar10(str(tmp_path))
     x, y, xt, yt = load_arrays(str(folder))
-    assert (raw.train.images == x.transpose(0, 3, 1, 2)).all()
-    assert (raw.test.images == xt.transpose(0, 3, 1, 2)).all()
+    assert (raw.train["images"] == x.transpose(0, 3, 1, 2)).all()
+    assert (raw.test["images"] == xt.transpose(0, 3, 1, 2)).all()
     assert (raw.train.labels == y).all()
     assert (raw.test.labels == yt).all()
     assert raw.classes[:3] == ("airplane", "automobile", "bird")
-    assert raw.train.images.flags.writeable
+    assert raw.train["images"].flags.writeable
 
     with (batches / "data_batch_3").open("r+b") as file:
         file.truncate(31_000_000)
@@ -788,19 +791,19 @@ def test_image_folder_with_both_splits(tmp_path: Path) -> None:
     (tmp_path / "train" / ".hidden").mkdir()
     raw = image_folder(str(tmp_path))
     assert raw.classes == ("a", "b")
-    assert raw.train.images.shape == (6, 3, 8, 6)
-    assert raw.train.images[:, 0, 0, 0].tolist() == [10, 11, 12, 0, 1, 2]
+    assert raw.train["images"].shape == (6, 3, 8, 6)
+    assert raw.train["images"][:, 0, 0, 0].tolist() == [10, 11, 12, 0, 1, 2]
     assert raw.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert raw.test.images[0, :, 0, 0].tolist() == [10, 5, 245]
+    assert raw.test["images"][0, :, 0, 0].tolist() == [10, 5, 245]
     assert len(raw.test) == 4
 
 
 def test_image_folder_split_is_stratified_seeded_and_points_at_files(pictures: Path) -> None:
     raw, again, other = (image_folder(str(pictures), test_fraction=0.3, split_seed=s) for s in (0, 0, 1))
     assert np.bincount(raw.test.labels).tolist() == [3, 3]
-    assert raw.test.index.tolist() == again.test.index.tolist() != other.test.index.tolist()
+    assert raw.test.rows.tolist() == again.test.rows.tolist() != other.test.rows.tolist()
     listing = [path for paths in files(pictures).values() for path in paths]
-    for image, place in zip(raw.test.images, raw.test.index, strict=True):
+    for image, place in zip(raw.test["images"], raw.test.rows, strict=True):
         assert np.asarray(Image.open(listing[place]))[0, 0, 0] == image[0, 0, 0]
 
 
@@ -808,7 +811,7 @@ def test_image_folder_goes_through_load(pictures: Path) -> None:
     read = {"root": str(pictures), "test_fraction": 0.2, "channels": 1}
     settings_ = config("image_folder")
     dataset = load({**settings_, "read": {**settings_["read"], **read}, "name": "insects"})
-    assert dataset.shape == (1, 8, 6)
+    assert dataset.task.shape == (1, 8, 6)
     assert {name: len(split) for name, split in dataset.splits.items()} == {
         "train": 14,
         "validation": 2,
@@ -825,11 +828,11 @@ def test_image_folder_resizes_and_crops(tmp_path: Path) -> None:
         wide.save(tmp_path / name / "wide.png")
         picture(tmp_path / name / "grey.png", 7, (5, 5), "L")
     raw = image_folder(str(tmp_path), size=[10, 10], channels=1, test_fraction=0.5)
-    images = {int(i.max()): i for i in np.concatenate([raw.train.images, raw.test.images])}
+    images = {int(i.max()): i for i in np.concatenate([raw.train["images"], raw.test["images"]])}
     assert images[255].shape == (1, 10, 10)
     assert images[255].min() == 255, "the middle of the wide picture is white"
     assert images[7].min() == 7
-    assert image_folder(str(tmp_path), size=4, test_fraction=0.5).train.images.shape == (2, 3, 4, 4)
+    assert image_folder(str(tmp_path), size=4, test_fraction=0.5).train["images"].shape == (2, 3, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -1224,7 +1227,7 @@ def test_data_command_is_quick_and_needs_neither_torch_nor_hydra() -> None:
 def test_split_of_numbers_its_examples() -> None:
     split = Split.of(np.zeros((3, 1, 2, 2), np.uint8), np.array([1, 0, 1], np.uint8))
     assert split.labels.dtype == np.int64
-    assert split.index.tolist() == [0, 1, 2]
+    assert split.rows.tolist() == [0, 1, 2]
     assert Raw(split, split, ("a", "b")).attributes == {}
 
 
@@ -1240,7 +1243,7 @@ def test_labels_and_outputs_place_folders_among_a_nets_classes(pictures: Path) -
     assert (placed.classes[7], placed.classes[2], placed.classes[0]) == ("ant", "bee", "class 0")
     assert set(placed.split("train").labels) == set(placed.split("test").labels) == {2, 7}
     here, there = (
-        sorted(zip(d.split("train").index.tolist(), d.split("train").labels.tolist(), strict=True))
+        sorted(zip(d.split("train").rows.tolist(), d.split("train").labels.tolist(), strict=True))
         for d in (plain, placed)
     )
     names = {0: 7, 1: 2}
@@ -1269,8 +1272,8 @@ def test_published_weights_bring_their_own_normalisation(pictures: Path) -> None
     settings_ = {**settings_, "read": {**settings_["read"], "root": str(pictures), "test_fraction": 0.2}}
     plain = load(settings_)
     own = load({**settings_, "normalise": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}})
-    assert own.mean == (0.485, 0.456, 0.406)
-    assert own.std == (0.229, 0.224, 0.225)
+    assert own.task.mean == (0.485, 0.456, 0.406)
+    assert own.task.std == (0.229, 0.224, 0.225)
     assert own.fingerprint != plain.fingerprint
     for bad, message in (
         ({"mean": [0.5]}, "dataset.normalise: {mean"),

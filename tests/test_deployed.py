@@ -60,7 +60,7 @@ def quantized_state(
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda m, x, n=name: seen.update({n: (x[0].amin(), x[0].amax())}))
     with torch.no_grad():
-        module(bench.task.encode(bench.feed("test").images[:64]))
+        module(bench.task.normalised(bench.feed("test")["images"][:64]))
     scales = {}
     for name, layer in layers.items():
         if weight and "dtype" not in weight:
@@ -134,7 +134,7 @@ def test_layers_of_a_class_of_their_own_are_deployed(runtime: str, place: Bench)
     build = {"_target_": "test_deployed.Padded", "shape": "@shape", "classes": "@classes"}
     state = quantized_state(drawn({"name": "padded", "build": build}, place), place)
     found = lowered(TARGETS[runtime], state, place)
-    inputs = place.task.encode(place.feed("test").images[:64])
+    inputs = place.task.normalised(place.feed("test")["images"][:64])
     own, there = simulated(state, inputs), found.run(inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there - own).abs().max()) < 0.03 * float(own.max() - own.min())
@@ -152,7 +152,7 @@ def test_a_runtime_computes_what_the_simulation_says(
     weight, entering = FORMS[name]
     state = quantized_state(dense, place, weight, entering) if name != "float" else dense
     found = lowered(TARGETS[runtime], state, place)
-    inputs = place.task.encode(place.feed("test").images[:64])
+    inputs = place.task.normalised(place.feed("test")["images"][:64])
     own, there = simulated(state, inputs), found.run(inputs)
     assert isinstance(there, torch.Tensor)
     assert there.shape == own.shape == (64, 10)
@@ -165,8 +165,8 @@ def test_a_runtime_computes_what_the_simulation_says(
 
 def test_the_graph_is_u8s8_with_the_states_own_scales(place: Bench, dense: State) -> None:
     state = quantized_state(dense, place)
-    inputs = place.task.encode(place.feed("test").images[:8])
-    graph = onnx_graph.graph_of(module_of(state), inputs)
+    inputs = place.task.normalised(place.feed("test")["images"][:8])
+    graph = onnx_graph.graph_of(module_of(state), (inputs,))
     onnx.checker.check_model(graph.model)
     values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.model.graph.initializer}
     assert graph.integer == ("features.0", "features.4", "fc")
@@ -181,12 +181,12 @@ def test_the_graph_is_u8s8_with_the_states_own_scales(place: Bench, dense: State
     assert not any(v.dtype == np.float32 and v.ndim > 1 for v in values.values()), "no float weight is left"
     kinds = [n.op_type for n in graph.model.graph.node]
     assert kinds.count("QuantizeLinear") == 3
-    assert graph.bytes() == onnx_graph.graph_of(module_of(state), inputs).bytes()
+    assert graph.bytes() == onnx_graph.graph_of(module_of(state), (inputs,)).bytes()
 
 
 def test_symmetric_signed_inputs_become_unsigned_by_a_move_of_128(place: Bench, dense: State) -> None:
     state = quantized_state(dense, place, WEIGHT, {"bits": 8, "low": -128, "high": 127, "axis": None})
-    graph = onnx_graph.graph_of(module_of(state), place.task.encode(place.feed("test").images[:8]))
+    graph = onnx_graph.graph_of(module_of(state), (place.task.normalised(place.feed("test")["images"][:8]),))
     values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.model.graph.initializer}
     for name in graph.integer:
         assert int(values[f"{name}.input|zero"]) == int(state.group("scales")[f"{name}.input|zero"]) + 128
@@ -210,8 +210,8 @@ def test_equal_tensors_keep_their_names(place: Bench) -> None:
     one = {"weight|scale": scale, "weight|zero": zeros, "input|scale": torch.tensor(0.02)}
     one["input|zero"] = torch.tensor(100, dtype=torch.int32)
     load_scales(module, {f"{n}.{k}": v for n in ("one", "two") for k, v in one.items()})
-    x = place.task.encode(place.feed("test").images[:16])
-    graph = onnx_graph.graph_of(module, x)
+    x = place.task.normalised(place.feed("test")["images"][:16])
+    graph = onnx_graph.graph_of(module, (x,))
     session = onnxruntime_cpu.open_session(onnxruntime_cpu.package(), graph.bytes(), 1)
     there = session.run(None, {"images": x.numpy()})[0]
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_rounded_results_bring_every_layer_to_integers(place: Bench) -> None:
     assert all(np.array_equal(before[name], after[name]) for name in before), (
         "the state's own are as they were"
     )
-    x = place.task.encode(place.feed("test").images[:256])
+    x = place.task.normalised(place.feed("test")["images"][:256])
     same = plain.run(x).argmax(1) == whole.run(x).argmax(1)  # type: ignore[attr-defined]
     assert float(same.float().mean()) > 0.95
 
@@ -277,7 +277,7 @@ def test_what_a_runtime_answers_is_near_the_state(runtime: str, entering: str, p
     build = {"_target_": "test_deployed.Products", "shape": "@shape", "classes": "@classes"}
     state = quantized_state(drawn({"name": "products", "build": build}, place), place, *FORMS[entering])
     found = lowered(dataclasses.replace(TARGETS[runtime], batches=(64,)), state, place)
-    own, there = simulated(state, found.inputs), found.run(found.inputs)
+    own, there = simulated(state, *found.inputs), found.run(*found.inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there - own).abs().mean()) < 0.25 * float(own.std())
 
@@ -331,7 +331,7 @@ def test_few_bits_are_exact_in_a_deep_net(form: str, runtime: str, place: Bench)
     """ONNX Runtime rounds biases in steps of input scale x weight scale where it can; at few bits that is another net."""
     state = quantized_state(drawn(RESNET, place), place, *FORMS[form])
     found = lowered(dataclasses.replace(TARGETS[runtime], batches=(64,)), state, place)
-    own, there = simulated(state, found.inputs), found.run(found.inputs)
+    own, there = simulated(state, *found.inputs), found.run(*found.inputs)
     assert isinstance(there, torch.Tensor)
     same = (there.argmax(1) == own.argmax(1)).float().mean()
     assert float(same) >= 0.98
@@ -502,7 +502,7 @@ def test_compiled_torch_computes_what_the_simulation_says(name: str, place: Benc
 
     state = quantized_state(dense, place, *FORMS[name])
     found = lowered(TorchCompiled(batches=(64,)), state, place)
-    own, there = simulated(state, found.inputs), found.run(found.inputs)
+    own, there = simulated(state, *found.inputs), found.run(*found.inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there - own).abs().max()) < 0.03 * float(own.max() - own.min())
     simulates = name in SIMULATED_IN_INDUCTOR
@@ -550,7 +550,7 @@ def test_what_inductor_cannot_have_in_integers_is_named(kind: str, form: str, pl
     build = {"_target_": f"test_deployed.{kind}", "shape": "@shape", "classes": "@classes"}
     state = quantized_state(drawn({"name": kind, "build": build}, place), place, *FORMS[form])
     found = lowered(TorchCompiled(batches=(4,)), state, place)
-    own, there = simulated(state, found.inputs), found.run(found.inputs)
+    own, there = simulated(state, *found.inputs), found.run(*found.inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there - own).abs().max()) < 0.03 * float(own.max() - own.min())
     if kind == "Twice":
@@ -566,7 +566,7 @@ def test_compiled_torch_in_bf16_has_the_same_integers(place: Bench, dense: State
 
     state = quantized_state(dense, place)
     found = lowered(TorchCompiled(batches=(64,), precision="bf16"), state, place)
-    own, there = simulated(state, found.inputs), found.run(found.inputs)
+    own, there = simulated(state, *found.inputs), found.run(*found.inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there - own).abs().max()) < 0.03 * float(own.max() - own.min())
     assert not found.in_float
@@ -663,7 +663,7 @@ def test_a_plain_script_gives_the_recorded_accuracy_to_the_image(
     """The whole way: a run with a quantized state, its exports, and a user's script that knows nothing of us."""
     from compressbench.records import read_jsonl
 
-    (tmp_path / "norm.json").write_text(json.dumps([*digits.mean, *digits.std]))
+    (tmp_path / "norm.json").write_text(json.dumps([*digits.task.mean, *digits.task.std]))
     (tmp_path / "user.py").write_text(USER)
     records = read_jsonl(finished / "records.jsonl").where(state="quantized", metric="deployed_top1")
     for form, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from compressbench import specs
 from compressbench.bench import Bench
-from compressbench.data.feed import Feed
 from compressbench.data.munge import munge, neighbours
 from compressbench.data.splits import seats
 from compressbench.errors import UserError
@@ -122,7 +121,10 @@ def with_states(bench: Bench, **states: State) -> Bench:
 
 def augmented(bench: Bench) -> Bench:
     return dataclasses.replace(
-        bench, dataset=dataclasses.replace(bench.dataset, augment={"pad": 1, "flip": True})
+        bench,
+        dataset=dataclasses.replace(
+            bench.dataset, task=dataclasses.replace(bench.task, augment={"pad": 1, "flip": True})
+        ),
     )
 
 
@@ -154,8 +156,8 @@ def by(objective: str, **settings: Any) -> dict[str, Any]:
 
 def batch_of(bench: Bench, logits: Tensor, plain: bool = False, **taps: Tensor) -> Batch:
     feed, n = bench.feed("train"), len(logits)
-    inputs = bench.task.encode(feed.images[:n])
-    return Batch(Outputs(logits, taps), inputs, feed.labels[:n], torch.arange(n), plain)
+    inputs = bench.task.normalised(feed["images"][:n])
+    return Batch(Outputs(logits, taps), (inputs,), feed.labels[:n], torch.arange(n), plain)
 
 
 def learned(module: nn.Module) -> dict[str, Tensor]:
@@ -305,18 +307,18 @@ def lesson(
 
     def answers(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return forward(module, bench.task.encode(images)).logits
+            return forward(module, bench.task.normalised(images)).logits
 
     at = torch.tensor(rows)
     return Lesson(
         **{
-            "logits": answers(feed.images[at]),
+            "logits": answers(feed["images"][at]),
             "known": feed.labels[at],
             "rows": at,
             "temperature": temperature,
             "bench": bench,
             "teacher": module,
-            "whole": lambda: answers(feed.images),
+            "whole": lambda: answers(feed["images"]),
             "kept": {},
             **changes,
         }
@@ -639,10 +641,10 @@ def test_munged_pictures(place: Bench, student: State) -> None:
     n = len(split)
     assert images.dtype == torch.uint8
     assert images.shape == (3 * n, 1, 8, 8)
-    assert torch.equal(images[:n], torch.from_numpy(split.images))
+    assert torch.equal(images[:n], torch.from_numpy(split["images"]))
     assert torch.equal(labels[:n], torch.from_numpy(split.labels))
     assert (labels[n:] == -1).all()
-    flat = torch.from_numpy(split.images).flatten(1).float()
+    flat = torch.from_numpy(split["images"]).flatten(1).float()
     wanted = munge(flat, 2, 0.5, 2.0, bench.generator("munge")).round().clamp(0, 255)
     assert torch.equal(images[n:].flatten(1).float(), wanted)
     assert same(made.weights, student.weights)
@@ -650,13 +652,13 @@ def test_munged_pictures(place: Bench, student: State) -> None:
     assert len(alone.group("data")["labels"]) == n
     assert same(Munge(copies=2, p=0.5, s=2.0).apply(student, bench).group("data"), made.group("data"))
     untouched = Munge(copies=1, p=0.0, keep=False).apply(student, bench).group("data")["images"]
-    assert torch.equal(untouched, torch.from_numpy(split.images))
+    assert torch.equal(untouched, torch.from_numpy(split["images"]))
 
 
 def test_few_labels_of_each_class(place: Bench, student: State) -> None:
     bench = dataclasses.replace(place, name="few")
     split = place.dataset.split("train")
-    every = torch.from_numpy(split.images)
+    every = torch.from_numpy(split["images"])
     before: set[bytes] = set()
     for size in (1, 9, 10, 11, 50, 300, len(split)):
         data = Few(size).apply(student, bench).group("data")
@@ -717,11 +719,11 @@ def test_training_on_it_sees_no_other_example(place: Bench, teacher: State, stud
     few = Few(32).apply(student, dataclasses.replace(place, name="few"))
     bench = with_states(place, few=few, teacher=teacher)
     split = place.dataset.split("train")
-    rows = {image.tobytes(): k for k, image in enumerate(split.images)}
+    rows = {image.tobytes(): k for k, image in enumerate(split["images"])}
     chosen = [rows[image.numpy().tobytes()] for image in few.group("data")["images"]]
     alone = dataclasses.replace(
         with_states(place, teacher=teacher),
-        feeds={"train": Feed(*(torch.from_numpy(a)[chosen] for a in (split.images, split.labels)))},
+        feeds={"train": split.to("cpu").take(chosen)},
     )
     for objective in (
         {},
@@ -738,7 +740,8 @@ def test_the_labels_count_where_there_are_some(place: Bench, teacher: State) -> 
     labels = feed.labels.clone()
     labels[1::2] = -1
     bench = dataclasses.replace(
-        with_states(place, teacher=teacher), feeds={"train": Feed(feed.images, labels)}
+        with_states(place, teacher=teacher),
+        feeds={"train": dataclasses.replace(feed, labels=labels)},
     )
     batch = batch_of(bench, some_logits(16, 10)[0].float())
     found = distillation.distill(bench, ("teacher",), share=0.0)(batch)
@@ -755,7 +758,7 @@ def test_the_labels_count_where_there_are_some(place: Bench, teacher: State) -> 
 def test_the_share_mixes_teacher_and_labels(taught: Bench, teacher: State) -> None:
     batch = batch_of(taught, some_logits(16, 10)[0].float())
     with torch.no_grad():
-        guide = module_of(teacher)(batch.inputs)
+        guide = module_of(teacher)(*batch.inputs)
     soft = distillation.softened(batch.outputs.logits, guide, 4.0)
     hard = F.cross_entropy(batch.outputs.logits, batch.labels)
     for share in (0.0, 0.3, 1.0):
@@ -767,7 +770,7 @@ def test_the_share_mixes_teacher_and_labels(taught: Bench, teacher: State) -> No
 def test_every_distance_is_taken_at_the_temperature(name: str, taught: Bench, teacher: State) -> None:
     batch = batch_of(taught, some_logits(16, 10)[0].float())
     with torch.no_grad():
-        guide = module_of(teacher)(batch.inputs)
+        guide = module_of(teacher)(*batch.inputs)
     objective = distillation.distill(taught, ("teacher",), 3.0, 1.0, DISTANCES[name])
     wanted = 9 * DISTANCES[name](batch.outputs.logits / 3, guide / 3)
     assert torch.allclose(objective(batch), wanted, atol=1e-3, rtol=1e-3)
@@ -781,8 +784,10 @@ def test_cached_logits_are_the_computed_ones(taught: Bench) -> None:
         assert torch.allclose(cached, computed, rtol=1e-4, atol=0)
     rows = torch.tensor([899, 0, 450])
     feed = taught.feed("train")
-    inputs = taught.task.encode(feed.images[rows])
-    batches = [Batch(Outputs(logits[:3]), inputs, feed.labels[rows], rows, plain) for plain in (True, False)]
+    inputs = taught.task.normalised(feed["images"][rows])
+    batches = [
+        Batch(Outputs(logits[:3]), (inputs,), feed.labels[rows], rows, plain) for plain in (True, False)
+    ]
     assert torch.allclose(*map(objective, batches), rtol=1e-4, atol=0)
 
 
@@ -793,9 +798,9 @@ class Counted:
         self.images = 0
         monkeypatch.setattr(distillation, "forward", self)
 
-    def __call__(self, module: Any, inputs: Tensor) -> Outputs:
-        self.images += len(inputs)
-        return forward(module, inputs)
+    def __call__(self, module: Any, *inputs: Tensor) -> Outputs:
+        self.images += len(inputs[0])
+        return forward(module, *inputs)
 
 
 @pytest.mark.parametrize("labels", ["soft", "class_mean", "shuffled"])
@@ -829,9 +834,11 @@ def test_with_augmentation_the_teacher_sees_what_the_student_sees(
     monkeypatch.setattr(distillation._Distilled, "__call__", noted)
     training("2ep", batch_size=300, **by("distill")).apply(student, bench)
     assert counted.images == 6 * 300 + 8
-    assert all(torch.equal(batch.inputs, inputs) for batch, (inputs, _) in zip(given, seen[1:], strict=True))
-    raw = bench.task.encode(bench.feed("train").images[given[0].rows])
-    assert not torch.equal(raw, given[0].inputs)
+    assert all(
+        torch.equal(batch.inputs[0], inputs) for batch, (inputs, _) in zip(given, seen[1:], strict=True)
+    )
+    raw = bench.task.normalised(bench.feed("train")["images"][given[0].rows])
+    assert not torch.equal(raw, given[0].inputs[0])
     assert not any(batch.plain for batch in given)
     counted.images = 0
     training("2ep", batch_size=300, augment=False, **by("distill")).apply(student, bench)
@@ -866,7 +873,7 @@ def test_the_teacher_never_changes(objective: str, taught: Bench, teacher: State
     with tapped(module, getattr(loss, "taps", ())) as compute:
         for _ in range(2):
             batch = batch_of(taught, torch.zeros(8, 10))
-            loss(dataclasses.replace(batch, outputs=compute(batch.inputs))).backward()
+            loss(dataclasses.replace(batch, outputs=compute(*batch.inputs))).backward()
     assert learned(module)
     assert not learned(held)
     assert not held.training
@@ -937,7 +944,7 @@ def test_a_quantized_or_pruned_teacher_answers_as_it_is(place: Bench, teacher: S
         bench = with_states(place, teacher=changed)
         batch = batch_of(bench, torch.zeros(16, 10))
         with torch.no_grad():
-            wanted, whole = (module_of(s)(batch.inputs) for s in (changed, teacher))
+            wanted, whole = (module_of(s)(*batch.inputs) for s in (changed, teacher))
         objective = distillation.distill(bench, ("teacher",), share=1.0)
         assert torch.allclose(
             objective(batch), distillation.softened(batch.outputs.logits, wanted, 4.0), rtol=1e-3
@@ -974,7 +981,7 @@ def test_a_distilled_student_is_more_loyal(taught: Bench, teacher: State) -> Non
 
 def test_taps_watch_a_module_and_leave_no_hook(teacher: State, place: Bench) -> None:
     module = module_of(teacher)
-    inputs = place.task.encode(place.feed("train").images[:3])
+    inputs = place.task.normalised(place.feed("train")["images"][:3])
     with tapped(module, ("layer1", "layer3.1.conv2")) as compute:
         found = compute(inputs)
     assert torch.equal(found.logits, module(inputs))
@@ -992,7 +999,7 @@ def test_patient_distillation_by_hand(taught: Bench, teacher: State) -> None:
     torch.manual_seed(0)
     batch = batch_of(taught, torch.randn(5, 10))
     with torch.no_grad(), tapped(module_of(teacher), ("layer1", "layer2")) as compute:
-        wanted = compute(batch.inputs).taps
+        wanted = compute(*batch.inputs).taps
     own = {"a": torch.rand(5, 4, 8, 8), "b": torch.rand(5, 8, 4, 4)}
     batch = dataclasses.replace(batch, outputs=Outputs(batch.outputs.logits, own))
     far = []
@@ -1013,7 +1020,7 @@ def test_every_feature_pulls_the_student_to_the_teacher(name: str, taught: Bench
     beta = 3000.0 if name == "similarity" else 10.0
     settings = by("mimic", points={"layer1": "layer1"}, feature=name, beta=beta, alone=True)
     found = training("60it", **settings).apply(student, taught)
-    images = taught.task.encode(taught.feed("test").images[:64])
+    images = taught.task.normalised(taught.feed("test")["images"][:64])
 
     def at_layer1(state: State) -> Tensor:
         with torch.no_grad(), tapped(module_of(state), ("layer1",)) as compute:
@@ -1048,9 +1055,9 @@ def test_a_regressor_maps_the_channels(place: Bench, student: State) -> None:
     batch = batch_of(bench, torch.zeros(4, 10))
     with torch.no_grad():
         with tapped(module_of(student), tuple(points)) as compute:
-            taps = compute(batch.inputs).taps
+            taps = compute(*batch.inputs).taps
         with tapped(module_of(bench.references["teacher"]), tuple(points)) as compute:
-            wanted = compute(batch.inputs).taps
+            wanted = compute(*batch.inputs).taps
     far = []
     for number, point in enumerate(points):
         mapped = F.conv2d(taps[point], own[f"regressor{number}.weight"], own[f"regressor{number}.bias"])
@@ -1176,7 +1183,7 @@ def three(place: Bench, teacher: State, student: State) -> dict[str, State]:
 
 def test_an_ensemble_is_the_mean_of_probabilities(place: Bench, three: dict[str, State]) -> None:
     state = Together(("a", "b", "c")).apply(None, with_states(place, **three))
-    inputs = place.task.encode(place.feed("test").images[:50])
+    inputs = place.task.normalised(place.feed("test")["images"][:50])
     with torch.no_grad():
         found = module_of(state)(inputs)
         single = torch.stack([module_of(s)(inputs).double().softmax(1) for s in three.values()])
@@ -1234,7 +1241,9 @@ def test_take_gives_back_what_was_put_in(place: Bench, three: dict[str, State]) 
     assert same(Take(2).apply(Take(0).apply(nested, bench), bench).weights, three["c"].weights)
     feed = bench.feed("validation")
     with torch.no_grad():
-        named = [module_of(state)(bench.task.encode(feed.images)).argmax(1) for state in three.values()]
+        named = [
+            module_of(state)(bench.task.normalised(feed["images"])).argmax(1) for state in three.values()
+        ]
     right = [int((classes == feed.labels).sum()) for classes in named]
     assert len(set(right)) > 1
     best = list(three.values())[right.index(max(right))]
@@ -1283,7 +1292,7 @@ def test_take_after_members_were_cut(place: Bench, three: dict[str, State]) -> N
         assert back.facts["density"] == member.facts["density"] < 1
         assert back.facts["forward_macs"] == member.facts["forward_macs"]
         assert not Take(0).apply(whole, bench).edits
-        inputs = place.task.encode(place.feed("test").images[:20])
+        inputs = place.task.normalised(place.feed("test")["images"][:20])
         with torch.no_grad():
             single = [module_of(s)(inputs).softmax(1) for s in (three["b"], member)]
             assert torch.allclose(module_of(whole)(inputs).exp(), (single[0] + single[1]) / 2, atol=1e-6)
@@ -1325,7 +1334,8 @@ def test_composites_refuse_in_one_line(place: Bench, three: dict[str, State], un
 
 
 def other_classes(bench: Bench) -> State:
-    fewer = dataclasses.replace(bench.dataset, classes=bench.dataset.classes[:7])
+    task = dataclasses.replace(bench.task, classes=bench.task.classes[:7])
+    fewer = dataclasses.replace(bench.dataset, task=task)
     return drawn(SMALL, dataclasses.replace(bench, dataset=fewer))
 
 
@@ -1340,7 +1350,7 @@ def students(place: Bench) -> State:
 def test_online_students_and_their_head(place: Bench, students: State) -> None:
     module = module_of(students)
     assert isinstance(module, Online)
-    inputs = place.task.encode(place.feed("train").images[:20])
+    inputs = place.task.normalised(place.feed("train")["images"][:20])
     with torch.no_grad():
         head = module(inputs)
         assert isinstance(head, Tensor), "in evaluation the head alone answers"
@@ -1405,9 +1415,9 @@ def test_without_the_kl_students_learn_as_each_alone(place: Bench, students: Sta
     """But for the head, whose own loss reaches their features: what is left of each gradient is that of it alone."""
     module = module_of(students).train()
     feed = place.feed("train")
-    inputs, labels = place.task.encode(feed.images[:32]), feed.labels[:32]
+    inputs, labels = place.task.normalised(feed["images"][:32]), feed.labels[:32]
     found = module(inputs)
-    batch = Batch(found, inputs, labels, torch.arange(32))
+    batch = Batch(found, (inputs,), labels, torch.arange(32))
     loss = online(place, weight=0.0)(batch) - F.cross_entropy(found.logits, labels)
     loss.backward()
     assert module.fc.weight.grad is None or not module.fc.weight.grad.any()

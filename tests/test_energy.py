@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from compressbench.hardware import memory
 from compressbench.hardware.energy import NONE, joules_of, joules_of_gpu
@@ -76,7 +77,10 @@ def load(package, path, shape):
 def test_peak_memory_is_what_loading_and_running_add(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that holds as many bytes as its file says: 200 MB are seen, and half of them are half."""
     monkeypatch.setitem(memory.PROGRAMS, "json", PLANTED)
-    found = [memory.peak_bytes("json", str(size).encode(), (1, 2))[0] for size in (100_000_000, 200_000_000)]
+    found = [
+        memory.peak_bytes("json", str(size).encode(), (torch.zeros(1, 2),))[0]
+        for size in (100_000_000, 200_000_000)
+    ]
     assert found[0] is not None
     assert found[1] is not None
     assert found[1] - found[0] == pytest.approx(200_000_000, rel=0.3), (
@@ -85,6 +89,6 @@ def test_peak_memory_is_what_loading_and_running_add(monkeypatch: pytest.MonkeyP
 
 
 def test_a_runtime_that_fails_is_said() -> None:
-    found, said = memory.peak_bytes("onnxruntime", b"no model", (1, 1, 2, 2))
+    found, said = memory.peak_bytes("onnxruntime", b"no model", (torch.zeros(1, 1, 2, 2),))
     assert found is None
     assert said.startswith("peak memory not measured: ")

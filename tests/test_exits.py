@@ -25,7 +25,6 @@ from compressbench.models.exits import check, exit_names, parts_of, places, prep
 from compressbench.stages.exits import Attach, Cascade, Choose
 from compressbench.state import State
 from compressbench.store import Store
-from compressbench.tasks.classification import Classification
 from compressbench.views import View
 from test_reparametrise import METHODS, ready
 from test_reparametrise import method as reparametrisation
@@ -50,8 +49,7 @@ VIT = build("compressbench.models.vit.VisionTransformer", dim=16, depth=3, heads
 
 @pytest.fixture(scope="module")
 def bench(digits) -> Bench:
-    task = Classification(digits.classes, digits.mean, digits.std)
-    return Bench(digits, task, seed=0, name="init", say=lambda _: None)
+    return Bench(digits, seed=0, name="init", say=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +71,12 @@ def training(objective: str, stage, only: str | None = None, **settings):
     )
 
 
+def three_of(bench: Bench) -> tuple[Tensor, ...]:
+    return bench.task.drawn(3, torch.Generator().manual_seed(0))
+
+
 def images(bench: Bench, count: int = 97) -> Tensor:
-    return bench.task.encode(bench.feed("test").images[:count])
+    return bench.task.normalised(bench.feed("test")["images"][:count])
 
 
 def policy(criterion, *thresholds: float) -> Policy:
@@ -161,7 +163,7 @@ def test_all_ways_of_running_answer_alike(criterion, exits: State, bench: Bench)
         ways = {
             "compacted": compacted(parts, rule, x),
             "waiting": waiting(parts, rule, x),
-            **{f"queued {b}": queued(parts, rule, x, b) for b in (1, 5, 16, 200)},
+            **{f"queued {b}": queued(parts, rule, x, batch=b) for b in (1, 5, 16, 200)},
         }
         for name, found in ways.items():
             assert torch.equal(found.exits, where), name
@@ -181,8 +183,8 @@ def test_all_ways_of_running_answer_alike(criterion, exits: State, bench: Bench)
 
 def test_the_mean_cost_is_the_histogram_times_the_costs(exits: State, bench: Bench) -> None:
     parts, x = parts_of(module_of(exits)), images(bench)
-    costs = of_exits(parts, bench.dataset.shape)
-    assert costs[-1] == count(module_of(exits), bench.dataset.shape).macs
+    costs = of_exits(parts, bench.task.blank(1))
+    assert costs[-1] == count(module_of(exits), bench.task.blank(1)).macs
     with torch.inference_mode():
         rule = mixed(margin, everything(parts, x))
         found = compacted(parts, rule, x)
@@ -299,7 +301,7 @@ def test_a_chosen_policy_does_what_its_facts_say(name: str, shared: bool, exits:
 
 
 def test_a_budget_of_the_first_exit_lets_all_leave_there(exits: State, bench: Bench) -> None:
-    costs = of_exits(parts_of(module_of(exits)), bench.dataset.shape)
+    costs = of_exits(parts_of(module_of(exits)), bench.task.blank(1))
     for shared in (True, False):
         state = Choose(spec("margin"), budget=costs[0] / costs[-1], shared=shared).apply(exits, bench)
         assert state.facts["exit_shares"] == [1, 0, 0]
@@ -486,8 +488,8 @@ def test_other_nets_in_parts(
     state = drawn(model, bench)
     found = Attach(points, HEAD, side=side).apply(state, bench)
     module = module_of(found)
-    check(module, bench.dataset.shape)
-    assert of_exits(parts_of(module), bench.dataset.shape)[-1] == found.facts["forward_macs"]
+    check(module, three_of(bench))
+    assert of_exits(parts_of(module), bench.task.blank(1))[-1] == found.facts["forward_macs"]
     # the net's own tensors keep their names and values, and so does its answer
     for name, tensor in state.weights.items():
         assert torch.equal(found.weights[name], tensor)
@@ -498,7 +500,7 @@ def test_other_nets_in_parts(
 
 def test_points_are_put_in_the_order_of_the_net(bench: Bench) -> None:
     module = module_of(drawn(RESNET, bench))
-    assert list(places(module, ["layer2", "layer1"], [], images(bench, 2))) == ["layer1", "layer2"]
+    assert list(places(module, ["layer2", "layer1"], [], (images(bench, 2),))) == ["layer1", "layer2"]
 
 
 # ---- with other stages ----------------------------------------------------------------------------------------------
@@ -528,7 +530,7 @@ def test_only_some_parameters(bench: Bench) -> None:
     state = drawn(RESNET, bench)
     net, whole = module_of(state), state.facts["forward_macs"]
     assert _step_macs(state.facts, net, None, bench) == 3 * whole
-    layers = count(net, bench.dataset.shape).layers
+    layers = count(net, bench.task.blank(1)).layers
     assert _step_macs(state.facts, net, "fc.*", bench) == whole + 2 * layers["fc"]
     assert _step_macs(state.facts, net, "conv1.*", bench) == 2 * whole + layers["conv1"]
 
@@ -573,7 +575,7 @@ def test_joint_is_the_weighted_mean_of_all_exits_losses(exits: State, bench: Ben
     from compressbench.training.objectives import Batch
 
     feed = bench.feed("train")
-    x, y = bench.task.encode(feed.images[:16]), feed.labels[:16]
+    x, y = bench.task.normalised(feed["images"][:16]), feed.labels[:16]
     with torch.no_grad():
         logits = everything(parts_of(module_of(exits)), x)
     outputs = Outputs(logits[-1], {f"exit{k}": t for k, t in enumerate(logits[:-1])})
@@ -611,7 +613,7 @@ def test_exits_after_pruning_and_pruning_after_exits(exits: State, bench: Bench)
     assert thin.facts["density"] < after.facts["density"] < thin.facts["density"] + 0.1
     again = prune(exits, bench, Prune(criterion, 0.5))
     assert any(name.startswith("exits.") for name in again.masks)
-    check(module_of(again), bench.dataset.shape)
+    check(module_of(again), three_of(bench))
 
 
 def test_channels_removed_before_and_after_exits(exits: State, bench: Bench) -> None:
@@ -621,14 +623,14 @@ def test_channels_removed_before_and_after_exits(exits: State, bench: Bench) -> 
     settings = Channels(criterion, macs=0.6, inside=True)
     thin = settings.apply(drawn(RESNET, bench), bench)
     after = Attach(POINTS, HEAD).apply(thin, bench)
-    check(module_of(after), bench.dataset.shape)
+    check(module_of(after), three_of(bench))
     later = settings.apply(exits, bench)
     assert later.facts["forward_macs"] < exits.facts["forward_macs"]
-    check(module_of(later), bench.dataset.shape)
+    check(module_of(later), three_of(bench))
     # coupled channels that an exit reads too: its head loses the same inputs
     whole = Channels(criterion, macs=0.6).apply(exits, bench)
     module = module_of(whole)
-    check(module, bench.dataset.shape)
+    check(module, three_of(bench))
     assert module.exits[0].fc.in_features < 4
 
 
@@ -642,11 +644,11 @@ def test_quantized_nets_with_exits(exits: State, bench: Bench) -> None:
 
     after = Quantize(**settings).apply(exits, dataclasses.replace(bench, name="quantize"))
     chosen = Choose(spec("margin"), budget=0.8).apply(after, bench)
-    check(module_of(chosen), bench.dataset.shape)
+    check(module_of(chosen), three_of(bench))
     assert View(chosen, bench).log_probs.isfinite().all()
     # and the other way round
     first = Quantize(**settings).apply(drawn(RESNET, bench), dataclasses.replace(bench, name="quantize"))
-    check(module_of(Attach(POINTS, HEAD).apply(first, bench)), bench.dataset.shape)
+    check(module_of(Attach(POINTS, HEAD).apply(first, bench)), three_of(bench))
 
 
 def test_a_cascade_asks_each_net_anew_and_pays_for_all(exits: State, bench: Bench) -> None:
@@ -654,7 +656,7 @@ def test_a_cascade_asks_each_net_anew_and_pays_for_all(exits: State, bench: Benc
     large = drawn(RESNET, dataclasses.replace(bench, name="large"))
     both = dataclasses.replace(bench, references={"small": small, "large": large})
     made = Cascade(("small", "large")).apply(None, both)
-    costs = of_exits(parts_of(module_of(made)), bench.dataset.shape)
+    costs = of_exits(parts_of(module_of(made)), bench.task.blank(1))
     assert costs == [
         small.facts["forward_macs"],
         small.facts["forward_macs"] + large.facts["forward_macs"],
@@ -826,7 +828,7 @@ def test_exits_train_under_every_reparametrisation(bench: Bench, name: str) -> N
         training("joint", Train), length="9it", lr=0.02, reparametrise=reparametrisation(name)
     )
     after = stage.apply(start, dataclasses.replace(bench, name="joint"))
-    check(module_of(after), bench.dataset.shape)
+    check(module_of(after), three_of(bench))
     chosen = Choose(spec("margin"), budget=0.9).apply(after, bench)
     assert View(chosen, bench).log_probs.isfinite().all()
     heads = [n for n in after.masks if n.startswith("exits.")]
@@ -843,7 +845,7 @@ def test_batch_norms_fold_in_a_net_with_exits_too(exits: State, bench: Bench) ->
     after, flags = folded(exits, bench)
     assert not flags
     assert not any(isinstance(m, nn.BatchNorm2d) for m in module_of(after).modules())
-    check(module_of(after), bench.dataset.shape)
+    check(module_of(after), three_of(bench))
     x = images(bench)
     with torch.no_grad():
         own, there = (everything(parts_of(module_of(s)), x) for s in (exits, after))

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from compressbench import metrics
 from compressbench.bench import Bench
-from compressbench.black_box import _margin
 from compressbench.errors import UserError
 from compressbench.models.checkpoint import read_weights
 from compressbench.models.lenet import LeNet300100
@@ -32,6 +31,7 @@ from compressbench.report.numbers import Spread, number, percentage, share, with
 from compressbench.report.panels import panels
 from compressbench.report.terminal import print_tables
 from compressbench.state import State
+from compressbench.tasks.images.square import _margin
 from compressbench.views import View
 from conftest import Command
 from test_report import accuracies, full, record
@@ -223,7 +223,7 @@ def test_no_figures_of_a_net_that_answers_nothing(place: Bench, dense: State, an
 def test_no_class_is_named_where_a_score_is_no_number(place: Bench) -> None:
     scores = torch.tensor([[0.1, NAN, 0.3], [0.5, 0.5, 0.1], [NAN, NAN, NAN]])
     assert metrics.named(scores).tolist() == [-1, 0, -1]
-    assert place.task.predict(Outputs(scores)).tolist() == [-1, 0, -1]
+    assert place.task.answers(Outputs(scores)).tolist() == [-1, 0, -1]
     _, fallen = _margin(scores, torch.tensor([1, 0, 0]))
     assert fallen.tolist() == [True, False, True]
 

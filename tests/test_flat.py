@@ -273,8 +273,8 @@ def test_statistics_of_an_average_are_those_of_the_training_set(bench) -> None:
     module, seen = module_of(averaged), []
     module.conv1.register_forward_hook(lambda _, i, o: seen.append(o.detach()))
     with torch.no_grad():
-        for images, _ in bench.feed("train").batches(256):
-            forward(module, bench.task.encode(images))
+        for batch in bench.feed("train").batches(256):
+            forward(module, *bench.task.encode(batch))
     mean = torch.cat(seen).mean((0, 2, 3))
     torch.testing.assert_close(averaged.weights["bn1.running_mean"], mean, rtol=1e-3, atol=1e-4)
     spare = averaged.facts["macs"] - train().apply(start, bench).facts["macs"]
@@ -286,7 +286,7 @@ def test_statistics_of_an_average_are_those_of_the_finished_net(name, bench) -> 
     start = ready(name, RESNET, bench)
     averaged = train(reparametrise=method(name), averager=averager("ema", decay=0.5)).apply(start, bench)
     module = module_of(averaged)
-    restated(module, bench.feed("train"), bench.task)
+    restated(module, bench.feed("train"), bench.task.encode)
     for norm in ("bn1", "layer3.0.bn2"):
         for part in ("running_mean", "running_var"):
             if f"{norm}.{part}" not in averaged.weights:  # folded into its convolution
@@ -298,20 +298,20 @@ def test_statistics_of_an_average_are_those_of_the_finished_net(name, bench) -> 
 @pytest.mark.parametrize("count", [2, 257, 258, 300, 700])
 def test_statistics_of_sets_of_any_size(count, bench) -> None:
     feed = bench.feed("train")
-    few = type(feed)(feed.images[:count], feed.labels[:count])
-    x = bench.task.encode(few.images).flatten(1)
+    few = type(feed)(feed["images"][:count], feed.labels[:count])
+    x = bench.task.normalised(few["images"]).flatten(1)
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
-    assert restated(net, few, bench.task) == count
+    assert restated(net, few, bench.task.encode) == count
     torch.testing.assert_close(net[1].running_mean, x.mean(0), rtol=1e-2, atol=1e-2)
     varied = x.var(0) > 1e-3
     torch.testing.assert_close(net[1].running_var[varied], x.var(0)[varied], rtol=0.15, atol=0.02)
     assert net[1].momentum == 0.1
     kept = nn.InstanceNorm2d(1, track_running_stats=True)
-    restated(kept, few, bench.task)
+    restated(kept, few, bench.task.encode)
     torch.testing.assert_close(
-        kept.running_mean, bench.task.encode(few.images).mean((0, 2, 3)), rtol=1e-2, atol=1e-2
+        kept.running_mean, bench.task.normalised(few["images"]).mean((0, 2, 3)), rtol=1e-2, atol=1e-2
     )
-    assert restated(nn.Flatten(), few, bench.task) == 0
+    assert restated(nn.Flatten(), few, bench.task.encode) == 0
 
 
 def test_an_average_goes_where_the_training_goes(bench) -> None:

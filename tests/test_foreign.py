@@ -38,6 +38,7 @@ from compressbench.stages.shrink import Channels
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.views import View
+from tiny import blank
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -57,7 +58,7 @@ def state_of(name: str, bench: Bench) -> State:
 
 
 def images_of(bench: Bench, count: int) -> Tensor:
-    return bench.task.encode(bench.feed("test").images[:count])
+    return bench.task.normalised(bench.feed("test")["images"][:count])
 
 
 def answers(state: State, images: Tensor) -> Tensor:
@@ -453,7 +454,7 @@ class Elementwise(nn.Module):
     ],
 )
 def test_multiply_accumulates_by_hand(name: str, macs: int, place: Bench) -> None:
-    counts = count(module_of(state_of(name, place)), (1, 8, 8))
+    counts = count(module_of(state_of(name, place)), blank((1, 8, 8)))
     assert counts.macs == macs
     assert counts.said == ""
 
@@ -462,11 +463,11 @@ def test_multiply_accumulates_by_hand(name: str, macs: int, place: Bench) -> Non
 def test_recurrent_layers_are_counted_alike(kind: str) -> None:
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
     own = 8 * 2 * gates * 16 * ((8 + 16) + (32 + 16)) + 320
-    assert count(Recurrent(1, 10, kind), (1, 8, 8)).macs == own
+    assert count(Recurrent(1, 10, kind), blank((1, 8, 8))).macs == own
 
 
 def test_what_has_no_formula_is_named_as_not_counted(place: Bench) -> None:
-    counts = count(module_of(state_of("Hidden", place)), (1, 8, 8))
+    counts = count(module_of(state_of("Hidden", place)), blank((1, 8, 8)))
     assert counts.macs == 40
     assert (
         counts.said == "not counted: the net: _fft_r2c, inner: mul"

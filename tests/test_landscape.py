@@ -58,8 +58,8 @@ class Parabola:
 
 def bowl(a: list[float], w: list[float], masks=None) -> Landscape:
     batch = [
-        (torch.zeros(3, 1), torch.zeros(3, dtype=torch.long)),
-        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long)),
+        ((torch.zeros(3, 1),), torch.zeros(3, dtype=torch.long)),
+        ((torch.zeros(2, 1),), torch.zeros(2, dtype=torch.long)),
     ]
     return landscape_of(Bowl(w), masks or {}, batch, Parabola(torch.tensor(a)))  # type: ignore[arg-type]
 
@@ -171,7 +171,7 @@ def test_curvature_agrees_with_a_second_library(name, trained, place) -> None:
         here.module,
         nn.CrossEntropyLoss(),
         list(here.params.values()),
-        list(here.batches),
+        [(x, y) for (x,), y in here.batches],
         check_deterministic=False,
     )
     v = random_direction(here, torch.Generator().manual_seed(0))
@@ -200,8 +200,8 @@ def test_eigenvalue_of_a_whole_hessian(place) -> None:
             return self.fc(self.pool(x).flatten(1))
 
     torch.manual_seed(0)
-    images, labels = place.feed("train").images[:100], place.feed("train").labels[:100]
-    here = landscape_of(Small(), {}, [(place.task.encode(images), labels)], place.task)
+    images, labels = place.feed("train")["images"][:100], place.feed("train").labels[:100]
+    here = landscape_of(Small(), {}, [((place.task.normalised(images),), labels)], place.task)
     size = len(here.weights())
     whole = torch.stack([here.product(row) for row in torch.eye(size)])
     torch.testing.assert_close(whole, whole.T, rtol=1e-4, atol=1e-5)
@@ -220,7 +220,7 @@ def test_rescaling_leaves_the_function_and_not_the_curvature(name, count, traine
     assert f" {count} ReLU" in other[1]
     inputs = own[0].batches[0][0]
     with torch.no_grad():
-        a, b = (forward(x[0].module, inputs).logits for x in (own, other))
+        a, b = (forward(x[0].module, *inputs).logits for x in (own, other))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(a.abs().max()))
     assert own[0].loss() == pytest.approx(other[0].loss(), rel=1e-6)
     start = random_direction(own[0], torch.Generator().manual_seed(0))
@@ -251,7 +251,7 @@ def test_which_layers_may_be_rescaled() -> None:
     net = Branching().eval()
     assert pairs(net) == [Pair("c", "d"), Pair("e", "f")]
     x = torch.randn(5, 1, 8, 8)
-    found = rescaled(net, 8.0, x)
+    found = rescaled(net, 8.0, (x,))
     assert not isinstance(found, str)
     torch.testing.assert_close(net(x), found[0](x), rtol=0, atol=0)
     assert not torch.equal(found[0].get_parameter("c.weight"), net.c.weight)
@@ -259,7 +259,7 @@ def test_which_layers_may_be_rescaled() -> None:
     net.f2 = net.e  # the same module by another name is the same
     net.b.weight, net.c.bias = net.b.weight, net.b.bias  # a bias that two layers share
     assert pairs(net) == [Pair("e", "f")]
-    assert "no layer is followed by a ReLU" in rescaled(nn.Linear(64, 3), 4.0, torch.randn(2, 64))  # type: ignore[operator]
+    assert "no layer is followed by a ReLU" in rescaled(nn.Linear(64, 3), 4.0, (torch.randn(2, 64),))  # type: ignore[operator]
 
 
 class Named(nn.Module):
@@ -311,8 +311,8 @@ class Attending(nn.Module):
 
 def test_products_where_forward_mode_is_missing(place) -> None:
     torch.manual_seed(0)
-    images, labels = place.feed("train").images[:50], place.feed("train").labels[:50]
-    here = landscape_of(Attending(), {}, [(place.task.encode(images), labels)], place.task)
+    images, labels = place.feed("train")["images"][:50], place.feed("train").labels[:50]
+    here = landscape_of(Attending(), {}, [((place.task.normalised(images),), labels)], place.task)
     assert not here.forward_mode
     v = random_direction(here, torch.Generator().manual_seed(0))
     with here.moved(v * 1e-2):

@@ -13,7 +13,7 @@ from torch import nn
 
 from compressbench.errors import UserError
 from compressbench.hardware.target import check_threads
-from compressbench.models.layout import training_layout
+from compressbench.tasks.images.layout import training_layout
 from conftest import Command
 
 PLAIN, FAST = torch.contiguous_format, torch.channels_last
@@ -29,13 +29,13 @@ from compressbench.data.dataset import Dataset, Split
 from compressbench.models.draw import drawn
 from compressbench.probes.sharpness import Sharpness
 from compressbench.stages.train import Train
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (16, 3, 64, 64), dtype=np.uint8)
 parts = {{n: Split.of(images, np.arange(16) % 2) for n in ("train", "test", "validation")}}
-data = Dataset(name="noise", splits=parts, classes=("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3)
-bench = Bench(data, Classification(data.classes, data.mean, data.std), seed=0, name="init", say=lambda t: None)
+data = Dataset("noise", parts, Classification(("a", "b"), (0.5,) * 3, (0.5,) * 3, images.shape[1:]))
+bench = Bench(data, seed=0, name="init", say=lambda t: None)
 state = drawn({{"name": "narrow", "build": {{"_target_": "test_layout.Narrow", "width": {width}}}}}, bench)
 sgd = {{"_target_": "torch.optim.SGD", "_partial_": True}}
 state = Train(length="3it", batch_size=8, lr=0.01, optimizer=sgd, validate="1it").apply(state, bench)

@@ -54,7 +54,7 @@ def flags(state: State, start: str) -> list[str]:
 
 def answers(state: State, place: Bench) -> Tensor:
     with torch.no_grad():
-        return forward(module_of(state), place.task.encode(place.feed("test").images[:64])).logits
+        return forward(module_of(state), place.task.normalised(place.feed("test")["images"][:64])).logits
 
 
 @pytest.fixture(scope="module")

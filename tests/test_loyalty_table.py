@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from compressbench import black_box, corruptions
-from compressbench.attacks import Ball
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
@@ -26,7 +24,10 @@ from compressbench.records import Record, Records
 from compressbench.stages.theseus import Replace, Shallower, Successor
 from compressbench.stages.train import Train
 from compressbench.state import State
-from compressbench.tasks.classification import Surface
+from compressbench.tasks.images import corruptions
+from compressbench.tasks.images import square as black_box
+from compressbench.tasks.images.attacks import Ball
+from compressbench.tasks.task import Surface
 from compressbench.views import View
 from conftest import MLP
 
@@ -81,7 +82,7 @@ def test_a_successor_begins_as_the_first_block_and_ends_alone(bench: Bench, teac
     assert out.facts["prunable"] == shallow.facts["prunable"]
     assert out.facts["density"] == shallow.facts["density"] < 1
     assert out.facts["forward_macs"] < teacher.facts["forward_macs"]
-    inputs = bench.task.encode(bench.feed("test").images[:4])
+    inputs = bench.task.normalised(bench.feed("test")["images"][:4])
     assert torch.equal(module_of(mixed)(inputs), module_of(out)(inputs)), "in evaluation the successor alone"
 
 
@@ -269,7 +270,7 @@ def test_shifted_measures_each_corruption_and_the_mean(bench: Bench, teacher: St
     by_group = {m.group: m.value for m in found}
     assert by_group[""] == pytest.approx((by_group["contrast"] + by_group["gaussian_noise"]) / 2)
     assert all(m.n == 50 for m in found)
-    spoilt = bench.task.encode(corruptions.corrupted(bench.feed("test").images[:50], "contrast", 1))
+    spoilt = bench.task.normalised(corruptions.corrupted(bench.feed("test")["images"][:50], "contrast", 1))
     right = (view.module(spoilt).argmax(1) == bench.feed("test").labels[:50]).float().mean()
     assert by_group["contrast"] == pytest.approx(100 * float(right))
 

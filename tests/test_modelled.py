@@ -242,12 +242,12 @@ def test_work_is_what_is_counted(place: Bench, dense: State) -> None:
     from compressbench.models.build import module_of
     from compressbench.models.counting import count
 
-    work, counts = work_of(View(dense, place)), count(module_of(dense), place.dataset.shape)
+    work, counts = work_of(View(dense, place)), count(module_of(dense), place.task.blank(1))
     assert {x.name: x.macs for x in work.layers} == dict(counts.layers)
     assert sum(x.weights for x in work.layers) == counts.prunable
     assert sum(x.weights for x in work.layers) + work.others == counts.parameters
     first = work.layers[0]
-    assert first.inputs == torch.Size(place.dataset.shape).numel()
+    assert first.inputs == place.task.blank(1)[0].numel()
     assert work.activations >= first.outputs
 
 
@@ -259,7 +259,7 @@ class Chain(nn.Sequential):
 
 def test_the_most_that_is_alive_at_once(place: Bench) -> None:
     spec = {"name": "chain", "build": {"_target_": "test_modelled.Chain"}}
-    shape = place.dataset.shape
+    shape = place.dataset.task.shape
     work = work_of(View(drawn(spec, place), place))
     assert work.activations == 9 * shape[1] * shape[2], (
         "the image, three channels and five, the five as a view"
@@ -453,8 +453,8 @@ def test_a_gpu_computes_what_the_state_does(name: str, place: Bench, dense: Stat
     found = target(name).lower(View(dense, place))
     assert isinstance(found, Lowered), found
     with torch.no_grad():
-        own = module_of(dense)(found.inputs.cpu())
-    there = found.run(found.inputs)
+        own = module_of(dense)(found.inputs[0].cpu())
+    there = found.run(*found.inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there.float().cpu() - own).abs().max()) < 0.03 * float(own.max() - own.min())
 

@@ -28,6 +28,7 @@ from compressbench.models.lenet import LeNet5, LeNet300100
 from compressbench.models.resnet import CifarResNet, ImageNetResNet
 from compressbench.models.vgg import CifarVgg
 from compressbench.models.vit import VisionTransformer
+from tiny import blank
 
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS, FASHION, CIFAR, IMAGENET = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)
@@ -75,7 +76,7 @@ def weights(module: nn.Module, kind: type) -> int:
 
 
 def test_lenet_counts():
-    counts = count(built("lenet_300_100", FASHION), FASHION)
+    counts = count(built("lenet_300_100", FASHION), blank(FASHION))
     assert (counts.parameters, counts.prunable, counts.macs) == (266_610, 266_200, 266_200)
     assert counts.layers == {"hidden.0": 235_200, "hidden.2": 30_000, "fc": 1_000}
     assert parameters(on_meta("lenet_5", shape=FASHION)) == 61_706
@@ -102,7 +103,7 @@ def test_conv_n_counts(depth, every, convolution):
     ],
 )
 def test_cifar_resnet_counts(depth, shortcut, expected, macs):
-    counts = count(built(f"resnet{depth}", shortcut=shortcut), CIFAR)
+    counts = count(built(f"resnet{depth}", shortcut=shortcut), blank(CIFAR))
     assert (counts.parameters, counts.macs) == (expected, macs)
 
 
@@ -173,7 +174,7 @@ def by_hooks(module: nn.Module, shape) -> dict[str, int]:
 @pytest.mark.parametrize("name", ["lenet_5", "conv_4", "resnet8", "resnet18_small", "vit"])
 def test_macs_agree_with_the_flop_counter_and_with_hooks(name):
     module = built(name, FASHION)
-    counts = count(module, FASHION)
+    counts = count(module, blank(FASHION))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, *FASHION))
     assert counter.get_total_flops() == 2 * counts.macs
@@ -188,7 +189,7 @@ def test_counting_leaves_the_module_as_it_was():
     modes = [m.training for m in module.modules()]
     before = copy.deepcopy(module.state_dict())
     fast = torch.backends.mha.get_fastpath_enabled()
-    first, second = count(module, CIFAR), count(module, CIFAR)
+    first, second = count(module, blank(CIFAR)), count(module, blank(CIFAR))
     assert first == second
     assert [m.training for m in module.modules()] == modes
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
@@ -209,7 +210,7 @@ class Encoder(nn.Module):
 
 def test_fused_attention_is_counted():
     tokens = 4 * 4
-    counts = count(Encoder().eval(), (8, 4, 4))
+    counts = count(Encoder().eval(), blank((8, 4, 4)))
     assert counts.layers == {
         "layer.self_attn.out_proj": tokens * 8 * 8,
         "layer.linear1": tokens * 8 * 16,
@@ -239,14 +240,14 @@ class Rewriting(nn.Linear):
 
 
 def test_layers_used_twice_tied_unused_or_rewriting_their_weight():
-    counts = count(Odd(), (1, 2, 2))
+    counts = count(Odd(), blank((1, 2, 2)))
     assert counts.layers == {"twice": 3 * 16, "unused": 0, "rewritten": 8}
     assert counts.others == 0
     assert counts.parameters == 16 + 9 * 5 + 10
 
 
 def test_macs_if_zeros_were_free():
-    counts = count(built("vit", FASHION), FASHION)
+    counts = count(built("vit", FASHION), blank(FASHION))
     assert counts.if_zeros_were_free({}) == counts.macs
     assert counts.if_zeros_were_free({f"{n}.weight": 0.0 for n in counts.layers}) == counts.others > 0
     half = counts.if_zeros_were_free({"fc.weight": 0.5})
@@ -256,14 +257,14 @@ def test_macs_if_zeros_were_free():
 
 
 def test_a_lone_layer_is_counted():
-    counts = count(nn.Linear(5, 3), (5,))
+    counts = count(nn.Linear(5, 3), blank((5,)))
     assert (counts.macs, dict(counts.layers)) == (15, {"": 15})
     assert counts.if_zeros_were_free({"weight": 0.2}) == pytest.approx(3)
 
 
 def test_counting_refuses_a_shape_in_one_line():
     with pytest.raises(UserError, match="CifarResNet can't take inputs of 1x8x8") as caught:
-        count(built("resnet8"), DIGITS)
+        count(built("resnet8"), blank(DIGITS))
     assert "\n" not in str(caught.value)
 
 
@@ -470,7 +471,7 @@ def test_anybodys_module_by_import_path(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"trust=\[their_nets\]"):
         specs.check(spec, "model.build")
     specs.check(spec, "model.build", trusted=["their_nets"])
-    counts = count(specs.build(spec), DIGITS)
+    counts = count(specs.build(spec), blank(DIGITS))
     assert counts.macs == 36 * 9 * 5 + 50
 
 
@@ -516,7 +517,7 @@ def test_torchvision(monkeypatch):
         assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == layout
         assert list(ours.state_dict()) == list(layout)
         assert parameters(ours) == published.meta["num_params"]
-        assert round(count(ours, IMAGENET).macs / 1e9, 3) == published.meta["_ops"]
+        assert round(count(ours, blank(IMAGENET)).macs / 1e9, 3) == published.meta["_ops"]
 
     torch.manual_seed(0)
     theirs = models.resnet18().eval()
@@ -553,7 +554,7 @@ def test_timm(monkeypatch):
     net = timm_model("resnet10t", FASHION, 7).eval()
     assert net(torch.zeros(2, *FASHION)).shape == (2, 7)
     vit = timm_model("vit_tiny_patch16_224", (1, 32, 32), 4, depth=2).eval()
-    counts = count(vit, (1, 32, 32))
+    counts = count(vit, blank((1, 32, 32)))
     tokens = 2 * 2 + 1
     assert counts.others == 2 * 2 * tokens * tokens * 192
     assert counts.macs - counts.others == sum(by_hooks(vit, (1, 32, 32)).values())

@@ -93,8 +93,8 @@ def test_net(library: str, name: str, options: dict[str, Any], point: str, tmp_p
         lowered = OnnxRuntimeCPU(batches=(1, 4), threads=1, seconds=0.01).lower(reached[state])
         if isinstance(lowered, Lowered):
             for batch in (1, 4):
-                answer: Any = lowered.run(lowered.inputs[:batch])
-                expected = reached[state].module(lowered.inputs[:batch])
+                answer: Any = lowered.run(lowered.inputs[0][:batch])
+                expected = reached[state].module(lowered.inputs[0][:batch])
                 assert_alike(answer, expected, f"{state} at batch {batch}")
         else:
             assert "\n" not in lowered.why

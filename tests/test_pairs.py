@@ -166,8 +166,8 @@ def check_export(ready: Any, view: View, stages: Any, folder: Path) -> None:
     export(ready, view, node, "onnx", folder / "export", folder)
     session = onnxruntime.InferenceSession(str(folder / "export" / f"{node.name}.onnx"))
     data = ready.dataset
-    pixels = data.splits["test"].images
-    mean, std = np.array(data.mean)[:, None, None], np.array(data.std)[:, None, None]
+    pixels = data.splits["test"]["images"]
+    mean, std = np.array(data.task.mean)[:, None, None], np.array(data.task.std)[:, None, None]
     logits = session.run(None, {"images": ((pixels / 255 - mean) / std).astype("float32")})[0]
     own = view.log_probs.argmax(dim=1).numpy()
     assert (logits.argmax(axis=1) == own).mean() >= 0.99

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import test_exits_report
 from compressbench.bench import Bench, derive_seed
 from compressbench.data.dataset import Split
-from compressbench.data.feed import order as draw_order
+from compressbench.data.examples import order as draw_order
 from compressbench.early import within_loss
 from compressbench.exiting import Policy, compacted, policy_of, waiting
 from compressbench.landscape import lanczos, landscape_of, random_direction, trace
@@ -34,11 +34,12 @@ from compressbench.stages.exits import Attach
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 from test_models import built
 from test_quantize import train
 from test_report import accuracies
+from tiny import blank
 
 ENTROPY = {"_target_": "compressbench.observers.entropy.entropy", "_partial_": True}
 NAMES = ("first", "second", "last")
@@ -168,7 +169,7 @@ def split_bench(place: Bench, **images: float) -> Bench:
     splits = {}
     for name, split in place.dataset.splits.items():
         factor = images.get(name, 1.0)
-        pixels = (split.images * factor).clip(0, 255).astype(np.uint8)
+        pixels = (split["images"] * factor).clip(0, 255).astype(np.uint8)
         splits[name] = Split.of(pixels, split.labels if factor == 1 else (split.labels + 1) % 10)
     return dataclasses.replace(place, dataset=dataclasses.replace(place.dataset, splits=splits), feeds={})
 
@@ -191,8 +192,8 @@ def test_calibration_sees_no_test_image(settings: dict, place: Bench, dense: Sta
 def test_range_of_the_first_input_by_hand(place: Bench, dense: State) -> None:
     """min_max over all validation images: the first layer's scale is their encoded range over 255 steps."""
     found = Quantize(examples=10_000).apply(dense, place).group("scales")["features.0.input|scale"]
-    pixels = place.dataset.splits["validation"].images.astype(np.float64) / 255
-    encoded = (pixels - place.dataset.mean[0]) / place.dataset.std[0]
+    pixels = place.dataset.splits["validation"]["images"].astype(np.float64) / 255
+    encoded = (pixels - place.dataset.task.mean[0]) / place.dataset.task.std[0]
     low, high = min(encoded.min(), 0.0), max(encoded.max(), 0.0)
     assert float(found) == pytest.approx((high - low) / 255, rel=1e-5)
 
@@ -210,7 +211,7 @@ def test_the_validation_curve_is_of_the_validation_split(place: Bench, dense: St
     last = train("6it", lr=0.05).apply(dense, dataclasses.replace(place, name="train"))
     split = place.dataset.splits["validation"]
     with torch.no_grad():
-        logits = module_of(last)(place.task.encode(torch.from_numpy(split.images))).double().numpy()
+        logits = module_of(last)(place.task.normalised(torch.from_numpy(split["images"]))).double().numpy()
     wrong = logsumexp(logits, axis=1) - logits[np.arange(len(logits)), split.labels]
     assert as_is[-1][0] == pytest.approx(wrong.mean(), rel=1e-5)
     assert as_is[-1][1] == pytest.approx(100 * (logits.argmax(1) == split.labels).mean())
@@ -230,7 +231,7 @@ def test_the_hessian_of_a_pruned_net_is_that_of_what_is_left() -> None:
     kept = mask.reshape(-1)
     module = nn.Linear(4, 3, bias=False)
     module.weight.data = torch.tensor(w, dtype=torch.float32)
-    batches = [(torch.tensor(x, dtype=torch.float32), torch.tensor(y))]
+    batches = [((torch.tensor(x, dtype=torch.float32),), torch.tensor(y))]
     task = Classification(("a", "b", "c"), (0.0,), (1.0,))
     place = landscape_of(module, {"weight": torch.tensor(mask)}, batches, task)
     columns = torch.stack([place.product(torch.eye(12)[k]) for k in range(12)], 1).numpy()
@@ -247,7 +248,10 @@ def test_images_that_are_wrong_already_are_not_attacked(place: Bench, dense: Sta
     view = View(train("20it", lr=0.05).apply(dense, dataclasses.replace(place, name="train")), place)
     made = Attacked.make(view, Robustness(eps=0.2, steps=2, examples=64))
     rows = draw_order(len(place.feed("test")), derive_seed("robustness", "examples"))[:64].sort().values
-    images, labels = place.task.encode(place.feed("test").images[rows]), place.feed("test").labels[rows]
+    images, labels = (
+        place.task.normalised(place.feed("test")["images"][rows]),
+        place.feed("test").labels[rows],
+    )
     with torch.no_grad():
         wrong = view.module(images).argmax(1) != labels
     assert 0 < int(wrong.sum()) < 64
@@ -275,7 +279,7 @@ def test_true_macs_of_the_published_cheap_nets(name: str, macs: int) -> None:
             if max(stride) > 1:
                 block.spatial2.stride = 1 if isinstance(block.spatial2, Shift) else (1, 1)
                 block.conv2.stride = stride
-    assert count(module, (3, 32, 32)).macs == macs
+    assert count(module, blank((3, 32, 32))).macs == macs
 
 
 def test_masks_hold_under_momentum_and_decay(place: Bench, dense: State) -> None:
@@ -301,10 +305,10 @@ def test_costs_until_each_exit_and_of_batches_that_wait_by_hand(place: Bench, de
     state = Attach(points=("features.3",), head=head).apply(dense, dataclasses.replace(place, name="put"))
     first = 4 * 1 * 9 * 8 * 8 + 4 * 10  # a convolution 1 -> 4 at 8 x 8, a head 4 -> 10
     last = first + 6 * 4 * 9 * 4 * 4 + 24 * 10  # a convolution 4 -> 6 at 4 x 4, a linear layer 24 -> 10
-    assert of_exits(parts_of(module_of(state)), (1, 8, 8)) == [first, last]
+    assert of_exits(parts_of(module_of(state)), blank((1, 8, 8))) == [first, last]
     sure = {"_target_": "compressbench.exit_criteria.max_probability.max_probability", "_partial_": True}
     view = View(state, place)
-    inputs = place.task.encode(place.feed("test").images[:32])
+    inputs = place.task.normalised(place.feed("test")["images"][:32])
     with torch.no_grad():
         early = view.parts[0](inputs)[0].softmax(1).amax(1)
     threshold = float(early.median())

@@ -39,11 +39,12 @@ from compressbench.probes.robustness import Attacked, Robustness
 from compressbench.probes.structure import Structure
 from compressbench.records import Metric
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 
 CONF = Path(__file__).parents[1] / "conf"
 CLASSES = tuple("abcdefg")
+TASK = Classification(CLASSES, (0.0,) * 3, (1.0,) * 3, (3, 16, 16))
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +89,9 @@ def bench_of(n: int = 101, missing: int | None = None) -> Bench:
         labels[labels == missing] = (missing + 1) % len(CLASSES)
     images = rng.integers(0, 256, (n, 3, 16, 16), dtype=np.uint8)
     images[:, 0, 0, 0] = labels
-    split = Split(images, labels.astype(np.int64), np.arange(n))
-    dataset = Dataset("noise", {"train": split, "test": split}, CLASSES, (0.0,) * 3, (1.0,) * 3)
-    return Bench(dataset, Classification(dataset.classes, dataset.mean, dataset.std), seed=0, name="probe x")
+    split = Split.of(images, labels)
+    dataset = Dataset("noise", {"train": split, "test": split}, TASK)
+    return Bench(dataset, seed=0, name="probe x")
 
 
 def state_of(module: nn.Module, kind: str, **settings) -> State:

@@ -70,15 +70,14 @@ def train(length: str = "20it", **changes) -> Train:
 
 @pytest.fixture(scope="module")
 def trained(digits) -> tuple[State, Bench]:
-    from compressbench.tasks.classification import Classification
 
-    bench = Bench(digits, Classification(digits.classes, digits.mean, digits.std), seed=0, name="init")
+    bench = Bench(digits, seed=0, name="init")
     return train("60it", lr=0.05).apply(drawn(RESNET, bench), bench), bench
 
 
 def logits(state: State, bench: Bench, split: str = "test") -> Tensor:
     with torch.no_grad():
-        return forward(module_of(state), bench.task.encode(bench.feed(split).images)).logits
+        return forward(module_of(state), bench.task.normalised(bench.feed(split)["images"])).logits
 
 
 def top1(state: State, bench: Bench) -> float:
@@ -403,7 +402,7 @@ def test_what_computes_is_what_the_forms_say(trained) -> None:
     seen: list[Tensor] = []
     layer.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
     with torch.no_grad():
-        forward(module, bench.task.encode(bench.feed("test").images[:4]))
+        forward(module, bench.task.normalised(bench.feed("test")["images"][:4]))
 
     def grid(x: Tensor, part: str, low: int, high: int) -> Tensor:
         scale, zero = (scales[f"layer2.0.conv2.{part}|{e}"] for e in ("scale", "zero"))
@@ -419,8 +418,8 @@ def test_ranges_come_from_validation_images_in_float(trained) -> None:
     state, bench = trained
     result = Quantize(examples=100).apply(state, bench)
     folded, _ = folding.folded(state, bench)
-    picked = calibration.images(bench, "validation", 100)
-    x = bench.task.encode(picked.images)
+    picked = calibration.drawn(bench, "validation", 100)
+    x = bench.task.normalised(picked.examples["images"])
     scales = result.group("scales")
     assert float(scales["conv1.input|scale"]) == pytest.approx(float(x.max() - x.min()) / 255, rel=1e-5)
     with torch.no_grad():
@@ -433,9 +432,9 @@ def test_ranges_come_from_validation_images_in_float(trained) -> None:
 def test_a_sample_of_many_values_keeps_the_extremes(bench, monkeypatch) -> None:
     monkeypatch.setattr(calibration, "SAMPLE", 1000)
     state = drawn(RESNET, bench)
-    data = calibration.images(bench, "train", 128)
+    data = calibration.drawn(bench, "train", 128)
     seen = calibration.inputs_of(module_of(state), bench, data, ["conv1", "fc"])
-    x = bench.task.encode(data.images)
+    x = bench.task.normalised(data.examples["images"])
     assert seen["conv1"].values.shape == (1, 1000)
     assert (seen["conv1"].smallest.item(), seen["conv1"].largest.item()) == (x.min().item(), x.max().item())
 
@@ -645,7 +644,7 @@ def test_bias_correction_brings_the_mean_back(trained) -> None:
         for c in (False, True)
     )
     folded, _ = folding.folded(state, bench)
-    x = bench.task.encode(calibration.images(bench, "validation", 200).images)
+    x = bench.task.normalised(calibration.drawn(bench, "validation", 200).examples["images"])
     means = [module_of(s).conv1(x).detach().mean((0, 2, 3)) for s in (folded, plain, corrected)]
     assert torch.allclose(means[2], means[0], atol=1e-4)
     assert float((means[1] - means[0]).abs().max()) > 1e-3
@@ -684,7 +683,7 @@ def test_mixed_precision_keeps_to_its_budget_and_beats_the_same_bits_everywhere(
     assert max(row["2"] for row in table.values()) > 10 * max(abs(row["8"]) for row in table.values())
     assert bits["conv1"] > bits["layer3.0.conv2"], "a small layer is cheap to keep"
     everywhere = Quantize(weights=3, inputs=None).apply(state, bench)
-    data = calibration.images(bench, "validation", 512)
+    data = calibration.drawn(bench, "validation", 512)
     losses = [calibration.mean_loss(module_of(s), bench, data) for s in (result, everywhere)]
     assert losses[0] < losses[1] + 0.02
 
@@ -724,7 +723,7 @@ def test_observed_inputs_are_a_moving_average(trained) -> None:
     scale, zero = before["conv1.input|scale"], before["conv1.input|zero"]
     first = scale * (torch.tensor([0, 255]) - zero)
     batch = (after - 0.9 * first) / 0.1
-    x = bench.task.encode(bench.feed("train").images)
+    x = bench.task.normalised(bench.feed("train")["images"])
     assert x.min() <= batch[0] + 1e-4
     assert batch[1] <= x.max() + 1e-4
     assert float(done.group("scales")["conv1.input|scale"]) == pytest.approx(
@@ -807,7 +806,9 @@ def test_every_stage_takes_a_quantized_state(name: str, kind: str, trained) -> N
     done = stage.apply(start, bench)
     module = module_of(done)
     assert set(quantized(module)) <= set(quantized(module_of(start)))
-    assert bool(forward(module, bench.task.encode(bench.feed("test").images[:8])).logits.isfinite().all())
+    assert bool(
+        forward(module, bench.task.normalised(bench.feed("test")["images"][:8])).logits.isfinite().all()
+    )
     if kind == "static":
         low = train("3it", reparametrise=qat(), precision="bf16").apply(done, bench)
         assert low.group("scales").keys() == done.group("scales").keys()
@@ -849,8 +850,8 @@ def test_the_fast_form_of_a_quantized_net_computes_the_same(trained) -> None:
         view = View(stage.apply(state, bench), bench)
         plain = []
         with torch.no_grad():
-            for images, _ in bench.feed("test").batches(64):
-                plain.append(forward(view.module, bench.task.encode(images)).logits.argmax(1))
+            for batch in bench.feed("test").batches(64):
+                plain.append(forward(view.module, *bench.task.encode(batch)).logits.argmax(1))
         assert float((view.log_probs.argmax(1) == torch.cat(plain)).float().mean()) > 0.997
 
 
@@ -903,7 +904,7 @@ def test_layers_of_a_class_of_their_own(bench) -> None:
     (flag,) = state.facts["flags"]
     assert flag.startswith("layers left in float: 3 (Standardised, whose output isn't proportional")
     assert "5 (Squared" in flag
-    x = bench.task.encode(bench.feed("test").images[:8])
+    x = bench.task.normalised(bench.feed("test")["images"][:8])
     layer = module.get_submodule("0")
     with torch.no_grad():
         found = layer(x)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compressbench import metrics
 from compressbench.bench import Bench
-from compressbench.data.feed import Feed
+from compressbench.data.examples import Examples
 from compressbench.errors import UserError
 from compressbench.models.composite import Ensemble
 from compressbench.models.draw import drawn
@@ -30,7 +30,7 @@ from compressbench.report.states import lecture_table, leftover_tables
 from compressbench.report.students import branch, families, gain_tables
 from compressbench.representation import class_means, last_layer, relations, represented
 from compressbench.state import State
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.images.classification import Classification
 from compressbench.training.distillation import softened
 from compressbench.views import View
 from conftest import MLP
@@ -130,9 +130,12 @@ class Told:
 
 def told(bench: Bench, labels: Tensor, *logits: Tensor) -> tuple[Bench, list[Told]]:
     """A bench whose training split has these labels, and views that answer so."""
-    feed = Feed(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels)
+    feed = Examples(
+        {"images": torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)}, labels, torch.arange(len(labels))
+    )
     task = Classification(tuple("abcdefgh"[: logits[0].shape[1]]), (0.5,), (0.5,))
-    bench = dataclasses.replace(bench, task=task, feeds={"train": feed, "test": feed})
+    data = dataclasses.replace(bench.dataset, task=task)
+    bench = dataclasses.replace(bench, dataset=data, feeds={"train": feed, "test": feed})
     return bench, [Told(x, labels, bench) for x in logits]
 
 
@@ -220,7 +223,7 @@ def planted(features: Tensor) -> Tensor:
 @pytest.mark.parametrize("k", [2, 3, 5, 10])
 def test_one_hot_features_are_a_simplex(k: int) -> None:
     labels = torch.arange(3 * k) % k
-    batches = [(planted(F.one_hot(labels, k).float()), labels)]
+    batches = [((planted(F.one_hot(labels, k).float()),), labels)]
     found = class_means(Planted(k, k), batches, k)
     assert found.layer == "fc"
     assert found.counts.tolist() == [3] * k
@@ -253,7 +256,7 @@ def test_a_class_at_the_mean_of_all_is_in_no_direction() -> None:
 def test_means_are_over_batches_and_leave_out_what_has_no_label() -> None:
     features = torch.randn(10, 4, generator=generator())
     labels = torch.tensor([0, 1, 1, 0, -1, 1, 0, 1, 1, -1])
-    parts = [(planted(features[a:b]), labels[a:b]) for a, b in ((0, 4), (4, 10))]
+    parts = [((planted(features[a:b]),), labels[a:b]) for a, b in ((0, 4), (4, 10))]
     found = class_means(Planted(4, 3), parts, 3)
     assert found.counts.tolist() == [3, 5, 0]
     for label in (0, 1):
@@ -287,17 +290,17 @@ def test_a_layer_that_does_not_give_the_logits_is_not_the_last() -> None:
     net, other = Planted(4, 3), Planted(4, 3)
     nn.init.normal_(other.fc.weight, generator=generator())
     both = Ensemble([net, other])
-    assert last_layer(net, x, 3) == "fc"
-    assert last_layer(nn.Sequential(net), x, 3) == "0.fc"
-    assert last_layer(Ensemble([other]), x, 3) == "members.0.fc"  # log-softmax adds a constant
+    assert last_layer(net, (x,), 3) == "fc"
+    assert last_layer(nn.Sequential(net), (x,), 3) == "0.fc"
+    assert last_layer(Ensemble([other]), (x,), 3) == "members.0.fc"  # log-softmax adds a constant
     for module in (both, Headless(net), nn.Flatten()):
-        assert last_layer(module, x, 3) == ""
-    torch.testing.assert_close(represented(both, x, ""), both(x))
-    torch.testing.assert_close(represented(net, x, "fc"), x[:, 0, 0])
-    torch.testing.assert_close(represented(Overwriting(4, 3), x, "fc"), x[:, 0, 0])
+        assert last_layer(module, (x,), 3) == ""
+    torch.testing.assert_close(represented(both, (x,), ""), both(x))
+    torch.testing.assert_close(represented(net, (x,), "fc"), x[:, 0, 0])
+    torch.testing.assert_close(represented(Overwriting(4, 3), (x,), "fc"), x[:, 0, 0])
     assert not net.fc._forward_hooks
     assert (
-        class_means(both, [(x, torch.arange(6) % 3)], 3).words
+        class_means(both, [((x,), torch.arange(6) % 3)], 3).words
         == "means of the logits, which no single layer gives"
     )
 
@@ -307,9 +310,9 @@ def test_a_quantized_net_s_layer_is_found(place: Bench, dense: State) -> None:
     from compressbench.models.quantized import quantize
 
     module = quantize(module_of(dense), {"fc": {"weight": {"dtype": "bfloat16"}}})
-    x = place.task.encode(place.feed("test").images[:4])
-    assert last_layer(module, x, 10) == "fc"
-    assert represented(module, x, "fc").shape == (4, module.fc.in_features)
+    x = place.task.normalised(place.feed("test")["images"][:4])
+    assert last_layer(module, (x,), 10) == "fc"
+    assert represented(module, (x,), "fc").shape == (4, module.fc.in_features)
 
 
 def test_entropy_and_confusion_of_known_answers() -> None:
@@ -329,7 +332,7 @@ def measured(probe: Relations, place: Bench, module: nn.Module, teacher: nn.Modu
     bench, views = told(place, y, *(m(x).detach() for m in (module, teacher)))
     assert len(bench.task.classes) == classes
     for view, own in zip(views, (module, teacher), strict=True):
-        view.class_means = class_means(own, [(x, y)], classes)
+        view.class_means = class_means(own, [((x,), y)], classes)
     return list(probe.measure(*views, bench))
 
 

@@ -19,7 +19,9 @@ from compressbench.hardware import agreement, calibrating, turns
 from compressbench.hardware.target import Lowered, Unsupported
 from compressbench.hardware.torch_compiled import _quietly
 from compressbench.hardware.torch_sparse import TorchSparse
+from compressbench.outputs import Outputs
 from compressbench.state import State
+from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 
 
@@ -46,7 +48,7 @@ class _Doubled(torch.nn.Module):
 
 def test_another_batch_size_is_checked_too(dense: State, place: Bench) -> None:
     view = View(dense, place)
-    inputs = place.task.encode(place.feed("test").images[:8])
+    inputs = place.task.encode(place.feed("test").head(8))
 
     def run(x: Tensor) -> Tensor:
         return view.module(x if len(x) == 1 else x.flip(0)).detach()
@@ -59,9 +61,16 @@ def test_answers_that_are_no_numbers_agree_with_nothing() -> None:
     """Of four, one is no number in both, one in the file alone, one names another class, one the same."""
     own = torch.tensor([[torch.nan, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     there = torch.tensor([[torch.nan, 0.0], [torch.nan, 1.0], [1.0, 0.0], [1.0, 0.0]])
-    feed = SimpleNamespace(batches=lambda size: [(there, None)])
-    bench = SimpleNamespace(task=SimpleNamespace(encode=lambda x: x), feed=lambda split: feed)
-    view: Any = SimpleNamespace(bench=bench, log_probs=own.log_softmax(1), labels=torch.tensor([0, 1, 1, 0]))
+    labels, task = torch.tensor([0, 1, 1, 0]), Classification(("a", "b"), (0.0,), (1.0,))
+    asked = SimpleNamespace(
+        encode=lambda batch: (there,), answers=task.answers, right=task.right, log_probs=task.log_probs
+    )
+    feed = SimpleNamespace(batches=lambda size: [SimpleNamespace(labels=labels)])
+    answers = task.answers(Outputs(own))
+    view: Any = SimpleNamespace(
+        bench=SimpleNamespace(task=asked, feed=lambda split: feed),
+        log_probs=own.log_softmax(1), labels=labels, answers=answers, right=answers == labels,
+    )  # fmt: skip
     found = check(view, lambda x: x, "mine")
     assert (found.agreement, found.top1, found.simulated) == (25.0, 25.0, 75.0)
 

@@ -64,7 +64,7 @@ def test_what_is_chosen_computes_what_the_state_does(
     assert found.skips_zeros is always
     assert ("sparse (" in found.runtime) is always
     for count in (1, 3, 4):
-        inputs = found.inputs[:count]
+        inputs = found.inputs[0][:count]
         with torch.inference_mode():
             assert torch.allclose(found.run(inputs), module_of(state)(inputs), atol=1e-4)
 
@@ -126,7 +126,7 @@ def test_nets_of_ones_own_run_sparse_or_dense_but_run(
     assert isinstance(found, Lowered)
     assert found.skips_zeros is (kind == "Viewing")
     with torch.inference_mode():
-        assert torch.allclose(found.run(found.inputs), module_of(state)(found.inputs), atol=1e-4)
+        assert torch.allclose(found.run(*found.inputs), module_of(state)(*found.inputs), atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{"densest": 1.5}, {"threads": 0}, {"batches": (0,)}, {"seconds": 0}])

@@ -157,7 +157,7 @@ def test_validation_images_train_nothing(ready: Any, as_it_is: dict[str, State])
     """Other validation images, other labels: ranges, roundings, bits and policies change; no trained weight does."""
     data = ready.dataset
     held = data.splits["validation"]
-    turned = Split((held.images // 2).astype(np.uint8), (held.labels + 1) % 10, held.index)
+    turned = Split.of((held["images"] // 2).astype(np.uint8), (held.labels + 1) % 10)
     other = dataclasses.replace(data, splits={**data.splits, "validation": turned})
     found = made(ready, bench_of(ready, other))
     differ = {name for name, state in found.items() if not same(state, as_it_is[name])}
@@ -189,9 +189,7 @@ def test_a_probe_reads_its_own_split_alone(name: str, ready: Any, as_it_is: dict
 
     def figures(darker: str) -> list[Any]:
         splits = {
-            part: Split((s.images // 2).astype(np.uint8), (s.labels + 1) % 10, s.index)
-            if part == darker
-            else s
+            part: Split.of((s["images"] // 2).astype(np.uint8), (s.labels + 1) % 10) if part == darker else s
             for part, s in data.splits.items()
         }
         bench = bench_of(ready, dataclasses.replace(data, splits=splits))

@@ -165,7 +165,7 @@ def test_masked_and_shrunk_agree(name: str, inside: bool, how: str, bench: Bench
     state = shaken(name, bench)
     small = Channels(L1, how=how, fraction=0.4, inside=inside).apply(state, bench)
     (edit,) = small.edits
-    images = torch.randn(4, *bench.dataset.shape, generator=torch.Generator().manual_seed(2))
+    images = torch.randn(4, *bench.dataset.task.shape, generator=torch.Generator().manual_seed(2))
     whole = logits(zeroed(state, edit["cut"]), images)
     assert (logits(small, images) - whole).abs().max() <= 1e-5 * whole.abs().max().clamp(min=1)
     assert small.facts["forward_macs"] < state.facts["forward_macs"]
@@ -246,7 +246,7 @@ def test_to_a_share_of_the_macs(name: str, how: str, bench: Bench) -> None:
     small = Channels(L1, how=how, macs=0.5).apply(state, bench)
     ratio = small.facts["forward_macs"] / state.facts["forward_macs"]
     assert 0.45 <= ratio <= 0.5
-    assert count(module_of(small), bench.dataset.shape).macs == small.facts["forward_macs"]
+    assert count(module_of(small), bench.task.blank(1)).macs == small.facts["forward_macs"]
     with pytest.raises(UserError, match=r"macs: 1e-06 of the net's MACs can't be reached; .* it is \d"):
         Channels(L1, how=how, macs=1e-6).apply(state, bench)
 
@@ -262,13 +262,13 @@ class Model:
     def lower(self, view):
         from compressbench.hardware.target import Lowered
 
-        cost = self.floor + count(view.module, view.bench.dataset.shape).macs
+        cost = self.floor + count(view.module, view.bench.task.blank(1)).macs
         return Lowered(lambda batch: cost, torch.zeros(4), "a model of a device")
 
     def time(self, lowered, batch):
         from compressbench.hardware.target import Timing
 
-        return [Timing(batch, (batch * x.run(x.inputs),)) for x in lowered]
+        return [Timing(batch, (batch * x.run(*x.inputs),)) for x in lowered]
 
 
 def test_to_a_share_of_the_measured_latency(bench: Bench) -> None:
@@ -304,7 +304,7 @@ def test_masks_are_cut_too_and_it_composes(bench: Bench, tmp_path: Path) -> None
     back = Store(tmp_path).load("k")
     assert back is not None
     assert back.edits == twice.edits
-    images = torch.randn(3, *bench.dataset.shape)
+    images = torch.randn(3, *bench.task.blank(1))
     assert torch.equal(logits(back, images), logits(twice, images))
 
 
@@ -453,7 +453,7 @@ class Flat(nn.Module):
 def test_blocks_are_dropped(bench: Bench) -> None:
     state = shaken("resnet20", bench)
     whole = module_of(state)
-    found = structured.candidates(whole, bench.dataset.shape, None)
+    found = structured.candidates(whole, bench.task.blank(1), None)
     assert [n for n in found if n.count(".") == 1] == [
         "layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2", "layer3.1", "layer3.2",
     ]  # fmt: skip
@@ -464,19 +464,22 @@ def test_blocks_are_dropped(bench: Bench) -> None:
     small = Blocks(L1, fraction=1 / 7, blocks="layer*.*").apply(state, bench)
     assert small.edits == ({"drop": ["layer2.1"]},)
     assert isinstance(module_of(small).get_submodule("layer2.1"), nn.Identity)
-    images = torch.randn(3, *bench.dataset.shape)
+    images = torch.randn(3, *bench.task.blank(1))
     whole = module_of(state)
     whole.layer2[1] = nn.Identity()
     assert torch.equal(logits(small, images), logits(whole, images))
     assert small.facts["density"] == sum(small.facts["prunable"].values()) / state.facts["whole"]
-    assert small.facts["forward_macs"] == count(whole, bench.dataset.shape).macs
+    assert small.facts["forward_macs"] == count(whole, bench.task.blank(1)).macs
     both = Channels(RANDOM, fraction=0.5).apply(small, dataclasses.replace(bench, name="both"))
     assert [next(iter(e)) for e in both.edits] == ["drop", "cut"]
     back = Weights("init").apply(both, dataclasses.replace(bench, references={"init": state}))
     assert not any(n.startswith("layer2.1.") for n in back.weights)
     logits(back, images)
     vit = shaken("vit", bench)
-    assert list(structured.candidates(module_of(vit), bench.dataset.shape, None)) == ["blocks.0", "blocks.1"]
+    assert list(structured.candidates(module_of(vit), bench.task.blank(1), None)) == [
+        "blocks.0",
+        "blocks.1",
+    ]
 
 
 def test_no_block_to_drop_is_one_line(bench: Bench) -> None:

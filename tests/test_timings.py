@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom
 
 from compressbench.bench import Bench
@@ -387,7 +388,7 @@ def test_a_modelled_ratio_is_exact_and_has_no_interval() -> None:
 @pytest.mark.parametrize("runtime", ["os", "compressbench", "", "openvino.runtime"])
 def test_peak_memory_starts_no_other_program(runtime: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="peak memory: runtime"):
-        peak_bytes(runtime, b"", (1, 1))
+        peak_bytes(runtime, b"", (torch.zeros(1, 1),))
 
 
 def test_disturbed_timings_expire_and_all_are_measured_anew_where_asked(

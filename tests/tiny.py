@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 TINY = {"name": "tiny", "build": {"_target_": "tiny.Tiny", "shape": "@shape", "classes": "@classes"}}
@@ -22,3 +25,8 @@ class Tiny(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to logits (n, classes)."""
         return self.fc(self.features(x).flatten(1))
+
+
+def blank(shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """One picture of this shape with nothing on it, as a task makes it."""
+    return (torch.zeros(1, *shape),)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import torch
 
     from compressbench.data.dataset import Dataset
-    from compressbench.data.feed import Feed
+    from compressbench.data.examples import Examples
     from compressbench.state import State
-    from compressbench.tasks.classification import Classification
+    from compressbench.tasks.task import Task
 
 
 class Progress(Protocol):
@@ -46,13 +46,12 @@ class Bench:
         device: ``cpu`` or ``cuda``; results are content-addressed by its type.
         references: the states that the settings refer to, by their name in the plan.
         checkpoints: a folder for this stage's own checkpoints, or None where there is no store.
-        feeds: split name -> Feed on the device, filled on first use.
+        feeds: split name -> examples on the device, filled on first use.
         say: takes a sentence for the user.
         target: the hardware target that probes of cost ask, or None.
     """
 
     dataset: Dataset
-    task: Classification
     seed: int
     name: str = ""
     device: str = "cpu"
@@ -61,7 +60,7 @@ class Bench:
     checkpoints: Path | None = None
     checkpoint_seconds: float = 20.0
     say: Callable[[str], None] = print
-    feeds: dict[str, Feed] = field(default_factory=dict)
+    feeds: dict[str, Examples] = field(default_factory=dict)
     target: Any = None
 
     def generator(self, *parts: Any) -> torch.Generator:
@@ -70,10 +69,13 @@ class Bench:
 
         return torch.Generator().manual_seed(derive_seed(self.seed, self.name, *parts))
 
-    def feed(self, split: str) -> Feed:
-        """The split as tensors on the device."""
-        from compressbench.data.feed import Feed
+    @property
+    def task(self) -> Task:
+        """What is asked of a model: the data set's."""
+        return self.dataset.task
 
+    def feed(self, split: str) -> Examples:
+        """The split's examples as tensors on the device."""
         if split not in self.feeds:
-            self.feeds[split] = Feed.of(self.dataset, split, self.device)
+            self.feeds[split] = self.dataset.split(split).to(self.device)
         return self.feeds[split]

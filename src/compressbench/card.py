@@ -38,21 +38,23 @@ LOAD = {
     "onnx": (
         "import onnxruntime\n"
         'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])\n'
-        'logits = session.run(None, {{"images": x}})[0]'
+        "logits = session.run(None, inputs)[0]"
     ),
     "openvino": (
         "import openvino\n"
         'exact = {{"INFERENCE_PRECISION_HINT": "f32"}}  # its default computes in bf16 where the processor can\n'
-        'model = openvino.Core().compile_model("{file}", "CPU", exact)\nlogits = model([x])[0]'
+        'model = openvino.Core().compile_model("{file}", "CPU", exact)\nlogits = model(inputs)[0]'
     ),
     "torch_export": (
-        'import torch\nmodule = torch.export.load("{file}").module()\nlogits = module(torch.from_numpy(x))'
+        'import torch\nmodule = torch.export.load("{file}").module()\n'
+        "logits = module(*map(torch.from_numpy, inputs.values()))"
     ),
     "executorch": (
         "import torch\nfrom executorch.runtime import Runtime\n"
         'program = Runtime.get().load_program("{file}")\n'
         'method = program.load_method("forward")  # one image a call\n'
-        "logits = torch.cat([method.execute([torch.from_numpy(i[None])])[0].clone() for i in x])"
+        "each = zip(*inputs.values())\n"
+        "logits = torch.cat([method.execute([torch.from_numpy(x[None]) for x in one])[0].clone() for one in each])"
     ),
     "safetensors": (
         "# weights only: load them into the net's own class; what is integers (`…weight|q`) is scale * (q - zero), and\n"
@@ -101,6 +103,7 @@ def card(
         records: of this state.
     """
     main = next(iter(files))
+    told, feeding = dataset.task.feeding()
     classes = ", ".join(map(_line, dataset.classes))
     rows = [*facts.items(), ("Data set", f"{dataset.name}; licence: {dataset.licence or 'not stated'}")]
     rows += [("File", f"{name}, {size:,} bytes") for name, size in files.items()]
@@ -126,16 +129,10 @@ def card(
             "",
             "## Input and output",
             "",
-            f"Input `images`: float32 (n, {', '.join(map(str, dataset.shape))}), pixels in [0, 1] minus the mean, over "
-            "the standard deviation, per channel:",
+            told,
             "",
             "```python",
-            "import numpy",
-            f"mean = {list(dataset.mean)}",
-            f"std = {list(dataset.std)}",
-            "# pixels: uint8 (n, c, h, w)",
-            "x = (pixels * (1 / (255 * numpy.array(std))).astype('float32')[:, None, None]",
-            "     - (numpy.array(mean) / std).astype('float32')[:, None, None]).astype('float32')",
+            *feeding,
             *LOAD[form].format(file=main).splitlines(),
             "```",
             "",

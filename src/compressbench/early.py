@@ -37,10 +37,10 @@ def attached(state: State, bench: Bench, settings: Any) -> State:
     Raises:
         UserError: a point that isn't there, is no cut or lies after the output layer; a head that doesn't fit.
     """
-    module, shape = module_of(state), bench.dataset.shape
+    module, task = module_of(state), bench.task
     if hasattr(module, "parts"):
         raise UserError("exits: the net has exits already, or is a cascade")
-    sample = bench.task.encode(bench.feed("train").images[:2]).cpu()
+    sample = tuple(x.cpu() for x in task.encode(bench.feed("train").head(2)))
     found = places(module, settings.points, settings.side, sample)
     head, classes = settings.head, len(bench.task.classes)
     points = {
@@ -51,7 +51,9 @@ def attached(state: State, bench: Bench, settings: Any) -> State:
         }
         for point, value in found.items()
     }
-    content = {"points": points, "side": list(settings.side)}
+    content: dict[str, Any] = {"points": points, "side": list(settings.side)}
+    if len(sample) > 1:
+        content["inputs"] = len(sample)
     names = {dtype: name for name, dtype in DTYPES.items()}
     if own := {p: names[value.dtype] for p, value in found.items() if value.dtype in names}:
         content["dtypes"] = own
@@ -59,9 +61,9 @@ def attached(state: State, bench: Bench, settings: Any) -> State:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(bench.seed, bench.name))
         module = replay(module, [edit]).eval()
-    check(module, shape)
-    trainable(module, shape)
-    named, counts = prunable(module), count(module, shape)
+    check(module, task.drawn(3, torch.Generator().manual_seed(0)))
+    trainable(module, task.drawn(4, torch.Generator().manual_seed(0)))
+    named, counts = prunable(module), count(module, task.blank(1))
     drawn = state.facts.get("drawn", {})
     fresh = {n: p.numel() for n, p in named.items() if n.startswith("exits.")}
     weights = snapshot(module)
@@ -86,10 +88,10 @@ def chosen(state: State, bench: Bench, settings: Any) -> State:
     if "validation" not in bench.dataset.splits:
         raise UserError("exits are chosen on the validation split, and none was held out")
     module = module_of(state, bench.device)
-    sample = bench.task.encode(bench.feed("train").images[:8])
-    logits, labels = answers(prepared_parts(module, sample), bench, "validation")
+    sample = bench.task.encode(bench.feed("train").head(8))
+    logits, labels = answers(prepared_parts(module, *sample), bench, "validation")
     exits = len(logits) - 1
-    costs = of_exits(parts_of(module), bench.dataset.shape)
+    costs = of_exits(parts_of(module), bench.task.blank(1))
     heats = [temperature(t, labels) if settings.calibrate else 1.0 for t in logits[:-1]]
     criterion = specs.build(settings.criterion, "criterion")
     policy = Policy(criterion, (math.inf,) * exits, tuple(heats))
@@ -161,10 +163,10 @@ def answers(parts: Sequence[Any], bench: Bench, split: str) -> tuple[list[Tensor
     found: list[list[Tensor]] = [[] for _ in parts]
     labels = []
     with torch.inference_mode():
-        for images, own in bench.feed(split).batches(BATCH):
-            for place, logits in enumerate(everything(parts, bench.task.encode(images))):
+        for batch in bench.feed(split).batches(BATCH):
+            for place, logits in enumerate(everything(parts, *bench.task.encode(batch))):
                 found[place].append(logits.float().cpu())
-            labels.append(own.cpu())
+            labels.append(batch.labels.cpu())
     return [torch.cat(x) for x in found], torch.cat(labels)
 
 

@@ -162,8 +162,6 @@ def _iterations(stage: Train, ready: Experiment) -> int:
 
 def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     """Seconds an iteration of this training, measured over a few iterations on a throw-away draw of the model."""
-    from compressbench.data.feed import Feed
-
     top = _top(ready, node)
     bench = replace(executor.bench(), seed=node.seed, name="estimate")
     state = top.stage.apply(None, bench)
@@ -173,7 +171,7 @@ def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     state = rounding.apply(state, bench) if rounding else state
     # A part of the set will do: a teacher that is asked once for all of it would be most of so short a trial.
     feed, few = bench.feed("train"), 2 * node.stage.batch_size
-    bench = replace(bench, feeds={**bench.feeds, "train": Feed(feed.images[:few], feed.labels[:few])})
+    bench = replace(bench, feeds={**bench.feeds, "train": feed.head(few)})
     trial = replace(
         node.stage, start=None, stop=None, length="2it", validate=None, warmup=None, data=None, averager=None
     )

@@ -323,7 +323,6 @@ class Executor:
             import torch
 
             from compressbench.allocator import keep_freed_memory
-            from compressbench.tasks.classification import Classification
 
             context, dataset = self.setting.context, self.setting.dataset
             if context.device.startswith("cuda") and not torch.cuda.is_available():
@@ -333,8 +332,7 @@ class Executor:
             torch.set_num_threads(context.threads)
             keep_freed_memory()
             target = specs.build(self.setting.target, "hardware.target") if self.setting.target else None
-            task = Classification(dataset.classes, dataset.mean, dataset.std)
-            self._base = Bench(dataset, task, self.setting.labels.seed, device=context.device, target=target)
+            self._base = Bench(dataset, self.setting.labels.seed, device=context.device, target=target)
         return self._base
 
     def _make(self, node: Node) -> State:

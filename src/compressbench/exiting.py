@@ -93,10 +93,10 @@ class Answers:
     rows: tuple[tuple[int, int], ...]
 
 
-def everything(parts: Sequence[Part], inputs: Tensor) -> list[Tensor]:
+def everything(parts: Sequence[Part], *inputs: Tensor) -> list[Tensor]:
     """Every exit's logits for all rows; nobody leaves."""
     found: list[Tensor] = []
-    live: tuple[Tensor, ...] = (inputs,)
+    live: tuple[Tensor, ...] = inputs
     for part in parts:
         logits, *rest = part(*live)
         found.append(logits)
@@ -118,10 +118,10 @@ def taken(logits: Sequence[Tensor], exits: Tensor) -> Tensor:
     return torch.stack(list(logits))[exits, torch.arange(len(exits), device=exits.device)]
 
 
-def compacted(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
+def compacted(parts: Sequence[Part], policy: Policy, *inputs: Tensor) -> Answers:
     """Rows leave the batch as soon as they are sure; what is alive of the others is gathered, and goes on."""
     last = len(parts) - 1
-    live: tuple[Tensor, ...] = (inputs,)
+    live: tuple[Tensor, ...] = inputs
     before: tuple[Tensor, ...] = ()
     rows: Tensor | None = None  # None stands for all of them
     done: list[tuple[Tensor | None, Tensor, int]] = []
@@ -151,19 +151,20 @@ def compacted(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
             rows = stay if rows is None else rows[stay]
             live = tuple(_gathered(t, stay) for t in live)
             before = tuple(t[stay] for t in before)
-    return _in_order(done, len(inputs), tuple(ran))
+    return _in_order(done, len(inputs[0]), tuple(ran))
 
 
-def waiting(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
+def waiting(parts: Sequence[Part], policy: Policy, *inputs: Tensor) -> Answers:
     """The batch stays whole and goes on until its slowest row is sure; each row's answer is that of its own exit."""
-    live: tuple[Tensor, ...] = (inputs,)
+    live: tuple[Tensor, ...] = inputs
+    count = len(inputs[0])
     before: tuple[Tensor, ...] = ()
-    open_ = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
+    open_ = torch.ones(count, dtype=torch.bool, device=inputs[0].device)
     done: list[tuple[Tensor | None, Tensor, int]] = []
     ran: list[tuple[int, int]] = []
     for place, part in enumerate(parts):
         logits, *rest = part(*live)
-        ran.append((place, len(inputs)))
+        ran.append((place, count))
         last = place == len(parts) - 1
         judged = logits if last else policy.calibrated(place, logits)
         gone = open_ if last else open_ & policy.leaves(place, judged, before)
@@ -175,16 +176,16 @@ def waiting(parts: Sequence[Part], policy: Policy, inputs: Tensor) -> Answers:
             break
         live = tuple(rest)
         before = (*before, judged)
-    return _in_order(done, len(inputs), tuple(ran))
+    return _in_order(done, len(inputs[0]), tuple(ran))
 
 
-def queued(parts: Sequence[Part], policy: Policy, inputs: Tensor, batch: int) -> Answers:
+def queued(parts: Sequence[Part], policy: Policy, *inputs: Tensor, batch: int) -> Answers:
     """Rows come ``batch`` at a time; those that go on wait before the next part until ``batch`` of them are there.
 
     The deepest full queue goes first; when no row is left to come, what waits is run as it is, the first part first.
     """
     waits: list[_Queue] = [_Queue() for _ in parts]
-    waits[0].add(torch.arange(len(inputs), device=inputs.device), (inputs,), ())
+    waits[0].add(torch.arange(len(inputs[0]), device=inputs[0].device), inputs, ())
     done: list[tuple[Tensor | None, Tensor, int]] = []
     ran: list[tuple[int, int]] = []
     while any(q.count for q in waits):
@@ -208,7 +209,7 @@ def queued(parts: Sequence[Part], policy: Policy, inputs: Tensor, batch: int) ->
                 rows, judged = rows[stay], tuple(t[stay] for t in judged)
                 rest = [_gathered(t, stay) for t in rest]
             waits[place + 1].add(rows, tuple(rest), judged)
-    return _in_order(done, len(inputs), tuple(ran))
+    return _in_order(done, len(inputs[0]), tuple(ran))
 
 
 class _Queue:

@@ -24,16 +24,17 @@ from compressbench.hardware.onnx_graph import floating
 from compressbench.models.attention import unfused_attention
 from compressbench.models.quantized import FLOATS, affine, forms_of, integers, quantized, rounded
 from compressbench.outputs import forward
+from compressbench.tasks.task import Inputs, first, rows
 
 if TYPE_CHECKING:
     from compressbench.views import View
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[..., Tensor]
 Written = tuple[list[Path], Run, str]
 """Files (the main one first), what they compute, the runtime in words."""
 
 
-def onnx(view: View, stem: Path, sample: Tensor) -> Written:
+def onnx(view: View, stem: Path, sample: Inputs) -> Written:
     """``.onnx``: the QDQ graph that the hardware targets run, checked in ONNX Runtime."""
     from compressbench.hardware.onnx_graph import checked_graph
     from compressbench.hardware.onnxruntime_cpu import answers, package
@@ -41,14 +42,14 @@ def onnx(view: View, stem: Path, sample: Tensor) -> Written:
     runtime = package()
     threads = torch.get_num_threads()
     opened = functools.partial(answers, runtime, threads=threads)
-    graph, _ = checked_graph(view.module, sample, opened, "ONNX Runtime")
+    graph, _ = checked_graph(view.module, sample, opened, "ONNX Runtime", names=view.bench.task.inputs)
     path = stem.with_name(f"{stem.name}.onnx")
     path.write_bytes(graph.bytes())
     run = opened(path.read_bytes())
     return [path], run, f"ONNX Runtime {runtime.__version__}"
 
 
-def openvino(view: View, stem: Path, sample: Tensor) -> Written:
+def openvino(view: View, stem: Path, sample: Inputs) -> Written:
     """``.xml`` and ``.bin``: the same graph in OpenVINO's own format."""
     from compressbench.hardware.onnx_graph import checked_graph
     from compressbench.hardware.openvino_cpu import answers, own_precision, package
@@ -56,22 +57,22 @@ def openvino(view: View, stem: Path, sample: Tensor) -> Written:
     runtime = package()
     core = runtime.Core()
     opened = functools.partial(answers, core, threads=torch.get_num_threads())
-    graph, _ = checked_graph(view.module, sample, opened, "OpenVINO")
+    graph, _ = checked_graph(view.module, sample, opened, "OpenVINO", names=view.bench.task.inputs)
     path = stem.with_name(f"{stem.name}.xml")
     runtime.save_model(core.read_model(io.BytesIO(graph.bytes())), str(path), compress_to_fp16=False)
     run = opened(path, precision=own_precision(view.module))
     return [path, path.with_suffix(".bin")], run, f"OpenVINO {runtime.__version__.partition('-')[0]}"
 
 
-def torch_export(view: View, stem: Path, sample: Tensor) -> Written:
+def torch_export(view: View, stem: Path, sample: Inputs) -> Written:
     """``.pt2``: torch's own exchange format; rounding stays simulated in it, in float."""
     path = stem.with_name(f"{stem.name}.pt2")
     program = _program(view.module, sample)
     made = program.module()
 
-    def run(batch: Tensor) -> Tensor:
+    def run(*batch: Tensor) -> Tensor:
         with torch.no_grad():
-            return made(batch)
+            return made(*batch)
 
     _agree(view, run, sample, "torch.export")
     torch.export.save(program, str(path))
@@ -79,14 +80,14 @@ def torch_export(view: View, stem: Path, sample: Tensor) -> Written:
     return [path], run, f"torch {torch.__version__}, rounding simulated in float"
 
 
-def executorch(view: View, stem: Path, sample: Tensor) -> Written:
+def executorch(view: View, stem: Path, sample: Inputs) -> Written:
     """``.pte``: for phones and small devices, one image a call, with XNNPACK's kernels; rounding stays simulated."""
     path = stem.with_name(f"{stem.name}.pte")
-    path.write_bytes(xnnpack_program(view.module, sample[:1]))
+    path.write_bytes(xnnpack_program(view.module, first(sample, 1)))
     method = method_of(path)
 
-    def run(batch: Tensor) -> Tensor:
-        return torch.cat([method(image) for image in batch.split(1)])
+    def run(*batch: Tensor) -> Tensor:
+        return torch.cat([method(*rows(batch, slice(k, k + 1))) for k in range(len(batch[0]))])
 
     try:
         _agree(view, run, sample, "ExecuTorch")
@@ -97,7 +98,7 @@ def executorch(view: View, stem: Path, sample: Tensor) -> Written:
     return [path], run, f"{words}, rounding simulated in float" if quantized(view.module) else words
 
 
-def xnnpack_program(module: nn.Module, sample: Tensor) -> bytes:
+def xnnpack_program(module: nn.Module, sample: Inputs) -> bytes:
     """A module for inputs of the sample's very shape, lowered to XNNPACK.
 
     Raises:
@@ -120,14 +121,14 @@ def method_of(path: Path) -> Run:
     program = Runtime.get().load_program(path)
     method = program.load_method("forward")
 
-    def run(batch: Tensor) -> Tensor:
+    def run(*batch: Tensor) -> Tensor:
         assert program is not None, "it lives as long as its method"
-        return method.execute([_plain(batch)])[0].clone()
+        return method.execute([_plain(x) for x in batch])[0].clone()
 
     return run
 
 
-def safetensors(view: View, stem: Path, sample: Tensor) -> Written:
+def safetensors(view: View, stem: Path, sample: Inputs) -> Written:
     """``.safetensors``: weights as integers with their scales where they are quantized; the net's spec as metadata."""
     from safetensors.torch import load_file, save_file
 
@@ -146,27 +147,27 @@ def safetensors(view: View, stem: Path, sample: Tensor) -> Written:
     save_file(tensors, str(path), metadata=metadata)
     module = _restored(view.module, load_file(str(path)))
 
-    def run(batch: Tensor) -> Tensor:
+    def run(*batch: Tensor) -> Tensor:
         with torch.no_grad():
-            return forward(module, batch).logits
+            return forward(module, *batch).logits
 
     return [path], run, f"torch {torch.__version__}, rounding simulated in float"
 
 
-FORMS: dict[str, Callable[[View, Path, Tensor], Written]] = {
+FORMS: dict[str, Callable[[View, Path, Inputs], Written]] = {
     f.__name__: f for f in (onnx, openvino, torch_export, executorch, safetensors)
 }
 
 
-def _agree(view: View, run: Run, sample: Tensor, who: str) -> None:
+def _agree(view: View, run: Run, sample: Inputs, who: str) -> None:
     """Refuses what answers otherwise than the state, which may round a number on an edge to the other side.
 
     Raises:
         UserError: it does.
     """
     module = view.module
-    sizes, rounds = agreement.two_sizes((1, len(sample))), bool(quantized(module))
-    agreement.check(lambda x: forward(module, x).logits, run, sample, sizes, who, rounds, agreement.HINT)
+    sizes, rounds = agreement.two_sizes((1, len(sample[0]))), bool(quantized(module))
+    agreement.check(lambda *x: forward(module, *x).logits, run, sample, sizes, who, rounds, agreement.HINT)
 
 
 class _Logits(nn.Module):
@@ -174,8 +175,8 @@ class _Logits(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, images: Tensor) -> Tensor:
-        return forward(self.net, images).logits
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return forward(self.net, *inputs).logits
 
 
 class _Spelled(nn.Module):
@@ -249,14 +250,14 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _program(module: nn.Module, sample: Tensor, free: bool = True) -> Any:
+def _program(module: nn.Module, sample: Inputs, free: bool = True) -> Any:
     n = torch.export.Dim("n", min=1, max=4096)
     try:
         with torch.no_grad(), unfused_attention(), _quiet():
             program = torch.export.export(
                 _Logits(_spelled(module)).eval(),
-                (_plain(sample[:4] if free else sample),),
-                dynamic_shapes={"images": {0: n}} if free else None,
+                tuple(map(_plain, first(sample, 4) if free else sample)),
+                dynamic_shapes={"inputs": tuple({0: n} for _ in sample)} if free else None,
             )
     except Exception as error:  # it fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

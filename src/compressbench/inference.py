@@ -135,7 +135,9 @@ def _answers(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 
 def _gradient(module: nn.Module, sample: tuple[Tensor, ...]) -> Tensor | None:
-    """Of the sum over examples of the largest logit, by the first input; None where the module has none."""
+    """Of the sum over examples of the largest logit, by the first input; None where there is none."""
+    if not sample[0].is_floating_point():
+        return None
     with torch.enable_grad():
         inputs = sample[0].detach().requires_grad_()
         # copies: a part of a net may begin with what is done in place

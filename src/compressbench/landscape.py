@@ -19,9 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressbench.errors import UserError
 from compressbench.models.equivalent import rescaled
-from compressbench.models.layout import training_layout
 from compressbench.outputs import forward
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.task import Inputs, Task, first, on, rows
 from compressbench.training.sam import uphill
 
 if TYPE_CHECKING:
@@ -53,8 +52,8 @@ class Landscape:
     module: nn.Module
     params: Mapping[str, nn.Parameter]
     masks: Mapping[str, Tensor]
-    batches: Sequence[tuple[Tensor, Tensor]]
-    task: Classification
+    batches: Sequence[tuple[Inputs, Tensor]]
+    task: Task
     forward_mode: bool = True
 
     @property
@@ -66,7 +65,7 @@ class Landscape:
         """Nats, mean over the examples."""
         with torch.no_grad():
             return math.fsum(
-                float(self.task.loss(forward(self.module, x), y)) * len(y) for x, y in self.batches
+                float(self.task.loss(forward(self.module, *x), y)) * len(y) for x, y in self.batches
             ) / (self.examples)
 
     def gradient(self) -> Tensor:
@@ -75,7 +74,7 @@ class Landscape:
         total = torch.zeros(sum(p.numel() for p in params), device=params[0].device)
         with torch.enable_grad():
             for inputs, labels in self.batches:
-                loss = self.task.loss(forward(self.module, inputs), labels)
+                loss = self.task.loss(forward(self.module, *inputs), labels)
                 found = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
                 total += self.flat(found) * len(labels)
         return self.held(total) / self.examples
@@ -97,21 +96,21 @@ class Landscape:
             total += self.flat(found) * len(labels)
         return self.held(total) / self.examples
 
-    def _forward(self, inputs: Tensor, labels: Tensor, along: Tensor) -> list[Tensor]:
+    def _forward(self, inputs: Inputs, labels: Tensor, along: Tensor) -> list[Tensor]:
         """Forward over reverse."""
         at = {n: p.detach() for n, p in self.params.items()}
 
         def loss(named: dict[str, Tensor]) -> Tensor:
-            return self.task.loss(forward(lambda x: self._called(named, x), inputs), labels)
+            return self.task.loss(forward(lambda *x: self._called(named, x), *inputs), labels)
 
         found: dict[str, Tensor] = torch.func.jvp(torch.func.grad(loss), (at,), (self.named(along),))[1]
         return [found[n] for n in at]
 
-    def _twice(self, inputs: Tensor, labels: Tensor, along: Tensor) -> list[Tensor]:
+    def _twice(self, inputs: Inputs, labels: Tensor, along: Tensor) -> list[Tensor]:
         """Reverse over reverse; fused attention kernels have no second derivative, plain ones have."""
         params = list(self.params.values())
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            loss = self.task.loss(forward(self.module, inputs), labels)
+            loss = self.task.loss(forward(self.module, *inputs), labels)
             try:
                 first = torch.autograd.grad(
                     loss, params, create_graph=True, allow_unused=True, materialize_grads=True
@@ -121,9 +120,9 @@ class Landscape:
             except (NotImplementedError, RuntimeError) as error:
                 raise NoCurvature(f"no second derivative: {str(error).splitlines()[0]}") from error
 
-    def _called(self, named: dict[str, Tensor], inputs: Tensor) -> Any:
+    def _called(self, named: dict[str, Tensor], inputs: Inputs) -> Any:
         buffers = dict(self.module.named_buffers())
-        return torch.func.functional_call(self.module, (named, buffers), (inputs,))
+        return torch.func.functional_call(self.module, (named, buffers), inputs)
 
     def flat(self, tensors: Sequence[Tensor]) -> Tensor:
         """One vector of a tensor for each parameter."""
@@ -338,8 +337,8 @@ def extent(landscape: Landscape, direction: Tensor, rise: float, farthest: float
 def landscape_of(
     module: nn.Module,
     masks: Mapping[str, Tensor],
-    batches: Sequence[tuple[Tensor, Tensor]],
-    task: Classification,
+    batches: Sequence[tuple[Inputs, Tensor]],
+    task: Task,
 ) -> Landscape:
     """The landscape of a module that is in evaluation mode.
 
@@ -355,7 +354,7 @@ def landscape_of(
     multipliers = {
         n: torch.empty_like(params[n], dtype=torch.float32).copy_(m) for n, m in masks.items() if n in params
     }
-    placed = [(x.to(device), y.to(device)) for x, y in batches]
+    placed = [(on(x, device), y.to(device)) for x, y in batches]
     made = Landscape(module.eval(), params, multipliers, placed, task)
     return replace(made, forward_mode=_differentiable_forwards(made))
 
@@ -363,7 +362,7 @@ def landscape_of(
 def _differentiable_forwards(landscape: Landscape) -> bool:
     inputs, labels = landscape.batches[0]
     try:
-        landscape._forward(inputs[:2], labels[:2], landscape.weights())
+        landscape._forward(first(inputs, 2), labels[:2], landscape.weights())
     except (NotImplementedError, RuntimeError):
         return False
     return True
@@ -385,19 +384,19 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
         yield from (("", why), ("_rescaled", why))
         return
     task, module = view.bench.task, copy.deepcopy(view.module)
-    layout = training_layout(module, view.bench.dataset.shape)
+    placed = task.placed(module)
     batches = [
-        (task.encode(images).contiguous(memory_format=layout), labels)
-        for images, labels in view.bench.feed("train").batches(BLOCK, examples)
+        (placed.inputs(task.encode(batch)), batch.labels)
+        for batch in view.bench.feed("train").batches(BLOCK, examples)
     ]
-    batches = [(x[y >= 0], y[y >= 0]) for x, y in batches if bool((y >= 0).any())]
+    batches = [(rows(x, y >= 0), y[y >= 0]) for x, y in batches if bool((y >= 0).any())]
     if not batches:
         why = f"none of the first {examples} training examples has a label"
         yield from (("", why), ("_rescaled", why))
         return
-    laid_out = module.to(memory_format=layout)
+    laid_out = placed.module
     yield "", (landscape_of(laid_out, view.state.masks, batches, task), "")
-    found = rescaled(laid_out, factor, batches[0][0][:8])
+    found = rescaled(laid_out, factor, first(batches[0][0], 8))
     if isinstance(found, str):
         yield "_rescaled", found
         return

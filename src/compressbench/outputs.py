@@ -21,13 +21,13 @@ class Outputs:
     taps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def forward(module: Callable[[Tensor], Any], inputs: Tensor) -> Outputs:
+def forward(module: Callable[..., Any], *inputs: Tensor) -> Outputs:
     """Runs a module (or a function) and reads its logits from a tensor, an ``Outputs``, a tuple, a dict or an attribute.
 
     Raises:
         UserError: no logits can be found in what the module returned.
     """
-    result = module(inputs)
+    result = module(*inputs)
     if isinstance(result, Tensor):
         return Outputs(result)
     if isinstance(result, Outputs):
@@ -59,7 +59,7 @@ def tensors_of(result: Any) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def tapped(module: nn.Module, names: Sequence[str] = ()) -> Iterator[Callable[[Tensor], Outputs]]:
+def tapped(module: nn.Module, names: Sequence[str] = ()) -> Iterator[Callable[..., Outputs]]:
     """``forward`` of a module as a function of its inputs, with what the named submodules gave among the taps.
 
     The module is left as it is: the names are paths as in ``named_modules``, watched by hooks while the block lasts.
@@ -83,9 +83,9 @@ def tapped(module: nn.Module, names: Sequence[str] = ()) -> Iterator[Callable[[T
 
         return note
 
-    def run(inputs: Tensor) -> Outputs:
+    def run(*inputs: Tensor) -> Outputs:
         seen.clear()
-        found = forward(module, inputs)
+        found = forward(module, *inputs)
         for name in names:
             if not isinstance(seen.get(name), Tensor):
                 raise UserError(f"taps: {name} gave no tensor in the model's forward")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compressbench.models.classifier import classifier
 from compressbench.outputs import forward
+from compressbench.tasks.task import Inputs
 
 TOLERANCE = 1e-4
 NOWHERE = 1e-9
@@ -40,7 +41,7 @@ class ClassMeans:
         )
 
 
-def class_means(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> ClassMeans:
+def class_means(module: nn.Module, batches: Iterable[tuple[Inputs, Tensor]], classes: int) -> ClassMeans:
     """Means over (inputs, labels) batches; examples without a label, -1, are left out."""
     layer: str | None = None
     sums, counts = torch.zeros(0), torch.zeros(classes, dtype=torch.int64)
@@ -56,7 +57,7 @@ def class_means(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], cla
     return ClassMeans(layer or "", sums / counts.clamp(min=1).unsqueeze(1), counts)
 
 
-def last_layer(module: nn.Module, inputs: Tensor, classes: int) -> str:
+def last_layer(module: nn.Module, inputs: Inputs, classes: int) -> str:
     """Name of the layer whose output is the module's logits, but for a constant an example; empty if there is none.
 
     An ensemble has several last layers, and none of them gives the logits.
@@ -71,10 +72,10 @@ def last_layer(module: nn.Module, inputs: Tensor, classes: int) -> str:
     return found[0]
 
 
-def represented(module: nn.Module, inputs: Tensor, layer: str) -> Tensor:
+def represented(module: nn.Module, inputs: Inputs, layer: str) -> Tensor:
     """(n, d) what the layer reads, each example flattened; the logits for an empty name."""
     logits, read, _ = (
-        _watched(module, inputs, layer) if layer else (forward(module, inputs).logits, None, None)
+        _watched(module, inputs, layer) if layer else (forward(module, *inputs).logits, None, None)
     )
     return logits if read is None else read
 
@@ -92,7 +93,7 @@ def relations(means: Tensor) -> Tensor:
     return ((found + found.T) / 2).clamp(-1, 1)
 
 
-def _watched(module: nn.Module, inputs: Tensor, layer: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _watched(module: nn.Module, inputs: Inputs, layer: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Logits, and what the layer read and gave at its last call, each example flattened."""
     seen: list[Tensor] = []
 
@@ -102,7 +103,7 @@ def _watched(module: nn.Module, inputs: Tensor, layer: str) -> tuple[Tensor, Ten
 
     hook = module.get_submodule(layer).register_forward_hook(note)
     try:
-        logits = forward(module, inputs).logits
+        logits = forward(module, *inputs).logits
     finally:
         hook.remove()
     read, given = seen if len(seen) == 2 else (None, None)

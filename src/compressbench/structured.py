@@ -33,6 +33,7 @@ from compressbench.models.reached import Ways, ways_of
 from compressbench.outputs import forward
 from compressbench.pruning import masked, saying_what_stays, scored
 from compressbench.state import State
+from compressbench.tasks.task import Inputs
 
 INSIDE = "inside: true removes channels only within blocks"
 MACS_STEPS = 12
@@ -87,15 +88,15 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
         UserError: the net can't be traced or has no channels that can go, the target is out of reach, or the
             net without them doesn't compute what it computes with them set to zero.
     """
-    module, shape = module_of(state), bench.dataset.shape
+    module, sample = module_of(state), _drawn(bench)
     given, saliency = scored(state, bench, specs.build(settings.criterion, "criterion"))
-    ways = ways_of(module.eval(), _sample(shape))
-    coupled, others = _coupled(module, shape, ways, _counted(given, saliency), settings.inside)
+    ways = ways_of(module.eval(), sample)
+    coupled, others = _coupled(module, sample, ways, _counted(given, saliency), settings.inside)
     flags = [f"channels left, {why}" for why in others]
     try:
         result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, coupled)
     except Unsound:
-        sound = [c for c in coupled if _is_sound(module, shape, ways, c)]
+        sound = [c for c in coupled if _is_sound(module, sample, ways, c)]
         if not sound or len(sound) == len(coupled):
             raise
         left = [c.root for c in coupled if c not in sound]
@@ -117,14 +118,14 @@ def _cut(
     coupled: Sequence[Coupled],
 ) -> tuple[State, list[str]]:
     """(the state without the lowest channels of some groups, what is to be said of how they were chosen)."""
-    (given, saliency), shape, hint = judged, bench.dataset.shape, _hint(settings.inside)
+    (given, saliency), sample, hint = judged, _drawn(bench), _hint(settings.inside)
 
     def edit_of(removed: Removed) -> Edit:
-        return _edit(module, shape, ways, coupled, removed, hint)
+        return _edit(module, sample, ways, coupled, removed, hint)
 
     def macs_of(removed: Removed) -> float:
-        small = _thinned(module, edit_of(removed), shape, hint)
-        return count(small, shape).macs / state.facts["forward_macs"]
+        small = _thinned(module, edit_of(removed), sample, hint)
+        return count(small, bench.task.blank(1)).macs / state.facts["forward_macs"]
 
     base = state.settled()
     flags: list[str] = []
@@ -141,15 +142,15 @@ def _cut(
         masks = {n: m & _kept(edit["cut"].get(n, {}), m) for n, m in given.masks.items()}
         base = base.with_groups(weights={**base.weights, **saliency.compensate(masks)})
         module = module_of(base)
-    _verify(module, _thinned(module, edit, shape, hint), edit["cut"], shape, hint)
+    _verify(module, _thinned(module, edit, sample, hint), edit["cut"], sample, hint)
     return (edited(base, [edit], bench) if edit["cut"] else base), flags
 
 
-def _is_sound(module: nn.Module, shape: Sequence[int], ways: Ways, group: Coupled) -> bool:
+def _is_sound(module: nn.Module, sample: Inputs, ways: Ways, group: Coupled) -> bool:
     """Whether half of a group's channels can go, all else staying."""
     try:
-        edit = _edit(module, shape, ways, [group], lowest([group], "uniform", 0.5), "")
-        _verify(module, _thinned(module, edit, shape, ""), edit["cut"], shape, "")
+        edit = _edit(module, sample, ways, [group], lowest([group], "uniform", 0.5), "")
+        _verify(module, _thinned(module, edit, sample, ""), edit["cut"], sample, "")
     except Unsound:
         return False
     return True
@@ -166,10 +167,10 @@ def blocks(state: State, bench: Bench, settings: Any) -> State:
     Raises:
         UserError: nothing can be left out, or the net doesn't run without it.
     """
-    module, shape = module_of(state), bench.dataset.shape
+    module, sample = module_of(state), _drawn(bench)
     given, saliency = scored(state, bench, specs.build(settings.criterion, "criterion"))
     scores = _counted(given, saliency)
-    found = candidates(module, shape, settings.blocks)
+    found = candidates(module, sample, settings.blocks)
     if not found:
         where = f" that {settings.blocks!r} fits" if settings.blocks else ""
         raise UserError(
@@ -187,7 +188,7 @@ def blocks(state: State, bench: Bench, settings: Any) -> State:
     if not gone:
         return base
     edit = {"drop": [path for path in found if path in gone]}
-    _thinned(module, edit, shape, "choose others by blocks: PATTERN")
+    _thinned(module, edit, sample, "choose others by blocks: PATTERN")
     return edited(base, [edit], bench)
 
 
@@ -199,7 +200,7 @@ def edited(state: State, edits: Sequence[Edit], bench: Bench) -> State:
     module = module_of(new)
     new = new.with_facts(
         prunable={name: p.numel() for name, p in prunable(module).items()},
-        forward_macs=count(module, bench.dataset.shape).macs,
+        forward_macs=count(module, bench.task.blank(1)).macs,
     )
     return masked(new, new.masks)
 
@@ -227,7 +228,7 @@ def lowest(coupled: Sequence[Coupled], how: str, fraction: float) -> Removed:
     return tuple(tuple(sorted(o[:n])) for o, n in zip(orders, counts, strict=True))
 
 
-def candidates(module: nn.Module, shape: Sequence[int], pattern: str | None) -> dict[str, list[str]]:
+def candidates(module: nn.Module, sample: Inputs, pattern: str | None) -> dict[str, list[str]]:
     """Outermost parts that give back the shape they take and hold prunable weights, with the names of these.
 
     A ``Sequential`` that is a row of such parts is looked into: its parts are the blocks.
@@ -244,7 +245,7 @@ def candidates(module: nn.Module, shape: Sequence[int], pattern: str | None) -> 
     handles = [part.register_forward_hook(note) for part in module.modules() if part is not module]
     try:
         with torch.no_grad():
-            forward(module.eval(), _sample(shape))
+            forward(module.eval(), *sample)
     finally:
         for handle in handles:
             handle.remove()
@@ -276,7 +277,7 @@ def _counted(given: Given, saliency: Saliency) -> dict[str, Tensor]:
 
 
 def _coupled(
-    module: nn.Module, shape: Sequence[int], ways: Ways, scores: Mapping[str, Tensor], inside: bool
+    module: nn.Module, sample: Inputs, ways: Ways, scores: Mapping[str, Tensor], inside: bool
 ) -> tuple[list[Coupled], list[str]]:
     """(the groups of channels of a net that may be thinned, in the order of the tracing; why others may not)."""
     traced = copy.deepcopy(module)
@@ -285,7 +286,7 @@ def _coupled(
     for layers in shared:  # one weight has one score, under its first name
         known = {f"{layer}.weight": scores.get(f"{layers[0]}.weight") for layer in layers}
         scores = {**scores, **{name: score for name, score in known.items() if score is not None}}
-    graph = _graph(traced, shape, ways)
+    graph = _graph(traced, sample, ways)
     endless: list[str] = []
     made_up: list[str] = []
     with _telling("can't be followed", _hint(inside)):
@@ -439,7 +440,7 @@ def _tied(groups: Sequence[_Group], shared: Sequence[Sequence[str]]) -> tuple[li
     return found, list(dict.fromkeys(apart))
 
 
-def _graph(module: nn.Module, shape: Sequence[int], ways: Ways) -> Any:
+def _graph(module: nn.Module, sample: Inputs, ways: Ways) -> Any:
     try:
         import torch_pruning
     except ImportError as error:
@@ -453,13 +454,13 @@ def _graph(module: nn.Module, shape: Sequence[int], ways: Ways) -> Any:
     with _telling("can't be traced", hint), torch.enable_grad():
         return torch_pruning.DependencyGraph().build_dependency(
             module,
-            _sample(shape),
+            sample,
             forward_fn=functools.partial(_answers, ways),
             verbose=False,
         )
 
 
-def _answers(ways: Ways, module: nn.Module, inputs: Tensor) -> list[Tensor]:
+def _answers(ways: Ways, module: nn.Module, inputs: Inputs) -> list[Tensor]:
     """All outputs, each as a node of its own, whatever made it."""
     found = [tensor for tensor in ways.outputs(module, inputs) if tensor.requires_grad]
     if not found:
@@ -537,7 +538,7 @@ def _normal(group: Coupled) -> Tensor:
 
 def _edit(
     module: nn.Module,
-    shape: Sequence[int],
+    sample: Inputs,
     ways: Ways,
     coupled: Sequence[Coupled],
     removed: Removed,
@@ -545,7 +546,7 @@ def _edit(
 ) -> Edit:
     """What stays of every tensor, read from a pruned copy whose tensors hold their own positions."""
     traced = copy.deepcopy(module)
-    graph = _graph(traced, shape, ways)
+    graph = _graph(traced, sample, ways)
     with _telling("can't be thinned", hint):
         with torch.no_grad():
             for tensor in _floats(traced).values():
@@ -662,21 +663,20 @@ def _timed(
 
     def ratio(removed: Removed) -> float:
         edit = edit_of(removed)
-        _thinned(module, edit, bench.dataset.shape, hint)
+        _thinned(module, edit, _drawn(bench), hint)
         before, after = device.time([whole, lowered(edited(state, [edit], bench))], batch)
         return after.median / before.median
 
     return ratio, f"{whole.runtime}, batch {batch}"
 
 
-def _sample(shape: Sequence[int]) -> Tensor:
-    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+def _drawn(bench: Bench) -> Inputs:
+    return bench.task.drawn(2, torch.Generator().manual_seed(0))
 
 
-def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str) -> nn.Module:
+def _thinned(module: nn.Module, edit: Edit, sample: Inputs, hint: str) -> nn.Module:
     """A copy of the module with the edit made; it runs, and gives finite logits of the same shape."""
     what = {"cut": "channels", "drop": "blocks"}[next(iter(edit))]
-    sample = _sample(shape)
     ways = ways_of(module, sample)
     small = cut_module(copy.deepcopy(module), edit)
     with torch.no_grad():
@@ -693,7 +693,7 @@ def _thinned(module: nn.Module, edit: Edit, shape: Sequence[int], hint: str) -> 
     return small
 
 
-def _everything(ways: Ways, module: nn.Module, inputs: Tensor) -> Tensor:
+def _everything(ways: Ways, module: nn.Module, inputs: Inputs) -> Tensor:
     """(n, all outputs) of a net, in evaluation and by the way of its training."""
     return torch.cat(replace(ways, evaluation=True).outputs(module, inputs), dim=1)
 
@@ -702,10 +702,9 @@ def _after(hint: str) -> str:
     return f"; {hint}" if hint else ""
 
 
-def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, shape: Sequence[int], hint: str) -> None:
+def _verify(whole: nn.Module, shrunk: nn.Module, cut: Cut, sample: Inputs, hint: str) -> None:
     """Compares the shrunk net with the whole one, in which all that was cut is zero; rounding layers in float."""
     zeroed, shrunk = (unrounded(copy.deepcopy(module)) for module in (whole, shrunk))
-    sample = _sample(shape)
     with torch.no_grad():
         for name, parameter in zeroed.named_parameters():
             if name in cut:

@@ -174,7 +174,7 @@ def _show_own(config: Mapping[str, Any], download: bool) -> int:
     if root is not None:
         say(f"Read from {Path(root).expanduser().absolute()}")
     sizes = ", ".join(f"{part} {len(split):,}" for part, split in dataset.splits.items())
-    shape = " x ".join(map(str, dataset.shape))
+    shape = dataset.task.in_words()
     say(f"Complete: {sizes}; {len(dataset.classes)} classes; {shape}.")
     return 0
 

@@ -130,7 +130,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
         )
     view = without_exits(view)
     folder.mkdir(parents=True, exist_ok=True)
-    sample = view.bench.task.encode(view.bench.feed("test").images[:8])
+    sample = view.bench.task.encode(view.bench.feed("test").head(8))
     stem = folder / node.name.replace("/", "_")
     try:
         paths, compute, runtime = WRITERS[form](view, stem, sample)
@@ -166,12 +166,13 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
 
 
 def write_images(view: View, folder: Path, node: Node) -> Path:
-    """The test split as ``NAME.test.npz``: ``images`` uint8 (n, c, h, w) and ``labels`` (n,), to check the file with."""
+    """The test split as ``NAME.test.npz``: its columns (of pictures ``images``, uint8) and ``labels``, to check with."""
     import numpy
 
     split = view.bench.dataset.splits["test"]
     path = folder / f"{node.name.replace('/', '_')}.test.npz"
-    numpy.savez_compressed(path, images=split.images, labels=split.labels)
+    columns: dict[str, Any] = {name: tensor.numpy() for name, tensor in split.tensors().items()}
+    numpy.savez_compressed(path, **columns)
     return path
 
 
@@ -180,19 +181,23 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
     import torch
 
     from compressbench.card import Checked
-    from compressbench.metrics import hits, label_loyalty, named, percent
+    from compressbench.metrics import label_loyalty, percent
+    from compressbench.outputs import Outputs
     from compressbench.views import BATCH
 
-    task = view.bench.task
-    parts = [compute(task.encode(x)) for x, _ in view.bench.feed("test").batches(BATCH)]
-    found, own = torch.cat(parts).float().log_softmax(dim=1), view.log_probs
+    task, answers, said = view.bench.task, [], []
+    for batch in view.bench.feed("test").batches(BATCH):
+        outputs = Outputs(compute(*task.encode(batch)))
+        answers.append(task.answers(outputs))
+        said.append(task.log_probs(outputs, batch.labels).log_probs)
+    found = torch.cat(answers)
     return Checked(
         runtime,
-        len(own),
-        percent(hits(found, view.labels)),
-        percent(hits(own, view.labels)),
-        label_loyalty(named(found), named(own)),
-        float((found - own).abs().max()),
+        len(found),
+        percent(task.right(found, view.labels)),
+        percent(view.right),
+        label_loyalty(found, view.answers),
+        float((torch.cat(said) - view.log_probs).abs().max()),
     )
 
 

@@ -10,9 +10,10 @@ from compressbench.criteria.given import Given, Scores
 from compressbench.errors import UserError
 from compressbench.models.build import module_of
 from compressbench.outputs import forward
+from compressbench.tasks.task import Inputs
 
 
-def scales(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+def scales(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """|gamma| (filters,) of the batch norm that takes a layer's output as it is, by the name of the layer's weight.
 
     Found in one forward of ``inputs``, whatever the topology. A scale of 1 where the norm has none to learn.
@@ -41,7 +42,7 @@ def scales(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
             handles.append(layer.register_forward_pre_hook(before))
     try:
         with torch.no_grad():
-            forward(module, inputs)
+            forward(module, *inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -58,7 +59,7 @@ def bn_scale(given: Given) -> Scores:
     """
     bench = given.bench
     feed = bench.feed("train")
-    found = scales(module_of(given.state, bench.device), bench.task.encode(feed.images[:1]))
+    found = scales(module_of(given.state, bench.device), bench.task.encode(feed.head(1)))
     found = {name: gamma for name, gamma in found.items() if name in given.weights}
     if not found:
         raise UserError(

@@ -16,14 +16,14 @@ from compressbench.criteria.given import Given
 from compressbench.errors import UserError, nearest
 from compressbench.models.build import module_of
 from compressbench.models.exits import deep_loss
-from compressbench.tasks.classification import Classification
+from compressbench.tasks.task import Inputs, Task
 
 SPLITS = ("train", "validation")
 BATCH = 128
 CHUNK = 32
 CHUNK_WEIGHTS = 2**25
 
-Batch = tuple[Tensor, Tensor, float]
+Batch = tuple[Inputs, Any, float]
 
 
 def differentiable(given: Given) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -50,12 +50,12 @@ def batches(given: Given, examples: int, split: str = "train", size: int = BATCH
     if not len(rows):
         raise UserError(f"criterion.split: {split} is empty; use train, or set dataset.validation above 0")
     for part in rows.split(size):
-        place = part.to(feed.labels.device)
-        yield bench.task.encode(feed.images[place]), feed.labels[place], len(part) / len(rows)
+        batch = feed.take(part.to(bench.device))
+        yield bench.task.encode(batch), batch.labels, len(part) / len(rows)
 
 
 def mean_gradients(
-    module: nn.Module, parameters: Mapping[str, Tensor], data: Iterable[Batch], task: Classification
+    module: nn.Module, parameters: Mapping[str, Tensor], data: Iterable[Batch], task: Task
 ) -> dict[str, Tensor]:
     """Gradient of the mean loss over all examples, by parameter name, on the CPU."""
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
@@ -72,7 +72,7 @@ def per_example(
     module: nn.Module,
     parameters: Mapping[str, Tensor],
     data: Iterable[Batch],
-    task: Classification,
+    task: Task,
     chunk: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Gradients of each example's own loss, ``{name: (chunk, *shape)}`` at a time, on the device.
@@ -86,17 +86,18 @@ def per_example(
     plain = {name: p.detach() for name, p in parameters.items()}
     size = chunk or max(1, min(CHUNK, CHUNK_WEIGHTS // max(1, sum(p.numel() for p in plain.values()))))
 
-    def loss(weights: Mapping[str, Tensor], one: Tensor, label: Tensor) -> Tensor:
-        def run(inputs: Tensor) -> Any:
-            return functional_call(module, dict(weights), (inputs,))
+    def loss(weights: Mapping[str, Tensor], one: Inputs, label: Tensor) -> Tensor:
+        def run(*inputs: Tensor) -> Any:
+            return functional_call(module, dict(weights), inputs)
 
-        return deep_loss(task, module, run, one.unsqueeze(0), label.unsqueeze(0))
+        return deep_loss(task, module, run, tuple(x.unsqueeze(0) for x in one), label.unsqueeze(0))
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))
     for inputs, labels, _ in data:
-        for some, own in zip(inputs.split(size), labels.split(size), strict=True):
+        for start in range(0, len(labels), size):
+            part = slice(start, start + size)
             try:
-                found = gradients(plain, some, own)
+                found = gradients(plain, tuple(x[part] for x in inputs), labels[part])
             except RuntimeError as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(

@@ -6,7 +6,7 @@ at every layer, so it is exact only for the last linear layer; weights that are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -151,6 +151,14 @@ def _refusal(node: fx.Node, kind: Any, why: str = "") -> UserError:
     )
 
 
+def _only(inputs: Sequence[Tensor]) -> Tensor:
+    if len(inputs) != 1:
+        raise UserError(
+            f"criterion obd_recursion: the net takes {len(inputs)} inputs, it knows chains of one; use obd_fisher"
+        )
+    return inputs[0]
+
+
 def cross_entropy_seed(logits: Tensor) -> Tensor:
     """p (1 - p): the diagonal of the Hessian of softmax and cross-entropy in the logits, whatever the label."""
     p = logits.softmax(1)
@@ -170,7 +178,7 @@ def obd_recursion(given: Given, examples: int = 1024, split: str = "train") -> S
     module, parameters = differentiable(given)
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     for inputs, labels, share in batches(given, examples, split):
-        for name, own in recursion(module, inputs, cross_entropy_seed).items():
+        for name, own in recursion(module, _only(inputs), cross_entropy_seed).items():
             total[name] += own * share / len(labels)
     return Saliency(
         finite(deletion_costs(given.weights, {n: h.cpu() for n, h in total.items()}), "obd_recursion"),

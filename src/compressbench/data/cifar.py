@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from compressbench.data.dataset import Raw, Split
+from compressbench.data.dataset import Examples, Raw, Split
 from compressbench.data.published import Content, Download, Published
 from compressbench.errors import UserError
 
@@ -160,7 +160,7 @@ def cifar100(data_dir: str, labels: str = "fine") -> Raw:
     )
 
 
-def _split(batches: Iterable[dict[str, Any]], key: str) -> Split:
+def _split(batches: Iterable[dict[str, Any]], key: str) -> Examples:
     parts = [(batch["data"], batch[key]) for batch in batches]
     images = np.concatenate([pixels.reshape(-1, 3, 32, 32) for pixels, _ in parts])
     return Split.of(images, np.concatenate([np.asarray(labels) for _, labels in parts]))

@@ -1,42 +1,28 @@
-"""Dataset: the only place that knows what a batch is. Arrays in memory, split once, fingerprinted."""
+"""Dataset: splits of examples in memory, its task, a fingerprint of its content."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compressbench.data.examples import Examples, Ragged
 from compressbench.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from compressbench.tasks.task import Task
 
-@dataclass(frozen=True)
+
 class Split:
-    """Examples of one split.
-
-    Attributes:
-        images: uint8, (n, channels, height, width).
-        labels: int64, (n,).
-        index: int64, (n,): position in the source's own order, so that a record can point at an image.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    index: np.ndarray
+    """Makes examples that are pictures, as a reader of one's own returns them in ``Raw``."""
 
     @staticmethod
-    def of(images: np.ndarray, labels: np.ndarray) -> Split:
-        """A split whose examples are numbered in the order given; labels become int64."""
-        return Split(images, np.asarray(labels, dtype=np.int64), np.arange(len(labels)))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: np.ndarray) -> Split:
-        """The given rows, in the given order."""
-        return Split(self.images[rows], self.labels[rows], self.index[rows])
+    def of(images: np.ndarray, labels: np.ndarray) -> Examples:
+        """Pictures uint8 (n, channels, height, width), numbered in the order given; labels become int64."""
+        return Examples.of(labels, images=images)
 
 
 @dataclass(frozen=True)
@@ -44,14 +30,15 @@ class Raw:
     """What a reader returns: the published splits, nothing drawn or held out yet.
 
     Attributes:
-        train, test: whole splits; ``Split.of(images, labels)`` makes one.
+        train, test: whole splits; ``Split.of(images, labels)`` makes one of pictures, ``Examples.of(labels, name=...)``
+            one of any columns.
         classes: names, in label order.
         licence: what the data may be used for, one line.
         attributes: per split (``train``, ``test``), named arrays over its examples (sub-groups).
     """
 
-    train: Split
-    test: Split
+    train: Examples
+    test: Examples
     classes: tuple[str, ...]
     licence: str = ""
     attributes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
@@ -59,35 +46,29 @@ class Raw:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Train, validation and test splits with all that a stage, a task or a probe may ask of them.
+    """Train, validation and test splits with all that a stage or a probe may ask of them.
 
     Attributes:
         splits: ``train``, ``test`` and, where one was held out of train, ``validation``.
-        classes: names, in label order.
-        mean, std: per channel, of pixels in [0, 1], computed on the train split.
-        augment: settings of the training augmentation, e.g. ``{"pad": 4, "flip": True}``; empty for none.
-        attributes: per split, named arrays over its examples (sub-groups); may be empty.
+        task: what is asked of a model on them.
+        groups: name of a grouping -> the names that the examples' numbers stand for, sorted.
         licence: what the data may be used for, one line.
         fingerprint: digest of all the above, part of every key.
     """
 
     name: str
-    splits: Mapping[str, Split]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: Mapping[str, Any] = field(default_factory=dict)
-    attributes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    splits: Mapping[str, Examples]
+    task: Task
+    groups: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     licence: str = ""
     fingerprint: str = ""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one example."""
-        channels, height, width = self.splits["train"].images.shape[1:]
-        return int(channels), int(height), int(width)
+    def classes(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.task.classes
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> Examples:
         """A split by name.
 
         Raises:
@@ -98,21 +79,50 @@ class Dataset:
         return self.splits[name]
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over class names, pixels, labels, source positions, normalisation, augmentation and attributes.
+def grouped(
+    splits: Mapping[str, Examples], attributes: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[dict[str, Examples], dict[str, tuple[Any, ...]]]:
+    """Splits whose examples carry their attributes as groupings, and what the groupings' numbers stand for.
+
+    Args:
+        attributes: per split, named arrays over its examples; one that a split lacks is -1 there.
+    """
+    names: dict[str, tuple[Any, ...]] = {}
+    for name in sorted({name for arrays in attributes.values() for name in arrays}):
+        values = [arrays[name] for arrays in attributes.values() if name in arrays]
+        names[name] = tuple(np.unique(np.concatenate([np.unique(v) for v in values])).tolist())
+    out = {}
+    for part, examples in splits.items():
+        codes = {}
+        for name, known in names.items():
+            given = attributes.get(part, {}).get(name)
+            numbers = np.full(len(examples), -1) if given is None else np.searchsorted(np.array(known), given)
+            codes[name] = numbers.astype(np.int64)
+        out[part] = Examples(examples.columns, examples.labels, examples.rows, codes)
+    return out, names
+
+
+def fingerprint(dataset: Dataset, attributes: Mapping[str, Mapping[str, np.ndarray]] | None = None) -> str:
+    """SHA-256 over the task's identity, columns, labels, source positions and attributes.
 
     64 hex digits. The data set's own name and licence stay out: equal content has an equal fingerprint.
+
+    Args:
+        attributes: per split, as the reader gave them; the examples' groupings are made of these.
     """
     digest = hashlib.sha256()
-    digest.update(
-        repr((dataset.classes, dataset.mean, dataset.std, sorted(dataset.augment.items()))).encode()
-    )
+    digest.update(repr(dataset.task.identity()).encode())
     for name in sorted(dataset.splits):
         split = dataset.splits[name]
-        for array in (split.images, split.labels, split.index):
+        arrays = [part for column in split.columns.values() for part in _parts(column)]
+        for array in (*arrays, split.labels, split.rows):
             digest.update(f"{name}{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
-        for attribute, array in sorted(dataset.attributes.get(name, {}).items()):
+        for attribute, array in sorted((attributes or {}).get(name, {}).items()):
             digest.update(f"{name}.{attribute}{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _parts(column: Any) -> tuple[np.ndarray, ...]:
+    return (column.values, column.starts) if isinstance(column, Ragged) else (column,)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressbench.data.dataset import Raw, Split
+from compressbench.data.examples import Examples
 from compressbench.data.splits import allocate, pick
 from compressbench.errors import UserError
 from compressbench.paths import given_path, resolved
+from compressbench.tasks.images.classification import IMAGES
 
 if TYPE_CHECKING:
     from PIL import ImageFile
@@ -84,7 +86,7 @@ def _raw(
             odd = sorted(set(train_classes) ^ set(test_classes))
             raise UserError(f"image_folder: {base}: class folder {odd[0]} is in only one of train and test")
         train, test = (_read(base, listings[name], shape, channels) for name in ("train", "test"))
-        if train.images.shape[1:] != test.images.shape[1:]:
+        if train[IMAGES].shape[1:] != test[IMAGES].shape[1:]:
             raise UserError(f"image_folder: {base}: train and test differ in size; set size: [height, width]")
         return Raw(train, test, tuple(train_classes), licence)
     if folders:
@@ -103,7 +105,7 @@ def _raw(
     shares = allocate(counts, held, np.ones_like(counts), counts - 1)
     test_rows = pick(whole.labels, shares, np.random.RandomState(split_seed))
     return Raw(
-        whole.take(np.setdiff1d(whole.index, test_rows)), whole.take(test_rows), tuple(listing), licence
+        whole.take(np.setdiff1d(whole.rows, test_rows)), whole.take(test_rows), tuple(listing), licence
     )
 
 
@@ -158,7 +160,9 @@ def _shape(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     return values[0], values[1]
 
 
-def _read(base: Path, listing: dict[str, list[Path]], shape: tuple[int, int] | None, channels: int) -> Split:
+def _read(
+    base: Path, listing: dict[str, list[Path]], shape: tuple[int, int] | None, channels: int
+) -> Examples:
     labels = [label for label, paths in enumerate(listing.values()) for _ in paths]
     pictures = read_pictures(base, [p for paths in listing.values() for p in paths], shape, channels)
     return Split.of(pictures, np.array(labels))

@@ -142,7 +142,7 @@ def digits() -> Raw:
     whole = Split.of(_grey(np.round(images * (255 / 16)).astype(np.uint8)), labels)
     counts = np.bincount(whole.labels)
     train = pick(whole.labels, allocate(counts, 1000, counts * 0, counts), np.random.RandomState(0))
-    test = np.setdiff1d(whole.index, train)
+    test = np.setdiff1d(whole.rows, train)
     return Raw(whole.take(train), whole.take(test), DIGITS, published.licence)
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compressbench import specs
 from compressbench.bench import derive_seed
-from compressbench.data.dataset import Dataset, Raw, Split, fingerprint
+from compressbench.data.dataset import Dataset, Raw, fingerprint, grouped
+from compressbench.data.examples import Examples
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError, nearest
 from compressbench.paths import is_utf8
+from compressbench.tasks.images.classification import (
+    augmented_by,
+    check_pictures,
+    classification,
+    normalised_by,
+)
+
+if TYPE_CHECKING:
+    from compressbench.tasks.task import Task
 
 KEYS = (
     "name",
@@ -26,8 +37,8 @@ KEYS = (
     "validation",
     "augment",
     "normalise",
+    "task",
 )
-AUGMENT = ("pad", "flip")
 
 
 def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
@@ -37,7 +48,7 @@ def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
     share below 1) is held out of train, stratified; ``imbalance`` thins what is left of train, and only that,
     to an exponential long tail. All draws come from ``subset_seed``. Mean and std are those of the resulting
     train split, or what ``normalise`` says, as a net with published weights wants it. A split that its source sorts
-    by class is mixed, always in the same way, so that its first n examples are no single class; ``Split.index``
+    by class is mixed, always in the same way, so that its first n examples are no single class; ``Examples.rows``
     says where each example came from.
 
     Args:
@@ -57,42 +68,29 @@ def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
         )
     specs.check(read, "dataset.read", trusted, parts=("data",))
     settings = _settings(config)
+    how = _task_of(config, trusted)
     raw = specs.build(read, "dataset.read")
     name = str(config.get("name") or str(read[specs.TARGET]).rpartition(".")[2])
-    _check(raw, name)
-    return _prepare(raw, name, **settings)
+    _check(raw, name, pictures="task" not in config)
+    return _prepare(raw, name, how, **settings)
 
 
-def moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], from uint8 (n, c, h, w).
-
-    Counted in integers, so that every machine gets the same floats.
-    """
-    values = np.arange(256)
-    means, deviations = [], []
-    for channel in range(images.shape[1]):
-        counts = np.zeros(256, np.int64)
-        for start in range(0, len(images), 4096):
-            counts += np.bincount(images[start : start + 4096, channel].reshape(-1), minlength=256)
-        n, total, squares = int(counts.sum()), int(counts @ values), int(counts @ values**2)
-        means.append(total / n / 255)
-        deviations.append(math.sqrt(n * squares - total * total) / n / 255)
-    return tuple(means), tuple(deviations)
-
-
-def _normalise(given: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of ``dataset.normalise``."""
-    right = (
-        "dataset.normalise: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}, of pixels in [0, 1]"
-    )
-    if not isinstance(given, Mapping) or set(given) != {"mean", "std"}:
-        raise UserError(f"{right}; not {given!r}")
-    mean, std = (tuple(v) if isinstance(v, Sequence) else () for v in (given["mean"], given["std"]))
-    if not mean or not std or not all(_is_number(v) and math.isfinite(v) for v in (*mean, *std)):
-        raise UserError(f"{right}; not {given!r}")
-    if min(std) <= 0:
-        raise UserError(f"dataset.normalise.std: {list(std)} must be above 0")
-    return tuple(map(float, mean)), tuple(map(float, std))
+def _task_of(config: Mapping[str, Any], trusted: Iterable[str]) -> Callable[..., Task]:
+    """(train examples, classes, name) -> the task that the config names; of pictures where it names none."""
+    spec, augment, normalise = (config.get(key) for key in ("task", "augment", "normalise"))
+    if spec is None:
+        augmented_by(augment), normalised_by(normalise)
+        return functools.partial(classification, augment=augment, normalise=normalise)
+    if not isinstance(spec, Mapping) or specs.TARGET not in spec:
+        raise UserError(f"dataset.task={spec!r} names no task: it needs _target_, a function that makes one")
+    for key, value in (("augment", augment), ("normalise", normalise)):
+        if value:
+            raise UserError(
+                f"dataset.{key} is for pictures; what {spec[specs.TARGET]} takes stands in dataset.task"
+            )
+    specs.check({**spec, specs.PARTIAL: True}, "dataset.task", trusted, parts=("tasks",))
+    made: Callable[..., Task] = specs.build({**spec, specs.PARTIAL: True}, "dataset.task")
+    return made
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,25 +112,11 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     seed = config.get("subset_seed", 0)
     if type(seed) is not int:
         raise UserError(f"dataset.subset_seed={seed!r} is no whole number")
-    augment = config.get("augment") or {}
-    if not isinstance(augment, Mapping):
-        raise UserError(f"dataset.augment={augment!r} is no mapping such as {{pad: 4, flip: true}}")
-    for key in augment:
-        if key not in AUGMENT:
-            raise UserError(f"dataset.augment: unknown key {key!r}; {nearest(str(key), AUGMENT)}")
-    pad, flip = augment.get("pad", 0), augment.get("flip", False)
-    if type(pad) is not int or pad < 0 or type(flip) is not bool:
-        raise UserError(
-            f"dataset.augment: pad={pad!r}, flip={flip!r}; pad is pixels, 0 or more, flip is true or false"
-        )
-    normalise = config.get("normalise")
     return {
-        "normalise": _normalise(normalise) if normalise is not None else None,
         **sizes,
         "imbalance": imbalance,
         "validation": validation,
         "seed": seed,
-        "augment": {"pad": pad, "flip": flip} if pad or flip else {},
     }
 
 
@@ -140,7 +124,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check(raw: Any, name: str) -> None:
+def _check(raw: Any, name: str, pictures: bool) -> None:
     if not isinstance(raw, Raw):
         raise UserError(
             f"dataset {name}: the reader returned {type(raw).__name__}; it must return a compressbench Raw"
@@ -150,23 +134,31 @@ def _check(raw: Any, name: str) -> None:
             _check_text(text, f"dataset {name}: {word}")
     for part, split in (("train", raw.train), ("test", raw.test)):
         place = f"dataset {name}, {part}"
-        images, labels = split.images, split.labels
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise UserError(
-                f"{place}: images are {images.dtype} {images.shape}, not uint8 (n, channels, height, width)"
-            )
-        if not len(images) == len(labels) == len(split.index) > 0:
-            raise UserError(
-                f"{place}: {len(images)} images, {len(labels)} labels, {len(split.index)} positions"
-            )
-        if labels.min() < 0 or labels.max() >= len(raw.classes):
+        if pictures:
+            check_pictures(split, place)
+        labels = split.labels
+        for column, values in split.columns.items():
+            if not len(values) == len(labels) == len(split.rows) > 0:
+                raise UserError(
+                    f"{place}: {len(values)} {column}, {len(labels)} labels, {len(split.rows)} positions"
+                )
+        if _are_classes(labels) and (labels.min() < 0 or labels.max() >= len(raw.classes)):
             raise UserError(
                 f"{place}: labels {labels.min()}..{labels.max()}, but there are {len(raw.classes)} classes"
             )
-    if raw.train.images.shape[1:] != raw.test.images.shape[1:]:
+    if pictures and raw.train["images"].shape[1:] != raw.test["images"].shape[1:]:
         raise UserError(
-            f"dataset {name}: train is {raw.train.images.shape[1:]}, test {raw.test.images.shape[1:]}"
+            f"dataset {name}: train is {raw.train['images'].shape[1:]}, test {raw.test['images'].shape[1:]}"
         )
+
+
+def _are_classes(labels: Any) -> bool:
+    return isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype == np.int64
+
+
+def _strata(examples: Examples) -> np.ndarray:
+    """(n,) what a draw keeps the shares of: the classes; one stratum where labels are none."""
+    return examples.labels if _are_classes(examples.labels) else np.zeros(len(examples), np.int64)
 
 
 def _check_text(text: Any, where: str) -> None:
@@ -182,22 +174,21 @@ def _check_text(text: Any, where: str) -> None:
 def _prepare(
     raw: Raw,
     name: str,
+    how: Callable[..., Task],
     train_size: int | None,
     test_size: int | None,
     imbalance: float | None,
     validation: float,
     seed: int,
-    augment: Mapping[str, Any],
-    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None,
 ) -> Dataset:
-    classes = len(raw.classes)
+    classes = max(1, len(raw.classes))
 
     def random(purpose: str) -> np.random.RandomState:
         # RandomState, because its streams are frozen for good; those of default_rng may change with numpy.
         return np.random.RandomState(derive_seed("dataset", seed, purpose) % 2**32)
 
     rows = {"train": np.arange(len(raw.train)), "test": np.arange(len(raw.test))}
-    labels = {"train": raw.train.labels, "test": raw.test.labels}
+    labels = {"train": _strata(raw.train), "test": _strata(raw.test)}
     for part, size in (("train", train_size), ("test", test_size)):
         if size is not None:
             counts = np.bincount(labels[part], minlength=classes)
@@ -228,31 +219,19 @@ def _prepare(
 
     source = {"train": raw.train, "validation": raw.train, "test": raw.test}
     attributes = {**raw.attributes, "validation": raw.attributes.get("train", {})}
-    splits: dict[str, Split] = {}
+    splits: dict[str, Examples] = {}
     kept: dict[str, dict[str, np.ndarray]] = {}
     for part, chosen in rows.items():
         here = source[part].labels[chosen]
-        if (np.diff(here) >= 0).all():
+        if _are_classes(here) and (np.diff(here) >= 0).all():
             chosen = random(f"mix {part}").permutation(chosen)
         splits[part] = source[part].take(chosen)
         kept[part] = {key: array[chosen] for key, array in attributes.get(part, {}).items()}
-    channels = raw.train.images.shape[1]
-    if normalise and any(len(values) != channels for values in normalise):
-        raise UserError(f"dataset.normalise: {name} has {channels} channels; one number each")
-    mean, std = normalise or moments(splits["train"].images)
-    if min(std) == 0:
-        raise UserError(f"dataset {name}: all pixels of a channel are equal; are these pictures?")
-    dataset = Dataset(
-        name=name,
-        splits=splits,
-        classes=raw.classes,
-        mean=mean,
-        std=std,
-        augment=augment,
-        attributes={part: arrays for part, arrays in kept.items() if arrays},
-        licence=raw.licence,
-    )
-    return replace(dataset, fingerprint=fingerprint(dataset))
+    task = how(splits["train"], raw.classes, name)
+    carried = {part: arrays for part, arrays in kept.items() if arrays}
+    grouping, groups = grouped(splits, carried)
+    dataset = Dataset(name=name, splits=grouping, task=task, groups=groups, licence=raw.licence)
+    return replace(dataset, fingerprint=fingerprint(dataset, carried))
 
 
 def _check_size(setting: str, name: str, part: str, size: int, counts: np.ndarray) -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from compressbench.errors import UserError
+from compressbench.tasks.task import Inputs, first
 
 if TYPE_CHECKING:
     from compressbench.views import View
 
-Answers = Callable[[Tensor], Tensor | Sequence[Tensor]]
+Answers = Callable[..., Tensor | Sequence[Tensor]]
 NEAR = 1e-2
 """Of the spread of logits, the furthest that float arithmetic in another order may move one."""
 FAR = 0.25
@@ -43,7 +44,7 @@ def apart(one: Tensor, other: Tensor, rounds: bool) -> float:
 def check(
     wanted: Answers,
     found: Answers,
-    inputs: Tensor,
+    inputs: Inputs,
     sizes: Sequence[int],
     who: str,
     rounds: bool = False,
@@ -52,7 +53,7 @@ def check(
     """Compares all answers on the first so many of the inputs.
 
     Args:
-        inputs: encoded examples (n, c, h, w), as many as the largest size.
+        inputs: encoded examples, as many as the largest size.
         sizes: batch sizes, two or more.
         rounds: whether integer kernels or half floats are at work.
         hint: what may be the reason, and what to do.
@@ -62,9 +63,9 @@ def check(
     """
     for size in sizes:
         with torch.no_grad():
-            own = _several(wanted(inputs[:size]))
+            own = _several(wanted(*first(inputs, size)))
         try:
-            there = _several(found(inputs[:size]))
+            there = _several(found(*first(inputs, size)))
         except Exception as error:  # a runtime's own errors have no common base
             raise Otherwise(f"{who} fails at batch {size}: {reason_of(error)}{_after(hint)}") from error
         far = max(apart(a, b, rounds) for a, b in zip(own, there, strict=True))
@@ -75,8 +76,8 @@ def check(
 
 def with_state(
     view: View,
-    run: Callable[[Tensor], object],
-    inputs: Tensor,
+    run: Callable[..., object],
+    inputs: Inputs,
     batches: Sequence[int],
     who: str,
     rounds: bool = False,
@@ -92,9 +93,9 @@ def with_state(
     from compressbench.models.build import module_of
     from compressbench.outputs import forward
 
-    module = module_of(view.state, str(inputs.device))
+    module = module_of(view.state, str(inputs[0].device))
     found = cast("Answers", run)
-    check(lambda x: forward(module, x).logits, found, inputs, two_sizes(batches), who, rounds, HINT)
+    check(lambda *x: forward(module, *x).logits, found, inputs, two_sizes(batches), who, rounds, HINT)
 
 
 def reason_of(error: Exception) -> str:

@@ -225,7 +225,7 @@ def _openvino() -> Compile:
     core = package().Core()
 
     def compiled(module: nn.Module, sample: Tensor) -> Callable[[], object]:
-        model: Any = compile_model(core, graph_of(module, sample).bytes(), tuple(sample.shape), 1, "f32")
+        model: Any = compile_model(core, graph_of(module, (sample,)).bytes(), [tuple(sample.shape)], 1, "f32")
         request, data = model.create_infer_request(), [sample.numpy()]
         return lambda: request.infer(data)
 
@@ -239,7 +239,10 @@ def _onnxruntime() -> Compile:
     runtime = package()
 
     def compiled(module: nn.Module, sample: Tensor) -> Callable[[], object]:
-        session, data = open_session(runtime, graph_of(module, sample).bytes(), 1), {"images": sample.numpy()}
+        session, data = (
+            open_session(runtime, graph_of(module, (sample,)).bytes(), 1),
+            {"images": sample.numpy()},
+        )
         return lambda: session.run(None, data)
 
     return compiled

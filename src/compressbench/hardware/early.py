@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.hardware.onnx_graph import Graph
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 
@@ -28,13 +29,13 @@ class Compiled:
         left: layers with integers in the graph that the runtime computes in float.
     """
 
-    run: Callable[[Tensor], Sequence[Tensor]]
+    run: Callable[..., Sequence[Tensor]]
     graph: Graph
     left: tuple[str, ...]
 
 
-Compile = Callable[["nn.Module", "Tensor", Sequence[str]], Compiled]
-"""From a part, a sample of what it takes, and names of what it gives, to what runs it."""
+Compile = Callable[["nn.Module", "Inputs", Sequence[str], Sequence[str]], Compiled]
+"""From a part, a sample of what it takes, and names of what it takes and gives, to what runs it."""
 
 
 def lower(target: HardwareTarget, view: View) -> Lowered | Unsupported:
@@ -72,23 +73,22 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
     from compressbench.hardware.onnxruntime_cpu import kind
     from compressbench.models.build import module_of
     from compressbench.models.exits import parts_of
+    from compressbench.tasks.task import first, on
 
-    inputs = timed_inputs(view, most).cpu()
+    inputs = on(timed_inputs(view, most), "cpu")
     module, policy = module_of(view.state), policy_of(view.state.policies)
     assert policy is not None
     began = time.perf_counter()
     made: list[Compiled] = []
-    live: tuple[Tensor, ...] = (inputs[:8],)
+    live, takes = first(inputs, 8), view.bench.task.inputs
     own = parts_of(module)
     try:
         for part in own:
-            if len(live) > 1:
-                return Unsupported("several values are carried over an exit: such parts run in torch alone")
             with torch.no_grad():
                 _, *rest = part(*live)
-            names = ("logits", *(f"alive{k}" for k in range(len(rest))))
-            made.append(make(part, live[0], names))
-            live = tuple(rest)
+            gives = ("logits", *(f"alive{k}" for k in range(len(rest))))
+            made.append(make(part, live, takes, gives))
+            live, takes = tuple(rest), tuple(f"reached{k}" for k in range(len(rest)))
     except UserError as error:
         if "pip install" in str(error):
             raise
@@ -97,14 +97,19 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
     parts = [part.run for part in made]
     try:
         agreement.check(
-            lambda x: everything(own, x), lambda x: everything(parts, x), inputs, (3, 8), runtime, rounds=True
+            lambda *x: everything(own, *x),
+            lambda *x: everything(parts, *x),
+            inputs,
+            (3, 8),
+            runtime,
+            rounds=True,
         )
     except agreement.Otherwise as wrong:
         return Unsupported(str(wrong))
 
-    def run(batch: Tensor) -> object:
+    def run(*batch: Tensor) -> object:
         with torch.inference_mode():
-            return compacted(parts, policy, batch).logits
+            return compacted(parts, policy, *batch).logits
 
     left = tuple(name for part in made for name in part.left)
     graph = Graph(

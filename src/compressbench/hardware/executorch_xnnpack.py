@@ -17,6 +17,7 @@ from compressbench.hardware.torch_cpu import check_batches, examples, time_in_tu
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 
@@ -42,8 +43,9 @@ class ExecutorchXNNPACK:
         from compressbench.hardware import agreement
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
+        from compressbench.tasks.task import first, on
 
-        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
+        inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
         module = module_of(view.state, "cpu")
         layers = tuple(quantized(module))
         began = time.perf_counter()
@@ -53,20 +55,22 @@ class ExecutorchXNNPACK:
             with tempfile.TemporaryDirectory() as folder:
                 for batch in self.batches:
                     path = Path(folder) / f"{batch}.pte"
-                    path.write_bytes(xnnpack_program(module, inputs[:batch]))
+                    path.write_bytes(xnnpack_program(module, first(inputs, batch)))
                     content = content or path.read_bytes()
                     methods[batch] = method_of(path)
         except UserError as error:
             return Unsupported(str(error))
         took = time.perf_counter() - began
 
-        def run(batch: Tensor) -> object:
+        def run(*batch: Tensor) -> object:
             import torch
 
-            if len(batch) in methods:
-                return methods[len(batch)](batch)
+            count = len(batch[0])
+            if count in methods:
+                return methods[count](*batch)
             size = min(methods)
-            parts = [methods[size](_filled(part, size))[: len(part)] for part in batch.split(size)]
+            starts = range(0, count, size)
+            parts = [methods[size](*_filled(batch, start, size))[: count - start] for start in starts]
             return torch.cat(parts)
 
         try:
@@ -91,6 +95,8 @@ class ExecutorchXNNPACK:
         return time_in_turns(lowered, batch, 1, self.seconds)
 
 
-def _filled(images: Tensor, size: int) -> Tensor:
-    """Repeated up to a batch of this size."""
-    return images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
+def _filled(inputs: Inputs, start: int, size: int) -> Inputs:
+    """A batch of this size from there on; what is missing at the end is repeated."""
+    import torch
+
+    return tuple(x[(start + torch.arange(size)).clamp(max=len(x) - 1)] for x in inputs)

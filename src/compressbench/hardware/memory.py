@@ -6,35 +6,39 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compressbench.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from compressbench.tasks.task import Inputs
+
 PROGRAMS = {
     "openvino": """
-def load(openvino, path, shape):
+def load(openvino, path, shapes):
     core = openvino.Core()
     model = core.read_model(path)
-    model.reshape(shape)
+    model.reshape({place: shape for place, (shape, _) in enumerate(shapes)})
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": ""}
     request = core.compile_model(model, "CPU", settings).create_infer_request()
-    return lambda x: request.infer([x])
+    return lambda xs: request.infer(xs)
 """,
     "onnxruntime": """
-def load(onnxruntime, path, shape):
+def load(onnxruntime, path, shapes):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"images": x})
+    names = [each.name for each in session.get_inputs()]
+    return lambda xs: session.run(None, dict(zip(names, xs)))
 """,
 }
 MAIN = """
 import importlib, json, resource, sys
 sys.modules["openvino_telemetry"] = None
 import numpy
-name, path, shape = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+name, path, shapes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 package = importlib.import_module(name)
 
 def peak():
@@ -45,20 +49,20 @@ def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 before = peak()
-run = load(package, path, shape)
+run = load(package, path, shapes)
 for _ in range(2):
-    run(numpy.zeros(shape, numpy.float32))
+    run([numpy.zeros(shape, kind) for shape, kind in shapes])
 print(peak() - before)
 """
 
 
-def peak_bytes(runtime: str, artefact: bytes, shape: Sequence[int]) -> tuple[int | None, str]:
+def peak_bytes(runtime: str, artefact: bytes, inputs: Inputs) -> tuple[int | None, str]:
     """(bytes that loading and running add at most, what is to be said).
 
     Args:
         runtime: ``openvino`` or ``onnxruntime``.
         artefact: an ONNX file's content.
-        shape: of the inputs, with the batch.
+        inputs: of the size that is run.
 
     Raises:
         UserError: another runtime.
@@ -77,7 +81,7 @@ def peak_bytes(runtime: str, artefact: bytes, shape: Sequence[int]) -> tuple[int
             PROGRAMS[runtime] + MAIN,
             runtime,
             str(path),
-            json.dumps(list(shape)),
+            json.dumps([(list(x.shape), str(x.dtype).rpartition(".")[2]) for x in inputs]),
         ]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
         try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.hardware.work import Layer, Work
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 TYPES = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}
@@ -412,14 +413,12 @@ def share(layer: Layer, kind: str, device: Device) -> float:
 def executes_nothing(name: str) -> Callable[[Tensor], object]:
     """What a modelled device runs: an error."""
 
-    def run(batch: Tensor) -> object:
+    def run(*batch: Tensor) -> object:
         raise UserError(f"target {name} is modelled: it executes nothing")
 
     return run
 
 
-def no_inputs(view: View) -> Tensor:
+def no_inputs(view: View) -> Inputs:
     """No examples, of the right shape."""
-    import torch
-
-    return torch.zeros(0, *view.bench.dataset.shape)
+    return view.bench.task.blank(0)

@@ -36,6 +36,7 @@ from compressbench.models.quantized import (
 )
 from compressbench.models.reached import ran
 from compressbench.outputs import forward
+from compressbench.tasks.task import Inputs, first, rows
 
 OPSET = 17
 INPUT, OUTPUT = "images", "logits"
@@ -50,7 +51,8 @@ class Graph:
     """An ONNX model of a state.
 
     Attributes:
-        model: ``onnx.ModelProto``; input ``images`` (n, c, h, w) float32, encoded; output ``logits`` (n, classes).
+        model: ``onnx.ModelProto``; inputs as the task names them, encoded (of pictures ``images``, float32
+            (n, c, h, w)); output ``logits`` (n, classes).
         integer: layers that the graph gives integer inputs and weights.
         rounded: quantized layers that it can't; why, by name.
         unused: quantized layers that the logits of an evaluation don't depend on, as heads of the training alone: the
@@ -85,25 +87,27 @@ def onnx() -> Any:
 
 def graph_of(
     module: nn.Module,
-    sample: Tensor,
-    images: Tensor | None = None,
+    sample: Inputs,
+    images: Inputs | None = None,
     kept: Collection[str] = (),
     outputs: Sequence[str] = (OUTPUT,),
+    names: Sequence[str] = (INPUT,),
 ) -> Graph:
     """The ONNX graph of a module as ``module_of`` builds it.
 
     Args:
-        sample: encoded inputs (n, c, h, w) on the CPU, to trace with; n is free in the graph.
+        sample: encoded inputs on the CPU, to trace with; n is free in the graph.
         images: encoded inputs on which ranges of convolutions' *results* are taken, for a runtime whose integer
             kernels must round these too; they are rounded to 8 bits wherever nothing else rounds them. None leaves
             results as they are.
         kept: layers that round by float operations though their bits would allow integers.
         outputs: names of what the module returns, where that is a tuple: a part of a net with early exits.
+        names: of the inputs.
 
     Raises:
         UserError: torch can't export the net, or a package is missing.
     """
-    model, fixed = exported(floating(module), sample, outputs)
+    model, fixed = exported(floating(module), sample, outputs, names)
     layers = quantized(module)
     if not layers:
         return Graph(model, fixed=fixed)
@@ -114,7 +118,7 @@ def graph_of(
                 f"layers={{{other}.weight: null}}"
             )
     surgery = _Surgery(model, kept)
-    for name, most in _calls(layers, module, sample[:2]).items():
+    for name, most in _calls(layers, module, first(sample, 2)).items():
         if any(forms_of(layers[name]).values()) and len(surgery.multipliers(name)) > most:
             raise UserError(
                 f"{name} rounds its weight, and a forward reads it beside the layer as it is, which can't be lowered; "
@@ -123,7 +127,7 @@ def graph_of(
     if images is not None:
         surgery.results(layers, _ranges(module, layers, images))
     lacking = [name for name in layers if not surgery.has(name)]
-    reached = _reached(module, lacking, sample[:2])
+    reached = _reached(module, lacking, first(sample, 2))
     unused = tuple(name for name in lacking if name not in reached)
     for name, layer in layers.items():
         if name not in unused:
@@ -134,11 +138,12 @@ def graph_of(
 
 def checked_graph(
     module: nn.Module,
-    sample: Tensor,
+    sample: Inputs,
     opened: Callable[[bytes], agreement.Answers],
     who: str,
-    images: Tensor | None = None,
+    images: Inputs | None = None,
     outputs: Sequence[str] = (OUTPUT,),
+    names: Sequence[str] = (INPUT,),
 ) -> tuple[Graph, agreement.Answers]:
     """``graph_of`` and the runtime that opened it: it answers as the net does, or it is refused.
 
@@ -150,30 +155,31 @@ def checked_graph(
     Raises:
         UserError: as ``graph_of``; the runtime refuses the graph, or answers otherwise than the net.
     """
-    found = graph_in_float(module, sample, opened, who, outputs)
+    found = graph_in_float(module, sample, opened, who, outputs, names)
     if not quantized(module):
         return found
-    graph = graph_of(module, sample, images, outputs=outputs)
+    graph = graph_of(module, sample, images, outputs=outputs, names=names)
     return graph, _compared(graph, module, sample, opened, who, outputs, "")
 
 
 def graph_in_float(
     module: nn.Module,
-    sample: Tensor,
+    sample: Inputs,
     opened: Callable[[bytes], agreement.Answers],
     who: str,
     outputs: Sequence[str] = (OUTPUT,),
+    names: Sequence[str] = (INPUT,),
 ) -> tuple[Graph, agreement.Answers]:
     """``checked_graph`` of a net that rounds nothing: what tracing gets wrong would hide behind what rounding moves."""
     plain = floating(module)
-    graph = graph_of(plain, sample, outputs=outputs)
+    graph = graph_of(plain, sample, outputs=outputs, names=names)
     return graph, _compared(graph, plain, sample, opened, who, outputs, graph.fixed or agreement.HINT)
 
 
 def _compared(
     graph: Graph,
     net: nn.Module,
-    sample: Tensor,
+    sample: Inputs,
     opened: Callable[[bytes], agreement.Answers],
     who: str,
     outputs: Sequence[str],
@@ -184,10 +190,10 @@ def _compared(
     except Exception as error:  # a runtime's own errors have no common base
         raise UserError(f"{who} refuses the graph: {agreement.reason_of(error)}") from error
 
-    def wanted(x: Tensor) -> Any:
-        return net(x) if len(outputs) > 1 else forward(net, x).logits
+    def wanted(*x: Tensor) -> Any:
+        return net(*x) if len(outputs) > 1 else forward(net, *x).logits
 
-    sizes = agreement.two_sizes((1, len(sample)))
+    sizes = agreement.two_sizes((1, len(sample[0])))
     agreement.check(wanted, run, sample, sizes, who, bool(quantized(net)), hint)
     return run
 
@@ -204,7 +210,7 @@ def floating(module: nn.Module) -> nn.Module:
     return plain
 
 
-def _calls(layers: Mapping[str, nn.Module], module: nn.Module, sample: Tensor) -> dict[str, int]:
+def _calls(layers: Mapping[str, nn.Module], module: nn.Module, sample: Inputs) -> dict[str, int]:
     """How often a forward runs each layer that it runs."""
     found: dict[str, int] = {}
 
@@ -214,14 +220,14 @@ def _calls(layers: Mapping[str, nn.Module], module: nn.Module, sample: Tensor) -
     handles = [p.register_forward_pre_hook(lambda *_, n=n: ran_once(n)) for n, p in layers.items()]
     try:
         with torch.no_grad(), unfused_attention():
-            module(sample)
+            module(*sample)
     finally:
         for handle in handles:
             handle.remove()
     return found
 
 
-def _reached(module: nn.Module, names: Sequence[str], sample: Tensor) -> set[str]:
+def _reached(module: nn.Module, names: Sequence[str], sample: Inputs) -> set[str]:
     """Those of some layers whose weights the logits depend on: a second head may run, and answer beside them."""
     evaluated = ran(module, sample)
     plain = floating(module)
@@ -230,14 +236,14 @@ def _reached(module: nn.Module, names: Sequence[str], sample: Tensor) -> set[str
     if not weights:
         return set()
     with torch.enable_grad():
-        logits = forward(plain, sample).logits.sum()
+        logits = forward(plain, *sample).logits.sum()
     if not logits.requires_grad:
         return set()
     found = torch.autograd.grad(logits, list(weights.values()), allow_unused=True)
     return {name for name, gradient in zip(weights, found, strict=True) if gradient is not None}
 
 
-def _ranges(module: nn.Module, layers: Mapping[str, Any], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def _ranges(module: nn.Module, layers: Mapping[str, Any], images: Inputs) -> dict[str, tuple[Tensor, Tensor]]:
     """Smallest and largest entry of each layer's result."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -252,8 +258,8 @@ def _ranges(module: nn.Module, layers: Mapping[str, Any], images: Tensor) -> dic
     ]
     try:
         with torch.no_grad():
-            for part in images.split(64):
-                module(part)
+            for start in range(0, len(images[0]), 64):
+                module(*rows(images, slice(start, start + 64)))
     finally:
         for handle in handles:
             handle.remove()
@@ -267,12 +273,17 @@ class _Logits(nn.Module):
         super().__init__()
         self.net, self.everything = net, everything
 
-    def forward(self, images: Tensor) -> Any:
-        """(n, c, h, w) to (n, classes)."""
-        return self.net(images) if self.everything else forward(self.net, images).logits
+    def forward(self, *inputs: Tensor) -> Any:
+        """A net's inputs to (n, classes)."""
+        return self.net(*inputs) if self.everything else forward(self.net, *inputs).logits
 
 
-def exported(plain: nn.Module, sample: Tensor, outputs: Sequence[str] = (OUTPUT,)) -> tuple[Any, str]:
+def exported(
+    plain: nn.Module,
+    sample: Inputs,
+    outputs: Sequence[str] = (OUTPUT,),
+    names: Sequence[str] = (INPUT,),
+) -> tuple[Any, str]:
     """(``onnx.ModelProto`` of a float net, what became a constant in it); initializers carry the net's tensors' names.
 
     The net is traced with its own values: a forward may read some of them as numbers, which stay in the graph.
@@ -287,19 +298,19 @@ def exported(plain: nn.Module, sample: Tensor, outputs: Sequence[str] = (OUTPUT,
         with _noting(net.net) as noted, torch.no_grad(), unfused_attention(), _quiet():
             torch.onnx.export(
                 net,
-                (sample[:2].contiguous(),),
+                tuple(x.contiguous() for x in first(sample, 2)),
                 buffer,
                 dynamo=False,
                 do_constant_folding=False,
                 opset_version=OPSET,
                 training=torch.onnx.TrainingMode.PRESERVE,  # batch norms stay as they are
-                input_names=[INPUT],
+                input_names=list(names),
                 output_names=list(outputs),
-                dynamic_axes={name: {0: "n"} for name in (INPUT, *outputs)},
+                dynamic_axes={name: {0: "n"} for name in (*names, *outputs)},
             )
     except Exception as error:  # the exporter fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = _running(net, sample[:2], _OPERATOR.search(reason))
+        where = _running(net, first(sample, 2), _OPERATOR.search(reason))
         raise UserError(
             f"torch can't export the net to ONNX: {where}{reason.rstrip('. ')}; write it with other operations, or use "
             "hardware=compiled and export --to torch_export, which need no ONNX"
@@ -345,14 +356,14 @@ def _quiet() -> Iterator[None]:
         torch._C._jit_set_onnx_log_enabled = turn
 
 
-def _running(net: nn.Module, sample: Tensor, operator: re.Match[str] | None) -> str:
+def _running(net: nn.Module, sample: Inputs, operator: re.Match[str] | None) -> str:
     """The module that runs an operator, in words; empty where that can't be told."""
     if operator is None:
         return ""
     try:
         with warnings.catch_warnings(), torch.no_grad(), unfused_attention():
             warnings.simplefilter("ignore")
-            graph = torch.jit.trace(net, (sample,), check_trace=False).inlined_graph
+            graph = torch.jit.trace(net, sample, check_trace=False).inlined_graph
         node = graph.findNode(operator[1])
         found = str(node.scopeName()).rpartition("/")[2].removeprefix("__module.").removeprefix("net")
     except Exception:  # what the exporter can't trace, this can't either

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.hardware.onnx_graph import Graph
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 
@@ -52,18 +53,21 @@ class OnnxRuntimeCPU:
         from compressbench.hardware.agreement import FEW
         from compressbench.hardware.onnx_graph import checked_graph
         from compressbench.models.build import module_of
+        from compressbench.tasks.task import first, on
 
         runtime = package()
         if view.leaves_early:
             words = f"ONNX Runtime {runtime.__version__}"
             return in_parts(view, max(self.batches), words, functools.partial(self._part, runtime))
-        inputs = examples(view, max(FEW, *self.batches)).cpu()
+        inputs = on(examples(view, max(FEW, *self.batches)), "cpu")
         began = time.perf_counter()
         try:
-            images = result_images(view) if self.results else None
+            images = result_examples(view) if self.results else None
             opened = functools.partial(answers, runtime, threads=self.threads)
             module = module_of(view.state)
-            graph, run = checked_graph(module, inputs[:FEW], opened, "ONNX Runtime", images)
+            graph, run = checked_graph(
+                module, first(inputs, FEW), opened, "ONNX Runtime", images, names=view.bench.task.inputs
+            )
         except UserError as error:
             if "pip install" in str(error):
                 raise
@@ -77,13 +81,15 @@ class OnnxRuntimeCPU:
             words += ", results rounded too"
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
-    def _part(self, runtime: Any, part: nn.Module, sample: Tensor, names: Sequence[str]) -> Compiled:
+    def _part(
+        self, runtime: Any, part: nn.Module, sample: Inputs, names: Sequence[str], outputs: Sequence[str]
+    ) -> Compiled:
         """A part of a net with early exits as a session."""
         from compressbench.hardware.onnx_graph import checked_graph
 
         opened = functools.partial(answers, runtime, threads=self.threads, several=True)
-        graph, run = checked_graph(part, sample, opened, "ONNX Runtime", outputs=names)
-        return Compiled(cast("Callable[[Tensor], Sequence[Tensor]]", run), graph, self._left(runtime, graph))
+        graph, run = checked_graph(part, sample, opened, "ONNX Runtime", outputs=outputs, names=names)
+        return Compiled(cast("Callable[..., Sequence[Tensor]]", run), graph, self._left(runtime, graph))
 
     def _left(self, runtime: Any, graph: Graph) -> tuple[str, ...]:
         """Layers of integers that the runtime computes in float."""
@@ -99,11 +105,13 @@ class OnnxRuntimeCPU:
         return time_in_turns(lowered, batch, self.threads, self.seconds)
 
 
-def result_images(view: View, count: int = 256) -> Tensor:
-    """Encoded images that ranges of results are taken on; never of the test split."""
+def result_examples(view: View, count: int = 256) -> Inputs:
+    """Encoded examples that ranges of results are taken on; never of the test split."""
     bench = view.bench
     split = "validation" if "validation" in bench.dataset.splits else "train"
-    return bench.task.encode(bench.feed(split).images[:count]).cpu()
+    from compressbench.tasks.task import on
+
+    return on(bench.task.encode(bench.feed(split).head(count)), "cpu")
 
 
 def package() -> Any:
@@ -136,14 +144,16 @@ def open_session(runtime: Any, content: bytes, threads: int, optimised: Path | N
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def answers(runtime: Any, content: bytes, threads: int, several: bool = False) -> Callable[[Tensor], Any]:
+def answers(runtime: Any, content: bytes, threads: int, several: bool = False) -> Callable[..., Any]:
     """What a graph computes in the runtime: its result, or all of them."""
     import torch
 
     session = open_session(runtime, content, threads)
+    names = [each.name for each in session.get_inputs()]
 
-    def run(batch: Tensor) -> Any:
-        found = [torch.from_numpy(y) for y in session.run(None, {"images": numpy_of(batch)})]
+    def run(*batch: Tensor) -> Any:
+        fed = {name: numpy_of(x) for name, x in zip(names, batch, strict=True)}
+        found = [torch.from_numpy(y) for y in session.run(None, fed)]
         return found if several else found[0]
 
     return run

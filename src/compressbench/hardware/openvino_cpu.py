@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.hardware.onnx_graph import Graph
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -64,12 +65,14 @@ class OpenVINOCPU:
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
+        from compressbench.tasks.task import first, on
 
         openvino = package()
         if view.leaves_early:
             words = f"OpenVINO {openvino.__version__.partition('-')[0]}, any batch size"
             return in_parts(view, max(self.batches), words, functools.partial(self._part, openvino.Core()))
-        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
+        inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
+        names = view.bench.task.inputs
         began = time.perf_counter()
         module = module_of(view.state)
         precision = self.precision or own_precision(module)
@@ -79,16 +82,18 @@ class OpenVINOCPU:
         rounds = bool(layers) or precision != "f32"
         opened = functools.partial(answers, core, threads=self.threads)
         try:
-            graph, _ = graph_in_float(module, inputs[: agreement.FEW], opened, "OpenVINO")
+            graph, _ = graph_in_float(module, first(inputs, agreement.FEW), opened, "OpenVINO", names=names)
             while True:
                 if layers:
-                    graph = graph_of(module, inputs, kept=kept)
+                    graph = graph_of(module, inputs, kept=kept, names=names)
                 content = graph.bytes()
-                request = _requests(core, content, tuple(inputs.shape[1:]), self.threads, precision)
+                request = _requests(
+                    core, content, [tuple(x.shape[1:]) for x in inputs], self.threads, precision
+                )
                 try:
                     agreement.check(
-                        lambda x: forward(module, x).logits,
-                        lambda x, request=request: _infer(request(len(x))[1], x)[0],  # type: ignore[misc]
+                        lambda *x: forward(module, *x).logits,
+                        lambda *x, request=request: _infer(request(len(x[0]))[1], x)[0],
                         inputs,
                         agreement.two_sizes(self.batches),
                         "OpenVINO",
@@ -110,8 +115,8 @@ class OpenVINOCPU:
         took = time.perf_counter() - began
         left = float_layers(graph, request(self.batches[0])[0])
 
-        def run(batch: Tensor) -> object:
-            return _infer(request(len(batch))[1], batch)[0]
+        def run(*batch: Tensor) -> object:
+            return _infer(request(len(batch[0]))[1], batch)[0]
 
         words = f"OpenVINO {openvino.__version__.partition('-')[0]}, {kind(graph, left)}"
         if precision != "f32":
@@ -121,17 +126,19 @@ class OpenVINOCPU:
         in_float = (*left, *(n for n in graph.rounded if not _half(module, n, precision)))
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
-    def _part(self, core: Any, part: nn.Module, sample: Tensor, names: Sequence[str]) -> Compiled:
+    def _part(
+        self, core: Any, part: nn.Module, sample: Inputs, names: Sequence[str], outputs: Sequence[str]
+    ) -> Compiled:
         """A part of a net with early exits, compiled for any batch size."""
         from compressbench.hardware.onnx_graph import checked_graph
 
         settings: dict[str, Any] = {"threads": self.threads, "precision": self.precision or "f32"}
-        opened = functools.partial(answers, core, count=len(names), several=True, **settings)
-        graph, run = checked_graph(part, sample, opened, "OpenVINO", outputs=names)
+        opened = functools.partial(answers, core, count=len(outputs), several=True, **settings)
+        graph, run = checked_graph(part, sample, opened, "OpenVINO", outputs=outputs, names=names)
         left = (
             float_layers(graph, compile_model(core, graph.bytes(), None, **settings)) if graph.integer else ()
         )
-        return Compiled(cast("Callable[[Tensor], Sequence[Tensor]]", run), graph, left)
+        return Compiled(cast("Callable[..., Sequence[Tensor]]", run), graph, left)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:
         """Wall-clock seconds of forwards at one batch size, the states in turns."""
@@ -139,14 +146,14 @@ class OpenVINOCPU:
 
 
 def _requests(
-    core: Any, content: bytes, shape: tuple[int, ...], threads: int, precision: str
+    core: Any, content: bytes, shapes: Sequence[tuple[int, ...]], threads: int, precision: str
 ) -> Callable[[int], Any]:
     """Batch size -> (compiled model, request), each made when it is first asked for."""
     compiled: dict[int, Any] = {}
 
     def request(count: int) -> Any:
         if count not in compiled:
-            model = compile_model(core, content, (count, *shape), threads, precision)
+            model = compile_model(core, content, [(count, *shape) for shape in shapes], threads, precision)
             compiled[count] = (model, model.create_infer_request())
         return compiled[count]
 
@@ -160,21 +167,21 @@ def answers(
     precision: str = "f32",
     count: int = 1,
     several: bool = False,
-) -> Callable[[Tensor], Any]:
+) -> Callable[..., Any]:
     """What a graph, or a file, computes at any batch size: its result, or so many of them."""
     request = compile_model(core, content, None, threads, precision).create_infer_request()
 
-    def run(batch: Tensor) -> Any:
+    def run(*batch: Tensor) -> Any:
         found = _infer(request, batch, count)
         return found if several else found[0]
 
     return run
 
 
-def _infer(request: Any, batch: Tensor, count: int = 1) -> list[Tensor]:
+def _infer(request: Any, batch: Inputs, count: int = 1) -> list[Tensor]:
     import torch
 
-    found = request.infer([numpy_of(batch)])
+    found = request.infer([numpy_of(x) for x in batch])
     return [torch.from_numpy(found[place].copy()) for place in range(count)]
 
 
@@ -225,12 +232,16 @@ def own_precision(module: Any) -> str:
 
 
 def compile_model(
-    core: Any, content: bytes | Path, shape: tuple[int, ...] | None, threads: int, precision: str
+    core: Any,
+    content: bytes | Path,
+    shapes: Sequence[tuple[int, ...]] | None,
+    threads: int,
+    precision: str,
 ) -> Any:
-    """The graph, as bytes or a file, for inputs of one shape (-1: any); None: as the graph has it, any batch size."""
+    """The graph, as bytes or a file, for inputs of these shapes (-1: any); None: as the graph has it, any batch size."""
     model = core.read_model(io.BytesIO(content) if isinstance(content, bytes) else str(content))
-    if shape is not None:
-        model.reshape(list(shape))
+    if shapes is not None:
+        model.reshape({place: list(shape) for place, shape in enumerate(shapes)})
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,

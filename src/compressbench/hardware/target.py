@@ -13,6 +13,7 @@ from compressbench.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 
@@ -63,7 +64,7 @@ class Lowered:
     """What a device really executes for a state.
 
     Attributes:
-        run: takes a batch on the device; its result is ready, or queued, when it returns.
+        run: takes a batch on the device, an argument an input; its result is ready, or queued, when it returns.
         inputs: encoded examples on the device, at least as many as the largest batch.
         runtime: in words, e.g. ``torch eager, fp32``.
         skips_zeros: whether a zero weight costs less than another one here.
@@ -77,8 +78,8 @@ class Lowered:
         simulated: whether all rounding is only simulated, in float: what a forward takes says nothing of the state then.
     """
 
-    run: Callable[[Tensor], object]
-    inputs: Tensor
+    run: Callable[..., object]
+    inputs: Inputs
     runtime: str
     skips_zeros: bool = False
     compile_seconds: float = 0.0

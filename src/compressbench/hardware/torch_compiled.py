@@ -23,6 +23,7 @@ from compressbench.hardware.torch_cpu import check_batches, examples, threads, t
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 PRECISIONS = ("f32", "bf16")
@@ -60,10 +61,11 @@ class TorchCompiled:
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
         from compressbench.models.reached import ran
+        from compressbench.tasks.task import first, on
 
-        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
+        inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
         module = module_of(view.state, "cpu").eval().requires_grad_(False)
-        evaluated = ran(module, inputs[:1])
+        evaluated = ran(module, first(inputs, 1))
         layers = tuple(name for name in quantized(module) if name in evaluated)
         lack = missing() if layers else ""
         whole, candidates = integer_net(module) if layers and not lack else (module, ())
@@ -96,13 +98,14 @@ class TorchCompiled:
         return Lowered(run, inputs, words, compile_seconds=took, in_float=left, simulated=simulated)
 
     def _compiled(
-        self, module: nn.Module, candidates: Sequence[str], inputs: Tensor
-    ) -> tuple[Callable[[Tensor], object], set[str]]:
+        self, module: nn.Module, candidates: Sequence[str], inputs: Inputs
+    ) -> tuple[Callable[..., object], set[str]]:
         """(a forward compiled for every batch size, those candidates that it computes in integers)."""
         import torch
 
         from compressbench.hardware.torch_integers import in_integers
         from compressbench.outputs import forward
+        from compressbench.tasks.task import first
 
         found: list[set[str]] = []
         options: dict[str, Any] = {"freezing": True}
@@ -111,26 +114,26 @@ class TorchCompiled:
                 in_integers(module, candidates, graph)
             )
         compiled = torch.compile(
-            _with_code_of_its_own(lambda x: forward(module, x).logits.float()), dynamic=False
+            _with_code_of_its_own(lambda *x: forward(module, *x).logits.float()), dynamic=False
         )
         sizes: set[int] = set()
 
-        def run(batch: Tensor) -> object:
+        def run(*batch: Tensor) -> object:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
-                if len(batch) in sizes:
-                    return compiled(batch)
+                if len(batch[0]) in sizes:
+                    return compiled(*batch)
                 with (
                     _quietly(),
                     torch._inductor.config.patch(options),
                     torch._dynamo.config.patch(fail_on_recompile_limit_hit=True),
                 ):
-                    result = compiled(batch)
-                sizes.add(len(batch))
+                    result = compiled(*batch)
+                sizes.add(len(batch[0]))
                 return result
 
         with threads(self.threads):
             for batch in self.batches:
-                run(inputs[:batch])
+                run(*first(inputs, batch))
         return run, set.intersection(*found) if found else set()
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:

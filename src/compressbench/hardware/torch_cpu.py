@@ -21,6 +21,7 @@ from compressbench.hardware.turns import Turns, in_turns, stopwatch, undisturbed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 FEWEST = 10
@@ -57,18 +58,21 @@ class TorchCPU:
         from compressbench.models.exits import Early, prepared_parts
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
+        from compressbench.tasks.task import first, on
 
-        inputs = timed_inputs(view, max(self.batches)).cpu()
+        inputs = on(timed_inputs(view, max(self.batches)), "cpu")
         if view.bench.device == "cpu":
             module = view.fast
         elif view.leaves_early:
-            module = Early(prepared_parts(module_of(view.state, "cpu"), inputs[:8]), view.state.policies)
+            module = Early(
+                prepared_parts(module_of(view.state, "cpu"), *first(inputs, 8)), view.state.policies
+            )
         else:
-            module = prepared(module_of(view.state, "cpu"), inputs[:8])
+            module = prepared(module_of(view.state, "cpu"), *first(inputs, 8))
 
-        def run(batch: Tensor) -> object:
+        def run(*batch: Tensor) -> object:
             with torch.inference_mode():
-                return forward(module, batch).logits
+                return forward(module, *batch).logits
 
         simulated = bool(quantized(view.module))
         words = f"torch eager, fp32{', rounding simulated' if simulated else ''}{said(view)}"
@@ -103,19 +107,23 @@ def timing(batch: int, turns: Turns, forwards: int, by_cpu: bool, disturbed: str
 
 def calls(lowered: Sequence[Lowered], batch: int) -> tuple[list[Callable[[], object]], int]:
     """(what is timed of each, how many forwards that is): one, or, if any has early exits, a pass through the mixture."""
+    from compressbench.tasks.task import first
+
     if not any(x.varies for x in lowered):
-        return [functools.partial(x.run, x.inputs[:batch]) for x in lowered], 1
+        return [functools.partial(x.run, *first(x.inputs, batch)) for x in lowered], 1
     forwards = max(1, MIXTURE // batch)
     return [_pass(x, batch, forwards) for x in lowered], forwards
 
 
 def _pass(one: Lowered, batch: int, forwards: int) -> Callable[[], None]:
-    whole = range(0, len(one.inputs) - batch + 1, batch)
-    batches = [one.inputs[at : at + batch] for at in whole]
+    from compressbench.tasks.task import rows
+
+    whole = range(0, len(one.inputs[0]) - batch + 1, batch)
+    batches = [rows(one.inputs, slice(at, at + batch)) for at in whole]
 
     def run() -> None:
         for place in range(forwards):
-            one.run(batches[place % len(batches)])
+            one.run(*batches[place % len(batches)])
 
     return run
 
@@ -125,8 +133,8 @@ def said(view: View) -> str:
     return f", early exits, mean of a pass over {MIXTURE} test images" if view.leaves_early else ""
 
 
-def timed_inputs(view: View, most: int) -> Tensor:
-    """Encoded test images: enough for a batch, or the mixture that a state with early exits is timed on."""
+def timed_inputs(view: View, most: int) -> Inputs:
+    """Encoded test examples: enough for a batch, or the mixture that a state with early exits is timed on."""
     return examples(view, max(most, MIXTURE) if view.leaves_early else most)
 
 
@@ -158,8 +166,9 @@ def check_batches(batches: Sequence[int], seconds: float = 1.0) -> None:
         )
 
 
-def examples(view: View, count: int) -> Tensor:
-    """(count, c, h, w) encoded test images, repeated if the split has fewer."""
-    images = view.bench.feed("test").images
-    repeats = -(-count // len(images))
-    return view.bench.task.encode(images[:count].repeat(repeats, 1, 1, 1)[:count])
+def examples(view: View, count: int) -> Inputs:
+    """``count`` encoded test examples, repeated if the split has fewer."""
+    import torch
+
+    feed = view.bench.feed("test")
+    return view.bench.task.encode(feed.take(torch.arange(count, device=view.bench.device) % len(feed)))

@@ -28,6 +28,7 @@ from compressbench.wording import counted
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 FEWEST = 10
@@ -78,20 +79,21 @@ class TorchCUDA:
         from compressbench.inference import prepared
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
+        from compressbench.tasks.task import first, on
 
         if not torch.cuda.is_available():
             return Unsupported("no CUDA device that torch can use on this machine")
         if view.leaves_early:
             return self._early(view)
         dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.precision]
-        inputs = examples(view, max(agreement.FEW, *self.batches)).cuda()
+        inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cuda")
         module = module_of(view.state, "cuda").requires_grad_(False)
         layers = tuple(quantized(module))
         began = time.perf_counter()
         try:
             done: tuple[str, ...] = ()
             if self.precision == "f32" and self.form == "eager" and not self.integers:
-                net: Callable[[Tensor], Any] = prepared(module, inputs[:8])
+                net: Callable[..., Any] = prepared(module, *first(inputs, 8))
                 sparse: tuple[str, ...] = ()
             else:
                 done = integer_linear(module) if self.integers else ()
@@ -99,7 +101,7 @@ class TorchCUDA:
                 sparse = _sparse(module) if self.semi_structured else ()
             run = _RUNS[self.form](net, dtype)
             for batch in self.batches:
-                run(inputs[:batch])
+                run(*first(inputs, batch))
         except Exception as error:  # a driver, a kernel or the net's own Python
             reason = str(error).strip().splitlines()
             return Unsupported(f"CUDA, {self.form}: {type(error).__name__}: {reason[0] if reason else ''}")
@@ -134,18 +136,19 @@ class TorchCUDA:
 
         from compressbench.models.build import module_of
         from compressbench.models.exits import Early, prepared_parts
+        from compressbench.tasks.task import first, on
 
         if self.form != "eager" or self.precision != "f32":
             return Unsupported(
                 "early exits: on CUDA in eager fp32 alone, since the batch changes between the parts"
             )
-        inputs = timed_inputs(view, max(self.batches)).cuda()
-        parts = prepared_parts(module_of(view.state, "cuda"), inputs[:8])
+        inputs = on(timed_inputs(view, max(self.batches)), "cuda")
+        parts = prepared_parts(module_of(view.state, "cuda"), *first(inputs, 8))
         net = Early(parts, view.state.policies)
 
-        def run(batch: Tensor) -> object:
+        def run(*batch: Tensor) -> object:
             with torch.inference_mode():
-                return net(batch)
+                return net(*batch)
 
         words = f"torch eager, f32, {torch.cuda.get_device_name()}{said(view)}"
         return Lowered(run, inputs, words, varies=True, parts=tuple(parts))
@@ -178,57 +181,64 @@ def _timer(call: Callable[[], object]) -> Callable[[], float]:
     return once
 
 
-def _eager(net: Callable[[Tensor], Any], dtype: Any) -> Callable[[Tensor], object]:
+def _of_type(batch: Inputs, dtype: Any) -> Inputs:
+    """Numbers of floating point in another type; ids stay whole."""
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in batch)
+
+
+def _eager(net: Callable[..., Any], dtype: Any) -> Callable[..., object]:
     import torch
 
     from compressbench.outputs import forward
 
-    def run(batch: Tensor) -> object:
+    def run(*batch: Tensor) -> object:
         with torch.inference_mode():
-            return forward(net, batch.to(dtype)).logits
+            return forward(net, *_of_type(batch, dtype)).logits
 
     return run
 
 
-def _compiled(net: Callable[[Tensor], Any], dtype: Any) -> Callable[[Tensor], object]:
+def _compiled(net: Callable[..., Any], dtype: Any) -> Callable[..., object]:
     import torch
 
     from compressbench.outputs import forward
 
-    fast = torch.compile(lambda x: forward(net, x).logits, dynamic=False)
+    fast = torch.compile(lambda *x: forward(net, *x).logits, dynamic=False)
 
-    def run(batch: Tensor) -> object:
+    def run(*batch: Tensor) -> object:
         with torch.no_grad():
-            return fast(batch.to(dtype))
+            return fast(*_of_type(batch, dtype))
 
     return run
 
 
-def _graph(net: Callable[[Tensor], Any], dtype: Any) -> Callable[[Tensor], object]:
+def _graph(net: Callable[..., Any], dtype: Any) -> Callable[..., object]:
     """Recorded once for each batch size; a call copies the batch in and launches the whole."""
     import torch
 
     eager = _eager(net, dtype)
-    recorded: dict[int, tuple[Any, Tensor, Any]] = {}
+    recorded: dict[int, tuple[Any, Inputs, Any]] = {}
 
-    def record(batch: Tensor) -> tuple[Any, Tensor, Any]:
-        held = batch.to(dtype).clone()
+    def record(batch: Inputs) -> tuple[Any, Inputs, Any]:
+        held = tuple(x.clone() for x in _of_type(batch, dtype))
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                eager(held)
+                eager(*held)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            result = eager(held)
+            result = eager(*held)
         return graph, held, result
 
-    def run(batch: Tensor) -> object:
-        if len(batch) not in recorded:
-            recorded[len(batch)] = record(batch)
-        graph, held, result = recorded[len(batch)]
-        held.copy_(batch)
+    def run(*batch: Tensor) -> object:
+        count = len(batch[0])
+        if count not in recorded:
+            recorded[count] = record(batch)
+        graph, held, result = recorded[count]
+        for there, given in zip(held, batch, strict=True):
+            there.copy_(given)
         graph.replay()
         return result.clone()
 

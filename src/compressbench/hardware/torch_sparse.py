@@ -21,6 +21,7 @@ from compressbench.wording import counted
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 REPEATS = 5
@@ -58,30 +59,31 @@ class TorchSparse:
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
+        from compressbench.tasks.task import first, on
 
-        inputs = examples(view, max(agreement.FEW, *self.batches)).cpu()
+        inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
         module = module_of(view.state, "cpu").requires_grad_(False)
-        dense = prepared(module, inputs[:8])
+        dense = prepared(module, *first(inputs, 8))
         rounding = set(quantized(module))
         began = time.perf_counter()
         chosen: dict[int, tuple[str, ...]] = {}
-        forms: dict[tuple[str, ...], Callable[[Tensor], Any]] = {(): dense}
+        forms: dict[tuple[str, ...], Callable[..., Any]] = {(): dense}
         with threads(self.threads), torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch calls its CSR support a beta
             for batch in self.batches:
-                names = faster_sparse(module, inputs[:batch], self.densest, rounding)
+                names = faster_sparse(module, first(inputs, batch), self.densest, rounding)
                 if names and names not in forms:
                     forms[names] = with_sparse(module, names)
-                if names and not _pays(forms[names], dense, inputs[:batch]):
+                if names and not _pays(forms[names], dense, first(inputs, batch)):
                     names = ()
                 chosen[batch] = names
         took = time.perf_counter() - began
         known = sorted(chosen)
 
-        def run(batch: Tensor) -> object:
-            near = max((b for b in known if b <= len(batch)), default=known[0])
+        def run(*batch: Tensor) -> object:
+            near = max((b for b in known if b <= len(batch[0])), default=known[0])
             with torch.inference_mode():
-                return forward(forms[chosen[near]], batch).logits
+                return forward(forms[chosen[near]], *batch).logits
 
         try:
             agreement.with_state(view, run, inputs, self.batches, "torch, sparse,", bool(rounding))
@@ -107,7 +109,7 @@ class TorchSparse:
         return time_in_turns(lowered, batch, self.threads, self.seconds)
 
 
-def faster_sparse(module: nn.Module, inputs: Tensor, densest: float, without: set[str]) -> tuple[str, ...]:
+def faster_sparse(module: nn.Module, inputs: Inputs, densest: float, without: set[str]) -> tuple[str, ...]:
     """Layers that are faster as a sparse product on what enters them here.
 
     Args:
@@ -120,14 +122,14 @@ def faster_sparse(module: nn.Module, inputs: Tensor, densest: float, without: se
         for name, layer in layers.items()
     ]
     try:
-        module(inputs)
+        module(*inputs)
     finally:
         for handle in handles:
             handle.remove()
     return tuple(
         name
         for name, layer in layers.items()
-        if name in seen and _is_faster(sparse(layer), layer, seen[name])
+        if name in seen and _is_faster(sparse(layer), layer, (seen[name],))
     )
 
 
@@ -198,7 +200,7 @@ def _sparse_able(module: nn.Module, densest: float) -> Mapping[str, Any]:
     return found
 
 
-def _pays(one: Callable[[Tensor], Any], other: Callable[[Tensor], Any], inputs: Tensor) -> bool:
+def _pays(one: Callable[..., Any], other: Callable[..., Any], inputs: Inputs) -> bool:
     """Whether the whole net is faster with its sparse layers; not where something else in it reads their weights."""
     try:
         return _is_faster(one, other, inputs)
@@ -206,12 +208,12 @@ def _pays(one: Callable[[Tensor], Any], other: Callable[[Tensor], Any], inputs: 
         return False
 
 
-def _is_faster(one: Callable[[Tensor], Any], other: Callable[[Tensor], Any], inputs: Tensor) -> bool:
+def _is_faster(one: Callable[..., Any], other: Callable[..., Any], inputs: Inputs) -> bool:
     """Whether a function's fastest run of a few, in turns, is faster than the other's."""
     taken: list[list[float]] = [[], []]
     for _ in range(REPEATS):
         for place, run in enumerate((one, other)):
             begin = time.perf_counter()
-            run(inputs)
+            run(*inputs)
             taken[place].append(time.perf_counter() - begin)
     return min(taken[0]) < min(taken[1])

@@ -90,13 +90,13 @@ def work_of(view: View) -> Work:
     from compressbench.models.build import module_of
 
     module = module_of(view.state, "cpu")
-    shape = view.bench.dataset.shape
-    counts = count(module, shape)
+    blank = view.bench.task.blank(1)
+    counts = count(module, blank)
     seen: dict[str, tuple[int, int, int]] = {}
     peak = _Alive()
     # Rounded weights would count as activations: the copy computes in float.
     with torch.no_grad(), _watching(plain := unrounded(copy.deepcopy(module)), counts.layers, seen), peak:
-        forward(plain, torch.zeros(1, *shape))
+        forward(plain, *blank)
     layers = [_layer(name, module.get_submodule(name), counts.layers[name], *seen[name]) for name in seen]
     if counts.others:
         layers.append(Layer("products", OTHER, counts.others, 0, 0, DENSE, 0, 0, (0, 0)))

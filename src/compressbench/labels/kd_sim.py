@@ -25,7 +25,7 @@ def kd_sim(lesson: Lesson, sharpness: Positive = 0.3) -> Tensor:
 
     def table() -> Tensor:
         bench = lesson.bench
-        sample = bench.task.encode(bench.feed("train").images[:8])
+        sample = bench.task.encode(bench.feed("train").head(8))
         with torch.no_grad():
             layer = last_layer(lesson.teacher, sample, classes)
         if not layer:

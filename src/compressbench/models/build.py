@@ -15,20 +15,13 @@ from compressbench.models.quantized import load_scales
 from compressbench.models.theseus import idle
 
 if TYPE_CHECKING:
-    from compressbench.data.dataset import Dataset
     from compressbench.state import State
+    from compressbench.tasks.task import Task
 
 
-def fill(spec: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """Replaces ``@classes``, ``@shape``, ``@channels``, ``@height``, ``@width`` by the dataset's own numbers."""
-    channels, height, width = dataset.shape
-    facts: dict[str, Any] = {
-        "@classes": len(dataset.classes),
-        "@shape": [channels, height, width],
-        "@channels": channels,
-        "@height": height,
-        "@width": width,
-    }
+def fill(spec: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Replaces ``@classes``, ``@shape`` and whatever else the task knows by the data set's own numbers."""
+    facts = task.facts()
 
     def filled(value: Any) -> Any:
         if isinstance(value, Mapping):

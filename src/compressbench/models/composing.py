@@ -38,14 +38,14 @@ def together(states: Sequence[State], target: str, bench: Bench) -> State:
     }
     made = State(model=model, tensors={}, facts={}).with_groups(**tensors)
     module = module_of(made)
-    sample = bench.task.encode(bench.feed("train").images[:2]).cpu()
+    sample = tuple(x.cpu() for x in bench.task.encode(bench.feed("train").head(2)))
     with torch.no_grad():
-        widths = {forward(m, sample).logits.shape[1] for m in module.members}  # type: ignore[union-attr]
+        widths = {forward(m, *sample).logits.shape[1] for m in module.members}  # type: ignore[union-attr]
     if len(widths) > 1:
         raise UserError(
             f"members: they have {', '.join(map(str, sorted(widths)))} outputs; the same classes are wanted"
         )
-    counts = count(module, bench.dataset.shape)
+    counts = count(module, bench.task.blank(1))
     named = prunable(module)
     known = [s.facts for s in states]
     facts = {
@@ -73,7 +73,7 @@ def taken(state: State, place: int, bench: Bench) -> State:
     """
     alone = member_of(state, place)
     module = module_of(alone)
-    counts, named = count(module, bench.dataset.shape), prunable(module)
+    counts, named = count(module, bench.task.blank(1)), prunable(module)
     sizes = {name: p.numel() for name, p in named.items()}
     prefix = f"members.{place}."
     drawn = state.facts.get("drawn", {})
@@ -98,7 +98,7 @@ def taken(state: State, place: int, bench: Bench) -> State:
 
 
 def best(state: State, bench: Bench) -> int:
-    """The member with the highest top-1 on the validation split, the first of equals.
+    """The member that is right most often on the validation split, the first of equals.
 
     Raises:
         UserError: the data set has no validation split.
@@ -107,13 +107,14 @@ def best(state: State, bench: Bench) -> int:
         raise UserError(
             "member: the best is chosen on the validation split, and none was held out; name a place"
         )
-    feed, scores = bench.feed("validation"), []
+    task, feed, scores = bench.task, bench.feed("validation"), []
     for place in range(len(state.model.get("members", ()))):
         module = module_of(member_of(state, place), bench.device)
         right = 0
         with torch.no_grad():
-            for images, labels in feed.batches(256):
-                right += int((bench.task.predict(forward(module, bench.task.encode(images))) == labels).sum())
+            for batch in feed.batches(256):
+                answers = task.answers(forward(module, *task.encode(batch)))
+                right += int(task.right(answers, batch.labels).sum())
         scores.append(right)
     if not scores:
         member_of(state, 0)

@@ -39,9 +39,9 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = _replayed(members, edits)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) to log-probabilities (n, classes)."""
-        logs = [forward(member, x).logits.log_softmax(dim=1) for member in self.members]
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """A net's inputs to log-probabilities (n, classes)."""
+        logs = [forward(member, *inputs).logits.log_softmax(dim=1) for member in self.members]
         if len(logs) == 1:
             return logs[0]
         mean = logs[0].exp()
@@ -130,11 +130,11 @@ class Cascade(nn.Module):
         super().__init__()
         self.members = _replayed(members, edits)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) to the last net's logits; in training, or inside ``every_exit``, all nets compute."""
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """A net's inputs to the last net's logits; in training, or inside ``every_exit``, all nets compute."""
         if self.training or self.__dict__.get("_every"):
-            return [forward(member, x).logits for member in self.members][-1]
-        return forward(self.members[-1], x).logits
+            return [forward(member, *inputs).logits for member in self.members][-1]
+        return forward(self.members[-1], *inputs).logits
 
     def parts(self) -> list[nn.Module]:
         """The members, each giving its logits and the input on."""
@@ -151,10 +151,10 @@ class _Asked(nn.Module):
         super().__init__()
         self.net, self.goes_on = net, goes_on
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        found = self.net(x)
-        logits = found if isinstance(found, Tensor | fx.Proxy) else forward(lambda _: found, x).logits
-        return (logits, x) if self.goes_on else (logits,)  # type: ignore[return-value]
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = self.net(*inputs)
+        logits = found if isinstance(found, Tensor | fx.Proxy) else forward(lambda *_: found, *inputs).logits
+        return (logits, *inputs) if self.goes_on else (logits,)  # type: ignore[return-value,arg-type]
 
 
 def guide_of(bench: Bench, teacher: tuple[Ref, ...] | Ref) -> nn.Module:

@@ -22,6 +22,7 @@ from compressbench.models.reached import Ways, ways_of
 from compressbench.models.theseus import idle
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
+from compressbench.tasks.task import Inputs, on
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,14 @@ class Counts:
         return self.others + sum(macs * density.get(name, 1.0) for name, macs in weights.items())
 
 
-def count(module: nn.Module, shape: Sequence[int]) -> Counts:
+def count(module: nn.Module, inputs: Inputs) -> Counts:
     """Counts parameters, and MACs by running one blank example in evaluation mode; the module stays as it is.
 
     Args:
-        shape: of one example without the batch dimension, e.g. (channels, height, width).
+        inputs: one blank example, as a task makes it.
 
     Raises:
-        UserError: the module can't take the shape.
+        UserError: the module can't take the inputs.
     """
     weights = prunable(module)
     names = {id(weight): name.removesuffix("weight").removesuffix(".") for name, weight in weights.items()}
@@ -91,7 +92,7 @@ def count(module: nn.Module, shape: Sequence[int]) -> Counts:
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     ledger = _Ledger(counter, dict.fromkeys(names.values(), 0), owners, other)
     with unfused_attention(), _inside(module, names, ledger), counter, ledger:
-        _run(module, shape)
+        _run(module, inputs)
     return Counts(
         parameters=sum(p.numel() for p in module.parameters() if id(p) not in beside),
         prunable=sum(w.numel() for w in weights.values()),
@@ -101,14 +102,14 @@ def count(module: nn.Module, shape: Sequence[int]) -> Counts:
     )
 
 
-def in_training_alone(module: nn.Module, shape: Sequence[int]) -> int:
+def in_training_alone(module: nn.Module, inputs: Inputs) -> int:
     """MACs of one example that only a forward in training has, by ``count``'s rule: of heads that evaluation never runs.
 
     Args:
-        shape: of one example without the batch dimension.
+        inputs: one blank example.
     """
     first = next(module.parameters(), torch.empty(0))
-    inputs = torch.zeros(1, *shape, device=first.device)
+    inputs = on(inputs, first.device)
     ways = ways_of(module, inputs)
     found = []
     for way in (Ways(), Ways(evaluation=False, training=True)) if ways.training else ():
@@ -119,11 +120,11 @@ def in_training_alone(module: nn.Module, shape: Sequence[int]) -> int:
     return max(0, found[1] - found[0]) if found else 0
 
 
-def of_exits(parts: Sequence[nn.Module], shape: Sequence[int]) -> list[int]:
+def of_exits(parts: Sequence[nn.Module], inputs: Inputs) -> list[int]:
     """MACs until each exit has answered one example, its own head and all before it counted, by ``count``'s rule."""
     first = next((p for part in parts for p in part.parameters()), torch.empty(0))
     counter, found = FlopCounterMode(display=False, custom_mapping=FORMULAS), []
-    live: tuple[Tensor, ...] = (torch.zeros(1, *shape, device=first.device),)
+    live: tuple[Tensor, ...] = tuple(x.to(first.device) for x in inputs)
     with torch.no_grad(), unfused_attention(), counter:
         for part in parts:
             live = tuple(part(*live)[1:])
@@ -131,28 +132,28 @@ def of_exits(parts: Sequence[nn.Module], shape: Sequence[int]) -> list[int]:
     return found
 
 
-def with_norms_and_sums(module: nn.Module, shape: Sequence[int]) -> int:
+def with_norms_and_sums(module: nn.Module, inputs: Inputs) -> int:
     """MACs by another rule: two more for each element out of a batch norm, one for each of a sum of two activations.
 
     The papers' rule, of ``count``, leaves both out. By this one ResNet-56 with shortcut A needs 126,808,704 on
     3 x 32 x 32, the 126.81 M of Xie et al. 2019, whose cheap nets are counted without.
 
     Args:
-        shape: of one example without the batch dimension.
+        inputs: one blank example.
 
     Raises:
-        UserError: the module can't take the shape.
+        UserError: the module can't take the inputs.
     """
     more: list[int] = []
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     handles = [m.register_forward_hook(lambda _, __, out: more.append(2 * out.numel())) for m in norms]
     try:
         with _Sums(more):
-            _run(module, shape)
+            _run(module, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return count(module, shape).macs + sum(more)
+    return count(module, inputs).macs + sum(more)
 
 
 class _Sums(TorchDispatchMode):
@@ -174,16 +175,16 @@ class _Sums(TorchDispatchMode):
 _ADDITIONS = (torch.ops.aten.add, torch.ops.aten.add_)
 
 
-def _run(module: nn.Module, shape: Sequence[int]) -> None:
+def _run(module: nn.Module, inputs: Inputs) -> None:
     first = next(module.parameters(), torch.empty(0))
     modes = {part: part.training for part in module.modules()}
     module.eval()
-    size = "x".join(map(str, shape))
+    size = " and ".join("x".join(map(str, x.shape[1:])) for x in inputs)
     try:
         with watched(module) as where:
             try:
                 with torch.no_grad(), every_exit(module):
-                    forward(module, torch.zeros(1, *shape, device=first.device))
+                    forward(module, *(x.to(first.device) for x in inputs))
             except UserError:
                 raise
             except Exception as error:  # a user's forward may fail in any way at all

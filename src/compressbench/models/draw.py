@@ -30,7 +30,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
         UserError: the module can't be built, fails on one batch of the data, its outputs don't fit the classes,
             nothing in it can be pruned, the given weights don't fit, it can't be copied, or not built again.
     """
-    spec = fill(model["build"], bench.dataset)
+    spec = fill(model["build"], bench.task)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(bench.seed, bench.name))
         module = specs.build(spec, "model.build")
@@ -45,7 +45,7 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
     edits = _plain(module, name) if model.get("remove_parametrizations") else []
     _check(module.eval(), name, bench)
     named = prunable(module)
-    counts = count(module, bench.dataset.shape)
+    counts = count(module, bench.task.blank(1))
     facts = {
         "density": 1.0,
         "prunable": {name: p.numel() for name, p in named.items()},
@@ -84,16 +84,17 @@ def _plain(module: torch.nn.Module, name: str) -> list[Edit]:
 
 
 def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
-    shape, classes = bench.dataset.shape, len(bench.dataset.classes)
-    images = torch.zeros(2, *shape)
+    task, classes = bench.task, len(bench.task.classes)
+    inputs = task.blank(2)
     with watched(module) as where, torch.random.fork_rng(devices=[]):
         try:
-            logits = forward(module, images).logits
+            logits = forward(module, *inputs).logits
         except UserError:
             raise
         except Exception as error:  # a user's forward may fail in any way at all
+            given = ", ".join(f"{n} {tuple(x.shape[1:])}" for n, x in zip(task.inputs, inputs, strict=True))
             raise UserError(
-                f"model {name} can't take {bench.dataset.name}'s images {shape}: {where()}{reason_of(error)}"
+                f"model {name} can't take {bench.dataset.name}'s {given}: {where()}{reason_of(error)}"
             ) from error
     if tuple(logits.shape) != (2, classes):
         raise UserError(
@@ -168,9 +169,9 @@ def _rebuilt(state: State, module: torch.nn.Module, name: str, bench: Bench) -> 
     Raises:
         UserError: it answers otherwise then.
     """
-    images = torch.randn(2, *bench.dataset.shape, generator=torch.Generator().manual_seed(0))
+    inputs = bench.task.drawn(2, torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        own, again = forward(module, images).logits, forward(module_of(state), images).logits
+        own, again = forward(module, *inputs).logits, forward(module_of(state), *inputs).logits
     if not torch.allclose(own, again, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise UserError(
             f"model {name}: built again with the same parameters and buffers it answers otherwise; what a forward reads "

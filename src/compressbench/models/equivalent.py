@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from compressbench.outputs import forward
+from compressbench.tasks.task import Inputs
 
 AGREE = 1e-5
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -99,12 +100,12 @@ def _only_asks(node: fx.Node) -> bool:
     )
 
 
-def rescaled(module: nn.Module, factor: float, sample: Tensor) -> tuple[nn.Module, int] | str:
+def rescaled(module: nn.Module, factor: float, sample: Inputs) -> tuple[nn.Module, int] | str:
     """A copy whose pairs are scaled by ``factor`` and its inverse, and how many; or why there is none.
 
     Args:
         factor: above 0; a power of two leaves every product of the forward exact.
-        sample: encoded inputs (n, c, h, w), on which the copy's logits are compared with the module's.
+        sample: encoded inputs, on which the copy's logits are compared with the module's.
     """
     found = pairs(module)
     if not found:
@@ -118,7 +119,7 @@ def rescaled(module: nn.Module, factor: float, sample: Tensor) -> tuple[nn.Modul
             after = other.get_submodule(pair.after).weight
             assert isinstance(after, Tensor)
             after.div_(factor)
-        own, same = forward(module, sample).logits, forward(other, sample).logits
+        own, same = forward(module, *sample).logits, forward(other, *sample).logits
     if not bool(((own - same).abs() <= AGREE * own.abs().max()).all()):
         return "a rescaled copy doesn't compute the same"
     return other, len(found)

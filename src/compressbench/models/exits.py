@@ -1,9 +1,9 @@
 """Early exits on a net: heads at named points of it, and the net in parts between them (see ``compressbench.exiting``).
 
-The edit ``{"exits": {"points": {module: head}, "side": [...], "dtypes": {module: name}}}`` puts them there; the net
-keeps its class's forward and all its names. In training its outputs carry each exit's logits as taps ``exit0``,
-``exit1`` …; in evaluation it answers by its last layer, as before. That rows really leave is a matter of the parts, cut
-out of the traced graph.
+The edit ``{"exits": {"points": {module: head}, "side": [...], "dtypes": {module: name}, "inputs": 2}}`` puts them there
+(of one input ``inputs`` is left out); the net keeps its class's forward and all its names. In training its outputs carry
+each exit's logits as taps ``exit0``, ``exit1`` …; in evaluation it answers by its last layer, as before. That rows
+really leave is a matter of the parts, cut out of the traced graph.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Exiting(nn.Module):
 
     def parts(self) -> list[nn.Module]:
         """The net between its exits, in evaluation mode; they share its layers."""
-        graph, gave = _traced(self)
+        graph, gave = _traced(self, self.__dict__["_inputs"])
         return _cut(self, graph, gave, self.__dict__["_points"], self.__dict__["_side"])
 
     def exit_names(self) -> list[str]:
@@ -85,7 +85,7 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
     Raises:
         UserError: malformed content, no such point, or exits are there already.
     """
-    points, side = content.get("points"), content.get("side", [])
+    points, side, inputs = content.get("points"), content.get("side", []), content.get("inputs", 1)
     # In a composite's spec the edits are arguments, and the heads were built with the members.
     if (
         not isinstance(points, Mapping)
@@ -95,6 +95,8 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
         raise UserError("edits: exits.points is a mapping of modules to heads")
     if not isinstance(side, list | tuple) or not all(isinstance(s, str) for s in side):
         raise UserError("edits: exits.side is a list of names")
+    if type(inputs) is not int or inputs < 1:
+        raise UserError("edits: exits.inputs is how many inputs the forward takes")
     dtypes = content.get("dtypes", {})
     if not isinstance(dtypes, Mapping) or not set(dtypes.values()) <= set(DTYPES):
         raise UserError(f"edits: exits.dtypes is a mapping of points to {', '.join(DTYPES)}")
@@ -117,6 +119,7 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
     module.__class__ = _KINDS[kind]
     module.exits = nn.ModuleList(heads)
     module.__dict__["_points"], module.__dict__["_side"] = tuple(points), tuple(side)
+    module.__dict__["_inputs"] = inputs
     return module
 
 
@@ -164,10 +167,10 @@ def every_exit(module: nn.Module) -> Iterator[None]:
         module.__dict__["_every"] = before
 
 
-def deep_loss(task: Any, module: nn.Module, run: Any, inputs: Tensor, labels: Tensor) -> Tensor:
+def deep_loss(task: Any, module: nn.Module, run: Any, inputs: Sequence[Tensor], labels: Any) -> Tensor:
     """The task's loss, of a net with exits the mean over all of them; ``run`` is the module, or what stands for it."""
     with every_exit(module):
-        found = forward(run, inputs)
+        found = forward(run, *inputs)
     early = [tensor for name, tensor in found.taps.items() if name.startswith(EXIT)]
     losses = [task.loss(Outputs(logits), labels) for logits in (found.logits, *early)]
     total: Tensor = sum(losses[1:], losses[0]) / len(losses)
@@ -184,9 +187,9 @@ class Early(nn.Module):
         self.parts, self.policy = list(parts), policy
         self.training = False
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(n, c, h, w) to logits (n, classes)."""
-        return compacted(self.parts, self.policy, inputs).logits
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The net's inputs to logits (n, classes)."""
+        return compacted(self.parts, self.policy, *inputs).logits
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
@@ -210,12 +213,12 @@ def exit_names(module: nn.Module) -> list[str]:
     return found
 
 
-def prepared_parts(module: nn.Module, sample: Tensor) -> list[nn.Module]:
+def prepared_parts(module: nn.Module, *sample: Tensor) -> list[nn.Module]:
     """The parts, each made ready for inference on what reaches it of a sample."""
     from compressbench.inference import prepared
 
     ready: list[nn.Module] = []
-    live: tuple[Tensor, ...] = (sample,)
+    live: tuple[Tensor, ...] = sample
     with torch.no_grad():
         for part in parts_of(module):
             ready.append(prepared(part, *live))
@@ -224,7 +227,7 @@ def prepared_parts(module: nn.Module, sample: Tensor) -> list[nn.Module]:
 
 
 def places(
-    module: nn.Module, points: Sequence[str], side: Sequence[str], sample: Tensor
+    module: nn.Module, points: Sequence[str], side: Sequence[str], sample: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """The value at each point, of the sample's rows, in the order in which a forward comes by.
 
@@ -236,7 +239,7 @@ def places(
     """
     for point in points:
         _known(module, point)
-    graph, gave = _traced(module)
+    graph, gave = _traced(module, len(sample))
     for point in points:
         if point not in gave:
             raise UserError(f"exits: {point} gives no single tensor in the forward, or runs more than once")
@@ -246,11 +249,11 @@ def places(
         if gave[one] is gave[other]:
             raise UserError(f"exits: {one} and {other} are the same place of the net; name one of them")
     seen: dict[fx.Node, Any] = {}
-    _Values(fx.GraphModule(module, graph), seen).run(sample)
+    _Values(fx.GraphModule(module, graph), seen).run(*sample)
     values: dict[str, Tensor] = {}
     for point in ordered:
         value = seen.get(gave[point])
-        if not isinstance(value, Tensor) or not value.ndim or len(value) != len(sample):
+        if not isinstance(value, Tensor) or not value.ndim or len(value) != len(sample[0]):
             raise UserError(f"exits: the value at {point} is no tensor with a row for each example")
         if not value.is_floating_point():
             raise UserError(
@@ -264,22 +267,24 @@ def places(
     return values
 
 
-def check(module: nn.Module, shape: Sequence[int]) -> None:
+def check(module: nn.Module, drawn: Sequence[Tensor]) -> None:
     """Runs the parts on random rows, all of them and some, against the module itself.
+
+    Args:
+        drawn: three random examples, encoded.
 
     Raises:
         UserError: they don't agree: what is carried over an exit isn't one row for each example.
     """
-    images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([2, 0])
     with torch.no_grad():
         parts = parts_of(module.eval())
-        own = forward(module, images).logits
-        wrong = _apart(everything(parts, images)[-1], own)
-        live: tuple[Tensor, ...] = (images,)
+        own = forward(module, *drawn).logits
+        wrong = _apart(everything(parts, *drawn)[-1], own)
+        live = tuple(drawn)
         for place, part in enumerate(parts[:-1]):
             live = tuple(part(*live)[1:])
-            wrong |= any(not t.ndim or len(t) != len(images) for t in live)
+            wrong |= any(not t.ndim or len(t) != len(drawn[0]) for t in live)
             if wrong:
                 break
             some = tuple(t[rows] for t in live)
@@ -298,17 +303,19 @@ def _apart(one: Tensor, other: Tensor) -> bool:
     return float((one - other).abs().max()) > AGREE * float(other.abs().max())
 
 
-def trainable(module: nn.Module, shape: Sequence[int]) -> None:
+def trainable(module: nn.Module, drawn: Sequence[Tensor]) -> None:
     """Takes one gradient of all exits, on a copy.
+
+    Args:
+        drawn: four random examples, encoded.
 
     Raises:
         UserError: there is none: what a head reads is changed in place afterwards.
     """
     probe = copy.deepcopy(module).train()
-    images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            found = probe(images)
+            found = probe(*drawn)
             sum(t.sum() for t in (found.logits, *found.taps.values())).backward()
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
@@ -342,12 +349,12 @@ class _Recording(Tracer):
         return result
 
 
-def _traced(module: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
+def _traced(module: nn.Module, inputs: int) -> tuple[fx.Graph, dict[str, fx.Node]]:
     tracer = _Recording()
     kind = type(module)
     bare = kind.__bases__[1] if isinstance(module, Exiting) else kind
-    own = inspect.signature(bare.forward).parameters.values()  # type: ignore[attr-defined]
-    fixed = {p.name: p.default for p in own if p.default is not p.empty}
+    own = list(inspect.signature(bare.forward).parameters.values())[1:]  # type: ignore[attr-defined]
+    fixed = {p.name: p.default for p in own[inputs:] if p.default is not p.empty}
     module.__class__ = bare  # tracing goes by the class's forward
     try:
         graph = tracer.trace(module, concrete_args=fixed or None)
@@ -461,7 +468,7 @@ def _cut(
     bodies, alive = _segments(graph, gave, points, side)
     last = _logits_node(graph)
     made: list[nn.Module] = []
-    given = [n for n in graph.nodes if n.op == "placeholder"][:1]
+    given = [n for n in graph.nodes if n.op == "placeholder"][: module.__dict__["_inputs"]]
     for place, body in enumerate(bodies):
         part = fx.Graph()
         env: dict[fx.Node, fx.Node] = {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compressbench.models.exits import every_exit
 from compressbench.outputs import tensors_of
+from compressbench.tasks.task import Inputs
 
 _AS_IN_EVALUATION = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
@@ -44,19 +45,19 @@ class Ways:
     evaluation: bool = True
     training: bool = False
 
-    def outputs(self, module: nn.Module, inputs: Tensor) -> list[Tensor]:
+    def outputs(self, module: nn.Module, inputs: Inputs) -> list[Tensor]:
         """All tensors, as rows (n, …), that these forwards answer; of a net with exits those of all exits."""
         found: list[Tensor] = []
         if self.evaluation:
             with every_exit(module):
-                found += tensors_of(module(inputs))
+                found += tensors_of(module(*inputs))
         if self.training:
             with as_in_training(module):
-                found += tensors_of(module(inputs))
-        return [tensor.flatten(1) for tensor in found if tensor.ndim and len(tensor) == len(inputs)]
+                found += tensors_of(module(*inputs))
+        return [tensor.flatten(1) for tensor in found if tensor.ndim and len(tensor) == len(inputs[0])]
 
 
-def ways_of(module: nn.Module, inputs: Tensor) -> Ways:
+def ways_of(module: nn.Module, inputs: Inputs) -> Ways:
     """The forwards that reach all of a net; a training that fails, as it would without us, is none."""
     evaluated = ran(module, inputs).keys()
     try:
@@ -69,7 +70,7 @@ def ways_of(module: nn.Module, inputs: Tensor) -> Ways:
     return Ways(evaluation=not evaluated <= trained, training=True)
 
 
-def ran(module: nn.Module, inputs: Tensor) -> dict[str, None]:
+def ran(module: nn.Module, inputs: Inputs) -> dict[str, None]:
     """Names of the parts with parameters or buffers of their own that a forward runs, in order of their first run."""
     found: dict[str, None] = {}
     handles = [
@@ -79,7 +80,7 @@ def ran(module: nn.Module, inputs: Tensor) -> dict[str, None]:
     ]
     try:
         with torch.no_grad(), every_exit(module):
-            module(inputs)
+            module(*inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1, top-5 (with more than five classes), negative log-likelihood, expected calibration error.
+    """The task's main metric (of pictures top-1), top-5 (with more than five classes), likelihood, calibration.
+
+    Negative log-likelihood and expected calibration error.
+    Of a task that says several things of an example, likelihood and calibration are over all of them.
 
     Attributes:
         bins: of confidence, equally wide, for the calibration error (Guo et al. 2017 take 15).
@@ -33,14 +36,16 @@ class Accuracy:
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
 
-        log_probs, labels = subject.log_probs, subject.labels
-        n = len(labels)
-        right = metrics.hits(log_probs, labels)
-        yield Metric("top1", metrics.percent(right), "%", n=n)
-        if log_probs.shape[1] > 5:
+        log_probs, labels = subject.log_probs, subject.wanted
+        n = len(subject.labels)
+        yield Metric(bench.task.metric, metrics.percent(subject.right), "%", n=n)
+        single = len(labels) == n
+        if single and log_probs.shape[1] > 5:
             yield Metric("top5", metrics.percent(metrics.hits(log_probs, labels, k=5)), "%", n=n)
-        yield Metric("nll", metrics.negative_log_likelihood(log_probs, labels), "nats", n=n)
-        yield Metric("ece", metrics.calibration_error(log_probs, labels, self.bins), "%", n=n)
+        yield Metric("nll", metrics.negative_log_likelihood(log_probs, labels), "nats", n=len(labels))
+        yield Metric("ece", metrics.calibration_error(log_probs, labels, self.bins), "%", n=len(labels))
         yield Metric("n", n, "examples", n=n)
+        if not single:
+            return
         most = 100 * int(labels.bincount().max()) / n
         yield Metric("majority_top1", most, "%", "computed", n=n, note="the commonest class named each time")

@@ -17,10 +17,9 @@ from compressbench.specs import Count, Positive, check_fields
 from compressbench.speedups import speedup
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from compressbench.bench import Bench
     from compressbench.exiting import Answers, Policy
+    from compressbench.tasks.task import Inputs
     from compressbench.views import View
 
 FEWEST = 3
@@ -72,6 +71,7 @@ class Batching:
         from compressbench.hardware.torch_cpu import examples, threads
         from compressbench.models.counting import of_exits
         from compressbench.models.exits import parts_of
+        from compressbench.tasks.task import on
         from compressbench.views import View
 
         lowered = lower(target, subject)
@@ -84,8 +84,8 @@ class Batching:
                 return
         assert not isinstance(lowered, Unsupported)
         assert not isinstance(whole, Unsupported)
-        inputs = examples(subject, self.examples).to(lowered.inputs.device)
-        costs = of_exits(parts_of(subject.module), subject.bench.dataset.shape)
+        inputs = on(examples(subject, self.examples), lowered.inputs[0].device)
+        costs = of_exits(parts_of(subject.module), subject.bench.task.blank(1))
         count = getattr(target, "threads", 1)
         for batch in self.batches:
             ways = _ways(lowered.parts, policy, inputs, batch)
@@ -93,27 +93,27 @@ class Batching:
             timers = [stopwatch(run) for run in runs.values()]
             with threads(count):
                 taken, disturbed = undisturbed(partial(in_turns, timers, self.seconds, FEWEST))
-            by_cpu = count == 1 and not inputs.is_cuda
+            by_cpu = count == 1 and not inputs[0].is_cuda
             timings = [timing(batch, turns, 1, by_cpu, disturbed) for turns in taken]
             note = "; ".join(x for x in (lowered.runtime, disturbed) if x)
             for way, own in zip(runs, timings, strict=True):
-                group, rate, n = f"{name}/{way}", len(inputs) / own.median, len(own.seconds)
+                group, rate, n = f"{name}/{way}", len(inputs[0]) / own.median, len(own.seconds)
                 yield Metric(f"exit_throughput_b{batch}", rate, "examples/s", n=n, group=group, note=note)
                 yield from speedup("exit_speedup", timings[0], own, group, "over full depth")
                 if way in ways:
-                    spent = 100 * _spent(ways[way](), costs) / (len(inputs) * costs[-1])
-                    yield Metric(f"exit_cost_b{batch}", spent, "%", "computed", n=len(inputs), group=group,
+                    spent = 100 * _spent(ways[way](), costs) / (len(inputs[0]) * costs[-1])
+                    yield Metric(f"exit_cost_b{batch}", spent, "%", "computed", n=len(inputs[0]), group=group,
                                  note="MACs, of all at the last exit, heads included")  # fmt: skip
 
 
 def _ways(
-    parts: Sequence[Any], policy: Policy, inputs: Tensor, batch: int
+    parts: Sequence[Any], policy: Policy, inputs: Inputs, batch: int
 ) -> dict[str, Callable[[], list[Answers]]]:
     import torch
 
     from compressbench.exiting import compacted, queued, waiting
 
-    chunks = inputs.split(batch)
+    chunks = _chunks(inputs, batch)
 
     def inside(run: Callable[[], list[Answers]]) -> Callable[[], list[Answers]]:
         def inner() -> list[Answers]:
@@ -123,18 +123,22 @@ def _ways(
         return inner
 
     return {
-        "waiting": inside(lambda: [waiting(parts, policy, c) for c in chunks]),
-        "compacted": inside(lambda: [compacted(parts, policy, c) for c in chunks]),
-        "queued": inside(lambda: [queued(parts, policy, inputs, batch)]),
+        "waiting": inside(lambda: [waiting(parts, policy, *c) for c in chunks]),
+        "compacted": inside(lambda: [compacted(parts, policy, *c) for c in chunks]),
+        "queued": inside(lambda: [queued(parts, policy, *inputs, batch=batch)]),
     }
 
 
-def _whole(run: Callable[[Tensor], object], inputs: Tensor, batch: int) -> Callable[[], None]:
-    chunks = inputs.split(batch)
+def _chunks(inputs: Inputs, batch: int) -> list[Inputs]:
+    return [tuple(x[at : at + batch] for x in inputs) for at in range(0, len(inputs[0]), batch)]
+
+
+def _whole(run: Callable[..., object], inputs: Inputs, batch: int) -> Callable[[], None]:
+    chunks = _chunks(inputs, batch)
 
     def once() -> None:
         for chunk in chunks:
-            run(chunk)
+            run(*chunk)
 
     return once
 

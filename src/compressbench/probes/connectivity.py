@@ -53,7 +53,7 @@ class Connectivity:
         errors: list[float] = []
         for done, place in enumerate(places):
             view = reference if same else _between(reference, subject, place)
-            errors.append(100 - metrics.percent(metrics.hits(view.log_probs, subject.labels)))
+            errors.append(100 - metrics.percent(view.right))
             bench.progress.step(done + 1, self.points, error=errors[-1])
         n = len(subject.labels)
         for place, error in zip(places, errors, strict=True):

@@ -42,7 +42,7 @@ def _theoretical(subject: View, bench: Bench) -> Iterable[Metric]:
     from compressbench.models.counting import count
 
     total, left = parameters(subject)
-    counts = count(subject.module, bench.dataset.shape)
+    counts = count(subject.module, bench.task.blank(1))
     density = {
         name: int(w.count_nonzero()) / w.numel() for name, w in prunable(subject.module).items() if w.numel()
     }

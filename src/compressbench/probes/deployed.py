@@ -50,9 +50,9 @@ class Deployed:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Figures of the subject on each runtime, on the whole test split."""
-        from compressbench.metrics import hits, percent
+        from compressbench.metrics import percent
 
-        simulated = percent(hits(subject.log_probs, subject.labels))
+        simulated = percent(subject.right)
         yield Metric("simulated_top1", simulated, "%", n=len(subject.labels))
         for name, target in self.runtimes.items():
             lowered = lower(target, subject)
@@ -65,28 +65,30 @@ class Deployed:
 
 
 def logits(lowered: Lowered, bench: Bench, split: str = "test") -> Tensor:
-    """(n, classes) that a lowered state computes for a whole split, in batches as the simulation is run in."""
+    """(n, ...) logits that a lowered state computes for a whole split, in batches as the simulation is run in."""
     import torch
 
+    from compressbench.tasks.task import on
     from compressbench.views import BATCH
 
-    parts = []
-    for images, _ in bench.feed(split).batches(BATCH):
-        result: Any = lowered.run(bench.task.encode(images).to(lowered.inputs.device))
+    parts, device = [], lowered.inputs[0].device
+    for batch in bench.feed(split).batches(BATCH):
+        result: Any = lowered.run(*on(bench.task.encode(batch), device))
         parts.append(result.detach().float().cpu())
     return torch.cat(parts)
 
 
 def _accuracy(subject: View, lowered: Lowered, name: str, simulated: float, bench: Bench) -> Iterable[Metric]:
-    from compressbench.metrics import hits, label_loyalty, named, percent
+    from compressbench.metrics import label_loyalty, percent
+    from compressbench.outputs import Outputs
 
-    found = logits(lowered, bench)
-    n, top1 = len(found), percent(hits(found, subject.labels))
+    found = bench.task.answers(Outputs(logits(lowered, bench)))
+    n, top1 = len(found), percent(bench.task.right(found, subject.labels))
     gap = top1 - simulated
     flag = f"deployed and simulated are more than {FLAGGED} points apart" if abs(gap) > FLAGGED else ""
     yield Metric("deployed_top1", top1, "%", n=n, group=name, note=lowered.runtime)
     yield Metric("deployed_gap", gap, "points", n=n, group=name, note=flag)
-    agreement = label_loyalty(named(found), named(subject.log_probs))
+    agreement = label_loyalty(found, subject.answers)
     yield Metric("deployed_agreement", agreement, "%", n=n, group=name)
 
 

@@ -50,7 +50,7 @@ class Exits:
             return
         names = exit_names(module)
         logits, labels = answers(subject.parts, bench, "test")
-        costs = torch.tensor(of_exits(parts_of(module), bench.dataset.shape), dtype=torch.float64)
+        costs = torch.tensor(of_exits(parts_of(module), bench.task.blank(1)), dtype=torch.float64)
         right = torch.stack([metrics.hits(t, labels) for t in logits], dim=1)
         n, last = len(labels), len(names) - 1
         policy = policy_of(subject.state.policies)
@@ -68,8 +68,9 @@ class Exits:
     ) -> Iterable[Metric]:
         """The surest of those that leave first, and the least sure of those that go on to the end."""
         from compressbench.png import strip
+        from compressbench.tasks.images.classification import IMAGES
 
-        images, classes = bench.feed("test").images.cpu(), bench.task.classes
+        images, classes = bench.feed("test").columns.get(IMAGES), bench.task.classes
         for name, place, sign in (("easiest", int(where.min()), -1), ("hardest", len(names) - 1, 1)):
             rows = (where == place).nonzero().squeeze(1)
             if not len(rows):
@@ -80,7 +81,7 @@ class Exits:
                 f"{classes[y]}" + ("" if y == p else f" taken for {classes[p]}")
                 for y, p in zip(labels[rows].tolist(), said[rows].tolist(), strict=True)
             )
-            picture = strip(images[rows].numpy())
+            picture = strip(images[rows.to(images.device)].cpu().numpy()) if images is not None else ""
             note = f"at {names[place]}: {told}; test images {', '.join(map(str, rows.tolist()))}"
             yield Metric(name, len(rows), "examples", n=len(rows), note=note, artefact=picture)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.views import View
 
-LOSS, TOP1 = "validation_loss", "validation_top1"
+LOSS = "validation_loss"
 NO_CURVE = (
     "no validation curve; set validate in the training stage (500it, 1ep) and hold out a validation split"
 )
@@ -28,8 +28,10 @@ class Learning:
     VERSION: ClassVar[int] = 1
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
-        """Of the subject's curve; ``..._by_reference_stop`` is its top-1 when the reference had its early stop."""
-        curve = readable(subject.state.facts)
+        """Of the subject's curve; ``..._by_reference_stop`` is its main metric when the reference had its early stop."""
+        metric = bench.task.metric
+        right = f"validation_{metric}"
+        curve = readable(subject.state.facts, right)
         if not curve:
             yield Metric("early_stop_iteration", None, "iterations", note=NO_CURVE)
             return
@@ -37,23 +39,23 @@ class Learning:
         best = early_stop(curve)
         note = _said(curve, best)
         yield Metric("early_stop_iteration", float(best["step"]), "iterations", n=n, note=note)
-        yield Metric("early_stop_validation_top1", best[TOP1], "%", n=n)
-        yield Metric("final_validation_top1", curve[-1][TOP1], "%", n=n)
+        yield Metric(f"early_stop_{right}", best[right], "%", n=n)
+        yield Metric(f"final_{right}", curve[-1][right], "%", n=n)
         yield Metric("iterations", float(curve[-1]["step"]), "iterations", "computed")
-        theirs = readable(reference.state.facts)
+        theirs = readable(reference.state.facts, right)
         by = [point for point in curve if theirs and point["step"] <= early_stop(theirs)["step"]]
         yield Metric(
-            "validation_top1_by_reference_stop",
-            by[-1][TOP1] if by else None,
+            f"{right}_by_reference_stop",
+            by[-1][right] if by else None,
             "%",
             n=n,
             note="" if by else "not validated by then" if theirs else f"reference: {NO_CURVE}",
         )
 
 
-def readable(facts: Mapping[str, Any]) -> Sequence[Mapping[str, float]]:
+def readable(facts: Mapping[str, Any], right: str) -> Sequence[Mapping[str, float]]:
     """The points of a state's curve that were validated."""
-    return [point for point in facts.get("curve") or () if LOSS in point and TOP1 in point]
+    return [point for point in facts.get("curve") or () if LOSS in point and right in point]
 
 
 def early_stop(curve: Sequence[Mapping[str, float]]) -> Mapping[str, float]:

@@ -59,6 +59,7 @@ def mean_loss(view: View, count: int) -> float:
 
     task, total = view.bench.task, 0.0
     with torch.inference_mode():
-        for images, labels in view.bench.feed("train").batches(250, count):
-            total += float(task.loss(forward(view.fast, task.encode(images)), labels)) * len(labels)
+        for batch in view.bench.feed("train").batches(250, count):
+            outputs = forward(view.fast, *task.encode(batch))
+            total += float(task.loss(outputs, batch.labels)) * len(batch)
     return total / count

@@ -15,8 +15,8 @@ from compressbench.records import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compressbench.attacks import NoGradient
     from compressbench.bench import Bench
+    from compressbench.tasks.images.attacks import NoGradient
     from compressbench.views import View
 
 
@@ -75,8 +75,14 @@ class Robustness:
 
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
-        from compressbench.attacks import NoGradient
+        from compressbench.tasks.images.attacks import NoGradient
+        from compressbench.tasks.task import NoSurface
 
+        surface = bench.task.surface(bench.device)
+        if isinstance(surface, NoSurface):
+            for name in ("clean", "fgsm", "pgd"):
+                yield Metric(f"{name}_accuracy", None, "%", note=surface.why)
+            return
         same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
         own = _made_against(reference, self) if same else _try(subject, self)
         theirs = _made_against(reference, replace(self, drop_fallen=False))
@@ -133,20 +139,21 @@ class Attacked:
         """
         import torch
 
-        from compressbench import attacks, metrics
-        from compressbench.data.feed import order
+        from compressbench import metrics
+        from compressbench.data.examples import order
+        from compressbench.tasks.images import attacks
+        from compressbench.tasks.task import Surface
 
         bench, task = view.bench, view.bench.task
         feed = bench.feed("test")
         count = len(feed) if settings.examples is None else min(settings.examples, len(feed))
-        rows = (
-            order(len(feed), derive_seed("robustness", "examples"))[:count]
-            .sort()
-            .values.to(feed.images.device)
-        )
-        images, labels = task.encode(feed.images[rows]), feed.labels[rows]
+        rows = order(len(feed), derive_seed("robustness", "examples"))[:count].sort().values
+        examples = feed.take(rows.to(bench.device))
+        (images,), labels = task.encode(examples), examples.labels
         clean = metrics.hits(_log_probs(view, images), labels.cpu())
-        ball = attacks.Ball(task.surface(str(feed.images.device)), settings.radius)
+        surface = task.surface(bench.device)
+        assert isinstance(surface, Surface)
+        ball = attacks.Ball(surface, settings.radius)
         noise = torch.Generator().manual_seed(derive_seed(bench.seed, "robustness", "start"))
         start = attacks.random_start(images, ball, noise) if settings.random_start else images
         standing = clean.nonzero().squeeze(1).to(images.device)
@@ -180,7 +187,7 @@ def _made_against(reference: View, settings: Robustness) -> Attacked | NoGradien
 
 
 def _try(view: View, settings: Robustness) -> Attacked | NoGradient:
-    from compressbench.attacks import NoGradient
+    from compressbench.tasks.images.attacks import NoGradient
 
     try:
         return Attacked.make(view, settings)
@@ -192,9 +199,11 @@ def _log_probs(view: View, images: Tensor) -> Tensor:
     """(n, classes) log-probabilities of encoded images, on the CPU."""
     import torch
 
-    from compressbench.attacks import BATCH
     from compressbench.outputs import forward
+    from compressbench.tasks.images.attacks import BATCH
 
-    module, task = view.fast, view.bench.task
+    module = view.fast
     with torch.inference_mode():
-        return torch.cat([task.log_probs(forward(module, part)).cpu() for part in images.split(BATCH)])
+        return torch.cat(
+            [forward(module, part).logits.float().log_softmax(dim=-1).cpu() for part in images.split(BATCH)]
+        )

@@ -98,5 +98,5 @@ def _rise(name: str, value: float, unit: str, n: int, note: str) -> Metric:
 
 def _test_loss(view: View) -> tuple[float, int]:
     """Mean task loss on the test split, from the log-probabilities that every probe shares."""
-    rows = view.log_probs.gather(1, view.labels[:, None])
+    rows = view.log_probs.gather(1, view.wanted[:, None])
     return -float(rows.double().mean()), len(rows)

@@ -21,7 +21,7 @@ class Shifted:
     """Top-1 on the test split, corrupted; the corrupted images are the same for all states and seeds.
 
     Attributes:
-        corruptions: which, see ``compressbench.corruptions``.
+        corruptions: which, see ``compressbench.tasks.images.corruptions``.
         severity: 1 … 5, with the strengths of CIFAR-10-C.
         examples: of the test split, from its beginning; null for all.
     """
@@ -53,18 +53,27 @@ class Shifted:
         import torch
 
         from compressbench import metrics
-        from compressbench.corruptions import corrupted
         from compressbench.outputs import forward
+        from compressbench.tasks.images.classification import IMAGES, Classification
+        from compressbench.tasks.images.corruptions import corrupted
         from compressbench.views import BATCH
 
-        feed, task, fast = bench.feed("test"), bench.task, subject.fast
-        images, labels = feed.images[: self.examples], feed.labels[: self.examples].cpu()
+        examples, task, fast = bench.feed("test").head(self.examples), bench.task, subject.fast
+        if not isinstance(task, Classification):
+            yield Metric(
+                "shifted_top1", None, "%", note="corruptions are of pictures, and the examples are none"
+            )
+            return
+        labels = examples.labels.cpu()
         found = {}
         for kind in self.corruptions:
-            spoilt = corrupted(images, kind, self.severity)
+            spoilt = examples.with_column(IMAGES, corrupted(examples[IMAGES], kind, self.severity))
             with torch.inference_mode():
                 scores = torch.cat(
-                    [task.log_probs(forward(fast, task.encode(part))).cpu() for part in spoilt.split(BATCH)]
+                    [
+                        forward(fast, *task.encode(b)).logits.float().log_softmax(dim=-1).cpu()
+                        for b in spoilt.batches(BATCH)
+                    ]
                 )
             found[kind] = metrics.percent(metrics.hits(scores, labels))
         note = f"severity {self.severity} of 5"

@@ -65,23 +65,30 @@ class Square:
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         import torch
 
-        from compressbench import attacks, black_box, metrics
-        from compressbench.data.feed import order
+        from compressbench import metrics
+        from compressbench.data.examples import order
         from compressbench.outputs import forward
+        from compressbench.tasks.images import attacks, square
+        from compressbench.tasks.task import NoSurface
 
         task, feed, fast = bench.task, bench.feed("test"), subject.fast
+        surface = task.surface(bench.device)
+        if isinstance(surface, NoSurface):
+            yield Metric("square_accuracy", None, "%", note=surface.why)
+            return
         count = len(feed) if self.examples is None else min(self.examples, len(feed))
-        rows = order(len(feed), derive_seed("robustness", "examples"))[:count].to(feed.images.device)
-        images, labels = task.encode(feed.images[rows]), feed.labels[rows]
+        rows = order(len(feed), derive_seed("robustness", "examples"))[:count].to(bench.device)
+        examples = feed.take(rows)
+        (images,), labels = task.encode(examples), examples.labels
 
         def scores(inputs: Tensor) -> Tensor:
             parts = inputs.split(attacks.BATCH)
-            return torch.cat([task.log_probs(forward(fast, part)) for part in parts])
+            return torch.cat([forward(fast, part).logits.float().log_softmax(dim=-1) for part in parts])
 
-        ball = attacks.Ball(task.surface(str(feed.images.device)), float(Fraction(str(self.eps))))
+        ball = attacks.Ball(surface, float(Fraction(str(self.eps))))
         noise = torch.Generator().manual_seed(derive_seed(bench.seed, "square"))
         with torch.inference_mode():
-            found = black_box.square(scores, images, labels, ball, self.queries, noise, self.first)
+            found = square.square(scores, images, labels, ball, self.queries, noise, self.first)
         attacked = found.queries > 0
         n = int(attacked.sum())
         yield Metric("square_accuracy", metrics.percent(~found.fallen), "%", n=count)

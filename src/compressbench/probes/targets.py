@@ -89,16 +89,17 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
     if lowered.price is not None:
         return
     from compressbench.hardware.energy import joules_of, joules_of_gpu
+    from compressbench.tasks.task import first
 
     note = lowered.runtime
     yield Metric("load_seconds", lowered.compile_seconds, "s", n=1, group=name, note=note)
     if lowered.artefact:
         yield Metric("file_bytes", len(lowered.artefact), "bytes", "on disk", group=name, note=note)
-    one = lowered.inputs[:1]
-    if one.is_cuda:
-        joules, calls, said = joules_of_gpu(lambda: _waited(lowered.run(one)))
+    one = first(lowered.inputs, 1)
+    if one[0].is_cuda:
+        joules, calls, said = joules_of_gpu(lambda: _waited(lowered.run(*one)))
     else:
-        joules, calls, said = joules_of(lambda: lowered.run(one))
+        joules, calls, said = joules_of(lambda: lowered.run(*one))
     yield Metric("energy_b1", None if joules is None else 1000 * joules, "mJ", n=calls, group=name, note=said)
 
 
@@ -112,12 +113,13 @@ def _waited(result: object) -> object:
 
 def _memory(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Metric]:
     from compressbench.hardware.memory import PROGRAMS, peak_bytes
+    from compressbench.tasks.task import first
 
     runtime = next((r for r in PROGRAMS if r in type(target).__module__), "")
     if not runtime:
         return
     for batch in (target.batches[0], target.batches[-1]):
-        found, said = peak_bytes(runtime, lowered.artefact, (batch, *lowered.inputs.shape[1:]))
+        found, said = peak_bytes(runtime, lowered.artefact, first(lowered.inputs, batch))
         yield Metric(f"peak_memory_b{batch}", found, "bytes", n=1, group=name, note=said)
 
 

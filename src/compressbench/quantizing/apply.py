@@ -49,7 +49,7 @@ def with_bits(
     static = [n for n, f in forms.items() if f["input"] and not f["input"].get("dynamic")]
     adaptive = settings.rounding == "adaptive"
     if static or adaptive or settings.bias_correction:
-        data = calibration.images(bench, settings.split, settings.examples)
+        data = calibration.drawn(bench, settings.split, settings.examples)
         flags = [*flags, *data.flags]
     if static:
         found, unseen = input_scales(module, bench, data, {n: forms[n]["input"] for n in static}, settings)
@@ -78,7 +78,7 @@ def with_bits(
 def adapted_weights(
     module: nn.Module,
     bench: Bench,
-    data: calibration.Images,
+    data: calibration.Drawn,
     forms: Mapping[str, Any],
     scales: Mapping[str, Tensor],
     steps: int,
@@ -180,7 +180,7 @@ def weight_scales(module: nn.Module, forms: Mapping[str, Any], settings: Any) ->
 
 
 def input_scales(
-    module: nn.Module, bench: Bench, data: calibration.Images, forms: Mapping[str, Any], settings: Any
+    module: nn.Module, bench: Bench, data: calibration.Drawn, forms: Mapping[str, Any], settings: Any
 ) -> tuple[dict[str, Tensor], list[str]]:
     """(the inputs' part of the group ``scales``, layers that never ran)."""
     observer = specs.build(settings.observer, "observer")

@@ -1,4 +1,4 @@
-"""Calibration: what goes into the layers of the float net on some images."""
+"""Calibration: what goes into the layers of the float net on some examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench, derive_seed
-from compressbench.data.feed import order
+from compressbench.data.examples import Examples, order
 from compressbench.errors import UserError
 from compressbench.models.exits import every_exit
 from compressbench.outputs import forward
@@ -21,20 +21,22 @@ SAMPLE = 1 << 18
 
 
 @dataclass(frozen=True)
-class Images:
-    """Calibration images uint8 (n, c, h, w) with labels, and what is to be said of them."""
+class Drawn:
+    """Calibration examples, and what is to be said of them."""
 
-    images: Tensor
-    labels: Tensor
+    examples: Examples
     flags: tuple[str, ...] = ()
 
-    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images, labels) of consecutive batches."""
-        return zip(self.images.split(size), self.labels.split(size), strict=True)
+    def batches(self) -> Iterator[Examples]:
+        """Consecutive batches."""
+        return self.examples.batches(BATCH)
+
+    def __len__(self) -> int:
+        return len(self.examples)
 
 
-def images(bench: Bench, split: str, examples: int) -> Images:
-    """The same images for every state of a seed; of the training split where nothing was held out for validation.
+def drawn(bench: Bench, split: str, examples: int) -> Drawn:
+    """The same examples for every state of a seed; of the training split where nothing was held out for validation.
 
     Raises:
         UserError: there are none.
@@ -48,7 +50,7 @@ def images(bench: Bench, split: str, examples: int) -> Images:
         raise UserError(
             f"examples: no calibration images ({examples} of {len(feed)} in {split}); or take dynamic: true"
         )
-    return Images(feed.images[rows], feed.labels[rows], flags)
+    return Drawn(feed.take(rows), flags)
 
 
 @contextmanager
@@ -69,23 +71,24 @@ def watching(
             handle.remove()
 
 
-def run(module: nn.Module, bench: Bench, data: Images) -> None:
-    """All calibration images through the module, for what watches it."""
+def run(module: nn.Module, bench: Bench, data: Drawn) -> None:
+    """All calibration examples through the module, for what watches it."""
     done = 0
     with torch.no_grad(), every_exit(module):
-        for batch, _ in data.batches():
-            forward(module, bench.task.encode(batch))
+        for batch in data.batches():
+            forward(module, *bench.task.encode(batch))
             done += len(batch)
-            bench.progress.step(done, len(data.images))
+            bench.progress.step(done, len(data))
 
 
-def mean_loss(module: nn.Module, bench: Bench, data: Images) -> float:
+def mean_loss(module: nn.Module, bench: Bench, data: Drawn) -> float:
     """The task's loss on the calibration images."""
     total = 0.0
     with torch.no_grad():
-        for batch, labels in data.batches():
-            total += float(bench.task.loss(forward(module, bench.task.encode(batch)), labels)) * len(labels)
-    return total / len(data.images)
+        for batch in data.batches():
+            outputs = forward(module, *bench.task.encode(batch))
+            total += float(bench.task.loss(outputs, batch.labels)) * len(batch)
+    return total / len(data)
 
 
 @dataclass
@@ -102,10 +105,10 @@ class Seen:
         return torch.cat(self.parts).view(1, -1)
 
 
-def inputs_of(module: nn.Module, bench: Bench, data: Images, layers: Iterable[str]) -> dict[str, Seen]:
+def inputs_of(module: nn.Module, bench: Bench, data: Drawn, layers: Iterable[str]) -> dict[str, Seen]:
     """What goes into each layer, on the CPU; a layer that never runs has no entry."""
     generator = torch.Generator().manual_seed(derive_seed(bench.seed, "calibration sample"))
-    share = min(1.0, BATCH / len(data.images))
+    share = min(1.0, BATCH / len(data))
     seen: dict[str, Seen] = {}
 
     def see(name: str, layer: Any, x: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compressbench.bench import Bench
 from compressbench.models.quantized import rounded
-from compressbench.quantizing.calibration import Images, run, watching
+from compressbench.quantizing.calibration import Drawn, run, watching
 
 GAMMA, ZETA = -0.1, 1.1
 DAMP = 0.01
@@ -21,7 +21,7 @@ LARGEST_GRAM = 8192
 
 
 def mean_errors(
-    module: nn.Module, rounding: nn.Module, bench: Bench, data: Images, layers: list[str]
+    module: nn.Module, rounding: nn.Module, bench: Bench, data: Drawn, layers: list[str]
 ) -> dict[str, Tensor]:
     """What rounding adds to a layer's output on average, (out,), of each layer that has a bias (Nagel et al. 2019).
 
@@ -49,7 +49,7 @@ def mean_errors(
     return {name: (total / counts[name]).float().cpu() for name, total in sums.items()}
 
 
-def grams(module: nn.Module, bench: Bench, data: Images, layers: list[str]) -> dict[str, Tensor]:
+def grams(module: nn.Module, bench: Bench, data: Drawn, layers: list[str]) -> dict[str, Tensor]:
     """E[x x^T] of what each output of a layer is a product with, (groups, k, k), k = inputs times kernel size.
 
     Layers whose k is above ``LARGEST_GRAM``, three-dimensional convolutions and subclasses, which may pad in their own

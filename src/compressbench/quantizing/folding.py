@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from compressbench.bench import Bench
@@ -74,9 +73,7 @@ def folded(state: State, bench: Bench) -> tuple[State, list[str]]:
         reason = [*str(error).splitlines(), type(error).__name__][0][:80]
         return state, [f"batch norms are not folded, the net can't be traced: {reason}"]
     folds = {norm for norm, _ in found.values()}
-    evaluated = ran(
-        module, torch.zeros(1, *bench.dataset.shape)
-    )  # those of heads of the training alone fold nowhere
+    evaluated = ran(module, bench.task.blank(1))  # those of heads of the training alone fold nowhere
     left = [
         name
         for name, part in module.named_modules()

@@ -36,7 +36,7 @@ def sensitivity(
     base: State, bench: Bench, settings: Any, layers: Sequence[str]
 ) -> tuple[float, dict[str, dict[int, float]]]:
     """(loss of the float net, its loss with only that layer's weights at that many bits), on calibration images."""
-    data = calibration.images(bench, settings.split, settings.examples)
+    data = calibration.drawn(bench, settings.split, settings.examples)
     before = calibration.mean_loss(module_of(base, bench.device), bench, data)
     losses: dict[str, dict[int, float]] = {name: {} for name in layers}
     for done, name in enumerate(layers):

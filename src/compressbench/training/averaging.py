@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compressbench.data.feed import Feed
+from compressbench.data.examples import Examples
 from compressbench.models.exits import every_exit
 from compressbench.outputs import forward
 from compressbench.training.averagers import Averager
 
+Encoded = Callable[[Examples], tuple[Tensor, ...]]
 BLOCK = 256
 TAKEN = "|taken"  # no parameter has such a name
 
@@ -67,8 +67,8 @@ class Average:
         masks: tuple[list[Tensor], list[Tensor]],
         module: nn.Module,
         computing: Callable[[], contextlib.AbstractContextManager[None]],
-        feed: Feed,
-        task: Any,
+        feed: Examples,
+        encoded: Encoded,
     ) -> None:
         """Puts the average, masked, in the parameters' place; statistics of norms are made anew from the training set."""
         if not self.taken:
@@ -79,14 +79,17 @@ class Average:
             if masks[0]:
                 torch._foreach_mul_(*masks)
             with computing():
-                self.read = restated(module, feed, task)
+                self.read = restated(module, feed, encoded)
 
 
-def restated(module: nn.Module, feed: Feed, task: Any) -> int:
+def restated(module: nn.Module, feed: Examples, encoded: Encoded) -> int:
     """Statistics of norms as the mean over equal parts of the training set; returns how many examples that read.
 
     Nothing is read where no module in training mode has such statistics: a frozen part keeps its own. The examples are
     the set's own, not augmented; all else is in evaluation mode.
+
+    Args:
+        encoded: from examples to the module's inputs, laid out as it trains.
     """
     norms = [
         m
@@ -100,11 +103,11 @@ def restated(module: nn.Module, feed: Feed, task: Any) -> int:
     module.eval()
     for norm in norms:
         norm.train()
-    for place, images in enumerate(feed.images.tensor_split(-(-len(feed) // BLOCK))):
+    for place, examples in enumerate(feed.split(-(-len(feed) // BLOCK))):
         for norm in norms:
             norm.momentum = 1 / (place + 1)
         with every_exit(module):
-            forward(module, task.encode(images).contiguous(memory_format=torch.channels_last))
+            forward(module, *encoded(examples))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     for part, training in modes.items():

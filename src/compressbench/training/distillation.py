@@ -23,6 +23,7 @@ from compressbench.labels.soft import soft
 from compressbench.models.composite import guide_of
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.specs import NonNegative, Positive, Ref, Share, within
+from compressbench.tasks.task import Inputs
 from compressbench.training.objectives import Batch, Objective, labelled_loss
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -125,9 +126,9 @@ class _Distilled:
         names = (teacher,) if isinstance(teacher, str) else teacher
         self.teacher_macs = sum(bench.references[n].facts.get("forward_macs", 0) for n in names)
         self.kept: dict[str, Tensor] = {}
-        self.said: tuple[Tensor, Tensor] | None = None
-        sample = bench.task.encode(bench.feed("train").images[:8])
-        self.fast = prepared(self.module, sample)
+        self.said: tuple[Inputs, Tensor] | None = None
+        sample = bench.task.encode(bench.feed("train").head(8))
+        self.fast = prepared(self.module, *sample)
         self._try(sample)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -143,17 +144,17 @@ class _Distilled:
         if batch.plain:
             return self.whole()[batch.rows]
         if self.said is None or self.said[0] is not batch.inputs:  # a stepper may ask twice about one batch
-            with _undisturbed(batch.inputs):
-                self.said = batch.inputs, forward(self.fast, batch.inputs).logits.float()
+            with _undisturbed(self.bench.device):
+                self.said = batch.inputs, forward(self.fast, *batch.inputs).logits.float()
         return self.said[1]
 
     def whole(self) -> Tensor:
         """(N, classes): the teacher's logits for the whole training set."""
         if "whole" not in self.kept:
             feed, encode, parts = self.bench.feed("train"), self.bench.task.encode, []
-            with _undisturbed(feed.images):
-                for images, _ in feed.batches(BLOCK):
-                    parts.append(forward(self.fast, encode(images)).logits.float())
+            with _undisturbed(self.bench.device):
+                for batch in feed.batches(BLOCK):
+                    parts.append(forward(self.fast, *encode(batch)).logits.float())
             self.kept["whole"] = torch.cat(parts)
         return self.kept["whole"]
 
@@ -178,11 +179,14 @@ class _Distilled:
             )
         return self.distance(own / t, wanted / t) * t**2
 
-    def _try(self, sample: Tensor) -> None:
+    def _try(self, sample: Inputs) -> None:
         """Asks once, so that what can't work is said before the training begins."""
-        known, rows = self.bench.feed("train").labels[:8], torch.arange(len(sample), device=sample.device)
+        known, rows = (
+            self.bench.feed("train").labels[:8],
+            torch.arange(len(sample[0]), device=self.bench.device),
+        )
         with torch.no_grad():
-            answers = forward(self.fast, sample).logits.float()
+            answers = forward(self.fast, *sample).logits.float()
         classes = len(self.bench.task.classes)
         if answers.shape[1] != classes:
             raise UserError(
@@ -214,23 +218,23 @@ class _Mimicking:
         self.beta, self.regressor, self.alone = beta, regressor, alone
         self.taps = tuple(points)
         self.maps: dict[str, nn.Module] = {}
-        self.said: tuple[Tensor, Outputs] | None = None
-        self.guide = base.module.to(memory_format=torch.channels_last)
-        with tapped(self.guide, tuple(points.values())):
+        self.said: tuple[Inputs, Outputs] | None = None
+        self.guide = base.bench.task.placed(base.module)
+        with tapped(self.guide.module, tuple(points.values())):
             pass  # a name that the teacher has not is said before any training
 
     def begin(self, module: nn.Module) -> Mapping[str, nn.Parameter]:
         """Draws the regressors for a student, and tries the features on a few examples."""
         bench = self.base.bench
-        sample = bench.task.encode(bench.feed("train").images[:2])
+        sample = bench.task.encode(bench.feed("train").head(2))
         with torch.no_grad(), tapped(module.eval(), self.taps) as compute:
-            own = compute(sample).taps
+            own = compute(*sample).taps
         wanted = self._wanted(sample).taps
         found: dict[str, nn.Parameter] = {}
         for number, (point, other) in enumerate(self.points.items()):
             if self.regressor:
                 seed = derive_seed(bench.seed, bench.name, "regressor", number)
-                made = _regressor(own[point], wanted[other], seed).to(sample.device)
+                made = _regressor(own[point], wanted[other], seed).to(bench.device)
                 self.maps[point] = made
                 found |= {f"regressor{number}.{n}": p for n, p in made.named_parameters()}
         with torch.no_grad():
@@ -247,10 +251,13 @@ class _Mimicking:
         loss = self.beta * self._far(batch.outputs.taps, wanted.taps)
         return loss if self.alone else loss + self.base.of(batch, wanted.logits.float())
 
-    def _wanted(self, inputs: Tensor) -> Outputs:
+    def _wanted(self, inputs: Inputs) -> Outputs:
         if self.said is None or self.said[0] is not inputs:
-            with _undisturbed(inputs), tapped(self.guide, tuple(self.points.values())) as compute:
-                self.said = inputs, compute(inputs.contiguous(memory_format=torch.channels_last))
+            with (
+                _undisturbed(self.base.bench.device),
+                tapped(self.guide.module, tuple(self.points.values())) as compute,
+            ):
+                self.said = inputs, compute(*self.guide.inputs(inputs))
         return self.said[1]
 
     def _far(self, own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
@@ -282,9 +289,9 @@ def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 @contextlib.contextmanager
-def _undisturbed(inputs: Tensor) -> Iterator[None]:
+def _undisturbed(device: str) -> Iterator[None]:
     """The teacher answers as it is measured, in full precision and without gradients, however its student is trained."""
-    with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(device.partition(":")[0], enabled=False):
         yield
 
 

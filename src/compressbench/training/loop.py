@@ -20,20 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench, derive_seed
-from compressbench.data.augment import pad_crop_flip
-from compressbench.data.feed import Feed
-from compressbench.data.feed import order as draw_order
+from compressbench.data.examples import Examples
+from compressbench.data.examples import order as draw_order
 from compressbench.early import forgotten
 from compressbench.errors import Diverged, UserError, nearest
 from compressbench.models.build import load, module_of, snapshot
 from compressbench.models.counting import count, in_training_alone
-from compressbench.models.layout import training_layout
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning import masked, saying_what_stays
 from compressbench.specs import TARGET
 from compressbench.state import State
 from compressbench.store import Damaged, discard_checkpoint, read_checkpoint, save_checkpoint
+from compressbench.tasks.task import Inputs
 from compressbench.training import reparametrise, schedules
 from compressbench.training.averaging import Average
 from compressbench.training.length import steps
@@ -60,7 +59,7 @@ class Run:
     schedule: Callable[[float], float]
     warmup: int
     order: str
-    augment: Mapping[str, Any]
+    varies: bool
     autocast: bool
     validate: int
 
@@ -79,7 +78,7 @@ class Live:
     frozen: list[nn.Module] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    layout: torch.memory_format = torch.channels_last
+    lay: Callable[[Inputs], Inputs] = tuple
 
     def training(self) -> None:
         """Training mode, but for what is frozen: its norms keep their statistics."""
@@ -116,14 +115,16 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     run = _run(settings, bench)
     facts = state.facts
     module = module_of(state, bench.device)
-    layout = training_layout(module, bench.dataset.shape)
-    module = module.to(memory_format=layout)
+    placed = bench.task.placed(module)
+    module = placed.module
     frozen = _freeze(module, settings.only) if settings.only else []
     methods = reparametrise.built(module, bench, state, run, settings.methods())
     objective = settings.built("objective")(bench)
     own = _begun(objective, module)
     optimizer = _optimizer(settings, module, run.lr, methods, own)
-    live = Live(module, optimizer, run.start, dict(state.masks), methods, own, frozen=frozen, layout=layout)
+    live = Live(
+        module, optimizer, run.start, dict(state.masks), methods, own, frozen=frozen, lay=placed.inputs
+    )
     averager = settings.averager[TARGET] if settings.averager else None
     left = state.group(AVERAGE) if run.start else {}
     if left and facts.get("averager") != averager:
@@ -207,10 +208,10 @@ def _step_macs(facts: Mapping[str, Any], module: nn.Module, only: str | None, be
     Heads that only training runs count forwards: the loss doesn't read them.
     """
     whole: int = facts.get("forward_macs", 0)
-    beside = in_training_alone(module, bench.dataset.shape)
+    beside = in_training_alone(module, bench.task.blank(1))
     if not only:
         return 3 * whole + beside
-    layers = count(module, bench.dataset.shape).layers
+    layers = count(module, bench.task.blank(1)).layers
     own = [any(fnmatch.fnmatchcase(f"{name}.{leaf}", only) for leaf in ("weight", "bias")) for name in layers]
     macs = list(layers.values())
     first = own.index(True) if True in own else len(own)
@@ -233,7 +234,7 @@ def _on_data(settings: Any, bench: Bench) -> Bench:
         raise UserError(
             f"data: {settings.data} carries no data set; a stage such as data/few or data/munge makes one"
         )
-    return replace(bench, feeds={**bench.feeds, "train": Feed.made(tensors, bench.device)})
+    return replace(bench, feeds={**bench.feeds, "train": Examples.made(tensors, bench.device)})
 
 
 def _begun(objective: Any, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -245,7 +246,7 @@ def _begun(objective: Any, module: nn.Module) -> dict[str, nn.Parameter]:
 def _beside(objective: Any, run: Run, examples: int) -> int:
     """Multiply-accumulates of what the objective itself computed: a teacher's forwards."""
     count = getattr(objective, "macs", None)
-    return count(examples, not (run.augment.get("pad") or run.augment.get("flip"))) if count else 0
+    return count(examples, not run.varies) if count else 0
 
 
 def _copies(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -320,7 +321,7 @@ def _run(settings: Any, bench: Bench) -> Run:
         schedule=settings.built("schedule"),
         warmup=steps(settings.warmup, per_epoch) if settings.warmup else 0,
         order=settings.order,
-        augment=bench.dataset.augment if settings.augment else {},
+        varies=settings.augment and bench.task.varies(),
         autocast=settings.precision == "bf16",
         validate=steps(settings.validate, per_epoch) if settings.validate else 0,
     )
@@ -335,7 +336,7 @@ def _loop(
     live: Live,
     run: Run,
     bench: Bench,
-    compute: Callable[[Tensor], Outputs],
+    compute: Callable[..., Outputs],
     objective: Objective,
     stepper: Stepper,
     state: State,
@@ -347,7 +348,6 @@ def _loop(
         if run.autocast
         else contextlib.nullcontext()
     )
-    pad, flip = int(run.augment.get("pad", 0)), bool(run.augment.get("flip", False))
     live.training()
     began = saved = time.monotonic()
     before = live.seconds
@@ -365,17 +365,16 @@ def _loop(
         assert rows is not None
         at = (step % run.per_epoch) * run.batch_size
         picked = rows[at : at + run.batch_size]
-        images, labels = feed.images[picked], feed.labels[picked]
+        examples = feed.take(picked)
         seed = derive_seed(bench.seed, run.order, "step", step)
-        if pad or flip:
-            images = pad_crop_flip(images, torch.Generator().manual_seed(seed), pad, flip)
-        inputs = task.encode(images).contiguous(memory_format=live.layout)
+        draw = torch.Generator().manual_seed(seed) if run.varies else None
+        inputs = live.lay(task.encode(examples, draw))
         now = rate(run, step)
         for group in optimizer.param_groups:
             group["lr"] = now * group.get("share", 1.0)
 
         batch = _Iteration(
-            live, run, compute, objective, context, inputs, labels, picked, not (pad or flip), seed, masks,
+            live, run, compute, objective, context, inputs, examples.labels, picked, seed, masks,
             [t.detach().clone() for t in live.remembered()] if asks_again else None,
         )  # fmt: skip
         losses.append(stepper(batch))
@@ -391,7 +390,12 @@ def _loop(
             live.average.take(live.named(), live.step, run.total, run.per_epoch)
             if live.step == run.total:
                 live.average.settle(
-                    live.named(), masks, live.module, lambda: live.computing(False), feed, task
+                    live.named(),
+                    masks,
+                    live.module,
+                    lambda: live.computing(False),
+                    feed,
+                    lambda part: live.lay(task.encode(part)),
                 )
         due = (
             bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
@@ -415,13 +419,12 @@ class _Iteration:
 
     live: Live
     run: Run
-    compute: Callable[[Tensor], Outputs]
+    compute: Callable[..., Outputs]
     objective: Objective
     context: Any
-    inputs: Tensor
-    labels: Tensor
+    inputs: Inputs
+    labels: Any
     rows: Tensor
-    plain: bool
     seed: int
     masked: tuple[list[Tensor], list[Tensor]]
     before: list[Tensor] | None
@@ -430,11 +433,11 @@ class _Iteration:
         """Fills the gradients; returns the loss."""
         live, clip = self.live, self.run.clip
         torch.default_generator.manual_seed(self.seed)
-        if self.inputs.is_cuda:
+        if self.inputs[0].is_cuda:
             torch.cuda.manual_seed(self.seed)
         live.optimizer.zero_grad(set_to_none=True)
         with self.context, live.computing(True):
-            batch = Batch(self._outputs(), self.inputs, self.labels, self.rows, self.plain)
+            batch = Batch(self._outputs(), self.inputs, self.labels, self.rows, not self.run.varies)
             loss = self.objective(batch)
         if live.methods and (penalty := live.methods.penalties(live.step)) is not None:
             loss = loss + penalty
@@ -450,7 +453,7 @@ class _Iteration:
 
     def _outputs(self) -> Outputs:
         try:
-            return self.compute(self.inputs)
+            return self.compute(*self.inputs)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # a user's forward may fail in any way at all
@@ -474,17 +477,18 @@ class _Iteration:
         return loss
 
 
-def _why_not(module: nn.Module, inputs: Tensor, error: Exception) -> str:
+def _why_not(module: nn.Module, inputs: Inputs, error: Exception) -> str:
     """Which layer failed on a training batch, why, and what to do."""
     place = ""
     with watched(module) as where:
         try:
-            module(inputs)
+            module(*inputs)
         except Exception:  # as the first time
             place = where()
-    single = len(inputs) == 1 and "more than 1 value" in str(error)
-    way = "set batch_size to 2 or more" if single else "in evaluation mode, with 2 images, it worked"
-    return f"the forward of a training batch of {len(inputs)} fails: {place}{reason_of(error)}; {way}"
+    count = len(inputs[0])
+    single = count == 1 and "more than 1 value" in str(error)
+    way = "set batch_size to 2 or more" if single else "in evaluation mode, with 2 examples, it worked"
+    return f"the forward of a training batch of {count} fails: {place}{reason_of(error)}; {way}"
 
 
 def _put_back(tensors: list[Tensor], values: list[Tensor]) -> None:
@@ -531,7 +535,7 @@ def _remask(
 
 
 def _validate(live: Live, bench: Bench) -> dict[str, float]:
-    """Mean loss and top-1 (%) on the validation split; empty where none was held out."""
+    """Mean loss and main metric (%) on the validation split; empty where none was held out."""
     if "validation" not in bench.dataset.splits:
         return {}
     module = live.module
@@ -539,15 +543,15 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
     feed, task = bench.feed("validation"), bench.task
     loss = right = 0.0
     with torch.no_grad(), live.computing(False):
-        for images, labels in feed.batches(256):
-            outputs = forward(module, task.encode(images).contiguous(memory_format=live.layout))
-            loss += float(task.loss(outputs, labels)) * len(labels)
-            right += float((task.predict(outputs) == labels).sum())
+        for batch in feed.batches(256):
+            outputs = forward(module, *live.lay(task.encode(batch)))
+            loss += float(task.loss(outputs, batch.labels)) * len(batch)
+            right += float(task.right(task.answers(outputs), batch.labels).sum())
     live.training()
     mean = loss / len(feed)
     return {
         "validation_loss": mean if math.isfinite(mean) else 1e30,
-        "validation_top1": 100 * right / len(feed),
+        f"validation_{task.metric}": 100 * right / len(feed),
     }
 
 

@@ -21,6 +21,7 @@ from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.outputs import Outputs
 from compressbench.specs import Share
+from compressbench.tasks.task import Inputs
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Batch:
 
     Attributes:
         outputs: the model's logits, and what the modules named in the objective's ``taps`` gave.
-        inputs: encoded, as the model saw them.
+        inputs: encoded, as the model saw them: a tuple of what its forward takes.
         labels: (n,), -1 for an example without one.
         rows: (n,) places in the training set.
         plain: whether the inputs are the set's own examples, nothing augmented.
     """
 
     outputs: Outputs
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor
     rows: Tensor
     plain: bool = False

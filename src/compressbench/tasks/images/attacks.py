@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError
 from compressbench.outputs import Outputs, forward
-from compressbench.tasks.classification import Surface
+from compressbench.tasks.task import Surface
 
 Loss = Callable[[Outputs, Tensor], Tensor]
 BATCH = 64

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressbench.attacks import Ball
 from compressbench.metrics import named
+from compressbench.tasks.images.attacks import Ball
 
 Scores = Callable[[Tensor], Tensor]
 """Encoded images (n, c, h, w) to scores (n, classes)."""

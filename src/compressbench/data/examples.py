@@ -1,0 +1,192 @@
+"""Examples: named columns, labels, row ids and groupings, on the host as arrays or on a device as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+LABELS = "labels"
+PREFIX = "group."  # a grouping's name among a state's tensors
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of unlike length, end to end.
+
+    Attributes:
+        values: (total, ...), an array or a tensor.
+        starts: int64, (n + 1,): row i is ``values[starts[i]:starts[i + 1]]``.
+    """
+
+    values: Any
+    starts: Any
+
+    @staticmethod
+    def of(rows: Any) -> Ragged:
+        """Rows (sequences of numbers or arrays) put end to end."""
+        parts = [np.asarray(row) for row in rows]
+        ends = np.cumsum([0, *map(len, parts)])
+        return Ragged(np.concatenate(parts) if parts else np.zeros(0, np.int64), ends.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, rows: Any) -> Ragged:
+        """The rows of a slice or of an index, in its order."""
+        numbers = np.asarray(rows) if isinstance(rows, list) else rows
+        if isinstance(self.starts, np.ndarray):
+            chosen = np.arange(len(self))[numbers]
+            begin, lengths = self.starts[chosen], np.diff(self.starts)[chosen]
+            starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+            places = np.repeat(begin - starts[:-1], lengths) + np.arange(int(starts[-1]))
+            return Ragged(self.values[places], starts)
+        import torch
+
+        there = torch.arange(len(self), device=self.starts.device)[numbers]
+        first, sizes = self.starts[there], self.starts.diff()[there]
+        ends = torch.cat((sizes.new_zeros(1), sizes.cumsum(0)))
+        moved = torch.repeat_interleave(first - ends[:-1], sizes)
+        return Ragged(self.values[moved + torch.arange(len(moved), device=moved.device)], ends)
+
+    def padded(self, fill: float, width: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tensors (n, width, ...) filled up at the end, or cut there, and bool (n, width): True where a value is."""
+        import torch
+
+        values, starts = torch.as_tensor(self.values), torch.as_tensor(self.starts)
+        lengths = starts.diff()
+        wide = int(lengths.max()) if width is None and len(self) else width or 0
+        there = torch.arange(wide, device=values.device) < lengths[:, None]
+        out = values.new_full((len(self), wide, *values.shape[1:]), fill)
+        places = starts[:-1, None] + torch.arange(wide, device=values.device)
+        out[there] = values[places[there]]
+        return out, there
+
+
+Column = Any
+"""An array or a tensor of one row an example, or ``Ragged``."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a data set, a stage or a batch holds; how it becomes a model's inputs is the task's to say.
+
+    Attributes:
+        columns: name -> one row an example.
+        labels: int64 (n,), -1 where not known; other tasks may have other labels, one row an example.
+        rows: int64 (n,): position in the source's own order, so that a record can point at an example.
+        groupings: name -> int64 (n,): the example's place among the names that ``Dataset.groups`` gives, -1 where not
+            known. Classes are a grouping too, by ``labels``.
+    """
+
+    columns: Mapping[str, Column]
+    labels: Any
+    rows: Any
+    groupings: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(labels: Any, groupings: Mapping[str, Any] | None = None, **columns: Column) -> Examples:
+        """Examples numbered in the order given; whole numbers as labels become int64."""
+        known = np.asarray(labels)
+        known = known.astype(np.int64) if known.dtype.kind in "iub" else known
+        return Examples(columns, known, np.arange(len(known)), groupings or {})
+
+    @staticmethod
+    def made(tensors: Mapping[str, torch.Tensor], device: str = "cpu") -> Examples:
+        """Examples that a stage made, from a state's group ``data`` (see ``tensors``), on a device."""
+        import torch
+
+        labels = tensors[LABELS].to(device)
+        columns: dict[str, Column] = {}
+        for name, tensor in tensors.items():
+            column, _, part = name.partition("/")
+            if name == LABELS or name.startswith(PREFIX) or part == "starts":
+                continue
+            there = tensor.to(device)
+            columns[column] = Ragged(there, tensors[f"{column}/starts"].to(device)) if part else there
+        groupings = {n.removeprefix(PREFIX): t.to(device) for n, t in tensors.items() if n.startswith(PREFIX)}
+        return Examples(columns, labels, torch.arange(len(labels), device=device), groupings)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All but the row ids by name, for a state's group ``data``; a ragged column is two tensors."""
+        import torch
+
+        found: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            parts = {name: column}
+            if isinstance(column, Ragged):
+                parts = {f"{name}/values": column.values, f"{name}/starts": column.starts}
+            found |= parts
+        found[LABELS] = self.labels
+        found |= {f"{PREFIX}{name}": codes for name, codes in self.groupings.items()}
+        return {name: torch.as_tensor(value).cpu().contiguous() for name, value in found.items()}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, column: str) -> Column:
+        """A column by name."""
+        return self.columns[column]
+
+    def _each(self, change: Callable[[Any], Any]) -> Examples:
+        return Examples(
+            {name: change(column) for name, column in self.columns.items()},
+            change(self.labels),
+            change(self.rows),
+            {name: change(codes) for name, codes in self.groupings.items()},
+        )
+
+    def take(self, rows: Any) -> Examples:
+        """The given rows (an index array or a slice), in the given order."""
+        return self._each(lambda part: part[rows])
+
+    def head(self, count: int | None) -> Examples:
+        """The first ``count``, or all."""
+        return self.take(slice(0, count))
+
+    def split(self, parts: int) -> Iterator[Examples]:
+        """Consecutive parts, as equal as can be; the first ones are longer by one where they must."""
+        size, longer = divmod(len(self), parts)
+        start = 0
+        for place in range(parts):
+            stop = start + size + (place < longer)
+            yield self.take(slice(start, stop))
+            start = stop
+
+    def batches(self, size: int, limit: int | None = None) -> Iterator[Examples]:
+        """Consecutive batches in the own order, at most ``limit`` examples in all."""
+        end = len(self) if limit is None else min(limit, len(self))
+        for start in range(0, end, size):
+            yield self.take(slice(start, min(start + size, end)))
+
+    def to(self, device: str) -> Examples:
+        """As tensors on a device."""
+        import torch
+
+        def there(part: Any) -> Any:
+            if isinstance(part, Ragged):
+                return Ragged(there(part.values), there(part.starts))
+            return torch.as_tensor(part).to(device)
+
+        return self._each(there)
+
+    def with_column(self, name: str, column: Column) -> Examples:
+        """A copy with one column replaced."""
+        return replace(self, columns={**self.columns, name: column})
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every example has a label."""
+        return bool((self.labels >= 0).all())
+
+
+def order(count: int, seed: int) -> torch.Tensor:
+    """A permutation of ``range(count)``, int64 on the CPU, the same on every device."""
+    import torch
+
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
