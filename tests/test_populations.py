@@ -11,6 +11,7 @@ import statistics
 import time
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from compressbench import specs
 from compressbench.cli.run import composed
+from compressbench.data.examples import Examples
 from compressbench.errors import UserError
 from compressbench.execute import Executor, Watcher
-from compressbench.experiment import Experiment, execute, prepare
+from compressbench.experiment import Experiment, _check_populations, execute, prepare
 from compressbench.plan import make
 from compressbench.populations import Member, Population
 from compressbench.predictions import (
@@ -280,11 +282,13 @@ class Place:
 
     @property
     def task(self) -> Any:
-        return type("Task", (), {"classes": ("a", "b", "c")})
+        return type(
+            "Task", (), {"classes": ("a", "b", "c"), "metric": "top1", "right": lambda self, x, y: x == y}
+        )()
 
     def feed(self, split: str) -> Any:
         assert split == "test"
-        return type("Feed", (), {"labels": torch.tensor(self.truth)})
+        return Examples({}, torch.tensor(self.truth), torch.arange(len(self.truth)))
 
 
 def measured(subjects: Population, references: Population, truth: list[int]) -> dict[str, Metric]:
@@ -409,9 +413,9 @@ def answers_of(ready: Experiment) -> dict[str, np.ndarray]:
     found = {}
     for node in ready.plan.nodes:
         view = View(executor.state(node.name), executor.bench())
-        images = executor.bench().feed("test").images
+        inputs = executor.bench().task.encode(executor.bench().feed("test"))
         with torch.no_grad():
-            found[node.name] = view.module(executor.bench().task.encode(images)).argmax(dim=1).numpy()
+            found[node.name] = view.module(*inputs).argmax(dim=1).numpy()
     return found
 
 
@@ -589,6 +593,14 @@ def test_trainings_that_nothing_measures_are_refused_and_states_alone_are_not(tm
     made["recipe"]["compare"]["moments"] = {"early": {"reference": "init", "probes": ["agreement"]}}
     with pytest.raises(UserError, match=r"moments\.early\.probes: agreement measures populations"):
         prepare(made)
+
+
+@pytest.mark.parametrize("labels", [np.zeros((3, 4), np.int64), np.zeros(3), ["a", "b"]])
+def test_examples_without_one_class_are_refused(labels: Any) -> None:
+    data = SimpleNamespace(name="tags", split=lambda name: SimpleNamespace(labels=labels))
+    with pytest.raises(UserError, match="populations: an example of tags has more than one class, or none"):
+        _check_populations(planned(BOTH), {"agreement": AGREEMENT}, data)  # type: ignore[arg-type]
+    _check_populations(planned(None), {"agreement": AGREEMENT}, data)  # type: ignore[arg-type]
 
 
 def test_without_populations_the_probe_measures_nothing_and_nobody_is_asked(tmp_path: Path) -> None:

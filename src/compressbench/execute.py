@@ -515,10 +515,10 @@ class Executor:
 
     def _told(self, name: str, what: str) -> Tensor:
         """What a state answers, as it is kept."""
-        from compressbench.metrics import named
-
-        log_probs = self._view(name).log_probs
-        return packed_labels(named(log_probs), log_probs.shape[1]) if what == LABELS else log_probs.half()
+        view = self._view(name)
+        if what == LABELS:
+            return packed_labels(view.answers, len(self.setting.dataset.classes))
+        return view.log_probs.half()
 
     def _kept(self, name: str, what: str) -> Tensor | None:
         """What is in the store of a state's answers, None where there is nothing, or nothing whole."""

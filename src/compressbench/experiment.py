@@ -113,7 +113,7 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     kept = config.get("log_probs_up_to", 1000)
     if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
         raise UserError(f"log_probs_up_to: {kept!r} is not a whole number of classes, 0 or more")
-    _check_populations(plan, {**asked, **probes})
+    _check_populations(plan, {**asked, **probes}, dataset)
     setting = Setting(dataset, context, labels, probes, target, float(seconds), asked, retime, kept)
     told = published((recipe.get("compare") or {}).get("published"), labels)
     return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
@@ -190,8 +190,8 @@ def _check_moments(plan: Plan, probes: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_populations(plan: Plan, probes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses trainings that nothing would measure, and probes of populations where single states are measured.
+def _check_populations(plan: Plan, probes: Mapping[str, Mapping[str, Any]], dataset: Dataset) -> None:
+    """Refuses trainings that nothing would or could measure, and probes of populations where states are measured.
 
     Raises:
         UserError: see above; a run without any probe makes states only, and is let be.
@@ -202,6 +202,14 @@ def _check_populations(plan: Plan, probes: Mapping[str, Mapping[str, Any]]) -> N
         raise UserError(
             "recipe.compare.populations: the evaluation has no probe that measures populations; "
             "add +probe@evaluation.probes.agreement=agreement, or drop them with recipe.compare.populations=null"
+        )
+    labels = dataset.split("test").labels
+    if any(m.members for m in plan.measures) and (
+        getattr(labels, "ndim", 0) != 1 or labels.dtype.kind not in "iu"
+    ):
+        raise UserError(
+            f"recipe.compare.populations: an example of {dataset.name} has more than one class, or none; "
+            "populations are of tasks that give each example one"
         )
     for measure in plan.measures:
         for name in measure.probes or ():

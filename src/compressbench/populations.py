@@ -57,10 +57,9 @@ class Population:
     @staticmethod
     def of(views: Sequence[View]) -> Population:
         """A population of states at hand, with nothing kept; their seeds are 0, 1, 2 …"""
-        from compressbench.metrics import named
 
         def member(seed: int, view: View) -> Member:
-            return Member(view.label, seed, lambda: named(view.log_probs), lambda: view.log_probs.half())
+            return Member(view.label, seed, lambda: view.answers, lambda: view.log_probs.half())
 
         return Population([member(seed, view) for seed, view in enumerate(views)])
 

@@ -31,8 +31,8 @@ class Agreement:
         """On the whole test split; ``n`` of the accuracy is the number of members, else that of examples."""
         from compressbench.metrics import percent
 
-        classes, truth = len(bench.task.classes), bench.feed("test").labels.cpu()
-        yield from _accuracy(subjects.labels, truth)
+        classes = len(bench.task.classes)
+        yield from _accuracy(subjects.labels, bench)
         own, tied = modal(subjects.labels, classes)
         other, _ = modal(references.labels, classes)
         both = (own >= 0) & (other >= 0)
@@ -67,14 +67,16 @@ def modal(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return highest.masked_fill(most == 0, -1), leading.sum(dim=1) > 1
 
 
-def _accuracy(labels: Tensor, truth: Tensor) -> Iterable[Metric]:
+def _accuracy(labels: Tensor, bench: Bench) -> Iterable[Metric]:
+    """Of the task's main metric mean and spread: of pictures ``population_top1`` and ``population_top1_sd``."""
     from compressbench.metrics import percent
 
-    found = [percent((row == truth) & (row >= 0)) for row in labels]
+    name, truth = f"population_{bench.task.metric}", bench.feed("test").to("cpu").labels
+    found = [percent(bench.task.right(row, truth) & (row >= 0)) for row in labels]
     lost = int((labels < 0).any(dim=1).sum())
     notes = [f"{lost} of {len(labels)} nets give answers that {NUMBERS} and count as wrong"] if lost else []
-    yield Metric("population_top1", statistics.fmean(found), "%", n=len(found), note="; ".join(notes))
+    yield Metric(name, statistics.fmean(found), "%", n=len(found), note="; ".join(notes))
     if len(found) > 1:
-        yield Metric("population_top1_sd", statistics.stdev(found), "points", n=len(found))
+        yield Metric(f"{name}_sd", statistics.stdev(found), "points", n=len(found))
     else:
-        yield Metric("population_top1_sd", None, "points", n=1, note="one net has no spread")
+        yield Metric(f"{name}_sd", None, "points", n=1, note="one net has no spread")

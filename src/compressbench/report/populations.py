@@ -13,10 +13,11 @@ from compressbench.report.panels import Panel
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, spread_cell
 
 PROBE = "agreement"
-MEAN, SD = "population_top1", "population_top1_sd"
-OWN = (MEAN, SD, "modal_disagreement", "modal_ties")
+MEAN, SD = "population_", "_sd"
+"""How the mean of a task's main metric begins, and its spread ends."""
+OWN = ("modal_disagreement", "modal_ties")
 MODAL = (
-    "Top-1: mean ± sample standard deviation over the nets. Modal label: the one that most nets of a population give an "
+    "Accuracy: mean ± sample standard deviation over the nets. Modal label: the one that most nets of a population give an "
     "example; of several that are as frequent (ties) the highest, as in the authors’ code. It is compared with the "
     "reference population’s, which stands first."
 )
@@ -35,10 +36,12 @@ def population_tables(panel: Panel) -> list[Table]:
     columns = Columns()
     columns.add("nets", "", [_count(f) for f in figures])
     columns.add("seeds", "", [_seeds(place, f) for place, f in found.items()])
-    columns.add("Top-1", "%", [_mean(f) for f in figures])
-    for metric in OWN[2:]:
+    name = next((row.metric for f in figures if (row := _mean_of(f))), "")
+    columns.add(title_of(name), "%", [_mean(f) for f in figures])
+    for metric in OWN:
         columns.add(title_of(metric), "%", [_cell(f.get((PROBE, metric, ""))) for f in figures])
-    others = dict.fromkeys(k for f in figures for k in f if not (k[0] == PROBE and k[1] in OWN))
+    own = (*OWN, name, f"{name}{SD}")
+    others = dict.fromkeys(k for f in figures for k in f if not (k[0] == PROBE and k[1] in own))
     for probe, metric, group in others:
         if not group:
             cells = [_cell(f.get((probe, metric, group))) for f in figures]
@@ -94,7 +97,7 @@ def _notes(found: Mapping[Place, Figures]) -> list[str]:
     notes = [f"{MODAL} {examples} test examples." if examples else MODAL]
     spans: dict[tuple[str, str], list[range]] = {}
     for (recipe, series, seed, _), figures in found.items():
-        row = figures.get((PROBE, MEAN, ""))
+        row = _mean_of(figures)
         spans.setdefault((recipe, series), []).append(range(seed, seed + (row.n if row else 1)))
     for own in spans.values():
         ordered = sorted(own, key=lambda s: s.start)
@@ -108,22 +111,31 @@ def _is_first(figures: Figures) -> bool:
 
 
 def _count(figures: Figures) -> Cell:
-    row = figures.get((PROBE, MEAN, ""))
+    row = _mean_of(figures)
     return Cell(str(row.n)) if row else EMPTY
 
 
 def _seeds(place: Place, figures: Figures) -> Cell:
-    row = figures.get((PROBE, MEAN, ""))
+    row = _mean_of(figures)
     first = place[2]
     if row is None:
         return Cell(str(first))
     return Cell(f"{first}–{first + row.n - 1}" if row.n > 1 else str(first))
 
 
+def _mean_of(figures: Figures) -> Record | None:
+    """The row of the mean over a population's nets."""
+    return next(
+        (r for k, r in figures.items() if k[0] == PROBE and k[1].startswith(MEAN) and not k[1].endswith(SD)),
+        None,
+    )
+
+
 def _mean(figures: Figures) -> Cell:
-    row, sd = figures.get((PROBE, MEAN, "")), figures.get((PROBE, SD, ""))
+    row = _mean_of(figures)
     if row is None:
         return EMPTY
+    sd = figures.get((PROBE, f"{row.metric}{SD}", ""))
     if row.value is None:
         return Cell(MISSING, notes=(row.note,))
     figure = Spread(row.value, sd.value if sd else None, row.n)
