@@ -17,8 +17,8 @@ MEAN, SD = "population_", "_sd"
 """How the mean of a task's main metric begins, and its spread ends."""
 OWN = ("modal_disagreement", "modal_ties")
 MODAL = (
-    "Accuracy: mean ± sample standard deviation over the nets. Modal label: the one that most nets of a population give an "
-    "example; of several that are as frequent (ties) the highest, as in the authors’ code. It is compared with the "
+    "Accuracy: mean ± sample standard deviation over the nets. Modal label: the one that most nets of a population give "
+    "an example; of several that are as frequent (ties) the highest, as in the authors’ code. It is compared with the "
     "reference population’s, which stands first."
 )
 SHARED = "Populations of several runs share nets where their seeds overlap: their figures are no independent repeats."
