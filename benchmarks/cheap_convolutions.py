@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from compressbench import specs
-from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
@@ -27,7 +26,8 @@ from compressbench.hardware.turns import in_turns, ratio, stopwatch
 from compressbench.models.build import module_of
 from compressbench.models.counting import Counts, count, with_norms_and_sums
 from compressbench.models.draw import drawn
-from compressbench.provenance import processor, versions
+from compressbench.runs.allocator import keep_freed_memory
+from compressbench.runs.provenance import processor, versions
 from compressbench.state import State
 from compressbench.views import View
 from deployment import bench_of

@@ -26,7 +26,7 @@ from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.hardware.turns import ratio
 from compressbench.models.draw import drawn
 from compressbench.probes.deployed import baselines
-from compressbench.provenance import processor, versions
+from compressbench.runs.provenance import processor, versions
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.shrink import Channels
 from compressbench.state import State

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 
 from compressbench import specs
-from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.provenance import processor, versions
+from compressbench.runs.allocator import keep_freed_memory
+from compressbench.runs.provenance import processor, versions
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.training.distillation import distill

@@ -30,13 +30,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.data.dataset import Dataset, Split
 from compressbench.data.load import load
 from compressbench.models.build import fill
 from compressbench.models.draw import drawn
-from compressbench.provenance import processor, versions
+from compressbench.runs.allocator import keep_freed_memory
+from compressbench.runs.provenance import processor, versions
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.tasks.images import attacks, specs

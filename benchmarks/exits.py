@@ -19,21 +19,21 @@ import torch
 from torch import Tensor
 
 from compressbench import specs
-from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
-from compressbench.early import attached, by_shares, sureness
 from compressbench.exit_criteria.entropy import entropy
 from compressbench.exit_criteria.margin import margin
 from compressbench.exit_criteria.max_probability import max_probability
 from compressbench.exit_criteria.patience import patience
-from compressbench.exiting import Policy, assigned, compacted, everything, queued, waiting
+from compressbench.exit_criteria.policy import Policy, assigned, compacted, everything, queued, waiting
 from compressbench.hardware.turns import in_turns, ratio, stopwatch
-from compressbench.inference import prepared
 from compressbench.models.build import module_of
 from compressbench.models.counting import of_exits
 from compressbench.models.draw import drawn
+from compressbench.models.early import attached, by_shares, sureness
 from compressbench.models.exits import parts_of, prepared_parts
-from compressbench.provenance import processor, versions
+from compressbench.models.prepared import prepared
+from compressbench.runs.allocator import keep_freed_memory
+from compressbench.runs.provenance import processor, versions
 from compressbench.stages.exits import Attach
 from deployment import bench_of
 from distillation import resnet

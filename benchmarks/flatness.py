@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from compressbench import specs
-from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
 from compressbench.data.load import load
-from compressbench.landscape import forms, lanczos, random_direction
 from compressbench.models.draw import drawn
-from compressbench.provenance import processor, versions
+from compressbench.probes.landscape import forms, lanczos, random_direction
+from compressbench.runs.allocator import keep_freed_memory
+from compressbench.runs.provenance import processor, versions
 from compressbench.stages.train import Train
 from compressbench.views import View
 from distillation import per_step, resnet, timed

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 from compressbench.cli.main import run as command
-from compressbench.provenance import processor, versions
 from compressbench.records import read_jsonl
+from compressbench.runs.provenance import processor, versions
 from compressbench.store import Damaged, Store
 
 COST = {"train_seconds", "forward_seconds"}

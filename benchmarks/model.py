@@ -26,7 +26,7 @@ from compressbench.hardware.openvino_cpu import OpenVINOCPU
 from compressbench.hardware.target import Lowered
 from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.models.draw import drawn
-from compressbench.provenance import processor, versions
+from compressbench.runs.provenance import processor, versions
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.shrink import Channels
 from compressbench.state import State
@@ -48,7 +48,7 @@ RUNTIMES = {"openvino": OpenVINOCPU, "onnxruntime": OnnxRuntimeCPU, "torch": Tor
 
 def nets() -> dict[str, tuple[dict[str, Any], int]]:
     """Name -> (build, pixels a side)."""
-    from compressbench.conf import conf_dir
+    from compressbench.specs.conf import conf_dir
 
     found = dict(NETS)
     for name in MORE:

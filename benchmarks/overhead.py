@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from compressbench.allocator import keep_freed_memory
 from compressbench.cli.run import composed
-from compressbench.execute import Watcher
-from compressbench.experiment import Experiment, execute, prepare
 from compressbench.models.build import fill
-from compressbench.provenance import processor, versions
+from compressbench.runs.allocator import keep_freed_memory
+from compressbench.runs.execute import Watcher
+from compressbench.runs.experiment import Experiment, execute, prepare
+from compressbench.runs.provenance import processor, versions
 from compressbench.specs import build
 
 BATCH = 128

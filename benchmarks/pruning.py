@@ -24,14 +24,14 @@ import torch
 import torch.nn.functional as F
 
 from compressbench import specs
-from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.criteria.given import Given
 from compressbench.criteria.obd_fisher import obd_fisher
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.provenance import processor, versions
-from compressbench.pruning import whole_masks
+from compressbench.pruning.unstructured import whole_masks
+from compressbench.runs.allocator import keep_freed_memory
+from compressbench.runs.provenance import processor, versions
 from compressbench.stages.prune import Prune
 from compressbench.state import State
 from training import RESNET, bench_of

@@ -25,13 +25,14 @@ import torch
 import torch.nn.functional as F
 
 from compressbench import specs
-from compressbench.allocator import keep_freed_memory
 from compressbench.bench import Bench
 from compressbench.data.dataset import Dataset, Split
+from compressbench.masks import masked
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.provenance import processor, versions
-from compressbench.pruning import masked, whole_masks
+from compressbench.pruning.unstructured import whole_masks
+from compressbench.runs.allocator import keep_freed_memory
+from compressbench.runs.provenance import processor, versions
 from compressbench.stages.train import Train
 from compressbench.tasks.images.classification import Classification
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from compressbench import trust
 from compressbench.bench import Bench
 from compressbench.data.load import load
 from compressbench.models.draw import drawn
+from compressbench.specs import trust
 from compressbench.state import State
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compressbench.inference import prepared
+from compressbench.models.prepared import prepared
 from compressbench.models.resnet import CifarResNet
 from compressbench.tasks.images import attacks
 from compressbench.tasks.images.attacks import Ball, NoGradient

@@ -21,12 +21,12 @@ from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU, open_session
 from compressbench.hardware.openvino_cpu import OpenVINOCPU
 from compressbench.hardware.target import Lowered
 from compressbench.hardware.torch_cpu import TorchCPU
-from compressbench.inference import prepared
 from compressbench.models import cheap
 from compressbench.models.build import module_of
 from compressbench.models.cheap import CheapResNet, Shift, depthwise, grouped, one_hot, shift, shifted
 from compressbench.models.counting import count, with_norms_and_sums
 from compressbench.models.draw import drawn
+from compressbench.models.prepared import prepared
 from compressbench.stages.shrink import Channels
 from compressbench.tasks.images.classification import Classification
 from compressbench.views import View

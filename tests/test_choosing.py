@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compressbench.choosing import (
+from compressbench.deploying.choosing import (
     Choice,
     Figure,
     Limits,
@@ -20,7 +20,7 @@ from compressbench.choosing import (
     timed_anew,
     verdicts,
 )
-from compressbench.elsewhere import Elsewhere, derived, read, records
+from compressbench.deploying.elsewhere import Elsewhere, derived, read, records
 from compressbench.errors import CantTell, Unmet, UserError
 from compressbench.records import Record, Records, read_jsonl, write_jsonl
 from test_report import record

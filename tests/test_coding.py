@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.hardware import coding
+from compressbench.masks import masked
 from compressbench.models.build import module_of, prunable
 from compressbench.models.draw import drawn
 from compressbench.probes.cost import Cost
-from compressbench.pruning import masked
-from compressbench.sharing import lloyd, nearest_of
+from compressbench.quantizing.sharing import lloyd, nearest_of
 from compressbench.stages.quantize import Cast, Quantize
 from compressbench.stages.share import Share
 from compressbench.stages.train import Train

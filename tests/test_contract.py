@@ -19,19 +19,20 @@ import yaml
 
 from compressbench import specs
 from compressbench.cli.run import composed
-from compressbench.conf import conf_dir, headline
 from compressbench.criteria.given import Given, Saliency
 from compressbench.data.dataset import Dataset, fingerprint
 from compressbench.declared import declared, is_timing
 from compressbench.errors import UserError
-from compressbench.execute import Executor, Watcher
-from compressbench.experiment import Experiment, execute, prepare
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.plan import Context, Plan
 from compressbench.populations import Population
-from compressbench.pruning import prune, whole_masks
+from compressbench.pruning.unstructured import prune, whole_masks
 from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
+from compressbench.runs.execute import Executor, Watcher
+from compressbench.runs.experiment import Experiment, execute, prepare
+from compressbench.runs.plan import Context, Plan
+from compressbench.specs import trust
+from compressbench.specs.conf import conf_dir, headline
 from compressbench.stages.prune import Prune
 from compressbench.stages.shrink import Blocks, Channels
 from compressbench.store import Store
@@ -145,7 +146,7 @@ def check_series(plan: Plan, records: Records) -> None:
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
 @pytest.mark.parametrize("scale", NAMES["scale"])
 def test_every_recipe_plans_at_every_scale(recipe: str, scale: str) -> None:
-    from compressbench.plan import make
+    from compressbench.runs.plan import make
 
     config = composed([f"recipe={recipe}", f"scale={scale}"])
     plan = make(config["recipe"], 0, Context("", "cpu", 1))
@@ -156,8 +157,8 @@ def test_every_recipe_plans_at_every_scale(recipe: str, scale: str) -> None:
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
 def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(recipe: str, tmp_path: Path) -> None:
-    from compressbench.estimate import estimate
-    from compressbench.execute import Executor
+    from compressbench.runs.estimate import estimate
+    from compressbench.runs.execute import Executor
     from compressbench.stages.train import Train
 
     ready = prepare(composed(overrides(recipe, tmp_path)))
@@ -186,8 +187,8 @@ def test_every_yaml_has_a_line_for_the_list_and_known_targets(path: Path) -> Non
     for place, spec in specs.walk(content):
         target = spec["_target_"]
         if "cli.run" not in target:
-            specs.check_target(target, (), place)
-        assert specs.source_of(target) is not None, target
+            trust.check_target(target, (), place)
+        assert trust.source_of(target) is not None, target
 
 
 @pytest.fixture(scope="module")

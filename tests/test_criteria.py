@@ -38,7 +38,7 @@ from compressbench.criteria.woodfisher import (
 )
 from compressbench.errors import UserError
 from compressbench.models.draw import drawn
-from compressbench.pruning import whole_masks
+from compressbench.pruning.unstructured import whole_masks
 from compressbench.state import State
 from tiny import TINY, Tiny
 

@@ -34,7 +34,6 @@ from PIL import Image
 
 from compressbench.cli import data as command
 from compressbench.cli import main as cli
-from compressbench.conf import conf_dir
 from compressbench.data import cifar, idx
 from compressbench.data.dataset import Dataset, Raw, Split
 from compressbench.data.folder import files, image_folder, read_pictures
@@ -42,6 +41,7 @@ from compressbench.data.load import load
 from compressbench.data.published import Content, Download
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError
+from compressbench.specs.conf import conf_dir
 from compressbench.tasks.images.augment import pad_crop_flip
 from compressbench.tasks.images.classification import moments
 
@@ -623,7 +623,7 @@ def test_altered_batches_are_refused_before_they_are_interpreted(
 
 
 def test_nothing_but_the_cifar_reader_unpickles() -> None:
-    package = ROOT / "src" / "compressbench"
+    package = ROOT / "compressbench"
     modules = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     harmless = {("pickle", "UnpicklingError"), ("pickle", "PickleError")}
     found = set()

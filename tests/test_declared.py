@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import test_exits_report
-from compressbench.card import _figures
 from compressbench.declared import METRICS, batch_of, declared, is_timing, title_of
+from compressbench.deploying.card import _figures
 from compressbench.records import Records
 from compressbench.report.charts import accuracy_vs_exit_time
 from compressbench.report.exits import exit_tables

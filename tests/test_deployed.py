@@ -724,7 +724,7 @@ def test_exports_that_cannot_be_are_one_line(
 def test_a_file_that_does_something_else_is_not_left_behind(
     finished: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compressbench import exporting
+    from compressbench.deploying import exporting
 
     def wrong(view: View, stem: Path, sample: torch.Tensor) -> exporting.Written:
         paths, _, runtime = exporting.safetensors(view, stem, sample)

@@ -32,6 +32,7 @@ from compressbench.models.composite import STUDENT, Ensemble, Online
 from compressbench.models.draw import drawn
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.records import read_jsonl
+from compressbench.specs import trust
 from compressbench.stages.composite import Ensemble as Together
 from compressbench.stages.composite import Take
 from compressbench.stages.prune import Prune
@@ -49,7 +50,7 @@ from compressbench.views import View
 from conftest import Command
 from tiny import TINY
 
-OWN = Path(specs.__file__).parent
+OWN = Path(specs.__file__).parents[1]
 SIZED = {"width": 4, "shape": "@shape", "classes": "@classes"}
 RESNET = {
     "name": "resnet14",
@@ -78,7 +79,7 @@ def everything(folder: str) -> dict[str, Callable[..., Tensor]]:
     """All that a word may name in one of the folders: what is put there is tested by being there."""
     names = [p.stem for p in sorted((OWN / folder).glob("*.py"))]
     targets = {n: f"compressbench.{folder}.{n}.{n}" for n in names}
-    return {n.rstrip("_"): specs.locate(t) for n, t in targets.items() if specs.signature(t) is not None}
+    return {n.rstrip("_"): trust.locate(t) for n, t in targets.items() if specs.signature(t) is not None}
 
 
 DISTANCES = everything("distances")
@@ -849,9 +850,9 @@ def test_an_estimate_does_not_ask_the_teacher_for_the_whole_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from compressbench.cli.run import composed
-    from compressbench.estimate import estimate
-    from compressbench.execute import Executor, Watcher
-    from compressbench.experiment import prepare
+    from compressbench.runs.estimate import estimate
+    from compressbench.runs.execute import Executor, Watcher
+    from compressbench.runs.experiment import prepare
 
     ready = prepare(
         composed(["recipe=loyalty_table", "scale=smoke", "recipe.finetune=4ep", f"outputs={tmp_path}"])
@@ -1610,7 +1611,7 @@ def test_bad_input_is_found_before_anything_is_trained(
 def test_a_recipe_that_distils_is_planned_with_all_its_teachers() -> None:
     """The key of a student hangs on every teacher's, and on the data set's."""
     from compressbench.cli.run import composed
-    from compressbench.plan import Context, make
+    from compressbench.runs.plan import Context, make
 
     few = f"+recipe.stages.few={{_target_:{STAGE}.transfer.Few,from:init,labels:90}}"
     student = (
@@ -1632,7 +1633,7 @@ def test_a_recipe_that_distils_is_planned_with_all_its_teachers() -> None:
 
 
 def test_words_and_yaml_files_are_the_same() -> None:
-    conf = OWN.parents[1] / "conf"
+    conf = OWN.parent / "conf"
     for folder, group in (("distances", "distance"), ("labels", "labels"), ("features", "feature")):
         words = {p.stem for p in (conf / group).glob("*.yaml")}
         assert words == set(everything(folder)), group

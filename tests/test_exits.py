@@ -9,15 +9,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressbench import early, specs
+from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.exit_criteria.entropy import entropy
 from compressbench.exit_criteria.margin import margin
 from compressbench.exit_criteria.max_probability import max_probability
 from compressbench.exit_criteria.patience import patience
+from compressbench.exit_criteria.policy import (
+    Policy,
+    assigned,
+    compacted,
+    everything,
+    policy_of,
+    queued,
+    taken,
+    waiting,
+)
 from compressbench.exit_criteria.said import Said
-from compressbench.exiting import Policy, assigned, compacted, everything, policy_of, queued, taken, waiting
+from compressbench.models import early
 from compressbench.models.build import module_of
 from compressbench.models.counting import count, of_exits
 from compressbench.models.draw import drawn
@@ -214,7 +224,7 @@ def test_a_prepared_state_answers_by_its_policy(exits: State, bench: Bench) -> N
 
 def test_full_depth_is_prepared_like_a_net_without_exits(exits: State, bench: Bench) -> None:
     """Else what exits are timed against would be slower than it need be."""
-    from compressbench.inference import prepared
+    from compressbench.models.prepared import prepared
 
     own, bare = (
         prepared(module_of(exits), images(bench, 8)),
@@ -602,7 +612,7 @@ def test_the_order_of_exits_is_that_of_numbers_not_of_letters() -> None:
 
 
 def test_exits_after_pruning_and_pruning_after_exits(exits: State, bench: Bench) -> None:
-    from compressbench.pruning import prune
+    from compressbench.pruning.unstructured import prune
     from compressbench.stages.prune import Prune
 
     criterion = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}

@@ -10,12 +10,12 @@ import torch
 import yaml
 from torch import nn
 
-from compressbench.conf import conf_dir
 from compressbench.errors import UserError
+from compressbench.masks import masked
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.outputs import forward
-from compressbench.pruning import masked
+from compressbench.specs.conf import conf_dir
 from compressbench.stages.prune import Prune
 from compressbench.stages.rewind import LearningRate, Reinit, Weights
 from compressbench.stages.train import Train

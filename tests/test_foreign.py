@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cases_nets
-from compressbench.bench import Bench, derive_seed
+from compressbench.bench import Bench
+from compressbench.deploying.exporting import FORMS
 from compressbench.errors import UserError
-from compressbench.exporting import FORMS
 from compressbench.hardware import agreement
 from compressbench.hardware.coding import index_bits, shared, values_of
 from compressbench.hardware.early import lower
@@ -29,6 +29,7 @@ from compressbench.probes.cost import Cost
 from compressbench.probes.structure import Structure
 from compressbench.quantizing.folding import folded
 from compressbench.records import Metric
+from compressbench.seeds import derive_seed
 from compressbench.stages.exits import Attach, Choose
 from compressbench.stages.init import Init
 from compressbench.stages.prune import Prune
@@ -1228,8 +1229,8 @@ class Fixed(nn.Module):
 def test_what_torch_cannot_export_is_one_line_and_no_dump(
     net: nn.Module, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from compressbench.exporting import _program
+    from compressbench.hardware.exported import exported
 
     with pytest.raises(UserError, match=words):
-        _program(net, torch.randn(4, 1, 8, 8))
+        exported(net, torch.randn(4, 1, 8, 8))
     assert capfd.readouterr() == ("", "")

@@ -32,7 +32,7 @@ from compressbench.cli.main import VERBS
 from compressbench.cli.main import run as dispatch
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
-from compressbench.experiment import prepare
+from compressbench.runs.experiment import prepare
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,7 @@ TEXTS = (
     "@classes",
     "@nothing",
     "os.system",
-    "compressbench.trust.locate",
+    "compressbench.specs.trust.locate",
     "compressbench.models.lenet",
     "compressbench.stages.train.Train",
     "compressbench.stages..x",

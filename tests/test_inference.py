@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compressbench import inference
-from compressbench.inference import prepared
+from compressbench.models import prepared as inference
 from compressbench.models.lenet import LeNet5
+from compressbench.models.prepared import prepared
 from compressbench.models.resnet import CifarResNet, ImageNetResNet
 from compressbench.models.vgg import CifarVgg
 from compressbench.models.vit import VisionTransformer

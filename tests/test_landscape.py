@@ -9,9 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from compressbench import landscape
 from compressbench.errors import UserError
-from compressbench.landscape import (
+from compressbench.models.draw import drawn
+from compressbench.models.equivalent import Pair, pairs, rescaled
+from compressbench.outputs import Outputs, forward
+from compressbench.probes import landscape
+from compressbench.probes.flat_region import FlatRegion
+from compressbench.probes.hessian import Hessian
+from compressbench.probes.landscape import (
     Landscape,
     ascent,
     extent,
@@ -21,11 +26,6 @@ from compressbench.landscape import (
     landscape_of,
     random_direction,
 )
-from compressbench.models.draw import drawn
-from compressbench.models.equivalent import Pair, pairs, rescaled
-from compressbench.outputs import Outputs, forward
-from compressbench.probes.flat_region import FlatRegion
-from compressbench.probes.hessian import Hessian
 from compressbench.probes.sharpness import Sharpness
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from compressbench import store as stores
 from compressbench.cli.run import composed
 from compressbench.errors import Incomplete, UserError
-from compressbench.execute import Executor, History, Watcher
-from compressbench.experiment import Experiment, execute, prepare
 from compressbench.records import Record, Records
+from compressbench.runs.execute import Executor, History, Watcher
+from compressbench.runs.experiment import Experiment, execute, prepare
 from compressbench.store import Damaged, Store, digest, read_checkpoint, save_checkpoint
 from conftest import Command
 from test_contract import plain

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from compressbench.bench import Bench
-from compressbench.early import GONE, KEPT
 from compressbench.errors import UserError
-from compressbench.flags import LOST, STALE, checked
 from compressbench.hardware.early import lower, without_exits
 from compressbench.hardware.target import Lowered
+from compressbench.masks import masked
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
+from compressbench.models.early import GONE, KEPT
 from compressbench.models.exits import last_alone
 from compressbench.outputs import forward
 from compressbench.probes.deployed import logits
 from compressbench.probes.structure import Structure
-from compressbench.pruning import masked
+from compressbench.runs.flags import LOST, STALE, checked
 from compressbench.specs import build
 from compressbench.stages.composite import Ensemble, Take
 from compressbench.stages.exits import Attach, Cascade, Choose

@@ -247,8 +247,8 @@ def test_batch_norm_statistics_are_mixed_too(bench: Bench):
 
 def test_a_moment_gets_the_probe_it_asks_for_and_the_end_does_not(tmp_path):
     from compressbench.cli.run import composed
-    from compressbench.execute import Executor, Watcher
-    from compressbench.experiment import prepare
+    from compressbench.runs.execute import Executor, Watcher
+    from compressbench.runs.experiment import prepare
 
     def asked(*overrides: str) -> dict[str, bool]:
         words = ["recipe=lth_rewind", "scale=smoke", "hardware=cpu1", f"outputs={tmp_path}", *overrides]

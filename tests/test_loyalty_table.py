@@ -13,14 +13,14 @@ from torch import nn
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
-from compressbench.execute import Watcher
-from compressbench.experiment import execute, prepare
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.models.theseus import Replaceable, begun, groups_of, taken
 from compressbench.probes.shifted import KNOWN, Shifted
 from compressbench.probes.square import Square
 from compressbench.records import Record, Records
+from compressbench.runs.execute import Watcher
+from compressbench.runs.experiment import execute, prepare
 from compressbench.stages.theseus import Replace, Shallower, Successor
 from compressbench.stages.train import Train
 from compressbench.state import State
@@ -140,7 +140,7 @@ def test_theseus_refuses_in_one_line(bench: Bench, teacher: State) -> None:
 
 
 def test_a_pruned_net_is_replaced_with_its_masks(bench: Bench, teacher: State) -> None:
-    from compressbench.pruning import prune
+    from compressbench.pruning.unstructured import prune
     from compressbench.stages.prune import Prune
 
     magnitude = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}

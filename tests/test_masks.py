@@ -15,7 +15,7 @@ from compressbench.grains.kernel import kernel
 from compressbench.grains.layer import layer as layer_grain
 from compressbench.grains.row import row
 from compressbench.grains.weight import weight
-from compressbench.pruning import units_of
+from compressbench.pruning.unstructured import units_of
 from compressbench.scopes.erk import densities, erk
 from compressbench.scopes.global_ import global_
 from compressbench.scopes.layer import layer
@@ -30,7 +30,7 @@ def ones(shapes):
 
 
 def choose(scores, old, fraction, scope, of="left", rates=None, grain=None, **settings):
-    """Masks by a scope, as ``pruning.chosen`` makes them."""
+    """Masks by a scope, as ``unstructured.chosen`` makes them."""
     grain = grain or weight()
     units = {n: units_of(s, old[n], grain) for n, s in scores.items()}
     stay = scope(units, fraction, of, rates or {}, **settings)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compressbench import overrides
 from compressbench.cli.left import Left, shortly
 from compressbench.cli.run import composed
 from compressbench.cli.terminal import Terminal
@@ -23,6 +22,7 @@ from compressbench.records import read_jsonl, write_jsonl
 from compressbench.report import naming
 from compressbench.report.joint import gather
 from compressbench.report.panels import panels
+from compressbench.specs import overrides
 from compressbench.wording import counted
 from conftest import Command
 from test_report import accuracies, record

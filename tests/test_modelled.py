@@ -12,7 +12,6 @@ from torch import nn
 
 from compressbench import specs
 from compressbench.bench import Bench
-from compressbench.conf import conf_dir
 from compressbench.errors import UserError
 from compressbench.hardware.fpga import Fpga
 from compressbench.hardware.modelled import Device, Modelled, Roofline, as_run, layer_time, share, unfit
@@ -21,6 +20,7 @@ from compressbench.hardware.units import quantity
 from compressbench.hardware.work import DENSE, TWO_OF_FOUR, UNSTRUCTURED, Layer, Work, pattern_of, work_of
 from compressbench.models.draw import drawn
 from compressbench.probes.targets import Targets
+from compressbench.specs.conf import conf_dir
 from compressbench.stages.quantize import Quantize
 from compressbench.state import State
 from compressbench.views import View

@@ -16,10 +16,10 @@ from compressbench.cli.export import export
 from compressbench.cli.run import composed
 from compressbench.data.dataset import Raw, Split
 from compressbench.errors import UserError
-from compressbench.execute import Executor, Watcher
-from compressbench.experiment import prepare
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.target import Lowered
+from compressbench.runs.execute import Executor, Watcher
+from compressbench.runs.experiment import prepare
 from compressbench.views import View
 
 pytestmark = pytest.mark.slow

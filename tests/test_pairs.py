@@ -16,9 +16,9 @@ import torch
 from compressbench.cli.export import export
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
-from compressbench.execute import Executor, Watcher
-from compressbench.experiment import prepare
 from compressbench.models.quantized import bits_of, quantized
+from compressbench.runs.execute import Executor, Watcher
+from compressbench.runs.experiment import prepare
 from compressbench.views import View
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from compressbench import specs
 from compressbench.errors import UserError
-from compressbench.plan import Context, make
+from compressbench.runs.plan import Context, make
 
 CONTEXT = Context("data", "cpu", 1)
 PART = {"_partial_": True}
@@ -232,7 +232,7 @@ def test_planning_imports_no_torch() -> None:
     code = (
         "import sys\n"
         "from compressbench.cli.run import composed\n"
-        "from compressbench.experiment import prepare\n"
+        "from compressbench.runs.experiment import prepare\n"
         "import tempfile\n"
         "config = composed(['scale=smoke', 'outputs=' + tempfile.mkdtemp()])\n"
         "assert len(prepare(config).plan.nodes) > 20\n"

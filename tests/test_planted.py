@@ -11,24 +11,25 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 
 import test_exits_report
-from compressbench.bench import Bench, derive_seed
+from compressbench.bench import Bench
 from compressbench.data.dataset import Split
 from compressbench.data.examples import order as draw_order
-from compressbench.early import within_loss
-from compressbench.exiting import Policy, compacted, policy_of, waiting
-from compressbench.landscape import lanczos, landscape_of, random_direction, trace
+from compressbench.exit_criteria.policy import Policy, compacted, policy_of, waiting
 from compressbench.models.build import module_of
 from compressbench.models.cheap import CheapBlock, Shift
 from compressbench.models.counting import count, of_exits
+from compressbench.models.early import within_loss
 from compressbench.models.exits import parts_of
 from compressbench.probes.batching import _spent
 from compressbench.probes.exits import _classes, _controls
+from compressbench.probes.landscape import lanczos, landscape_of, random_direction, trace
 from compressbench.probes.robustness import Attacked, Robustness
 from compressbench.probes.square import Square
 from compressbench.records import Records
 from compressbench.report.findings import summary
 from compressbench.report.numbers import number
 from compressbench.report.panels import panels
+from compressbench.seeds import derive_seed
 from compressbench.specs import build
 from compressbench.stages.exits import Attach
 from compressbench.stages.prune import Prune

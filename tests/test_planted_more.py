@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
-from compressbench.conf import conf_dir
-from compressbench.exiting import Policy, assigned, compacted, queued, waiting
-from compressbench.experiment import prepare
+from compressbench.exit_criteria.policy import Policy, assigned, compacted, queued, waiting
 from compressbench.hardware.modelled import priced
 from compressbench.hardware.target import LayerTime, Lowered
 from compressbench.hardware.units import quantity
 from compressbench.models.theseus import Replaceable
+from compressbench.runs.experiment import prepare
+from compressbench.specs.conf import conf_dir
 from compressbench.stages.init import Init
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize

@@ -20,15 +20,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from compressbench import specs
 from compressbench.cli.run import composed
 from compressbench.data.examples import Examples
 from compressbench.errors import UserError
-from compressbench.execute import Executor, Watcher
-from compressbench.experiment import Experiment, _check_populations, execute, prepare
-from compressbench.plan import make
 from compressbench.populations import Member, Population
-from compressbench.predictions import (
+from compressbench.probes.agreement import Agreement, modal
+from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
+from compressbench.report.page import write_report
+from compressbench.report.panels import conflicts, panels
+from compressbench.report.populations import population_tables
+from compressbench.report.terminal import print_tables
+from compressbench.runs.execute import Executor, Watcher
+from compressbench.runs.experiment import Experiment, _check_populations, execute, prepare
+from compressbench.runs.plan import make
+from compressbench.runs.predictions import (
     LABELS,
     LOG_PROBS,
     checked_log_probs,
@@ -36,12 +41,7 @@ from compressbench.predictions import (
     predictions_key,
     unpacked_labels,
 )
-from compressbench.probes.agreement import Agreement, modal
-from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
-from compressbench.report.page import write_report
-from compressbench.report.panels import conflicts, panels
-from compressbench.report.populations import population_tables
-from compressbench.report.terminal import print_tables
+from compressbench.specs import trust
 from compressbench.store import Damaged, Store
 from compressbench.views import View
 from test_contract import plain
@@ -735,5 +735,5 @@ def test_a_run_of_populations_alone_has_a_report_and_a_terminal_table(tmp_path: 
 
 
 def test_the_shipped_probe_measures_populations_only() -> None:
-    assert hasattr(specs.locate(AGREEMENT["_target_"]), "measure_many")
-    assert not hasattr(specs.locate(AGREEMENT["_target_"]), "measure")
+    assert hasattr(trust.locate(AGREEMENT["_target_"]), "measure_many")
+    assert not hasattr(trust.locate(AGREEMENT["_target_"]), "measure")

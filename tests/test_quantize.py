@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
-from compressbench.conf import conf_dir
 from compressbench.errors import UserError
+from compressbench.masks import masked
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.models.quantized import forms_of, integers, quantized, rounded, unfit
@@ -26,8 +26,8 @@ from compressbench.observers.observed import Observed
 from compressbench.observers.percentile import percentile
 from compressbench.outputs import forward
 from compressbench.probes.structure import Structure
-from compressbench.pruning import masked
 from compressbench.quantizing import calibration, correction, folding, mixed, ranges
+from compressbench.specs.conf import conf_dir
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Cast, Mixed, Quantize
 from compressbench.stages.rewind import LearningRate, Reinit, Weights

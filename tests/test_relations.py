@@ -18,6 +18,7 @@ from compressbench.data.examples import Examples
 from compressbench.errors import UserError
 from compressbench.models.composite import Ensemble
 from compressbench.models.draw import drawn
+from compressbench.models.representation import class_means, last_layer, relations, represented
 from compressbench.probes.relations import Relations, confusion, entropy, pairs
 from compressbench.probes.rescaling import FLAT, Rescaling, ends, missing, rescaling, unsure
 from compressbench.records import Metric, Record, Records
@@ -28,7 +29,6 @@ from compressbench.report.panels import Panel, panels
 from compressbench.report.relations import matrices
 from compressbench.report.states import lecture_table, leftover_tables
 from compressbench.report.students import branch, families, gain_tables
-from compressbench.representation import class_means, last_layer, relations, represented
 from compressbench.state import State
 from compressbench.tasks.images.classification import Classification
 from compressbench.training.distillation import softened

@@ -12,12 +12,12 @@ import yaml
 
 from compressbench import specs
 from compressbench.bench import Bench
-from compressbench.conf import conf_dir
 from compressbench.errors import UserError
+from compressbench.masks import masked
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.outputs import forward
-from compressbench.pruning import masked
+from compressbench.specs.conf import conf_dir
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.rewind import RandomMask
 from compressbench.stages.share import Share

@@ -808,8 +808,8 @@ def test_the_line_between_two_nets_and_its_barrier(tmp_path):
 
 
 def test_published_figures_stand_on_axes_of_their_own(tmp_path):
-    from compressbench.execute import Labels
-    from compressbench.published import published
+    from compressbench.report.published import published
+    from compressbench.runs.execute import Labels
 
     labels = Labels("lth", "lenet", "digits", "smoke", "cpu", 0)
     block = {
@@ -850,8 +850,8 @@ def test_published_figures_stand_on_axes_of_their_own(tmp_path):
     ],
 )
 def test_published_figures_are_checked(figures, why):
-    from compressbench.execute import Labels
-    from compressbench.published import published
+    from compressbench.report.published import published
+    from compressbench.runs.execute import Labels
 
     with pytest.raises(UserError, match=re.escape(why)):
         published({"magnitude": figures}, Labels("lth", "lenet", "digits", "smoke", "cpu", 0))

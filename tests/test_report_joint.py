@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compressbench.choosing import choices
 from compressbench.cli import report as command
+from compressbench.deploying.choosing import choices
 from compressbench.errors import UserError
 from compressbench.records import Record, Records
 from compressbench.report import charts, naming

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import compressbench.inference
+import compressbench.models.prepared
 from compressbench.bench import Bench
 from compressbench.cli import calibrate
 from compressbench.cli.export import check
@@ -30,8 +30,8 @@ def test_a_target_that_answers_otherwise_is_refused(
 ) -> None:
     target = TorchSparse(batches=(1, 2))
     assert isinstance(target.lower(View(dense, place)), Lowered)
-    own = compressbench.inference.prepared
-    monkeypatch.setattr(compressbench.inference, "prepared", lambda m, *x: _Doubled(own(m, *x)))
+    own = compressbench.models.prepared.prepared
+    monkeypatch.setattr(compressbench.models.prepared, "prepared", lambda m, *x: _Doubled(own(m, *x)))
     found = target.lower(View(dense, place))
     assert isinstance(found, Unsupported)
     assert "answers otherwise than the state at batch 1" in found.why

@@ -15,11 +15,11 @@ import yaml
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
-from compressbench.conf import conf_dir
 from compressbench.data.dataset import Dataset, Split
 from compressbench.errors import UserError
-from compressbench.execute import Executor, Watcher
-from compressbench.experiment import prepare
+from compressbench.runs.execute import Executor, Watcher
+from compressbench.runs.experiment import prepare
+from compressbench.specs.conf import conf_dir
 from compressbench.state import State
 from compressbench.views import View
 

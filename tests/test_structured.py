@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from compressbench import structured
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.models.build import module_of, prunable, snapshot
@@ -18,7 +17,8 @@ from compressbench.models.counting import count
 from compressbench.models.cutting import cut_module, cut_tensors
 from compressbench.models.draw import drawn
 from compressbench.outputs import forward
-from compressbench.pruning import prune
+from compressbench.pruning import structured
+from compressbench.pruning.unstructured import prune
 from compressbench.stages.prune import Prune
 from compressbench.stages.rewind import RandomMask, Reinit, Weights
 from compressbench.stages.shrink import Blocks, Channels
@@ -515,7 +515,7 @@ def test_random_channels_come_from_seed_and_stage(bench: Bench) -> None:
 def lineage(levels: int, outputs: Path):
     """init, warm, dense, then levels of: channels out, single weights out, rewound to warm, trained."""
     from compressbench.cli.run import composed
-    from compressbench.experiment import prepare
+    from compressbench.runs.experiment import prepare
 
     config = composed(
         ["recipe=one_shot", "scale=smoke", "hardware=cpu1", "evaluation=quick", f"outputs={outputs}"]
@@ -542,8 +542,8 @@ def lineage(levels: int, outputs: Path):
 
 
 def test_channels_then_single_weights_then_rewound_killed_and_restarted(tmp_path: Path) -> None:
-    from compressbench.execute import Executor, Watcher
-    from compressbench.experiment import execute
+    from compressbench.runs.execute import Executor, Watcher
+    from compressbench.runs.experiment import execute
 
     def rows(records):
         return [dataclasses.asdict(r) for r in records if not r.is_timing]

@@ -22,12 +22,13 @@ from compressbench.data.dataset import Raw
 from compressbench.data.examples import Examples, Ragged
 from compressbench.data.load import load
 from compressbench.errors import UserError
-from compressbench.execute import Executor, Watcher
-from compressbench.experiment import Experiment, prepare
+from compressbench.inputs import Inputs
 from compressbench.metrics import named
 from compressbench.outputs import Outputs
+from compressbench.runs.execute import Executor, Watcher
+from compressbench.runs.experiment import Experiment, prepare
 from compressbench.tasks.images.classification import Classification, classification
-from compressbench.tasks.task import Inputs, NoSurface, Pieces, Placed
+from compressbench.tasks.task import NoSurface, Pieces, Placed
 from compressbench.views import View
 
 WORDS, LONGEST = 20, 9

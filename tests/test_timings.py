@@ -32,10 +32,10 @@ from compressbench.hardware.turns import (
 from compressbench.models.draw import drawn
 from compressbench.probes.cost import DENSE, Cost
 from compressbench.probes.deployed import Deployed
+from compressbench.probes.speedups import is_disturbed, speedup
 from compressbench.probes.targets import Targets
 from compressbench.records import Metric
 from compressbench.report import speed
-from compressbench.speedups import is_disturbed, speedup
 from compressbench.state import State
 from compressbench.views import View
 from conftest import MLP, Command
@@ -395,8 +395,8 @@ def test_disturbed_timings_expire_and_all_are_measured_anew_where_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from compressbench.cli.run import composed
-    from compressbench.execute import Executor, Watcher
-    from compressbench.experiment import execute, prepare
+    from compressbench.runs.execute import Executor, Watcher
+    from compressbench.runs.experiment import execute, prepare
 
     known = composed(["scale=smoke", f"outputs={tmp_path}", "recipe=one_shot"])
     config = {
@@ -462,7 +462,7 @@ def test_retime_is_a_flag_of_the_command(command: Command, monkeypatch: pytest.M
         asked.append(config["retime"])
         raise UserError("enough")
 
-    monkeypatch.setattr("compressbench.experiment.prepare", refuse)
+    monkeypatch.setattr("compressbench.runs.experiment.prepare", refuse)
     for args in ((), ("--retime",)):
         assert command("run", "recipe=one_shot", "scale=smoke", *args).stderr == "compressbench: enough\n"
     assert asked == [False, True]

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from compressbench.errors import Diverged, UserError
+from compressbench.masks import masked
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn, redrawn
-from compressbench.pruning import masked, whole_masks
+from compressbench.pruning.unstructured import whole_masks
+from compressbench.specs.length import steps
 from compressbench.stages.prune import Prune
 from compressbench.stages.rewind import LearningRate, RandomMask, Reinit, Weights
 from compressbench.stages.train import Train
 from compressbench.training import schedules
-from compressbench.training.length import steps
 from compressbench.training.loop import Run, rate
 from conftest import MLP, kill
 

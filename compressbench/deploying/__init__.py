@@ -1,0 +1,1 @@
+"""What leaves the house: exported files, their cards, which states to choose, latencies measured elsewhere."""

@@ -1,0 +1,26 @@
+"""Inputs: what a model is called with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Inputs = tuple["Tensor", ...]
+"""As a forward takes them; the first dimension of each is the example's."""
+
+
+def first(inputs: Inputs, count: int) -> Inputs:
+    """The first examples of a model's inputs."""
+    return tuple(x[:count] for x in inputs)
+
+
+def rows(inputs: Inputs, places: Any) -> Inputs:
+    """Some examples of a model's inputs, by an index or a slice."""
+    return tuple(x[places] for x in inputs)
+
+
+def on(inputs: Inputs, device: Any) -> Inputs:
+    """A model's inputs on a device."""
+    return tuple(x.to(device) for x in inputs)

@@ -1,0 +1,1 @@
+"""A run from its config to its report: plan, keys, estimate, the executor, where and with what it ran."""

@@ -1,0 +1,260 @@
+"""One run: from a composed config to records and a report."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressbench import specs
+from compressbench.data.load import load as load_data
+from compressbench.errors import Incomplete, UserError, nearest
+from compressbench.hardware.target import check_threads
+from compressbench.paths import file_name, label, outputs_folder, write_text
+from compressbench.records import Record, Records, write_csv, write_jsonl
+from compressbench.report.published import published
+from compressbench.runs.execute import Executor, Labels, Setting, Watcher
+from compressbench.runs.plan import Context, Plan, make
+from compressbench.specs.compose import SCALES, as_published, check_seed
+from compressbench.specs.conf import conf_dir
+from compressbench.specs.trust import locate, prefixes
+from compressbench.store import Store
+
+if TYPE_CHECKING:
+    from compressbench.data.dataset import Dataset
+
+KEYS = (
+    "recipe",
+    "model",
+    "dataset",
+    "hardware",
+    "evaluation",
+    "scale",
+    "seed",
+    "outputs",
+    "data_dir",
+    "trust",
+    "checkpoint_seconds",
+    "retime",
+    "log_probs_up_to",
+    "sweep",
+)
+OPTIONAL = ("trust", "data_dir", "retime", "log_probs_up_to", "sweep")
+HARDWARE = ("name", "threads", "device", "target")
+MAPPINGS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run made ready: nothing has been computed yet."""
+
+    config: Mapping[str, Any]
+    dataset: Dataset
+    plan: Plan
+    setting: Setting
+    store: Store
+    published: tuple[Record, ...] = ()
+
+
+def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "") -> Experiment:
+    """Checks a resolved config as a whole and makes the plan; torch is not imported.
+
+    Args:
+        writable: whether the store will be written; False for one that is only read.
+        overrides: what the records' column of that name says.
+
+    Raises:
+        UserError: the first fault found.
+    """
+    check_keys(config)
+    seed, hardware = config["seed"], config["hardware"]
+    outputs = outputs_folder(config["outputs"])
+    trusted = prefixes(config.get("trust"))
+    threads, device = hardware["threads"], hardware["device"]
+    seconds = config["checkpoint_seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise UserError(f"checkpoint_seconds: {seconds!r} is not a number, 0 or more")
+    build = config["model"].get("build")
+    if not specs.is_spec(build):
+        raise UserError("model.build: a spec with _target_ is wanted")
+    specs.check(build, "model.build", trusted, parts=("models",))
+    probes = _probes(config["evaluation"], trusted)
+    target = hardware.get("target")
+    if target is not None:
+        if not specs.is_spec(target):
+            raise UserError(
+                f"hardware.target: {target!r} is no spec with _target_; choose a target by its YAML"
+            )
+        specs.check(target, "hardware.target", trusted, parts=("hardware",))
+    labels = Labels(
+        recipe=file_name(config["recipe"].get("name"), "recipe.name"),
+        model=label(config["model"].get("name") or str(build[specs.TARGET]), "model.name"),
+        dataset=label(config["dataset"].get("name") or _reader(config["dataset"]), "dataset.name"),
+        scale=label(config["scale"].get("name"), "scale.name"),
+        hardware=label(hardware.get("name"), "hardware.name"),
+        seed=seed,
+        overrides=overrides,
+    )
+    if labels.scale not in SCALES:
+        raise UserError(f"scale.name: unknown {labels.scale!r}; {nearest(labels.scale, SCALES)}")
+    dataset = load_data(config["dataset"], trusted)
+    context = Context(dataset.fingerprint, device, threads, trusted)
+    recipe = config["recipe"]
+    plan = make(recipe, seed, context)
+    _check_moments(plan, probes)
+    asked = _asked(plan, config["evaluation"].get("probes") or {}, config["scale"])
+    retime = config.get("retime", False)
+    if not isinstance(retime, bool):
+        raise UserError(f"retime: {retime!r} is not true or false")
+    kept = config.get("log_probs_up_to", 1000)
+    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
+        raise UserError(f"log_probs_up_to: {kept!r} is not a whole number of classes, 0 or more")
+    _check_populations(plan, {**asked, **probes}, dataset)
+    setting = Setting(dataset, context, labels, probes, target, float(seconds), asked, retime, kept)
+    told = published((recipe.get("compare") or {}).get("published"), labels)
+    return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Checks what a plan needs of a resolved config: its parts, seed, threads and device.
+
+    Raises:
+        UserError: the first fault.
+    """
+    for key in config:
+        if key not in KEYS:
+            raise UserError(f"unknown key {key!r}; {nearest(str(key), KEYS)}")
+    for key in KEYS:
+        if key not in (*OPTIONAL, *config):
+            raise UserError(f"{key}: a value is needed")
+        if key in MAPPINGS and not isinstance(config[key], Mapping):
+            raise UserError(f"{key}: {config[key]!r} is no mapping; choose one by its name, {key}=NAME")
+    check_seed(config["seed"])
+    hardware = config["hardware"]
+    check_threads(hardware.get("threads"), "hardware.threads")
+    for group, known in (("evaluation", ("probes",)), ("hardware", HARDWARE), ("scale", ("name",))):
+        for key in config[group]:
+            if key not in known:
+                raise UserError(f"{group}: unknown key {key!r}; {nearest(str(key), known)}")
+    device = hardware.get("device")
+    if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"hardware.device: unknown {device!r}; cpu, cuda or cuda:0 are known")
+
+
+def _reader(dataset: Mapping[str, Any]) -> str:
+    """What a data set without a name is called: as its reader."""
+    read = dataset.get("read")
+    return str(read.get(specs.TARGET)).rpartition(".")[2] if isinstance(read, Mapping) else "data"
+
+
+def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(evaluation.get("probes") or {}, Mapping):
+        raise UserError(f"evaluation.probes: {evaluation['probes']!r} is no mapping of names and probes")
+    probes = {name: spec for name, spec in (evaluation.get("probes") or {}).items() if spec is not None}
+    for name, spec in probes.items():
+        where = f"evaluation.probes.{name}"
+        if not specs.is_spec(spec):
+            raise UserError(f"{where}: not a probe; add it with +probe@evaluation.probes.{name}={name}")
+        specs.check(spec, where, trusted, parts=("probes",))
+        specs.build(spec, where)
+    return probes
+
+
+def _asked(plan: Plan, given: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Shipped probes that a moment names and the evaluation leaves open; none where it has no probe at all."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from compressbench.specs.compose import plain
+
+    names = dict.fromkeys(p for m in plan.measures for p in m.probes or () if given and p not in given)
+    files = {name: conf_dir() / "probe" / f"{name}.yaml" for name in names}
+    return {
+        name: plain(OmegaConf.create({"scale": dict(scale), "probe": loaded}))["probe"]
+        for name, path in files.items()
+        if path.is_file() and isinstance(loaded := OmegaConf.load(path), DictConfig)
+    }
+
+
+def _check_moments(plan: Plan, probes: Mapping[str, Any]) -> None:
+    shipped = {path.stem for path in (conf_dir() / "probe").glob("*.yaml")}
+    for measure in plan.measures:
+        for name in measure.probes or ():
+            if name not in probes and name not in shipped:
+                raise UserError(
+                    f"recipe.compare.moments.{measure.moment}.probes: there is no probe {name!r}; "
+                    f"{nearest(name, {*probes, *shipped})}"
+                )
+
+
+def _check_populations(plan: Plan, probes: Mapping[str, Mapping[str, Any]], dataset: Dataset) -> None:
+    """Refuses trainings that nothing would or could measure, and probes of populations where states are measured.
+
+    Raises:
+        UserError: see above; a run without any probe makes states only, and is let be.
+    """
+    kinds = {name: locate(str(spec[specs.TARGET])) for name, spec in probes.items()}
+    many = [name for name, kind in kinds.items() if hasattr(kind, "measure_many")]
+    if probes and not many and any(m.members for m in plan.measures):
+        raise UserError(
+            "recipe.compare.populations: the evaluation has no probe that measures populations; "
+            "add +probe@evaluation.probes.agreement=agreement, or drop them with recipe.compare.populations=null"
+        )
+    labels = dataset.split("test").labels
+    if any(m.members for m in plan.measures) and (
+        getattr(labels, "ndim", 0) != 1 or labels.dtype.kind not in "iu"
+    ):
+        raise UserError(
+            f"recipe.compare.populations: an example of {dataset.name} has more than one class, or none; "
+            "populations are of tasks that give each example one"
+        )
+    for measure in plan.measures:
+        for name in measure.probes or ():
+            if name in many and not hasattr(kinds[name], "measure"):
+                raise UserError(
+                    f"recipe.compare.moments.{measure.moment}.probes: {name} measures populations; what it measures "
+                    "is named in recipe.compare.populations"
+                )
+
+
+def execute(experiment: Experiment, watcher: Watcher, into: list[Record]) -> Records:
+    """Runs what is missing; ``into`` holds at all times the records of what is done, also after an error."""
+    executor = Executor(experiment.plan, experiment.store, experiment.setting, watcher)
+    try:
+        records = Records([*executor.run(), *experiment.published])
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            into[:] = list(executor.records())
+        if isinstance(error, OSError):  # a full disk, a store that went away: it ran, and failed
+            raise Incomplete(f"{error.strerror or error} {error.filename or ''}".strip()) from error
+        raise
+    into[:] = list(records)
+    return records
+
+
+def write(experiment: Experiment, records: Records, folder: Path) -> Path:
+    """Writes ``records.jsonl``, ``records.csv``, ``config.yaml``, SVGs and ``report.html``; returns the report's path.
+
+    Raises:
+        Incomplete: the folder can't be written.
+    """
+    from omegaconf import OmegaConf
+
+    from compressbench.report.page import write_report
+
+    config = dict(experiment.config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        write_jsonl(records, folder / "records.jsonl")
+        write_csv(records, folder / "records.csv")
+        labels = experiment.setting.labels
+        title = f"{labels.recipe}: {labels.model} on {labels.dataset}"
+        return write_report(records, folder, title, as_published(config))
+    except OSError as error:
+        raise Incomplete(
+            f"outputs: can't write to {folder}: {error.strerror}; what was made is kept"
+        ) from error

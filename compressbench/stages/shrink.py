@@ -1,0 +1,125 @@
+"""Shrink: channels or whole blocks physically removed; the net that remains is smaller and needs no sparse kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressbench import specs
+from compressbench.errors import UserError, nearest
+from compressbench.specs import Criterion
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+    from compressbench.state import State
+
+HOW = ("uniform", "global")
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Removes channels with all that reads and writes them (Li et al. 2017 with ``magnitude``), as far as one goal.
+
+    A channel's score is the mean of the criterion's scores over the weights of the filters that produce it, in all
+    layers whose outputs are summed or concatenated with it. At least one channel of each group stays; the net's input
+    and its output layer stay, and so do channels that are normalised or attended to together.
+
+    Attributes:
+        criterion: spec of a function ``(Given, **settings) -> scores``; the lowest go.
+        how: ``uniform`` (each group the same share) or ``global`` (one pool, scores divided by their group's mean).
+        fraction: goal: this share of the channels goes, in [0, 1).
+        macs: goal: the net has at most this share of the multiply-accumulates that it had, in (0, 1).
+        latency: goal: it takes at most this share of the time, as measured on ``target`` at its first batch size.
+        target: spec of a hardware target, for ``latency`` alone.
+        inside: only channels within blocks, those of one layer that pass no sum: for nets whose shortcuts pad.
+    """
+
+    criterion: Criterion
+    how: str = "uniform"
+    fraction: float | None = None
+    macs: float | None = None
+    latency: float | None = None
+    target: Mapping[str, Any] | None = None
+    inside: bool = False
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.how not in HOW:
+            raise UserError(f"how: unknown {self.how!r}; {nearest(str(self.how), HOW)}")
+        goals = {n: getattr(self, n) for n in ("fraction", "macs", "latency") if getattr(self, n) is not None}
+        if len(goals) != 1:
+            given = " and ".join(goals) or "none"
+            raise UserError(f"fraction, macs, latency: exactly one says how much goes; {given} is given")
+        _share("fraction", self.fraction, True)
+        _share("macs", self.macs, False)
+        _share("latency", self.latency, False)
+        if self.latency is not None and not specs.is_spec(self.target):
+            raise UserError("latency: it is measured on a target; add target=${hardware.target}")
+
+    def describe(self) -> str:
+        """The stage in words."""
+        goal = next(
+            text
+            for value, text in (
+                (self.fraction, f"{self.fraction or 0:.4g} of the channels"),
+                (self.macs, f"channels to {self.macs or 0:.4g} of the MACs"),
+                (self.latency, f"channels to {self.latency or 0:.4g} of the measured latency"),
+            )
+            if value is not None
+        )
+        return (
+            f"remove {goal} by {_name(self.criterion)}, {self.how}{', inside blocks' if self.inside else ''}"
+        )
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The shrunk state: weights, masks and all other tensors cut, its forward verified."""
+        from compressbench.pruning import structured
+
+        return structured.channels(state, bench, self)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Removes whole layers or residual blocks: those that give back the shape they take become the identity.
+
+    A block's score is the mean of the criterion's scores over its weights.
+
+    Attributes:
+        criterion: spec of a function ``(Given, **settings) -> scores``; the lowest go.
+        fraction: share of the candidates that goes, in [0, 1).
+        blocks: the candidates, as a glob over module names (``layer*.*``); null for the outermost that qualify.
+    """
+
+    criterion: Criterion
+    fraction: float
+    blocks: str | None = None
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _share("fraction", self.fraction, True)
+
+    def describe(self) -> str:
+        """The stage in words."""
+        which = f" of {self.blocks}" if self.blocks else ""
+        return f"remove {self.fraction:.4g} of the blocks{which} by {_name(self.criterion)}"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state without these blocks, its forward verified."""
+        from compressbench.pruning import structured
+
+        return structured.blocks(state, bench, self)
+
+
+def _share(name: str, value: float | None, zero: bool) -> None:
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 <= value < 1 if zero else 0 < value < 1):
+        bounds = "[0, 1); all of them would leave no net" if zero else "(0, 1); 0.5 halves it"
+        raise UserError(f"{name}: {value!r} is not in {bounds}")
+
+
+def _name(criterion: Mapping[str, Any]) -> str:
+    *_, module, function = str(criterion[specs.TARGET]).split(".")
+    return function if function == module else f"{module}.{function}"

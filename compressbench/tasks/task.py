@@ -1,0 +1,122 @@
+"""Task: what is asked of a model on examples. Nothing outside a task knows what an example looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from compressbench.data.examples import Examples
+    from compressbench.inputs import Inputs
+    from compressbench.outputs import Outputs
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What was said of some examples, piece by piece: an example of one label is one piece, a sentence one a token.
+
+    Attributes:
+        log_probs: (pieces, classes) float32, natural logarithm.
+        owners: (pieces,) int64, the example of the batch that a piece belongs to.
+        labels: (pieces,) int64, what was to be said.
+    """
+
+    log_probs: Tensor
+    owners: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What an attack may change: the first input, within bounds; ``scale`` turns its own units into encoded ones."""
+
+    low: Tensor
+    high: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class NoSurface:
+    """Why nothing may be changed by an attack.
+
+    Attributes:
+        why: one sentence.
+    """
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A module laid out in memory as it trains fastest, and how its inputs are to lie.
+
+    Attributes:
+        module: the module itself, in another layout.
+        inputs: lays inputs out alike.
+    """
+
+    module: nn.Module
+    inputs: Callable[[Inputs], Inputs]
+
+
+class Task(Protocol):
+    """What is asked of a model.
+
+    Attributes:
+        classes: what the last dimension of the logits stands for, in order.
+        metric: the main metric, as it is named in records.
+        inputs: names of the inputs, in the order of ``forward``; an exported file's inputs are called so.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    def encode(self, examples: Examples, generator: torch.Generator | None = None) -> Inputs:
+        """A model's inputs; with a generator (of the CPU) as training varies them, else as they are."""
+
+    def varies(self) -> bool:
+        """Whether training varies the examples at all."""
+
+    def blank(self, n: int) -> Inputs:
+        """Inputs of ``n`` examples with nothing on them, on the CPU, of the usual size."""
+
+    def drawn(self, n: int, generator: torch.Generator) -> Inputs:
+        """Random inputs of the usual size, on the CPU, to tell two modules apart by."""
+
+    def placed(self, module: nn.Module) -> Placed:
+        """A module in the memory layout in which it trains."""
+
+    def loss(self, outputs: Outputs, labels: Any) -> Tensor:
+        """Mean over the batch, nats where it is a likelihood."""
+
+    def answers(self, outputs: Outputs) -> Tensor:
+        """(n, ...) what the model says; nothing that could be right where it says what is no number."""
+
+    def right(self, answers: Tensor, labels: Any) -> Tensor:
+        """(n,) bool."""
+
+    def log_probs(self, outputs: Outputs, labels: Any) -> Pieces:
+        """What was said of a batch."""
+
+    def surface(self, device: str = "cpu") -> Surface | NoSurface:
+        """What an attack may change, or why nothing."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """What a model's spec may ask for: ``@classes`` and others."""
+
+    def feeding(self) -> tuple[str, list[str]]:
+        """How an exported file is fed: a sentence, and lines of Python that make ``inputs``, {name: array}."""
+
+    def in_words(self) -> str:
+        """What an example is, in a few words: its size."""
+
+    def identity(self) -> tuple[Any, ...]:
+        """Plain values that say all of the task that a fingerprint must hold."""

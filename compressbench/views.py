@@ -1,0 +1,140 @@
+"""View: a state as a probe sees it; module and predictions are made once, however many probes ask."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.bench import Bench
+from compressbench.exit_criteria.policy import POLICY
+from compressbench.inputs import Inputs
+from compressbench.metrics import named
+from compressbench.models.build import module_of
+from compressbench.models.exits import Early, prepared_parts
+from compressbench.outputs import forward
+from compressbench.tasks.task import Pieces
+
+if TYPE_CHECKING:
+    from compressbench.models.representation import ClassMeans
+    from compressbench.state import State
+
+BATCH = 64
+
+
+class View:
+    """One state on one bench.
+
+    Attributes:
+        state: the state itself.
+        label: what the user calls it.
+    """
+
+    def __init__(self, state: State, bench: Bench, label: str = "") -> None:
+        self.state = state
+        self.bench = bench
+        self.label = label
+
+    @functools.cached_property
+    def module(self) -> nn.Module:
+        """The module as trained, evaluation mode, on the device; it answers by its last exit, whatever its policy."""
+        return module_of(self.state, self.bench.device)
+
+    @functools.cached_property
+    def fast(self) -> nn.Module:
+        """The same function prepared for many forwards (see ``models.prepared``); a state's exit policy holds."""
+        from compressbench.models.prepared import prepared
+
+        if self.leaves_early:
+            return Early(self.parts, self.state.policies)
+        return prepared(self.module, *self._sample())
+
+    @functools.cached_property
+    def parts(self) -> list[nn.Module]:
+        """The parts of a net with exits, or of a cascade, each prepared for many forwards.
+
+        Raises:
+            UserError: it has no exits.
+        """
+        return prepared_parts(self.module, *self._sample())
+
+    def _sample(self) -> Inputs:
+        return self.bench.task.encode(self.bench.feed("test").head(8))
+
+    @property
+    def leaves_early(self) -> bool:
+        """Whether what a forward costs depends on its input."""
+        return POLICY in self.state.policies
+
+    @functools.cached_property
+    def _whole(self) -> Pieces:
+        """All that it says of the test split, on the CPU."""
+        found = list(self.pieces())
+        return Pieces(*(torch.cat([getattr(p, f.name) for p in found]) for f in fields(Pieces)))
+
+    @property
+    def log_probs(self) -> Tensor:
+        """(pieces, classes) log-probabilities of the whole test split, on the CPU, in the split's order."""
+        return self._whole.log_probs
+
+    @property
+    def said_of(self) -> Tensor:
+        """(pieces,) the example that each piece is of."""
+        return self._whole.owners
+
+    @property
+    def wanted(self) -> Tensor:
+        """(pieces,) what was to be said, a row of ``log_probs`` each."""
+        return self._whole.labels
+
+    @functools.cached_property
+    def unanswered(self) -> int:
+        """How many test examples it gives an answer to that is no number (NaN)."""
+        return len(self.said_of[self.log_probs.isnan().any(dim=1)].unique())
+
+    def log_probs_of(self, split: str, limit: int | None = None) -> Tensor:
+        """Log-probabilities of a split's first ``limit`` examples."""
+        return torch.cat([found.log_probs for found in self.pieces(split, limit)])
+
+    def pieces(self, split: str = "test", limit: int | None = None) -> Iterator[Pieces]:
+        """Batch by batch, on the CPU, examples numbered through: what is too much as a whole is measured from this."""
+        task, fast, start = self.bench.task, self.fast, 0
+        for batch in self.bench.feed(split).batches(BATCH, limit):
+            with torch.inference_mode():
+                found = task.log_probs(forward(fast, *task.encode(batch)), batch.labels)
+            yield Pieces(found.log_probs.cpu(), found.owners.cpu() + start, found.labels.cpu())
+            start += len(batch)
+
+    @functools.cached_property
+    def answers(self) -> Tensor:
+        """(n, ...) what it says of each test example, on the CPU: where that is one piece, the likeliest class."""
+        task, feed, fast = self.bench.task, self.bench.feed("test"), self.fast
+        if torch.equal(self.said_of, torch.arange(len(feed))):
+            return named(self.log_probs)
+        with torch.inference_mode():
+            return torch.cat(
+                [task.answers(forward(fast, *task.encode(b))).cpu() for b in feed.batches(BATCH)]
+            )
+
+    @functools.cached_property
+    def right(self) -> Tensor:
+        """(n,) bool, the test examples whose answer is right."""
+        return self.bench.task.right(self.answers, self.labels)
+
+    @functools.cached_property
+    def labels(self) -> Any:
+        """True labels of the test split, on the CPU, a row an example."""
+        return self.bench.feed("test").to("cpu").labels
+
+    @functools.cached_property
+    def class_means(self) -> ClassMeans:
+        """The representation of the test split, averaged over each true class."""
+        from compressbench.models.representation import class_means
+
+        task = self.bench.task
+        batches = ((task.encode(b), b.labels) for b in self.bench.feed("test").batches(BATCH))
+        return class_means(self.module, batches, len(task.classes))
