@@ -30,6 +30,7 @@ from compressbench.declared import declared, is_timing
 from compressbench.errors import UserError
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
+from compressbench.populations import Population
 from compressbench.pruning.unstructured import prune, whole_masks
 from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
 from compressbench.runs.estimate import estimate
@@ -392,12 +393,18 @@ def test_every_probe(name: str, small, tmp_path: Path) -> None:
         bench,
         Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.9),
     )
-    subject, reference = View(other, bench, "pruned"), View(state, bench, "dense")
     before = {n: t.clone() for n, t in other.weights.items()}
+
+    def measured() -> list[Metric]:
+        views = View(other, bench, "pruned"), View(state, bench, "dense")
+        if hasattr(probe, "measure_many"):
+            return list(probe.measure_many(*(Population.of([view]) for view in views), bench))
+        return list(probe.measure(*views, bench))
+
     torch.manual_seed(5)
-    found = list(probe.measure(subject, reference, bench))
+    found = measured()
     torch.manual_seed(6)
-    again = list(probe.measure(View(other, bench, "pruned"), View(state, bench, "dense"), bench))
+    again = measured()
     assert found
     for one in (*found, *again):
         check_declared(one.name, one.unit)
