@@ -319,7 +319,7 @@ def test_a_mixture_is_timed_over_all_its_images(bench: Bench) -> None:
 
     seen: list[int] = []
     images = torch.arange(256.0)[:, None]
-    early = Lowered(lambda x: seen.extend(x[:, 0].int().tolist()), images, "", varies=True)
+    early = Lowered(lambda x: seen.extend(x[:, 0].int().tolist()), (images,), "", varies=True)
     whole = dataclasses.replace(early, varies=False)
     (run, other), forwards = calls([early, whole], 64)
     run()

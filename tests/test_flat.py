@@ -295,7 +295,7 @@ def test_statistics_of_an_average_are_those_of_the_finished_net(name, bench) -> 
 @pytest.mark.parametrize("count", [2, 257, 258, 300, 700])
 def test_statistics_of_sets_of_any_size(count, bench) -> None:
     feed = bench.feed("train")
-    few = type(feed)(feed["images"][:count], feed.labels[:count])
+    few = feed.head(count)
     x = bench.task.normalised(few["images"]).flatten(1)
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
     assert restated(net, few, bench.task.encode) == count

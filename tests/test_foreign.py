@@ -64,13 +64,13 @@ def test_a_number_read_of_the_input_is_said_and_never_a_wrong_figure(
 def test_what_is_exported_answers_as_the_net_does(name: str, form: str, place: Bench, tmp_path: Any) -> None:
     state = state_of(name, place)
     images = images_of(place, 32)
-    _, run, _ = FORMS[form](View(state, place), tmp_path / "x", images[:8])
+    _, run, _ = FORMS[form](View(state, place), tmp_path / "x", (images[:8],))
     assert float((run(images) - answers(state, images)).abs().max()) < 1e-4
 
 
 def test_torch_export_knows_numbers_that_are_read_of_the_input(place: Bench, tmp_path: Any) -> None:
     state, images = state_of("Largest", place), images_of(place, 32)
-    _, run, _ = FORMS["torch_export"](View(state, place), tmp_path / "x", images[:8])
+    _, run, _ = FORMS["torch_export"](View(state, place), tmp_path / "x", (images[:8],))
     assert float((run(images) - answers(state, images)).abs().max()) < 1e-4
 
 
@@ -87,7 +87,7 @@ def test_what_would_answer_otherwise_is_not_written(
     name: str, form: str, place: Bench, tmp_path: Any
 ) -> None:
     with pytest.raises(UserError) as caught:
-        FORMS[form](View(state_of(name, place), place), tmp_path / "x", images_of(place, 8))
+        FORMS[form](View(state_of(name, place), place), tmp_path / "x", (images_of(place, 8),))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -104,7 +104,7 @@ def test_a_rounded_weight_that_a_forward_reads_itself_is_said(
     kept = Quantize(examples=64, layers={"a.weight": None}).apply(state_of("Transposing", place), place)
     assert isinstance(RUNTIMES[runtime].lower(View(kept, place)), Lowered)
     images = images_of(place, 8)
-    _, run, _ = FORMS["torch_export"](View(rounded, place), tmp_path / "x", images)
+    _, run, _ = FORMS["torch_export"](View(rounded, place), tmp_path / "x", (images,))
     assert agreement.apart(answers(rounded, images), run(images), rounds=False) < 1e-3
 
 
@@ -130,7 +130,7 @@ def test_it_is_rounded_takes_exits_and_is_deployed_and_exported(
                 name == "Several" and made is rounded
             )
     for form in ("onnx", "torch_export"):
-        _, run, _ = FORMS[form](View(rounded, place), tmp_path / form, images)
+        _, run, _ = FORMS[form](View(rounded, place), tmp_path / form, (images,))
         assert agreement.apart(answers(rounded, images), run(images), True) < 0.05
 
 
@@ -214,5 +214,5 @@ def test_what_torch_cannot_export_is_one_line_and_no_dump(
     from compressbench.hardware.exported import exported
 
     with pytest.raises(UserError, match=words):
-        exported(net, torch.randn(4, 1, 8, 8))
+        exported(net, (torch.randn(4, 1, 8, 8),))
     assert capfd.readouterr() == ("", "")

@@ -211,7 +211,7 @@ def test_too_little_memory_is_said(command: Command, monkeypatch) -> None:
 
     monkeypatch.setattr("compressbench.cli.catalog.main", asks)
     one_line(command("list"), "not enough memory (Unable to allocate 9 EiB)")
-    one_line(command(*RUN, "dataset.task.augment.pad=99999999"), "not enough memory")
+    one_line(command(*RUN, "dataset.augment.pad=99999999"), "not enough memory")
 
 
 # arms

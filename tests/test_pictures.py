@@ -74,7 +74,7 @@ def test_a_suffix_may_lie_about_which_of_them_it_is(pictures: Path) -> None:
     for format in ("GIF", "BMP", "WEBP", "PNG"):
         Image.new("RGB", (6, 8), (200, 0, 0)).save(pictures / "ant" / "05.png", format=format, lossless=True)
         raw = image_folder(str(pictures), test_fraction=0.2)
-        every = np.concatenate([raw.train.images, raw.test.images])
+        every = np.concatenate([raw.train["images"], raw.test["images"]])
         assert (every == np.array([200, 0, 0], np.uint8)[:, None, None]).all((1, 2, 3)).sum() == 1, format
 
 

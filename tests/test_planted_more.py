@@ -42,7 +42,8 @@ RECIPES = [
 
 def test_calibration_images_are_not_augmented(place: Bench, dense: State) -> None:
     """Padded and flipped images have other ranges of hidden activations; a set's augmentation is for training alone."""
-    varied = dataclasses.replace(place.dataset, augment={"pad": 3, "flip": True})
+    task = dataclasses.replace(place.task, augment={"pad": 3, "flip": True})
+    varied = dataclasses.replace(place.dataset, task=task)
     settings = Quantize(examples=100)
     one = settings.apply(dense, place).group("scales")
     other = settings.apply(dense, dataclasses.replace(place, dataset=varied, feeds={})).group("scales")
