@@ -93,8 +93,8 @@ def test_mean_and_std_are_of_the_training_images_alone(pictures: Path) -> None:
     for part in ("validation", "test"):
         assert len(found.splits[part]) > 0
     pixels = found.splits["train"]["images"].astype(np.float64) / 255
-    np.testing.assert_allclose(found.mean, pixels.mean((0, 2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(found.std, pixels.std((0, 2, 3)), rtol=1e-9)
+    np.testing.assert_allclose(found.task.mean, pixels.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(found.task.std, pixels.std((0, 2, 3)), rtol=1e-9)
     for part in ("validation", "test"):
         other = found.splits[part]["images"].astype(np.float64) / 255
         assert abs(other.mean() - pixels.mean()) > 1e-6, "they differ here"
