@@ -82,7 +82,7 @@ def test_every_kind_of_training_takes_the_block(path: Path) -> None:
     }
     assert tuple(given) == SHARED
     block = yaml.safe_load((conf_dir() / "stage" / "train" / "_block.yaml").read_text())
-    assert block == dict.fromkeys(SHARED)
+    assert block == dict.fromkeys(SHARED, "default")
     needed = {
         "mimic": ["recipe.stages.dense.objective.points={a: b}"],
         "patient": ["recipe.stages.dense.objective.points={a: b}"],
@@ -110,6 +110,7 @@ def test_every_kind_of_training_takes_the_block(path: Path) -> None:
         ("recipe.batch_size=16", ("3ep", 16, 0.1), ("1ep", 16, 0.02)),
         ("recipe.stages.dense.lr=0.3", ("3ep", 64, 0.3), ("1ep", 64, 0.02)),
         ("recipe.stages.dense.length=4it", ("4it", 64, 0.1), ("1ep", 64, 0.02)),
+        ("recipe.train.lr=default", ("3ep", 64, 0.1), ("1ep", 64, 0.02)),
         ("~recipe.train", ("9it", 128, 0.1), ("1ep", 128, 0.02)),
     ],
 )
@@ -156,6 +157,16 @@ def test_what_is_wrong_with_a_block_is_said(tmp_path: Path, before: str, after: 
     own = mine(tmp_path, OLD.replace(before, after, 1))
     with pytest.raises(UserError, match=message):
         composed(["recipe=old", "scale=smoke"], str(own))
+
+
+def test_null_is_a_word_like_any_other() -> None:
+    assert (
+        stages_of(*ONE, "stage/train@recipe.stages.dense=adamw", "recipe.train.warmup=3it")["dense"]["warmup"]
+        == "3it"
+    )
+    assert stages_of("recipe=lth_vgg", "scale=smoke")["dense"]["warmup"] == "4it"
+    assert stages_of("recipe=lth_vgg", "scale=smoke", "recipe.train.warmup=null")["dense"]["warmup"] is None
+    assert stages_of(*ONE, "recipe.batch_size=null")["dense"]["batch_size"] is None
 
 
 def test_explain_names_what_is_shared(capsys: pytest.CaptureFixture[str]) -> None:

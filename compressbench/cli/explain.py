@@ -57,6 +57,7 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
     from compressbench.cli.terminal import grouped, words
     from compressbench.runs.experiment import check_keys
     from compressbench.runs.plan import Context, make
+    from compressbench.specs.compose import UNSAID
     from compressbench.specs.trust import prefixes
     from compressbench.wording import counted
 
@@ -73,7 +74,7 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
         f"Stages at scale={scale}: {model} on {data}, {counted(len(plan.nodes), 'state')}",
     ]
     block = config["recipe"].get("train") or {}
-    if shared := ", ".join(f"{name} {value}" for name, value in block.items() if value is not None):
+    if shared := ", ".join(f"{name} {value}" for name, value in block.items() if value != UNSAID):
         out.append(f"Trainings share (recipe.train), unless their stage says otherwise: {shared}")
     for pattern, nodes in grouped(list(plan.nodes)).items():
         parent = nodes[0].parent

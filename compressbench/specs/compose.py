@@ -21,6 +21,7 @@ DEEPEST, MOST_VALUES = 100, 100_000
 SCALES = ("smoke", "laptop", "paper")
 GROUPS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 SHARED = ("length", "batch_size", "lr", "weight_decay", "warmup", "validate")
+UNSAID = "default"
 
 
 def _at_scale(smoke: Any, laptop: Any, paper: Any, *, _root_: DictConfig) -> Any:
@@ -38,8 +39,8 @@ def _recipe_train(setting: str, *otherwise: Any, _root_: DictConfig, _parent_: D
     for key in block or ():
         if key not in SHARED:
             raise UserError(f"recipe.train: unknown key {str(key)!r}; {nearest(str(key), SHARED)}")
-    said = None if block is None else block.get(setting)
-    if said is not None:
+    said = UNSAID if block is None else block.get(setting, UNSAID)
+    if said != UNSAID:
         return said
     if not otherwise:
         place = _parent_._get_full_key(setting)
