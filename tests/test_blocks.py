@@ -169,6 +169,22 @@ def test_null_is_a_word_like_any_other() -> None:
     assert stages_of(*ONE, "recipe.batch_size=null")["dense"]["batch_size"] is None
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recipe.train.lr=${recipe.stages.dense.lr}", r"^recipe\.train\.lr: it refers to itself$"),
+        ("recipe.train=null", "recipe.stages.dense.length: a value is needed"),
+        ("recipe.train.length=???", r"^recipe\.train\.length: a value is needed$"),
+        ("recipe.train.nope=1", "unknown key 'recipe.train.nope'; known: batch_size"),
+        ("+recipe.train.nope=1", "recipe.train: unknown key 'nope'; known: batch_size"),
+    ],
+)
+def test_odd_words_on_the_command_line_are_one_clear_line(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as told:
+        composed([*ONE, override])
+    assert "\n" not in str(told.value)
+
+
 def test_explain_names_what_is_shared(capsys: pytest.CaptureFixture[str]) -> None:
     from compressbench.cli.explain import main
 

@@ -39,6 +39,8 @@ def _recipe_train(setting: str, *otherwise: Any, _root_: DictConfig, _parent_: D
     for key in block or ():
         if key not in SHARED:
             raise UserError(f"recipe.train: unknown key {str(key)!r}; {nearest(str(key), SHARED)}")
+    if block is not None and OmegaConf.is_missing(block, setting):
+        raise UserError(f"recipe.train.{setting}: a value is needed")
     said = UNSAID if block is None else block.get(setting, UNSAID)
     if said != UNSAID:
         return said
@@ -308,7 +310,9 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
         return f"{found[1]}: a value is needed"
     first = " ".join(line.strip() for line in text.splitlines() if line.strip() and "full_key" not in line)
     first = re.sub(r" (?:object|reference)_type=\S+", "", first)
-    first = first.replace("Recursive interpolation detected", "it refers to itself")
+    first = re.sub(
+        r"Recursive interpolation detected|maximum recursion depth exceeded.*", "it refers to itself", first
+    )
     first = re.sub(r"^\w+ raised while resolving interpolation: ", "", first).strip('"')
     first = re.sub(r"^Unsupported interpolation type (\S+)", r"there is no interpolation ${\1:…}", first)
     full = re.search(r"full_key: (\S+)", text)
