@@ -39,8 +39,6 @@ def _recipe_train(setting: str, *otherwise: Any, _root_: DictConfig, _parent_: D
     for key in block or ():
         if key not in SHARED:
             raise UserError(f"recipe.train: unknown key {str(key)!r}; {nearest(str(key), SHARED)}")
-    if block is not None and OmegaConf.is_missing(block, setting):
-        raise UserError(f"recipe.train.{setting}: a value is needed")
     said = UNSAID if block is None else block.get(setting, UNSAID)
     if said != UNSAID:
         return said
@@ -307,7 +305,8 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
         return f"{found[1]}: a value is needed; another setting refers to it"
     found = re.search(r"Missing mandatory value: (\S+)", text)
     if found:
-        return f"{found[1]}: a value is needed"
+        full = re.search(r"full_key: (\S+)", text)
+        return f"{full[1] if full else found[1]}: a value is needed"
     first = " ".join(line.strip() for line in text.splitlines() if line.strip() and "full_key" not in line)
     first = re.sub(r" (?:object|reference)_type=\S+", "", first)
     first = re.sub(
