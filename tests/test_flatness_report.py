@@ -7,7 +7,9 @@ import random
 import pytest
 
 from compressbench.records import Records
-from compressbench.report.flatness import (
+from compressbench.report.page import write_report
+from compressbench.report.panels import panels
+from compressbench.report.sections.flatness import (
     at_matched,
     drops,
     flatness_tables,
@@ -18,8 +20,6 @@ from compressbench.report.flatness import (
     settings,
     widest,
 )
-from compressbench.report.page import write_report
-from compressbench.report.panels import panels
 from test_report import Page, accuracies, record
 
 

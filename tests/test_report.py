@@ -22,16 +22,20 @@ from compressbench.cli import report as command
 from compressbench.cli.main import run as dispatch
 from compressbench.errors import UserError
 from compressbench.records import COLUMNS, SCHEMA, Record, Records, read_jsonl, write_jsonl
-from compressbench.report import charts
-from compressbench.report.accuracy import accuracy_table, difference_tables
+from compressbench.report import drawing
 from compressbench.report.findings import summary, warnings
-from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.joint import gather, joint_report
 from compressbench.report.numbers import Spread, number, percentage, plain, spread, with_spread
 from compressbench.report.page import write_report
 from compressbench.report.panels import FINAL, beside_lead, paired, panels, relative_compute
+from compressbench.report.sections.accuracy import accuracy_table, accuracy_vs_bits, accuracy_vs_bytes
+from compressbench.report.sections.cost import size_table, timing_table
+from compressbench.report.sections.differences import difference_tables
+from compressbench.report.sections.forgetting import forgetting_table
+from compressbench.report.sections.layers import layer_table
+from compressbench.report.sections.methods import lecture_table
+from compressbench.report.sections.others import leftover_tables
 from compressbench.report.speed import speed_of
-from compressbench.report.states import lecture_table, leftover_tables, size_table, timing_table
 from compressbench.report.tables import Table
 from compressbench.report.terminal import print_tables, wrap
 from compressbench.report.wording import merged
@@ -1050,9 +1054,9 @@ def test_bits_and_bytes_have_charts_of_their_own(tmp_path):
             packed = size if bits < 32 else None
             rows.append(record(**here, probe="cost", metric="quantized_bytes", value=packed, unit="bytes"))
     panel = panels(Records(rows))[0]
-    with charts.drawing():
-        bits = charts.accuracy_vs_bits(panel, FINAL, "bits")
-        size = charts.accuracy_vs_bytes(panel, FINAL, "bytes")
+    with drawing.settings():
+        bits = accuracy_vs_bits(panel, FINAL, "bits")
+        size = accuracy_vs_bytes(panel, FINAL, "bytes")
     assert "mean bits of a weight" in bits.svg
     assert "kB on disk" in size.svg
     write_report(Records(rows), tmp_path, "bits")
@@ -1060,6 +1064,6 @@ def test_bits_and_bytes_have_charts_of_their_own(tmp_path):
     assert "8/32" in page
     assert "against density" not in page, "all states have the same"
     float_only = panels(Records(r for r in rows if r.series == "dense" or r.metric == "top1"))[0]
-    with charts.drawing():
-        assert charts.accuracy_vs_bits(float_only, FINAL, "bits") is None
-        assert charts.accuracy_vs_bytes(float_only, FINAL, "bytes") is None
+    with drawing.settings():
+        assert accuracy_vs_bits(float_only, FINAL, "bits") is None
+        assert accuracy_vs_bytes(float_only, FINAL, "bytes") is None

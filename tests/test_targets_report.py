@@ -8,7 +8,7 @@ import pytest
 
 from compressbench.records import Record, Records
 from compressbench.report.panels import panels
-from compressbench.report.targets import family_table, target_tables
+from compressbench.report.sections.targets import family_table, target_tables
 from test_report import record
 
 STATES = {  # density, weight bits, MACs, top-1

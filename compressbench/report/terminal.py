@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compressbench.records import Records
-from compressbench.report.accuracy import accuracy_table
-from compressbench.report.exits import batches
 from compressbench.report.findings import warnings
-from compressbench.report.heat import worst_classes
 from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds, with_spread
 from compressbench.report.panels import Panel, Point, Reading, Series, beside_lead, panels
-from compressbench.report.speed import in_words, speed_cell, speed_of
+from compressbench.report.sections.accuracy import accuracy_table
+from compressbench.report.sections.forgetting import worst_classes
+from compressbench.report.speed import batches, in_words, speed_cell, speed_of
 from compressbench.report.states import lines, rounded_to, settings_of, some, thinned
 from compressbench.report.tables import Cell, Table, cell
 from compressbench.report.varied import axis_of
