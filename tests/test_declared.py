@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import test_exits_report
+from cases_report import record
 from compressbench.declared import METRICS, batch_of, declared, is_timing, title_of
 from compressbench.deploying.card import _figures
 from compressbench.records import Records
@@ -16,7 +17,6 @@ from compressbench.report.findings import summary
 from compressbench.report.panels import panels
 from compressbench.report.sections.cost import size_table
 from compressbench.report.sections.exits import accuracy_vs_exit_time, exit_tables
-from test_report import record
 
 DOCS = Path(__file__).parents[1] / "docs" / "records.md"
 
