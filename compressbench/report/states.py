@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from compressbench.declared import declared
 from compressbench.report.naming import told_apart
 from compressbench.report.numbers import MISSING, percentage
 from compressbench.report.numbers import bits as bits_shown
 from compressbench.report.panels import DENSE, FLOOR, Panel, Point, Reading, Series
+from compressbench.report.speed import speed_cell
 from compressbench.report.styles import styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell
 from compressbench.report.wording import examples, moment_name, title_of
 
 LEVELS_SHOWN = 6
+GAPS = "gaps"
+Key = tuple[str, str, bool]
+"""Probe, metric, and whether it is of a group: what a section shows."""
 Pick = Callable[[Series, str], Sequence[Point]]
 
 
@@ -59,18 +64,92 @@ def thinned(panel: Panel, moment: str) -> bool:
     return any(len(s.at(moment)) > LEVELS_SHOWN for s in panel.everything())
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of a table over states: one metric of each, declared once for the page and for the terminal.
+
+    Attributes:
+        group, environment: of the records it is read from; a timing has an environment.
+        title: its heading; empty for the metric's own.
+        unit: under it; ``None`` for that of the records.
+        over: what spans it and its neighbours on the page.
+        terminal: its heading in a terminal, in few words; empty for a column of the page alone.
+        notes: whether cells carry what the probe had to say; ``GAPS``: those without a figure.
+        marked: with a sign, and marked where the probe had something to say.
+    """
+
+    probe: str
+    metric: str
+    title: str = ""
+    unit: str | None = None
+    over: str = ""
+    terminal: str = ""
+    notes: bool | str = True
+    marked: bool = False
+    group: str = ""
+    environment: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.probe, self.metric, bool(self.group)
+
+    @property
+    def is_timing(self) -> bool:
+        known = declared(self.metric)
+        return known is not None and known.timing
+
+    @property
+    def is_ratio(self) -> bool:
+        """Of timings taken in turns, which has an interval."""
+        known = declared(self.metric)
+        return known is not None and known.timing and known.unit == "x"
+
+    def readings(self, found: Iterable[Line]) -> list[Reading | None]:
+        """What it is read from, one a line."""
+        return [x.point.reading(self.probe, self.metric, self.group, self.environment) for x in found]
+
+    def cells(self, found: Sequence[Line]) -> list[Cell]:
+        """As the page has them, one a line."""
+        if self.is_ratio:
+            return self._ratios(found, notes=bool(self.notes))
+        return [self._cell(r) for r in self.readings(found)]
+
+    def short(self, found: Sequence[Line], brackets: bool = True) -> list[Cell]:
+        """As a terminal has them: without notes, and without intervals where there is no room for brackets."""
+        if self.is_ratio:
+            return self._ratios(found, notes=False, brackets=brackets)
+        return [cell(r, notes=False) for r in self.readings(found)]
+
+    def _ratios(self, found: Sequence[Line], notes: bool, brackets: bool = True) -> list[Cell]:
+        place = self.metric, self.environment, self.probe, self.group
+        return [speed_cell(x.point, *place, notes=notes, brackets=brackets) for x in found]
+
+    def _cell(self, reading: Reading | None) -> Cell:
+        told = not (reading and reading.spread) if self.notes == GAPS else bool(self.notes)
+        shown = cell(reading, signed=self.marked, notes=told)
+        return replace(shown, flag=shown.text != MISSING and bool(shown.notes)) if self.marked else shown
+
+
+def of(probe: str, *metrics: str) -> tuple[Column, ...]:
+    """Metrics of a probe, each under its own title."""
+    return tuple(Column(probe, metric) for metric in metrics)
+
+
+def add(columns: Columns, found: Sequence[Line], wanted: Iterable[Column]) -> None:
+    """Adds declared columns, in order, those that any line can fill."""
+    for column in wanted:
+        unit = unit_shown(column.readings(found)) if column.unit is None else column.unit
+        columns.add(column.title or title_of(column.metric), unit, column.cells(found), column.over)
+
+
 def metric_table(
-    panel: Panel, moment: str, title: str, wanted: Sequence[tuple[str, str]], pick: Pick = every
+    panel: Panel, moment: str, title: str, wanted: Sequence[Column], pick: Pick = every
 ) -> Table | None:
-    """States against the given (probe, metric) pairs of the whole, for all that were measured."""
+    """States against the given columns, for all that were measured."""
     found = lines(panel, moment, pick)
     columns = columns_of(found)
-    used: list[Reading | None] = []
-    for probe, metric in wanted:
-        readings = readings_of(found, probe, metric)
-        used += readings
-        columns.add(title_of(metric), unit_shown(readings), [cell(r) for r in readings])
-    count = examples(used)
+    add(columns, found, wanted)
+    count = examples(r for column in wanted for r in column.readings(found))
     notes = [f"{count} examples."] if count else []
     return table_of(panel, f"{title}, {moment_name(moment)}", found, columns, notes)
 

@@ -31,6 +31,7 @@ from compressbench.report.numbers import MISSING, Spread, percent, percentage
 from compressbench.report.panels import FINAL, Panel, Point, Series, paired, relative_compute
 from compressbench.report.section import Section, kept, moment_suffix
 from compressbench.report.sections.exits import policies
+from compressbench.report.states import Key
 from compressbench.report.students import gain_tables, gain_vs_parameters
 from compressbench.report.styles import INK, MUTED, styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
 CLOSE = 5.0
 TRIANGLE = 4.6  # points from one to the next
 SAME_PLACE = 1.06
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    return {(*panel.main, False)} if panel.main else set()
 
 
 def section(panel: Panel, suffix: str) -> Section:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from compressbench.report.drawing import Chart, bands, canvas, draw, finish, when
 from compressbench.report.panels import Panel, beside_lead
 from compressbench.report.section import Section, kept, moment_suffix
-from compressbench.report.states import metric_table
+from compressbench.report.states import Key, metric_table, of
 
-CONNECTED = (("connectivity", "barrier"),)
+CONNECTED = of("connectivity", "barrier")
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    return {c.key for c in CONNECTED} | {("connectivity", "error_at", True)}
 
 
 def section(panel: Panel, suffix: str) -> Section:

@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compressbench.report.deployed import deployed_tables
-from compressbench.report.panels import FINAL, Panel, Reading, relative_compute
+from compressbench.report.panels import FINAL, Panel, relative_compute
 from compressbench.report.section import Section, all_levels, kept
-from compressbench.report.speed import BRACKETS, batches, speed_cell
+from compressbench.report.speed import BRACKETS, batches
 from compressbench.report.states import (
+    Column,
+    Key,
     Pick,
+    add,
     columns_of,
     every,
     lines,
-    readings_of,
+    of,
     some,
     table_of,
     thinned,
-    unit_shown,
 )
-from compressbench.report.tables import Table, cell, spread_cell
+from compressbench.report.tables import Table, spread_cell
 from compressbench.report.wording import examples, moment_name, title_of
 
-THEORETICAL = ("parameters", "nonzero_parameters", "macs", "macs_nonzero")
-ON_DISK = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes", "compression_ratio")
-MEASURED = {
-    "latency_min": "min",
-    "latency_median": "median",
-    "latency_p90": "p90",
-    "speedup": "speed",
-    "throughput": "throughput",
-}
-COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
+THEORETICAL = (
+    Column("cost", "parameters"),
+    Column("cost", "nonzero_parameters", terminal="nonzero parameters"),
+    Column("cost", "macs"),
+    Column("cost", "macs_nonzero", terminal="MACs if zeros were free"),
+)
+ON_DISK = (
+    Column("cost", "dense_bytes"),
+    Column("cost", "sparse_bytes", terminal="bytes, sparse-encoded"),
+    Column("cost", "quantized_bytes", terminal="bytes, as codes"),
+    Column("cost", "huffman_bytes", terminal="bytes, Huffman-coded"),
+    Column("cost", "compression_ratio"),
+)
+MEASURED = (
+    Column("cost", "latency_min", "min"),
+    Column("cost", "latency_median", "median"),
+    Column("cost", "latency_p90", "p90"),
+    Column("cost", "speedup", "speed"),
+    Column("cost", "throughput", "throughput"),
+)
+"""At one batch size, by which their metrics' names end."""
+COMPUTE = of("compute", "train_macs", "train_examples", "train_seconds", "train_cost_ratio")
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    timed = {c.key for b in batches(panel) for c in measured(b)}
+    return timed | {c.key for c in (*THEORETICAL, *ON_DISK, *COMPUTE)}
+
+
+def measured(batch: int, environment: str = "") -> tuple[Column, ...]:
+    """Columns of what a clock said at a batch size."""
+    over = f"Measured, batch {batch}"
+    return tuple(
+        replace(c, metric=f"{c.metric}_b{batch}", over=over, environment=environment) for c in MEASURED
+    )
 
 
 def section(panel: Panel, suffix: str) -> Section:
@@ -58,10 +88,8 @@ def size_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
     """Theoretical cost and bytes on disk, in columns that are never mixed."""
     found = lines(panel, moment, pick)
     columns = columns_of(found)
-    for group, metrics in (("Theoretical", THEORETICAL), ("On disk", ON_DISK)):
-        for metric in metrics:
-            readings = readings_of(found, "cost", metric)
-            columns.add(title_of(metric), unit_shown(readings), [cell(r) for r in readings], group)
+    for over, wanted in (("Theoretical", THEORETICAL), ("On disk", ON_DISK)):
+        add(columns, found, [replace(c, over=over) for c in wanted])
     notes = ["Figures without ± are the same for every seed."] if len(panel.seeds) > 1 else []
     title = f"Cost in theory and on disk, {moment_name(moment)}"
     return table_of(panel, title, found, columns, notes, spanning=True)
@@ -71,17 +99,9 @@ def timing_table(panel: Panel, moment: str, environment: str, pick: Pick = every
     """Measured cost: latency, speed-up and throughput by batch size."""
     found = lines(panel, moment, pick)
     columns = columns_of(found)
-    repeats: list[Reading | None] = []
-    for batch in batches(panel):
-        for metric, name in MEASURED.items():
-            readings = readings_of(found, "cost", f"{metric}_b{batch}", environment)
-            unit, group = unit_shown(readings), f"Measured, batch {batch}"
-            if metric == "speedup":
-                cells = [speed_cell(x.point, f"{metric}_b{batch}", environment) for x in found]
-                columns.add(name, unit, cells, group)
-                continue
-            repeats += readings
-            columns.add(name, unit, [cell(r) for r in readings], group)
+    wanted = [c for batch in batches(panel) for c in measured(batch, environment)]
+    add(columns, found, wanted)
+    repeats = [r for c in wanted if not c.is_ratio for r in c.readings(found)]
     notes = []
     if count := examples(repeats):
         notes.append(
@@ -97,10 +117,8 @@ def compute_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
     columns = columns_of(found)
     ratio = [relative_compute(x.point, panel.dense_of(x.series, FINAL)) for x in found]
     columns.add("Lineage", "× dense", [spread_cell(r, "x") for r in ratio])
-    for metric in COMPUTE:
-        for environment in panel.environments if metric == "train_seconds" else ("",):
-            readings = readings_of(found, "compute", metric, environment)
-            where = f", {environment}" if environment else ""
-            unit = unit_shown(readings)
-            columns.add(title_of(metric) + where, unit, [cell(r) for r in readings])
+    for column in COMPUTE:
+        for environment in panel.environments if column.is_timing else ("",):
+            title = title_of(column.metric) + (f", {environment}" if environment else "")
+            add(columns, found, [replace(column, title=title, environment=environment)])
     return table_of(panel, f"Training compute of the lineage, {moment_name(moment)}", found, columns, ())

@@ -26,6 +26,7 @@ from compressbench.report.numbers import Spread
 from compressbench.report.panels import FINAL, Panel, Point, Reading, Series
 from compressbench.report.section import Picture, Section, kept
 from compressbench.report.speed import batches, speed_cell
+from compressbench.report.states import Key
 from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, diverging, shade
 
@@ -73,6 +74,14 @@ class Policy:
     label: str
     series: Series
     point: Point
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    if moment != moment_of(panel):
+        return set()
+    batched = {r.metric for r in panel.rows if r.probe == "batching" and r.value is not None}
+    return {(PROBE, m, False) for m in SHOWN} | {("batching", m, True) for m in batched}
 
 
 def section(panel: Panel, suffix: str) -> Section:

@@ -20,12 +20,18 @@ from compressbench.report.heat import group_heat
 from compressbench.report.numbers import Spread, number
 from compressbench.report.panels import Panel, Point, Series, beside_lead
 from compressbench.report.section import Section, kept
+from compressbench.report.states import Key
 from compressbench.report.styles import INK
 from compressbench.report.tables import Cell, Row, Table, cell, diverging
 from compressbench.report.wording import moment_name
 
 CLASSES_SHOWN = 20
 CHANGE = ("forgetting", "recall_change")
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    return {("forgetting", m, True) for m in ("recall", "recall_change", "forgotten", "learned")}
 
 
 def section(panel: Panel, suffix: str) -> Section:

@@ -20,17 +20,24 @@ from compressbench.report.heat import group_heat
 from compressbench.report.numbers import Spread, counted, percent, percentage, spread
 from compressbench.report.panels import Panel, Point
 from compressbench.report.section import Section, kept
-from compressbench.report.states import metric_table
+from compressbench.report.states import Key, metric_table, of
 from compressbench.report.styles import styles
 from compressbench.report.tables import DENSITY, EMPTY, LOSS, Cell, Row, Table, shade
 from compressbench.report.wording import as_share, moment_name
 
 LAYERS_SHOWN = 30
 REMOVED = "removed"  # what the probe notes of a layer that went with its channels or its block
-STRUCTURE = tuple(
-    ("structure", metric)
-    for metric in ("parameters", "prunable", "nonzero", "density", "density_all", "empty_layers")
-)
+STRUCTURE = of("structure", "parameters", "prunable", "nonzero", "density", "density_all", "empty_layers")
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    return {
+        *(c.key for c in STRUCTURE),
+        ("structure", "layer_density", True),
+        ("structure", "weight_bits", False),
+        ("structure", "input_bits", False),
+    }
 
 
 def section(panel: Panel, suffix: str) -> Section:

@@ -10,18 +10,16 @@ from collections.abc import Iterator
 from compressbench.report.drawing import metric_vs_density
 from compressbench.report.panels import Panel, Point, Series, smallness
 from compressbench.report.section import Section, all_levels, kept
-from compressbench.report.states import Pick, every, metric_table, some, thinned
+from compressbench.report.states import Key, Pick, every, metric_table, of, some, thinned
 
 PROBE = "learning"
-LEARNING = tuple(
-    ("learning", metric)
-    for metric in (
-        "early_stop_iteration",
-        "early_stop_validation_top1",
-        "validation_top1_by_reference_stop",
-        "final_validation_top1",
-        "iterations",
-    )
+LEARNING = of(
+    "learning",
+    "early_stop_iteration",
+    "early_stop_validation_top1",
+    "validation_top1_by_reference_stop",
+    "final_validation_top1",
+    "iterations",
 )
 LEARNED = (
     (
@@ -39,6 +37,11 @@ LEARNED = (
         "accuracy_by_dense_stop",
     ),
 )
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    return {c.key for c in LEARNING}
 
 
 def section(panel: Panel, suffix: str) -> Section:

@@ -7,20 +7,37 @@ from collections.abc import Sequence
 from compressbench.report.numbers import counted
 from compressbench.report.panels import Panel
 from compressbench.report.section import Section
-from compressbench.report.sections.connectivity import CONNECTED
-from compressbench.report.sections.cost import COMPUTE, MEASURED, ON_DISK, THEORETICAL
-from compressbench.report.sections.exits import SHOWN, moment_of
-from compressbench.report.sections.layers import STRUCTURE
-from compressbench.report.sections.learning import LEARNING
-from compressbench.report.sections.methods import LOYAL
-from compressbench.report.sections.quality import QUALITY
-from compressbench.report.sections.relations import RELATED, RESCALED
-from compressbench.report.sections.robustness import ROBUSTNESS
-from compressbench.report.speed import batches, whose_end
-from compressbench.report.states import columns_of, lines, readings_of, some, table_of, unit_shown
+from compressbench.report.sections import (
+    accuracy,
+    connectivity,
+    cost,
+    exits,
+    forgetting,
+    layers,
+    learning,
+    methods,
+    quality,
+    relations,
+    robustness,
+)
+from compressbench.report.speed import whose_end
+from compressbench.report.states import Key, columns_of, lines, readings_of, some, table_of, unit_shown
 from compressbench.report.tables import Table, cell
 from compressbench.report.wording import moment_name, title_of
 
+SHOWN = (
+    accuracy.shown,
+    exits.shown,
+    learning.shown,
+    methods.shown,
+    connectivity.shown,
+    forgetting.shown,
+    relations.shown,
+    quality.shown,
+    robustness.shown,
+    layers.shown,
+    cost.shown,
+)
 GROUPS_SHOWN = 24
 SAID = ("majority_top1",)  # in a sentence, where a dense net is no better
 WHOLE = ("deployed", "targets")  # probes that have a table for all they say
@@ -34,7 +51,7 @@ def section(panel: Panel, suffix: str) -> Section:
 
 def leftover_tables(panel: Panel, moment: str) -> list[Table]:
     """Whatever no other table shows: metrics of probes that this report does not know."""
-    known = _known(panel, moment)
+    known = set[Key]().union(*(shown(panel, moment) for shown in SHOWN))
     figures = {(row.probe, row.metric) for row in panel.rows}
     wanted: dict[str, dict[str, None]] = {}
     by_group: dict[tuple[str, str], dict[str, None]] = {}
@@ -92,32 +109,3 @@ def _generic_groups(panel: Panel, moment: str, probe: str, metric: str, names: l
     notes = [f"{counted(left, 'more group')} in the records."] if left > 0 else []
     title = f"{probe}: {metric.replace('_', ' ')}{f' ({unit})' if unit else ''}, {moment_name(moment)}"
     return table_of(panel, title, found, columns, notes)
-
-
-def _known(panel: Panel, moment: str) -> set[tuple[str, str, bool]]:
-    """(probe, metric, has a group) of all that the named tables show at a moment."""
-    named = (*QUALITY, *ROBUSTNESS, *STRUCTURE, *LEARNING, *CONNECTED, *RELATED, *RESCALED)
-    known = {(p, m, False) for p, m in named}
-    known |= {("loyalty", m, False) for m, _, _ in LOYAL}
-    known |= {("cost", m, False) for m in (*THEORETICAL, *ON_DISK)}
-    known |= {("cost", f"{m}_b{b}", False) for m in MEASURED for b in batches(panel)}
-    known |= {("compute", m, False) for m in COMPUTE}
-    known |= {("shifted", "shifted_top1", False)}
-    known |= {("square", m, False) for m in ("square_accuracy", "square_queries")}
-    known |= {("forgetting", m, True) for m in ("recall", "recall_change", "forgotten", "learned")}
-    known |= {
-        ("connectivity", "error_at", True),
-        ("relations", "relation", True),
-        ("structure", "layer_density", True),
-        ("structure", "weight_bits", False),
-        ("structure", "input_bits", False),
-        ("accuracy", "n", False),
-    }
-    if moment == moment_of(panel):
-        known |= {("exits", metric, False) for metric in SHOWN}
-        known |= {
-            ("batching", r.metric, True) for r in panel.rows if r.probe == "batching" and r.value is not None
-        }
-    if panel.main:
-        known.add((*panel.main, False))
-    return known

@@ -11,7 +11,7 @@ from compressbench.report.drawing import LABEL, WIDTH, Chart, clean, saved, shor
 from compressbench.report.numbers import between, counted
 from compressbench.report.panels import Panel, Point, beside_lead
 from compressbench.report.section import Section, both, kept
-from compressbench.report.states import Pick, metric_table
+from compressbench.report.states import Key, Pick, metric_table, of
 from compressbench.report.students import branch
 from compressbench.report.tables import GAIN, LOSS, Table
 
@@ -29,12 +29,10 @@ RESCALING = (
     "Rescaling: the gradient of the true class’s logit under the teacher’s soft labels over that under the label "
     "alone; hard and easy: the quarters of examples whose true class the teacher, softened, thinks least and most likely."
 )
-RELATED = tuple(
-    ("relations", metric)
-    for metric in ("entropy", "entropy_share", "relation_agreement", "relation_confusion")
-)
-RESCALED = tuple(
-    ("rescaling", f"rescaling_{metric}") for metric in ("mean", "median", "hard", "easy", "rank_correlation")
+RELATED = of("relations", "entropy", "entropy_share", "relation_agreement", "relation_confusion")
+RESCALED = of(
+    "rescaling",
+    *(f"rescaling_{part}" for part in ("mean", "median", "hard", "easy", "rank_correlation")),
 )
 RELATION = ("relations", "relation")
 SEPARATOR = " · "
@@ -62,6 +60,11 @@ class Matrix:
     values: tuple[tuple[float | None, ...], ...]
     counts: tuple[int, ...]
     notes: tuple[str, ...]
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    return {c.key for c in (*RELATED, *RESCALED)} | {(*RELATION, True)}
 
 
 def section(panel: Panel, suffix: str) -> Section:
