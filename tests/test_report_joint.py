@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cases_report import Page, accuracies, full, lottery, record, runs, seed
 from compressbench.cli import report as command
-from compressbench.deploying.choosing import choices
+from compressbench.deploying.measured import choices
 from compressbench.errors import UserError
 from compressbench.records import Record, Records
 from compressbench.report import drawing, naming
