@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compressbench.declared import unit_of
 from compressbench.png import PREFIX
 from compressbench.report.drawing import (
     Chart,
@@ -59,9 +60,9 @@ EACH = (
     ("exit_temperature", "Temperature"),
 )
 THROUGHPUT = (
-    ("exit_throughput", "Rate", "examples/s"),
-    ("exit_speedup", "Speed", "x"),
-    ("exit_cost", "MACs", "%"),
+    ("exit_throughput", "Rate"),
+    ("exit_speedup", "Speed"),
+    ("exit_cost", "MACs"),
 )
 SHOWN = (*(metric for metric, _ in COLUMNS), "easiest", "hardest")
 """Metrics of the probe that the section shows of every policy, at its moment."""
@@ -289,7 +290,7 @@ def _throughputs(panel: Panel, moment: str, environment: str) -> list[Table]:
     for target, arms in by_target.items():
         columns = Columns()
         for size in sizes:
-            for metric, title, unit in THROUGHPUT:
+            for metric, title in THROUGHPUT:
                 name = f"{metric}_b{size}"
                 if metric == "exit_speedup":
                     cells = [
@@ -301,7 +302,7 @@ def _throughputs(panel: Panel, moment: str, environment: str) -> list[Table]:
                         points[x].reading("batching", name, f"{target}/{way}", environment) for x, way in arms
                     ]
                     cells = [cell(r, notes=False) for r in readings]
-                columns.add(title, unit, cells, f"Batch {size}")
+                columns.add(title, unit_of(name), cells, f"Batch {size}")
         rows = tuple(Row(f"{x}: {way}", columns.row(k), first=True) for k, (x, way) in enumerate(arms))
         title = f"Throughput on {target}{where}"
         made.append(Table(title, "Way of running", tuple(columns.heads), rows, columns.spanning, (note,)))

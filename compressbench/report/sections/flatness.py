@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compressbench.declared import unit_of
 from compressbench.report.drawing import Chart, accuracy_words, bars, canvas, clean, finish, percent_ticks
 from compressbench.report.naming import labels
 from compressbench.report.numbers import MISSING, Spread, number, percentage, spread
@@ -304,7 +305,7 @@ def _measures(panel: Panel, moment: str, suffix: str, title: str) -> Table | Non
         columns.add(title_of(metric), "" if unit == "1" else unit, [cell(r) for r in readings])
     if not suffix:
         gaps = [s.point.reading(*GAP) for s in known]
-        columns.add(title_of(GAP[1]), "nats", [cell(r, notes=False) for r in gaps])
+        columns.add(title_of(GAP[1]), unit_of(GAP[1]), [cell(r, notes=False) for r in gaps])
     rows = [Row(s.label, columns.row(k), looks[s.series.label].colour) for k, s in enumerate(known)]
     if not any(columns.filled(k) for k in range(len(rows))):
         return None

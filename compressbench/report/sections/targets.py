@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from compressbench.declared import unit_of
 from compressbench.report.drawing import Chart, bands, canvas, draw, finish, throughput_axes, when
 from compressbench.report.numbers import MISSING, percentage
 from compressbench.report.panels import DENSE, Panel, Point, Reading, Series, paired
@@ -26,9 +27,9 @@ FAMILIES = {
     "exits": "Early exits (adaptive compute)",
 }
 FACTS = (
-    ("load_seconds", "load", "s"),
-    ("file_bytes", "file", "bytes"),
-    ("energy_b1", "energy", "mJ a forward, batch 1"),
+    ("load_seconds", "load", ""),
+    ("file_bytes", "file", ""),
+    ("energy_b1", "energy", " a forward, batch 1"),
 )
 
 
@@ -268,13 +269,13 @@ def _facts(
         {r.metric for r in panel.rows if r.probe == PROBE and r.metric.startswith("peak_memory_b")},
         key=lambda m: int(m.removeprefix("peak_memory_b")),
     )
-    wanted = [(m, "peak memory", f"bytes, batch {m.removeprefix('peak_memory_b')}") for m in memory]
+    wanted = [(m, "peak memory", f", batch {m.removeprefix('peak_memory_b')}") for m in memory]
     columns = Columns()
     for name in names:
-        for metric, words, unit in (*wanted, *FACTS):
+        for metric, words, of in (*wanted, *FACTS):
             readings = [_reading(p, metric, name, environment) for _, p in states]
             if any(r and r.spread for r in readings):
-                columns.add(words, unit, [cell(r) for r in readings], name)
+                columns.add(words, unit_of(metric) + of, [cell(r) for r in readings], name)
     if not columns.heads:
         return None
     looks = styles(panel)
