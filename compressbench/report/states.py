@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from compressbench.declared import declared
 from compressbench.report.naming import told_apart
@@ -20,6 +21,13 @@ GAPS = "gaps"
 Key = tuple[str, str, bool]
 """Probe, metric, and whether it is of a group: what a section shows."""
 Pick = Callable[[Series, str], Sequence[Point]]
+
+
+class OfPoint(Protocol):
+    """A row to be, whatever else it knows of its point."""
+
+    @property
+    def point(self) -> Point: ...
 
 
 @dataclass(frozen=True)
@@ -104,23 +112,23 @@ class Column:
         known = declared(self.metric)
         return known is not None and known.timing and known.unit == "x"
 
-    def readings(self, found: Iterable[Line]) -> list[Reading | None]:
+    def readings(self, found: Iterable[OfPoint]) -> list[Reading | None]:
         """What it is read from, one a line."""
         return [x.point.reading(self.probe, self.metric, self.group, self.environment) for x in found]
 
-    def cells(self, found: Sequence[Line]) -> list[Cell]:
+    def cells(self, found: Sequence[OfPoint]) -> list[Cell]:
         """As the page has them, one a line."""
         if self.is_ratio:
             return self._ratios(found, notes=bool(self.notes))
         return [self._cell(r) for r in self.readings(found)]
 
-    def short(self, found: Sequence[Line], brackets: bool = True) -> list[Cell]:
+    def short(self, found: Sequence[OfPoint], brackets: bool = True) -> list[Cell]:
         """As a terminal has them: without notes, and without intervals where there is no room for brackets."""
         if self.is_ratio:
             return self._ratios(found, notes=False, brackets=brackets)
         return [cell(r, notes=False) for r in self.readings(found)]
 
-    def _ratios(self, found: Sequence[Line], notes: bool, brackets: bool = True) -> list[Cell]:
+    def _ratios(self, found: Sequence[OfPoint], notes: bool, brackets: bool = True) -> list[Cell]:
         place = self.metric, self.environment, self.probe, self.group
         return [speed_cell(x.point, *place, notes=notes, brackets=brackets) for x in found]
 
@@ -135,7 +143,7 @@ def of(probe: str, *metrics: str) -> tuple[Column, ...]:
     return tuple(Column(probe, metric) for metric in metrics)
 
 
-def add(columns: Columns, found: Sequence[Line], wanted: Iterable[Column]) -> None:
+def add(columns: Columns, found: Sequence[OfPoint], wanted: Iterable[Column]) -> None:
     """Adds declared columns, in order, those that any line can fill."""
     for column in wanted:
         unit = unit_shown(column.readings(found)) if column.unit is None else column.unit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from compressbench.declared import unit_of
@@ -27,7 +27,7 @@ from compressbench.report.numbers import Spread
 from compressbench.report.panels import FINAL, Panel, Point, Reading, Series
 from compressbench.report.section import Picture, Section, kept
 from compressbench.report.speed import batches, speed_cell
-from compressbench.report.states import Key
+from compressbench.report.states import Column, Key, add
 from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, diverging, shade
 
@@ -41,15 +41,18 @@ EARLY = (
 PROBE = "exits"
 ALL = 99.9
 SHADE = (37, 99, 235)
-COLUMNS = (
-    ("exits_top1", "Top-1"),
-    ("last_top1", "Last exit, all"),
-    ("random_top1", "Exits by chance"),
-    ("oracle_top1", "Oracle"),
-    ("overthinking", "Overthinking"),
-    ("mean_exit", "Mean exit"),
-    ("expected_cost", "MACs"),
-    ("oracle_cost", "MACs, oracle"),
+COLUMNS = tuple(
+    Column(PROBE, metric, title, notes=False)
+    for metric, title in (
+        ("exits_top1", "Top-1"),
+        ("last_top1", "Last exit, all"),
+        ("random_top1", "Exits by chance"),
+        ("oracle_top1", "Oracle"),
+        ("overthinking", ""),
+        ("mean_exit", ""),
+        ("expected_cost", ""),
+        ("oracle_cost", ""),
+    )
 )
 EACH = (
     ("exit_macs", "MACs"),
@@ -64,7 +67,7 @@ THROUGHPUT = (
     ("exit_speedup", "Speed"),
     ("exit_cost", "MACs"),
 )
-SHOWN = (*(metric for metric, _ in COLUMNS), "easiest", "hardest")
+SHOWN = (*(c.metric for c in COLUMNS), "easiest", "hardest")
 """Metrics of the probe that the section shows of every policy, at its moment."""
 
 
@@ -199,17 +202,14 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
     if not known:
         return []
     columns = Columns()
-    for metric, title in COLUMNS:
-        readings = [p.point.reading(PROBE, metric) for p in known]
-        unit = next((r.unit for r in readings if r), "")
-        columns.add(title, "" if unit == "1" else unit, [cell(r, notes=False) for r in readings])
+    add(columns, known, COLUMNS)
     for environment in panel.environments:
         words = f"Measured, {environment}" if environment else "Measured"
         for batch in batches(panel):
-            times = [p.point.reading("cost", f"latency_median_b{batch}", "", environment) for p in known]
-            columns.add(f"Batch {batch}", "ms", [cell(r, notes=False) for r in times], words)
-            speeds = [speed_cell(p.point, f"speedup_b{batch}", environment, notes=False) for p in known]
-            columns.add(f"Speed {batch}", "×", speeds, words)
+            time = Column("cost", f"latency_median_b{batch}", f"Batch {batch}")
+            speed = Column("cost", f"speedup_b{batch}", f"Speed {batch}")
+            clock = [replace(c, over=words, notes=False, environment=environment) for c in (time, speed)]
+            add(columns, known, clock)
     looks = styles(panel)
     rows = tuple(Row(p.label, columns.row(k), looks[p.series.label].colour) for k, p in enumerate(known))
     note = (
