@@ -13,7 +13,7 @@ from cases_report import accuracies, record
 from compressbench.records import Record, Records
 from compressbench.report import deployed, page, sections
 from compressbench.report.panels import Panel, panels
-from compressbench.report.sections import methods, quality
+from compressbench.report.sections import methods, others, quality
 from compressbench.report.sections.methods import lecture_table
 from compressbench.report.sections.others import leftover_tables
 from compressbench.report.states import GAPS, Column, add, columns_of, lines, of
@@ -47,9 +47,12 @@ def printed(rows: Records) -> str:
 
 def test_every_section_is_a_file_and_has_its_place_on_the_page() -> None:
     files = [m.name for m in pkgutil.iter_modules(sections.__path__)]
-    found = [importlib.import_module(f"{sections.__name__}.{name}").section for name in files]
+    modules = [importlib.import_module(f"{sections.__name__}.{name}") for name in files]
+    found = [module.section for module in modules]
     assert len(found) >= 15
     assert sorted(page.ORDER, key=repr) == sorted(found, key=repr)
+    telling = [module.shown for module in modules if hasattr(module, "shown")]
+    assert sorted(others.SHOWN, key=repr) == sorted(telling, key=repr)
 
 
 def test_a_column_is_declared_once(monkeypatch: pytest.MonkeyPatch) -> None:
