@@ -118,7 +118,7 @@ def test_nets_of_ones_own_run_sparse_or_dense_but_run(
     )
 
     def always(one, other, inputs) -> bool:
-        one(inputs)
+        one(*inputs)
         return True
 
     monkeypatch.setattr(torch_sparse, "_is_faster", always)
