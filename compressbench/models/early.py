@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from compressbench.models.exits import DTYPES, check, parts_of, places, prepared
 from compressbench.seeds import derive_seed
 from compressbench.state import State
 
+if TYPE_CHECKING:
+    from compressbench.stages.exits import Attach, Choose
+
 BATCH = 64
 CANDIDATES = 512
 STREAK = "Streak"
@@ -32,7 +35,7 @@ GONE = "its exits' policy was chosen for other weights, and is gone: choose anew
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def attached(state: State, bench: Bench, settings: Any) -> State:
+def attached(state: State, bench: Bench, settings: Attach) -> State:
     """Applies a ``stages.exits.Attach``.
 
     Raises:
@@ -80,7 +83,7 @@ def attached(state: State, bench: Bench, settings: Any) -> State:
     return masked(new, new.masks)
 
 
-def chosen(state: State, bench: Bench, settings: Any) -> State:
+def chosen(state: State, bench: Bench, settings: Choose) -> State:
     """Applies a ``stages.exits.Choose``.
 
     Raises:
@@ -108,6 +111,7 @@ def chosen(state: State, bench: Bench, settings: Any) -> State:
         if settings.budget is not None:
             found = within_budget(sure, costs, settings.budget, settings.shared)
         else:
+            assert settings.accuracy is not None
             found = within_loss(sure, logits, labels, costs, settings.accuracy)
         policy = replace(policy, thresholds=found)
     where = assigned(policy, logits)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ from compressbench.models.reached import Ways, ways_of
 from compressbench.outputs import forward
 from compressbench.pruning.unstructured import saying_what_stays, scored
 from compressbench.state import State
+
+if TYPE_CHECKING:
+    from compressbench.stages.shrink import Blocks, Channels
 
 INSIDE = "inside: true removes channels only within blocks"
 MACS_STEPS = 12
@@ -82,7 +85,7 @@ class Coupled:
 Removed = tuple[tuple[int, ...], ...]
 
 
-def channels(state: State, bench: Bench, settings: Any) -> State:
+def channels(state: State, bench: Bench, settings: Channels) -> State:
     """Applies a ``stages.shrink.Channels``.
 
     Raises:
@@ -112,7 +115,7 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
 def _cut(
     state: State,
     bench: Bench,
-    settings: Any,
+    settings: Channels,
     judged: tuple[Given, Saliency],
     module: nn.Module,
     ways: Ways,
@@ -133,10 +136,12 @@ def _cut(
     if settings.macs is not None:
         removed = _reach(macs_of, coupled, settings.how, settings.macs, "MACs", MACS_STEPS, refine=True)
     elif settings.latency is not None:
+        assert settings.target is not None
         ratio, runtime = _timed(base, bench, settings.target, module, edit_of, hint)
         removed = _reach(ratio, coupled, settings.how, settings.latency, "latency", LATENCY_STEPS)
         flags = [f"channels chosen by a measured latency ({runtime}): another measurement may choose others"]
     else:
+        assert settings.fraction is not None
         removed = lowest(coupled, settings.how, settings.fraction)
     edit = edit_of(removed)
     if saliency.compensate is not None:
@@ -162,7 +167,7 @@ def _hint(inside: bool) -> str:
     return "prune single weights of such a net" if inside else INSIDE
 
 
-def blocks(state: State, bench: Bench, settings: Any) -> State:
+def blocks(state: State, bench: Bench, settings: Blocks) -> State:
     """Applies a ``stages.shrink.Blocks``.
 
     Raises:

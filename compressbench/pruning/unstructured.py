@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from compressbench.masks import masked
 from compressbench.models.build import shortened
 from compressbench.scopes.units import Chosen, Units
 from compressbench.state import State
+
+if TYPE_CHECKING:
+    from compressbench.stages.prune import Prune
 
 Criterion = Callable[[Given], Scores | Saliency]
 Scope = Callable[[Mapping[str, Units], float | None, str, Mapping[str, float]], Chosen]
@@ -134,7 +137,7 @@ def chosen(
     return decision.masks, decision.weights
 
 
-def prune(state: State, bench: Bench, settings: Any) -> State:
+def prune(state: State, bench: Bench, settings: Prune) -> State:
     """Applies a ``stages.prune.Prune``; see ``chosen`` for what is refused."""
     decision = decide(
         state,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,9 @@ from compressbench.training.averaging import Average
 from compressbench.training.objectives import Batch, Objective
 from compressbench.training.reparametrise import Reparametrised
 from compressbench.training.steppers import Stepper
+
+if TYPE_CHECKING:
+    from compressbench.stages.train import Train
 
 CHECK_EVERY = 25
 OBJECTIVE = "objective"
@@ -106,7 +109,7 @@ class Live:
         return self.methods.in_place(training) if self.methods else contextlib.nullcontext()
 
 
-def train(state: State, bench: Bench, settings: Any) -> State:
+def train(state: State, bench: Bench, settings: Train) -> State:
     """Trains a state by a ``stages.train.Train``'s settings; masks hold throughout.
 
     Raises:
@@ -227,7 +230,7 @@ def _another(before: str | None, now: str) -> UserError:
     )
 
 
-def _on_data(settings: Any, bench: Bench) -> Bench:
+def _on_data(settings: Train, bench: Bench) -> Bench:
     """The bench whose training set is the one that the settings name."""
     if settings.data is None:
         return bench
@@ -285,7 +288,7 @@ def _baked(live: Live, state: State) -> State:
     return state.with_groups(masks=found, **live.methods.groups())
 
 
-def _stepper(settings: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
+def _stepper(settings: Train, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
     try:
         made: Stepper = settings.built("stepper")(module, optimizer)
     except TypeError as error:
@@ -295,7 +298,7 @@ def _stepper(settings: Any, module: nn.Module, optimizer: torch.optim.Optimizer)
     return made
 
 
-def _run(settings: Any, bench: Bench) -> Run:
+def _run(settings: Train, bench: Bench) -> Run:
     count = len(bench.feed("train"))
     if settings.batch_size > count:
         raise UserError(f"batch_size: {settings.batch_size} is more than the {count} training examples")
@@ -568,7 +571,7 @@ def _masks(module: nn.Module, masks: Mapping[str, Tensor]) -> tuple[list[Tensor]
 
 
 def _optimizer(
-    settings: Any,
+    settings: Train,
     module: nn.Module,
     lr: float,
     methods: Reparametrised | None,
