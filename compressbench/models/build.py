@@ -82,7 +82,12 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers as detached, contiguous CPU copies."""
-    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in module.state_dict().items()}
+    return copies(module.state_dict())
+
+
+def copies(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors as detached, contiguous CPU copies."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in named.items()}
 
 
 def prunable(module: nn.Module) -> dict[str, Tensor]:

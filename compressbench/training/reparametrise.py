@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compressbench.bench import Bench
 from compressbench.errors import UserError
-from compressbench.models.build import prunable
+from compressbench.models.build import copies, prunable
 from compressbench.state import State
 
 Effective = Callable[[Tensor, bool], Tensor]
@@ -26,7 +26,7 @@ Masks = Mapping[str, Tensor]
 
 
 class Span(Protocol):
-    """What a method may know of the training: iterations and the peak learning rate; ``loop.Run`` is one."""
+    """What a method may know of the training: iterations and the peak learning rate; ``live.Run`` is one."""
 
     @property
     def start(self) -> int: ...
@@ -136,9 +136,7 @@ class Reparametrised:
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """The groups as CPU copies, for a state."""
         return {
-            group: {n: t.detach().to("cpu", copy=True).contiguous() for n, t in named.items()}
-            for method in self.methods.values()
-            for group, named in method.groups.items()
+            group: copies(named) for method in self.methods.values() for group, named in method.groups.items()
         }
 
     def effective(self, name: str, training: bool) -> Tensor:
