@@ -751,7 +751,7 @@ def test_a_target_of_whole_nets_and_an_export_refuse_what_leaves_early(
 ) -> None:
     from types import SimpleNamespace
 
-    from compressbench.cli.export import export
+    from compressbench.deploying.handing_over import export
     from compressbench.hardware.early import lower
     from compressbench.hardware.target import Unsupported
     from compressbench.hardware.torch_compiled import TorchCompiled

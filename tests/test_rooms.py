@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import compressbench
+from compressbench.cli.main import VERBS
 
 PACKAGE = Path(compressbench.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -118,6 +119,16 @@ def test_rooms_are_not_knotted() -> None:
         for line in sorted(lines)
     ]
     assert not left, "\n".join([str(left), *told])
+
+
+def test_no_verb_imports_another() -> None:
+    """What two verbs share lives in a module that is none."""
+    verbs = {module for module, _ in VERBS.values()}
+    assert len(verbs) > 8
+    for verb in verbs:
+        names = set(imported(ast.parse(modules()[verb].read_text(encoding="utf-8"))))
+        others = {n for n in (names | {n.rpartition(".")[0] for n in names}) & verbs if n != verb}
+        assert not others, f"{verb} imports {', '.join(others)}"
 
 
 def test_every_module_can_be_imported() -> None:

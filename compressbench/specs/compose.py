@@ -72,6 +72,30 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in resolved.items()}
 
 
+def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, Any]:
+    """A resolved config from overrides, by Hydra's compose API.
+
+    Raises:
+        UserError: one clear line for whatever can't be composed.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from compressbench.specs import let_import_from
+    from compressbench.specs.overrides import readable
+
+    register()
+    folders = [config_folder(config_dir)] if config_dir is not None else []
+    let_import_from(Path.cwd(), *folders)
+    extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders)}]"] if folders else []
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return plain(compose("config", overrides=[*readable(overrides), *extra]))
+    except Exception as error:  # Hydra and omegaconf raise all kinds for configs that can't be composed
+        raise UserError(explain(error, tuple(folders))) from error
+
+
 def plain_data(path: Path) -> dict[str, Any]:
     """What a run's ``config.yaml`` holds: data, in which nothing is resolved and nothing refers to anything else.
 
