@@ -122,23 +122,8 @@ def decide(
     return Decision(masks, saliency.compensate(masks) if saliency.compensate else None, predicted)
 
 
-def chosen(
-    state: State,
-    bench: Bench,
-    criterion: Criterion,
-    scope: Scope,
-    grain: Grain,
-    fraction: float | None,
-    of: str,
-    rates: Mapping[str, float],
-) -> tuple[dict[str, Tensor], Mapping[str, Tensor] | None]:
-    """Masks and compensated weights of ``decide``."""
-    decision = decide(state, bench, criterion, scope, grain, fraction, of, rates)
-    return decision.masks, decision.weights
-
-
 def prune(state: State, bench: Bench, settings: Prune) -> State:
-    """Applies a ``stages.prune.Prune``; see ``chosen`` for what is refused."""
+    """Applies a ``stages.prune.Prune``; see ``decide`` for what is refused."""
     decision = decide(
         state,
         bench,
