@@ -1,4 +1,4 @@
-"""Contract tests: whatever is there is run, run twice, compared, and brought back from the store.
+"""Contract tests: whatever is there is run, brought back from the store, repeated by kind, and compared.
 
 A new recipe, criterion, stage, probe or YAML is tested by being there.
 """
@@ -6,17 +6,22 @@ A new recipe, criterion, stage, probe or YAML is tested by being there.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
+import random
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+import kinds
 from compressbench import specs
 from compressbench.cli.run import composed
 from compressbench.criteria.given import Given, Saliency
@@ -25,15 +30,18 @@ from compressbench.declared import declared, is_timing
 from compressbench.errors import UserError
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
+from compressbench.populations import Population
 from compressbench.pruning.unstructured import prune, whole_masks
 from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
-from compressbench.runs.execute import Executor, Watcher
+from compressbench.runs.estimate import estimate
+from compressbench.runs.execute import MEASURE, Executor, Watcher
 from compressbench.runs.experiment import Experiment, execute, prepare
 from compressbench.runs.plan import Context, Plan
 from compressbench.specs import trust
 from compressbench.specs.conf import conf_dir, headline
 from compressbench.stages.prune import Prune
 from compressbench.stages.shrink import Blocks, Channels
+from compressbench.state import State
 from compressbench.store import Store
 from compressbench.views import View
 from conftest import MLP
@@ -85,44 +93,128 @@ def check_declared(metric: str, unit: str) -> None:
 EVALUATION = {"one_shot": "standard"}
 
 
-def overrides(recipe: str, outputs: Path) -> list[str]:
-    return [f"recipe={recipe}", *QUIET, f"evaluation={EVALUATION.get(recipe, 'quick')}", f"outputs={outputs}"]
+def overrides(recipe: str) -> list[str]:
+    return [f"recipe={recipe}", *QUIET, f"evaluation={EVALUATION.get(recipe, 'quick')}"]
+
+
+def shortened(recipe: str) -> list[str]:
+    """Overrides by which what a recipe counts in epochs takes half of one; the whole is for the slow tests."""
+    content = yaml.safe_load((CONF / "recipe" / f"{recipe}.yaml").read_text())
+    epochs = re.compile(r"\$\{at_scale:\d+ep,")
+    return [f"recipe.{name}=24it" for name, value in content.items() if epochs.match(str(value))]
+
+
+@functools.cache
+def short_config(recipe: str) -> dict:
+    return composed([*overrides(recipe), *shortened(recipe)])
+
+
+def begun(recipe: str, outputs: Path) -> Experiment:
+    return prepare({**short_config(recipe), "outputs": str(outputs)})
 
 
 def once(recipe: str, outputs: Path) -> tuple[Experiment, Records]:
-    experiment = prepare(composed(overrides(recipe, outputs)))
+    experiment = begun(recipe, outputs)
     return experiment, execute(experiment, Watcher(), [])
 
 
+def seed_all(seed: int) -> None:
+    """Sets what nothing here may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def check_same(one: State | None, other: State | None, key: str) -> None:
+    """Two states are the same, bit by bit, but for the seconds that they took."""
+    assert one is not None, key
+    assert other is not None, key
+    assert one.tensors.keys() == other.tensors.keys(), key
+    for group, named in one.tensors.items():
+        assert named.keys() == other.tensors[group].keys(), key
+        assert all(torch.equal(t, other.tensors[group][n]) for n, t in named.items()), f"{key}: {group}"
+    assert (one.model, one.edits, one.policies) == (other.model, other.edits, other.policies), key
+    assert {**one.facts, "seconds": None} == {**other.facts, "seconds": None}, key
+
+
+class Forbidden(Watcher):
+    def working(self, name: str, words: str):
+        raise AssertionError(f"{name} was made again: {words}")
+
+
+class Told(Watcher):
+    """Keeps what was really done: a state's name and, of a measurement, the probe's."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str]] = []
+
+    def working(self, name: str, words: str):
+        self.done.append((name, words.removeprefix(MEASURE) if words.startswith(MEASURE) else ""))
+        return super().working(name, words)
+
+
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
-def test_every_recipe_twice_and_from_the_store(recipe: str, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    first, records = once(recipe, tmp_path / "a")
-    torch.manual_seed(2)
-    second, again = once(recipe, tmp_path / "b")
-    assert [plain(r) for r in lasting(records)] == [plain(r) for r in lasting(again)]
+def test_every_recipe_from_the_store_and_each_kind_of_work_again(
+    recipe: str, first: Callable[[str], bool], tmp_path: Path
+) -> None:
+    """Run once, then brought back; then each kind of stage and probe that no recipe has repeated yet is repeated:
+    alone, on states from the store, under other seeds of the global generators."""
+    seed_all(1)
+    experiment, records = once(recipe, tmp_path)
+    plan, store = experiment.plan, experiment.store
     for row in records:
         check_declared(row.metric, row.unit)
-    keys = [n.key for n in first.plan.nodes]
-    assert keys == [n.key for n in second.plan.nodes]
-    for key in keys:
-        one, other = first.store.load(key), second.store.load(key)
-        assert one is not None
-        assert other is not None
-        for group, named in one.tensors.items():
-            assert all(torch.equal(t, other.tensors[group][n]) for n, t in named.items()), key
-        module = module_of(one)
-        assert all(torch.equal(t, one.weights[n]) for n, t in module.state_dict().items())
-
-    class Forbidden(Watcher):
-        def working(self, name: str, words: str):
-            raise AssertionError(f"{name} was made again: {words}")
-
-    warm = prepare(composed(overrides(recipe, tmp_path / "a")))
-    assert list(execute(warm, Forbidden(), [])) == list(records)
+    check_plan(plan, experiment.config, recipe)
+    check_series(plan, records)
+    states = {n.key: store.load(n.key) for n in plan.nodes}
+    for key, state in states.items():
+        assert state is not None
+        module = module_of(state)
+        assert all(torch.equal(t, state.weights[n]) for n, t in module.state_dict().items()), key
     write_jsonl(records, tmp_path / "records.jsonl")
     assert list(read_jsonl(tmp_path / "records.jsonl")) == list(records)
-    check_series(first.plan, records)
+    warm = begun(recipe, tmp_path)
+    assert [n.key for n in warm.plan.nodes] == [n.key for n in plan.nodes]
+    assert list(execute(warm, Forbidden(), [])) == list(records)
+
+    executor = Executor(plan, store, experiment.setting, Watcher())
+    again = {(node.name, "") for kind, node in kinds.stages(plan) if first(kind)}
+    for node in plan.nodes:
+        if (node.name, "") in again:
+            store.discard(node.key)
+    for kind, measure, probe in kinds.probes(executor):
+        if first(kind):
+            again.add((measure.state, probe))
+            store.discard_result(executor._result_key(measure, probe))
+    seed_all(2)
+    told = Told()
+    repeated = execute(experiment, told, [])
+    assert set(told.done) == again
+    assert [plain(r) for r in lasting(repeated)] == [plain(r) for r in lasting(records)]
+    for key, state in states.items():
+        check_same(state, store.load(key), key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", NAMES["recipe"])
+def test_every_recipe_twice(recipe: str, tmp_path: Path) -> None:
+    """All of it at its full length: the quick test shortens trainings, and repeats one of each kind of work."""
+    config = composed(overrides(recipe))
+    first, second = (prepare({**config, "outputs": str(tmp_path / name)}) for name in "ab")
+    seed_all(1)
+    records = execute(first, Watcher(), [])
+    seed_all(2)
+    again = execute(second, Watcher(), [])
+    assert [plain(r) for r in lasting(records)] == [plain(r) for r in lasting(again)]
+    assert [n.key for n in first.plan.nodes] == [n.key for n in second.plan.nodes]
+    for node in first.plan.nodes:
+        check_same(first.store.load(node.key), second.store.load(node.key), node.key)
+
+
+def check_plan(plan: Plan, config: Mapping, recipe: str) -> None:
+    assert len(plan.nodes) > 3
+    assert all(hasattr(n.stage, "describe") for n in plan.nodes)
+    assert config["recipe"]["name"] == recipe
 
 
 def check_series(plan: Plan, records: Records) -> None:
@@ -143,32 +235,24 @@ def check_series(plan: Plan, records: Records) -> None:
 
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
-@pytest.mark.parametrize("scale", NAMES["scale"])
-def test_every_recipe_plans_at_every_scale(recipe: str, scale: str) -> None:
+@pytest.mark.parametrize("scale", [name for name in NAMES["scale"] if name != "smoke"])
+def test_every_recipe_plans_at_the_scales_that_are_not_run(recipe: str, scale: str) -> None:
     from compressbench.runs.plan import make
 
     config = composed([f"recipe={recipe}", f"scale={scale}"])
     plan = make(config["recipe"], 0, Context("", "cpu", 1))
-    assert len(plan.nodes) > 3
-    assert all(hasattr(n.stage, "describe") for n in plan.nodes)
-    assert config["recipe"]["name"] == recipe
+    check_plan(plan, config, recipe)
 
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
-def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(recipe: str, tmp_path: Path) -> None:
-    from compressbench.runs.estimate import estimate
-    from compressbench.runs.execute import Executor
-    from compressbench.stages.train import Train
-
-    ready = prepare(composed(overrides(recipe, tmp_path)))
+def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(
+    recipe: str, first: Callable[[str], bool], tmp_path: Path
+) -> None:
+    ready = begun(recipe, tmp_path)
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
-    kinds = {
-        str([n.stage.objective, n.stage.reparametrise]): n.name
-        for n in ready.plan.nodes
-        if isinstance(n.stage, Train)
-    }
-    for name in kinds.values():
-        assert estimate(ready, executor, [name], []).startswith("to do: 1 states, 0 measurements; about ")
+    for node in [node for kind, node in kinds.trainings(ready.plan) if first(kind)]:
+        said = estimate(ready, executor, [node.name], [])
+        assert said.startswith("to do: 1 state, 0 measurements; about "), node.name
 
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
@@ -309,12 +393,18 @@ def test_every_probe(name: str, small, tmp_path: Path) -> None:
         bench,
         Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.9),
     )
-    subject, reference = View(other, bench, "pruned"), View(state, bench, "dense")
     before = {n: t.clone() for n, t in other.weights.items()}
+
+    def measured() -> list[Metric]:
+        views = View(other, bench, "pruned"), View(state, bench, "dense")
+        if hasattr(probe, "measure_many"):
+            return list(probe.measure_many(*(Population.of([view]) for view in views), bench))
+        return list(probe.measure(*views, bench))
+
     torch.manual_seed(5)
-    found = list(probe.measure(subject, reference, bench))
+    found = measured()
     torch.manual_seed(6)
-    again = list(probe.measure(View(other, bench, "pruned"), View(state, bench, "dense"), bench))
+    again = measured()
     assert found
     for one in (*found, *again):
         check_declared(one.name, one.unit)
@@ -357,9 +447,19 @@ def test_the_fingerprint_sees_every_part(digits: Dataset) -> None:
     assert fingerprint(dataclasses.replace(digits, splits=changed)) != base
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Records]:
+    """Outputs of a whole run, to be copied, and its records."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, once("iterative_finetune", folder)[1]
+
+
 @pytest.mark.parametrize("harm", ["tensors", "json", "result"])
-def test_a_damaged_entry_is_said_and_made_again(harm: str, tmp_path: Path) -> None:
-    experiment, records = once("iterative_finetune", tmp_path)
+def test_a_damaged_entry_is_said_and_made_again(
+    harm: str, finished: tuple[Path, Records], tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    experiment, records = begun("iterative_finetune", tmp_path), finished[1]
     node = experiment.plan.node("level1.prune")
     folder = experiment.store.state_folder(node.key)
     victim = {
@@ -376,7 +476,7 @@ def test_a_damaged_entry_is_said_and_made_again(harm: str, tmp_path: Path) -> No
         def say(self, text: str) -> None:
             said.append(text)
 
-    fresh = prepare(composed(overrides("iterative_finetune", tmp_path)))
+    fresh = begun("iterative_finetune", tmp_path)
     again = execute(fresh, Listening(), [])
     assert [plain(r) for r in lasting(again)] == [plain(r) for r in lasting(records)]
     assert any("damaged and will be made again" in s for s in said)
@@ -429,15 +529,17 @@ def test_an_emptied_layer_is_flagged(tmp_path: Path) -> None:
     assert json.loads(json.dumps(records.dicts()))
 
 
-def test_a_store_file_may_name_no_more_than_a_config(tmp_path: Path) -> None:
+def test_a_store_file_may_name_no_more_than_a_config(finished: tuple[Path, Records], tmp_path: Path) -> None:
     from compressbench.store import digest
 
-    experiment, _ = once("iterative_finetune", tmp_path)
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    experiment = begun("iterative_finetune", tmp_path)
     path = experiment.store.state_folder(experiment.plan.node("dense").key) / "state.json"
     meta = json.loads(path.read_text())
     meta["body"]["model"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'harm'}"}
     path.write_text(json.dumps({"digest": digest(meta["body"]), "body": meta["body"]}))
-    more = prepare(composed([*overrides("iterative_finetune", tmp_path), "recipe.stages.level.times=3"]))
+    changes = [*shortened("iterative_finetune"), "recipe.stages.level.times=3", f"outputs={tmp_path}"]
+    more = prepare(composed([*overrides("iterative_finetune"), *changes]))
     for result in (tmp_path / "store" / "results").iterdir():
         result.unlink()
     with pytest.raises(UserError, match=r"os\.system is not allowed"):
