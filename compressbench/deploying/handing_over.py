@@ -29,7 +29,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     """
     from compressbench.deploying.card import card
     from compressbench.deploying.exporting import FORMS as WRITERS
-    from compressbench.hardware.early import without_exits
+    from compressbench.hardware.exits import without_exits
     from compressbench.runs.finished import records_of
 
     if view.leaves_early:
@@ -57,7 +57,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
         )
     files = {p.name: p.stat().st_size for p in paths}
     text = card(
-        f"{node.name} of {ready.setting.labels.recipe}",
+        f"{node.name} of {ready.setting.columns.recipe}",
         form,
         files,
         lineage(ready, node),
@@ -125,10 +125,10 @@ def facts(ready: Experiment) -> dict[str, str]:
     """What the card says first."""
     from compressbench.runs.provenance import processor, versions
 
-    labels = ready.setting.labels
+    columns = ready.setting.columns
     return {
-        "Recipe": f"{labels.recipe}, scale {labels.scale}, seed {labels.seed}",
-        "Model": labels.model,
-        "Hardware": f"{labels.hardware}: {processor()}",
+        "Recipe": f"{columns.recipe}, scale {columns.scale}, seed {columns.seed}",
+        "Model": columns.model,
+        "Hardware": f"{columns.hardware}: {processor()}",
         "Versions": versions(),
     }

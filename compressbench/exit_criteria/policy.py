@@ -1,4 +1,4 @@
-"""Exiting: a net in parts, and which rows leave after which part.
+"""Leaving early: a net in parts, and which rows leave after which part.
 
 A net that can answer early is a row of parts. Part k takes what is alive, the input at first, and gives the logits of
 exit k and what is alive after it; the last one gives the logits alone. Three ways to run them answer alike: ``waiting``

@@ -177,7 +177,7 @@ def deep_loss(task: Any, module: nn.Module, run: Any, inputs: Sequence[Tensor], 
     return total
 
 
-class Early(nn.Module):
+class ByPolicy(nn.Module):
     """A net that answers by its policy, its parts prepared for speed; rows that are done leave the batch."""
 
     def __init__(self, parts: Sequence[Part], policies: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from compressbench.report.naming import labels
+from compressbench.report.naming import point_names
 from compressbench.report.numbers import MISSING, Spread, number, percentage, spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.styles import styles
@@ -76,7 +76,7 @@ def settings(panel: Panel, moment: str) -> list[Setting]:
     found: list[Setting] = []
     for series in panel.series:
         points = [p for p in series.at(moment) if _measured(p)]
-        found += [Setting(x, series, p) for x, p in zip(labels(series, points), points, strict=True)]
+        found += [Setting(x, series, p) for x, p in zip(point_names(series, points), points, strict=True)]
     known = {state for s in found for state in s.point.states}
     dense = [
         Setting(series.label, series, point)

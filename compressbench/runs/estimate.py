@@ -62,7 +62,7 @@ def sentence(ready: Experiment, pieces: Mapping[Piece, float | None], states: in
     counts = ((unknown.count(False), "training"), (unknown.count(True), "measurement"))
     open_ends = [counted(n, what) for n, what in counts if n]
     more = f", and {' and '.join(open_ends)} whose time is not known yet" if open_ends else ""
-    paper = "; this is the paper's own protocol" if ready.setting.labels.scale == "paper" else ""
+    paper = "; this is the paper's own protocol" if ready.setting.columns.scale == "paper" else ""
     total = in_words(sum(seconds or 0.0 for seconds in pieces.values()))
     return f"to do: {counted(states, 'state')}, {counted(results, 'measurement')}; about {total}{more}{paper}"
 

@@ -31,13 +31,13 @@ class Weights:
         """The rewound state; what was cut out of the net since is cut out of the old tensors too."""
         from compressbench.masks import masked
         from compressbench.models.cutting import cut_groups, later
-        from compressbench.models.early import forgotten
+        from compressbench.models.exit_policies import without_policy
         from compressbench.state import UNFINISHED
 
         source = bench.references[self.to]
         groups = cut_groups(source.tensors, later(state.edits, source.edits, f"to: {self.to}"))
         kept = {name: groups.get(name, {}) for name in UNFINISHED}
-        back = forgotten(state).with_groups(weights=groups["weights"], **kept)
+        back = without_policy(state).with_groups(weights=groups["weights"], **kept)
         return masked(
             back.with_facts(
                 optimizer=source.facts.get("optimizer"),
@@ -80,10 +80,10 @@ class Reinit:
         """The redrawn state."""
         from compressbench.masks import masked
         from compressbench.models.draw import redrawn
-        from compressbench.models.early import forgotten
+        from compressbench.models.exit_policies import without_policy
 
         fresh = redrawn(state, bench)
-        return masked(forgotten(state.settled()).with_groups(weights=fresh), state.masks)
+        return masked(without_policy(state.settled()).with_groups(weights=fresh), state.masks)
 
 
 @dataclass(frozen=True)

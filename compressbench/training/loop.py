@@ -25,7 +25,7 @@ from compressbench.inputs import Inputs
 from compressbench.masks import masked
 from compressbench.models.build import copies, load, module_of, snapshot
 from compressbench.models.counting import count, in_training_alone
-from compressbench.models.early import forgotten
+from compressbench.models.exit_policies import without_policy
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning.unstructured import saying_what_stays
@@ -96,7 +96,7 @@ def train(state: State, bench: Bench, settings: Train) -> State:
     )
     if methods and result.masks:
         result = saying_what_stays(masked(result, result.masks), bench)
-    return forgotten(result).with_facts(
+    return without_policy(result).with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0)
         + _step_macs(facts, module, settings.only, bench) * getattr(stepper, "passes", 1) * examples

@@ -35,7 +35,7 @@ GONE = "its exits' policy was chosen for other weights, and is gone: choose anew
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def attached(state: State, bench: Bench, settings: Attach) -> State:
+def with_exits(state: State, bench: Bench, settings: Attach) -> State:
     """Applies a ``stages.exits.Attach``.
 
     Raises:
@@ -83,7 +83,7 @@ def attached(state: State, bench: Bench, settings: Attach) -> State:
     return masked(new, new.masks)
 
 
-def chosen(state: State, bench: Bench, settings: Choose) -> State:
+def with_policy(state: State, bench: Bench, settings: Choose) -> State:
     """Applies a ``stages.exits.Choose``.
 
     Raises:
@@ -146,7 +146,7 @@ def outlived(before: State | None, after: State) -> State:
     return after.with_facts(flags=[*flags, KEPT])
 
 
-def forgotten(state: State) -> State:
+def without_policy(state: State) -> State:
     """The state without its exits' policy, flagged; what has none is as it was.
 
     A policy was chosen for the weights of then: stages that put others in their place call this.
