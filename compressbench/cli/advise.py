@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     gathered = gather(args.runs)
     found = choices(gathered.drawn, args.target, args.batch)
     limits = Limits(
-        None if args.export else args.max_bytes,  # what is written is weighed instead
+        None if args.export else args.max_bytes,  # with --export the written file is weighed, after this
         args.max_latency,
         args.min_accuracy,
         args.min_loyalty,
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         say(f"no latency asked for; --target takes {', '.join(known)}")
     if args.export:
         picks = [c for c in advice.kept if c.series != DENSE]
-        if args.max_bytes is not None:  # a beaten one's file may be shorter all the same
+        if args.max_bytes is not None:  # a state that others beat may still have the shorter file
             picks += [c for c in advice.beaten if c.series != DENSE]
         if not picks:
             raise Unmet("--export: within the limits nothing compressed is left, only the dense model")

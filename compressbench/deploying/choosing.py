@@ -282,7 +282,7 @@ def _dense_once(found: Sequence[Choice]) -> list[Choice]:
             held.append(choice)
         else:
             held[twin] = replace(held[twin], name=_without_recipe(held[twin]))
-    if sum(c.series == DENSE for c in held) == 1:  # with it went what told recipes apart
+    if sum(c.series == DENSE for c in held) == 1:  # the only dense model left needs no recipe in its name
         held = [replace(c, name=_without_recipe(c)) if c.series == DENSE else c for c in held]
     return held
 
@@ -458,7 +458,7 @@ def _class_drops(rows: Sequence[Record]) -> Figure:
             if r.value is None:
                 why[r.seed] = f"{r.group}: {r.note}".removesuffix(": ")
             else:
-                values[r.seed] = max(round(-r.value, 9) + 0.0, values.get(r.seed, -math.inf))  # no -0
+                values[r.seed] = max(round(-r.value, 9) + 0.0, values.get(r.seed, -math.inf))  # no -0.0
     return Figure({s: v for s, v in values.items() if s not in why}, why=why)
 
 

@@ -38,7 +38,7 @@ class Policy:
     temperatures: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        # As a tensor is compared with them, so that one row is judged like many.
+        # Rounded to float32, since a single row is compared as a Python number and a batch as a float32 tensor.
         rounded = tuple(torch.tensor(self.thresholds, dtype=torch.float32).tolist())
         object.__setattr__(self, "thresholds", rounded)
 

@@ -107,7 +107,7 @@ def with_policy(state: State, bench: Bench, settings: Choose) -> State:
     else:
         sure = sureness(policy, logits)
         if settings.says == STREAK:
-            sure = sure.where(sure >= 1, -math.inf)  # no patience at all is none
+            sure = sure.where(sure >= 1, -math.inf)  # a streak of 0 would let everybody leave at once
         if settings.budget is not None:
             found = within_budget(sure, costs, settings.budget, settings.shared)
         else:
@@ -244,7 +244,7 @@ def within_budget(
         )
     if shared:
         return (max(t for t, p in zip(candidates, prices, strict=True) if p <= limit),) * exits
-    best = (candidates[0],) * exits  # the cheapest there is; shares are rounded down, and may not get there
+    best = (candidates[0],) * exits  # the cheapest; shares are rounded down and may all cost more than that
     low, high = -12.0, 12.0
     for _ in range(40):
         middle = (low + high) / 2

@@ -64,7 +64,7 @@ class Hessian:
             yield Metric(largest, _finite(top.value), "1", n=n, note=noted(told, note))
             drawn = landscape.trace(place, bench.generator("trace"), self.samples)
             told = f"{len(drawn)} random vectors"
-            if len(drawn) > 2:  # of two it would be their distance
+            if len(drawn) > 2:  # of two samples a standard error says no more than their distance
                 told += f", standard error {float(f'{statistics.stdev(drawn) / len(drawn) ** 0.5:.2g}'):g}"
             yield Metric(total, _finite(statistics.fmean(drawn)), "1", n=n, note=noted(told, note))
 

@@ -218,7 +218,7 @@ def lanczos(
     while True:
         new = product(basis[-1])
         alphas.append(float(new @ basis[-1]))
-        for _ in range(2):  # once loses orthogonality in single precision
+        for _ in range(2):  # Gram-Schmidt twice: once is not enough in single precision
             stacked = torch.stack(basis)
             new = new - (stacked @ new) @ stacked
         beta = float(new.norm())
@@ -322,7 +322,7 @@ def extent(landscape: Landscape, direction: Tensor, rise: float, farthest: float
         low, high = high, 2 * high
         if low >= farthest:
             return farthest
-    for _ in range(NEARER if low == 0 else 0):  # too high at the first step already
+    for _ in range(NEARER if low == 0 else 0):  # the first step already rose too much: shorten it
         if landscape.loss_at(direction * high / 2) <= limit:
             low = high / 2
             break

@@ -45,8 +45,8 @@ LATENCY_STEPS = 6
 AGREE = 1e-3
 ENDS = ("out", "in")
 
-# In such a place a channel that is zero isn't a channel that isn't there: what remains would be computed differently.
-# A convolution that is no layer has a kernel of its own making: which channel meets what in it goes by their number.
+# Operations in which leaving a channel out differs from setting it to zero (a softmax over channels, a group norm), so
+# that channels that reach them are never cut. Among them convolutions called as functions, whose kernels are computed.
 _MIXING = ("Bmm", "Softmax", "NativeGroupNorm", "NativeLayerNorm", "ConvolutionBackward")
 _PLAIN = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.PReLU)
 _SUMS = ("AddBackward", "SubBackward", "ConstantPad")
@@ -289,7 +289,7 @@ def _coupled(
     traced = copy.deepcopy(module)
     groups: list[_Group] = []
     shared = _sharing(traced)
-    for layers in shared:  # one weight has one score, under its first name
+    for layers in shared:  # layers with one weight have one score, under the first one's name
         known = {f"{layer}.weight": scores.get(f"{layers[0]}.weight") for layer in layers}
         scores = {**scores, **{name: score for name, score in known.items() if score is not None}}
     graph = _graph(traced, sample, ways)
@@ -367,7 +367,7 @@ def _bounded(graph: Any) -> Iterator[None]:
     def adding(group: Any, dep: Any, idxs: Any) -> None:
         nonlocal met
         met += len(idxs)
-        if met > 2 * most:  # a group is made twice: as it is walked, and merged
+        if met > 2 * most:  # Torch-Pruning adds each member twice: walking a group, and merging
             raise _Endless
         add(group, dep, idxs)
 

@@ -85,7 +85,7 @@ MEASURED = {
     "throughput": "throughput",
 }
 COMPUTE = ("train_macs", "train_examples", "train_seconds", "train_cost_ratio")
-SAID = ("majority_top1",)  # in a sentence, where a dense net is no better
+SAID = ("majority_top1",)  # shown in no table: findings mention it where the dense net is no better
 WHOLE = ("deployed", "targets")  # probes that have a table for all they say
 Pick = Callable[[Series, str], Sequence[Point]]
 
@@ -271,7 +271,7 @@ def leftover_tables(panel: Panel, moment: str) -> list[Table]:
             or row.moment != moment
             or (row.probe, whose_end(row.metric)) in figures
         ):
-            continue  # an interval stands beside its figure
+            continue  # the end of an interval, shown beside the figure itself
         if (row.probe, row.metric, bool(row.group)) in known:
             continue
         if row.group:

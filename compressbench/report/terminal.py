@@ -45,7 +45,7 @@ def print_tables(records: Records, console: Console) -> None:
         for each in panel.moments:
             table = accuracy_table(panel, each)
             if table and any(" / " in c.text for row in table.rows for c in row.cells):
-                continue  # several states of one density: the table above has them apart
+                continue  # a cell with several states of one density; the table above shows each in a row
             for part in _abreast(table) if table else ():
                 console.print(f"\n{part.title}", style="bold", markup=False)
                 console.print(_of(part, console.width))
@@ -73,7 +73,7 @@ def _lecture(panel: Panel, moment: str, width: int) -> Grid:
     columns: list[tuple[str, list[Cell]]] = [("Bits", [Cell(text) for text in bits])] if bits else []
     if told := settings_of(found, bits):
         columns.append(("State", [Cell(text) for text in told]))
-    if len({x.point.density for x in found}) == 1:  # nets of their own sizes
+    if len({x.point.density for x in found}) == 1:  # they don't differ by density but perhaps by size
         for metric in ("parameters", "macs"):
             cells = [_cell(x.point.reading("cost", metric)) for x in found]
             if len({c.text for c in cells}) > 1:

@@ -169,7 +169,7 @@ def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     bench = replace(bench, references=drawn)
     rounding = _rounding(ready, node)
     state = rounding.apply(state, bench) if rounding else state
-    # A part of the set will do: a teacher that is asked once for all of it would be most of so short a trial.
+    # Two batches of data: a teacher answers for the whole set once, which would be most of so short a trial's time.
     feed, few = bench.feed("train"), 2 * node.stage.batch_size
     bench = replace(bench, feeds={**bench.feeds, "train": feed.head(few)})
     trial = replace(

@@ -141,7 +141,7 @@ def check_folders(folders: Iterable[Path]) -> None:
         UserError: a file is nested too deeply, or its aliases make more of it than anybody means, or go in a circle.
     """
     for path in (p for folder in folders for p in sorted(folder.rglob("*.yaml"))):
-        with contextlib.suppress(OSError, ValueError, yaml_error()):  # said where it is used, if it is
+        with contextlib.suppress(OSError, ValueError, yaml_error()):  # reported if a config uses it
             if path.is_file():
                 _check_size(path)
 
@@ -229,7 +229,7 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     from hydra.errors import HydraException, OverrideParseException
 
     inner: BaseException | None = error
-    while inner is not None:  # one of ours, wrapped by the resolver that raised it
+    while inner is not None:  # a UserError of ours may be wrapped by OmegaConf
         if isinstance(inner, UserError):
             return str(inner)
         inner = inner.__cause__ or inner.__context__

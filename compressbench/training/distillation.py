@@ -222,7 +222,7 @@ class _Mimicking:
         self.said: tuple[Inputs, Outputs] | None = None
         self.guide = base.bench.task.placed(base.module)
         with tapped(self.guide.module, tuple(points.values())):
-            pass  # a name that the teacher has not is said before any training
+            pass  # raises here, before any training, where the teacher has no such module
 
     def begin(self, module: nn.Module) -> Mapping[str, nn.Parameter]:
         """Draws the regressors for a student, and tries the features on a few examples."""
