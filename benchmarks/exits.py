@@ -29,7 +29,7 @@ from compressbench.hardware.turns import in_turns, ratio, stopwatch
 from compressbench.models.build import module_of
 from compressbench.models.counting import of_exits
 from compressbench.models.draw import drawn
-from compressbench.models.early import attached, by_shares, sureness
+from compressbench.models.exit_policies import by_shares, sureness, with_exits
 from compressbench.models.exits import parts_of, prepared_parts
 from compressbench.models.prepared import prepared
 from compressbench.runs.allocator import keep_freed_memory
@@ -47,7 +47,7 @@ def net(depth: int) -> tuple[Bench, Any]:
     """A ResNet with an exit after each of its first two stages."""
     bench = bench_of(32, 10, IMAGES)
     head = {specs.TARGET: "compressbench.exit_heads.pooled.pooled", specs.PARTIAL: True}
-    return bench, attached(drawn(resnet(depth), bench), bench, Attach(("layer1", "layer2"), head))
+    return bench, with_exits(drawn(resnet(depth), bench), bench, Attach(("layer1", "layer2"), head))
 
 
 def ratios(title: str, arms: Mapping[str, Callable[[], object]], seconds: float, scale: float) -> None:

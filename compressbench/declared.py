@@ -92,7 +92,7 @@ def impossible(metric: str, unit: str, value: object) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
-    if not -MOST <= value <= MOST:  # nor is nan
+    if not -MOST <= value <= MOST:  # true of nan too
         return (
             "is no finite number" if isinstance(value, float) and not math.isfinite(value) else "is too large"
         )

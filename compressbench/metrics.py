@@ -132,7 +132,7 @@ def pearson(one: Tensor, other: Tensor) -> float:
     if len(one) < 2 or _constant(one) or _constant(other):
         return math.nan
     one, other = one - one.mean(), other - other.mean()
-    # one root of the product: exactly 1 of a tensor with itself
+    # the root of the product, not the product of two roots: exactly 1 for a tensor with itself
     return float((one @ other / ((one @ one) * (other @ other)).sqrt()).clamp(-1, 1))
 
 

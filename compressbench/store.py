@@ -156,7 +156,7 @@ class Store:
                 self.write_json(path, {"digest": digest(body), "body": body})
                 for place, was in zip(
                     (path, path.parent), made, strict=True
-                ):  # ``prune`` asks when it was made
+                ):  # the age that ``prune`` goes by stays that of the first writing
                     os.utime(place, ns=(was.st_atime_ns, was.st_mtime_ns))
 
     def load(self, key: str, made_by: Callable[[Mapping[str, Any]], bool] | None = None) -> State | None:
@@ -294,7 +294,7 @@ class Store:
             except OSError as error:
                 if error.errno != errno.ELOOP:
                     raise
-                path.unlink(missing_ok=True)  # a link, which is nobody's lock
+                path.unlink(missing_ok=True)  # a link stands in the lock's place
                 continue
             try:
                 if not _take(file.fileno()):

@@ -15,7 +15,7 @@ from compressbench.exit_criteria.policy import POLICY
 from compressbench.inputs import Inputs
 from compressbench.metrics import named
 from compressbench.models.build import module_of
-from compressbench.models.exits import Early, prepared_parts
+from compressbench.models.exits import ByPolicy, prepared_parts
 from compressbench.outputs import forward
 from compressbench.tasks.task import Pieces
 
@@ -50,7 +50,7 @@ class View:
         from compressbench.models.prepared import prepared
 
         if self.leaves_early:
-            return Early(self.parts, self.state.policies)
+            return ByPolicy(self.parts, self.state.policies)
         return prepared(self.module, *self._sample())
 
     @functools.cached_property

@@ -12,7 +12,7 @@ from compressbench.bench import Bench
 from compressbench.exit_criteria.policy import (
     Policy,
 )
-from compressbench.models import early
+from compressbench.models import exit_policies
 from compressbench.models.draw import drawn
 from compressbench.stages.exits import Attach
 from compressbench.state import State
@@ -43,7 +43,7 @@ def exits(bench: Bench) -> State:
     """A ResNet-8 with two exits, trained a little, so that it is of different minds about different images."""
     from compressbench.stages.train import Train
 
-    state = early.attached(
+    state = exit_policies.with_exits(
         drawn(RESNET, bench), dataclasses.replace(bench, name="attach"), Attach(POINTS, HEAD)
     )
     return training("joint", Train).apply(state, dataclasses.replace(bench, name="joint"))

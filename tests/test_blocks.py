@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from compressbench.cli.run import composed
 from compressbench.errors import UserError
-from compressbench.specs.compose import SHARED
+from compressbench.specs.compose import SHARED, composed
 from compressbench.specs.conf import conf_dir
 
 RECIPES = sorted((conf_dir() / "recipe").glob("*.yaml"))

@@ -27,7 +27,7 @@ from compressbench.exit_criteria.policy import (
     waiting,
 )
 from compressbench.exit_criteria.said import Said
-from compressbench.models import early
+from compressbench.models import exit_policies
 from compressbench.models.build import module_of
 from compressbench.models.counting import count, of_exits
 from compressbench.models.draw import drawn
@@ -92,7 +92,7 @@ def test_patience_as_long_as_there_are_exits_means_the_last(steps: int, exits: S
 def mixed(criterion, logits: list[Tensor]) -> Policy:
     """Thresholds that let some leave at each exit."""
     bare = policy(criterion, math.inf, math.inf)
-    sure = early.sureness(bare, logits)
+    sure = exit_policies.sureness(bare, logits)
     if criterion is patience:
         return policy(patience, 1, 1)
     return policy(criterion, *(middle(sure[:, k]) for k in range(2)))
@@ -189,7 +189,7 @@ def test_chance_and_the_oracle_are_what_counting_by_hand_gives(exits: State, ben
     state = Choose(spec("max_probability"), budget=0.7).apply(exits, bench)
     view = View(state, bench)
     found = {(m.name, m.group): m for m in Exits().measure(view, view, bench)}
-    logits, labels = early.answers(prepared_parts(module_of(state), images(bench, 8)), bench, "test")
+    logits, labels = exit_policies.answers(prepared_parts(module_of(state), images(bench, 8)), bench, "test")
     right = torch.stack([t.argmax(1) == labels for t in logits], 1)
     rule = policy_of(state.policies)
     assert rule is not None
@@ -239,7 +239,9 @@ def test_a_chosen_policy_does_what_its_facts_say(name: str, shared: bool, exits:
         except UserError:  # patience can't do with so little
             assert name == "patience"
             continue
-        logits, _ = early.answers(prepared_parts(module_of(state), images(bench, 8)), bench, "validation")
+        logits, _ = exit_policies.answers(
+            prepared_parts(module_of(state), images(bench, 8)), bench, "validation"
+        )
         rule = policy_of(state.policies)
         assert rule is not None
         share = torch.bincount(assigned(rule, logits), minlength=3).double() / len(logits[0])
@@ -264,12 +266,12 @@ def test_no_accuracy_to_lose_loses_none_on_validation(exits: State, bench: Bench
 
 
 def test_msdnets_shares_are_geometric_and_thresholds_take_the_surest() -> None:
-    assert early.shares(1.0, 4) == [0.25] * 4
-    two = early.shares(2.0, 3)
+    assert exit_policies.shares(1.0, 4) == [0.25] * 4
+    two = exit_policies.shares(2.0, 3)
     assert two[1] / two[0] == pytest.approx(2)
     assert two[2] / two[1] == pytest.approx(2)
     sure = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = early.by_shares(sure, [0.2, 0.3, 0.5])
+    found = exit_policies.by_shares(sure, [0.2, 0.3, 0.5])
     first = sure[:, 0] >= found[0]
     assert int(first.sum()) == 200
     assert int((~first & (sure[:, 1] >= found[1])).sum()) == 300
@@ -286,8 +288,8 @@ def test_a_temperature_found_again() -> None:
     draw = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20_000, 5, generator=draw)
     labels = torch.multinomial(logits.softmax(1), 1, generator=draw).squeeze(1)
-    assert early.temperature(logits, labels) == pytest.approx(1, abs=0.03)
-    assert early.temperature(3 * logits, labels) == pytest.approx(3, abs=0.1)
+    assert exit_policies.temperature(logits, labels) == pytest.approx(1, abs=0.03)
+    assert exit_policies.temperature(3 * logits, labels) == pytest.approx(3, abs=0.1)
 
 
 def test_patience_for_longer_than_there_are_exits_is_said_to_mean_never(exits: State, bench: Bench) -> None:

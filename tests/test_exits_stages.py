@@ -19,7 +19,7 @@ from compressbench.exit_criteria.policy import (
     policy_of,
     taken,
 )
-from compressbench.models import early
+from compressbench.models import exit_policies
 from compressbench.models.build import module_of
 from compressbench.models.counting import count, of_exits
 from compressbench.models.draw import drawn
@@ -269,8 +269,8 @@ def test_a_target_of_whole_nets_and_an_export_refuse_what_leaves_early(
 ) -> None:
     from types import SimpleNamespace
 
-    from compressbench.cli.export import export
-    from compressbench.hardware.early import lower
+    from compressbench.deploying.handing_over import export
+    from compressbench.hardware.exits import lower
     from compressbench.hardware.target import Unsupported
     from compressbench.hardware.torch_compiled import TorchCompiled
 
@@ -391,11 +391,11 @@ def test_a_policy_that_outlives_a_stage_is_told_of(exits: State, bench: Bench) -
     chosen = Choose(spec("margin"), budget=0.7).apply(exits, bench)
     magnitude = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
     pruned = Prune(magnitude, 0.5).apply(chosen, bench)
-    told = early.outlived(chosen, pruned).facts["flags"]
+    told = exit_policies.outlived(chosen, pruned).facts["flags"]
     assert sum("chosen before this" in flag for flag in told) == 1
-    assert early.outlived(exits, chosen) == chosen
-    assert early.outlived(chosen, chosen.settled()).facts == chosen.facts
-    assert early.outlived(None, chosen) == chosen
+    assert exit_policies.outlived(exits, chosen) == chosen
+    assert exit_policies.outlived(chosen, chosen.settled()).facts == chosen.facts
+    assert exit_policies.outlived(None, chosen) == chosen
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from compressbench.bench import Bench
 from compressbench.deploying.exporting import FORMS
 from compressbench.errors import UserError
 from compressbench.hardware import agreement
-from compressbench.hardware.early import lower
+from compressbench.hardware.exits import lower
 from compressbench.hardware.target import Lowered, Unsupported
 from compressbench.models.build import module_of
 from compressbench.stages.exits import Attach

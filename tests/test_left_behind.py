@@ -11,12 +11,12 @@ from torch import Tensor
 from cases_quantize import MAGNITUDE, RESNET, qat, train
 from compressbench.bench import Bench
 from compressbench.errors import UserError
-from compressbench.hardware.early import lower, without_exits
+from compressbench.hardware.exits import lower, without_exits
 from compressbench.hardware.target import Lowered
 from compressbench.masks import masked
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.models.early import GONE, KEPT
+from compressbench.models.exit_policies import GONE, KEPT
 from compressbench.models.exits import last_alone
 from compressbench.outputs import forward
 from compressbench.probes.deployed import logits

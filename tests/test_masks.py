@@ -30,7 +30,7 @@ def ones(shapes):
 
 
 def choose(scores, old, fraction, scope, of="left", rates=None, grain=None, **settings):
-    """Masks by a scope, as ``unstructured.chosen`` makes them."""
+    """Masks by a scope, as ``unstructured.decide`` makes them."""
     grain = grain or weight()
     units = {n: units_of(s, old[n], grain) for n, s in scores.items()}
     stay = scope(units, fraction, of, rates or {}, **settings)

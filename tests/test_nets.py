@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from compressbench.cli.export import export
 from compressbench.cli.run import composed
 from compressbench.data.dataset import Raw, Split
+from compressbench.deploying.handing_over import export
 from compressbench.errors import UserError
 from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
 from compressbench.hardware.target import Lowered

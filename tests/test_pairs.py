@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from compressbench.cli.export import export
 from compressbench.cli.run import composed
+from compressbench.deploying.handing_over import export
 from compressbench.errors import UserError
 from compressbench.models.quantized import bits_of, quantized
 from compressbench.runs.execute import Executor, Watcher

@@ -43,6 +43,7 @@ def test_the_architecture_names_what_is_there() -> None:
         "estimate.py",
         "experiment.py",
         "provenance.py",
+        "finished.py",
         "allocator.py",
     }
     gone = [name for name in missing(ARCHITECTURE) if name not in beside]
@@ -90,3 +91,9 @@ def test_where_would_i_change_names_things_that_are_there() -> None:
 def test_docs_name_configs_that_are_there(path: Path) -> None:
     named = set(re.findall(r"`(conf/[\w/.\-]+)`", path.read_text(encoding="utf-8")))
     assert sorted(n for n in named if not OWN.search(n) and not (ROOT / n).exists()) == []
+
+
+def test_every_format_that_is_written_says_how_it_is_loaded() -> None:
+    from compressbench.deploying import exporting, handing_over
+
+    assert list(exporting.FORMS) == list(handing_over.FORMS)

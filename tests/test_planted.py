@@ -20,7 +20,7 @@ from compressbench.exit_criteria.policy import Policy, compacted, policy_of, wai
 from compressbench.models.build import module_of
 from compressbench.models.cheap import CheapBlock, Shift
 from compressbench.models.counting import count, of_exits
-from compressbench.models.early import within_loss
+from compressbench.models.exit_policies import within_loss
 from compressbench.models.exits import parts_of
 from compressbench.probes.batching import _spent
 from compressbench.probes.exits import _classes, _controls

@@ -209,7 +209,7 @@ def test_gradual_pruning_by_movement_of_the_same_training(bench) -> None:
 def test_movement_is_the_sum_of_minus_gradient_times_weight(bench) -> None:
     start = drawn(MLP, bench)
     module, made = on(start, bench, method("movement"))
-    x = torch.rand(8, *bench.task.blank(1))
+    x = torch.rand(8, *bench.task.blank(1)[0].shape[1:])
     with made.in_place(True):
         module(x).logsumexp(1).sum().backward()
     made.after_gradient()
@@ -250,7 +250,7 @@ def test_edge_popup_leaves_norms_as_they_are(bench) -> None:
 
 def test_gradients_of_scores_and_of_sleeping_edges(bench) -> None:
     start = drawn(NORMAL, bench)
-    x = torch.rand(16, *bench.task.blank(1))
+    x = torch.rand(16, *bench.task.blank(1)[0].shape[1:])
     module, made = on(start, bench, method("edge_popup", keep=0.3))
     effective = {n: made.effective(n, True).detach().requires_grad_() for n in start.facts["prunable"]}
     torch.func.functional_call(module, effective, (x,)).logsumexp(1).sum().backward()

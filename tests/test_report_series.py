@@ -57,9 +57,9 @@ def test_the_line_between_two_nets_and_its_barrier(tmp_path):
 
 def test_published_figures_stand_on_axes_of_their_own(tmp_path):
     from compressbench.report.published import published
-    from compressbench.runs.execute import Labels
+    from compressbench.runs.execute import RunColumns
 
-    labels = Labels("lth", "lenet", "digits", "smoke", "cpu", 0)
+    columns = RunColumns("lth", "lenet", "digits", "smoke", "cpu", 0)
     block = {
         "magnitude": {
             "source": "Gale 2019",
@@ -68,7 +68,7 @@ def test_published_figures_stand_on_axes_of_their_own(tmp_path):
         },
         "L0": {"source": "Gale 2019", "of": "ResNet-50 on ImageNet", "note": "did not work there"},
     }
-    extra = published(block, labels)
+    extra = published(block, columns)
     assert [(r.series, r.density, r.value, r.basis) for r in extra] == [
         ("magnitude", 0.1, 73.9, "published"),
         ("magnitude", 0.5, 76.5, "published"),
@@ -99,10 +99,10 @@ def test_published_figures_stand_on_axes_of_their_own(tmp_path):
 )
 def test_published_figures_are_checked(figures, why):
     from compressbench.report.published import published
-    from compressbench.runs.execute import Labels
+    from compressbench.runs.execute import RunColumns
 
     with pytest.raises(UserError, match=re.escape(why)):
-        published({"magnitude": figures}, Labels("lth", "lenet", "digits", "smoke", "cpu", 0))
+        published({"magnitude": figures}, RunColumns("lth", "lenet", "digits", "smoke", "cpu", 0))
 
 
 def speedup(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import compressbench
+from compressbench.cli.main import VERBS
 
 PACKAGE = Path(compressbench.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -118,6 +119,32 @@ def test_rooms_are_not_knotted() -> None:
         for line in sorted(lines)
     ]
     assert not left, "\n".join([str(left), *told])
+
+
+def test_no_verb_imports_another() -> None:
+    """What two verbs share lives in a module that is none."""
+    verbs = {module for module, _ in VERBS.values()}
+    assert len(verbs) > 8
+    for verb in verbs:
+        names = set(imported(ast.parse(modules()[verb].read_text(encoding="utf-8"))))
+        others = {n for n in (names | {n.rpartition(".")[0] for n in names}) & verbs if n != verb}
+        assert not others, f"{verb} imports {', '.join(others)}"
+
+
+def test_a_stage_calls_what_it_does() -> None:
+    """``apply`` is short: what a stage does is a function of another room, which imports torch when it is called."""
+    applies = {
+        f"{module}.{kind.name}": method
+        for module, path in modules().items()
+        if module.startswith("compressbench.stages.")
+        for kind in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(kind, ast.ClassDef)
+        for method in kind.body
+        if isinstance(method, ast.FunctionDef) and method.name == "apply"
+    }
+    assert len(applies) > 15
+    long = {name: len(m.body) for name, m in applies.items() if len(m.body) > 4}
+    assert not long, f"a docstring, an import, a choice and a call are enough: {long}"
 
 
 def test_every_module_can_be_imported() -> None:

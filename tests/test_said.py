@@ -14,7 +14,7 @@ from torch import Tensor
 import compressbench.models.prepared
 from compressbench.bench import Bench
 from compressbench.cli import calibrate
-from compressbench.cli.export import check
+from compressbench.deploying.handing_over import check
 from compressbench.hardware import agreement, calibrating, turns
 from compressbench.hardware.target import Lowered, Unsupported
 from compressbench.hardware.torch_compiled import _quietly

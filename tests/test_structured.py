@@ -304,7 +304,7 @@ def test_masks_are_cut_too_and_it_composes(bench: Bench, tmp_path: Path) -> None
     back = Store(tmp_path).load("k")
     assert back is not None
     assert back.edits == twice.edits
-    images = torch.randn(3, *bench.task.blank(1))
+    images = torch.randn(3, *bench.task.blank(1)[0].shape[1:])
     assert torch.equal(logits(back, images), logits(twice, images))
 
 
@@ -464,7 +464,7 @@ def test_blocks_are_dropped(bench: Bench) -> None:
     small = Blocks(L1, fraction=1 / 7, blocks="layer*.*").apply(state, bench)
     assert small.edits == ({"drop": ["layer2.1"]},)
     assert isinstance(module_of(small).get_submodule("layer2.1"), nn.Identity)
-    images = torch.randn(3, *bench.task.blank(1))
+    images = torch.randn(3, *bench.task.blank(1)[0].shape[1:])
     whole = module_of(state)
     whole.layer2[1] = nn.Identity()
     assert torch.equal(logits(small, images), logits(whole, images))

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compressbench.cli.export import export
 from compressbench.cli.run import composed
 from compressbench.data.dataset import Raw
 from compressbench.data.examples import Examples, Ragged
 from compressbench.data.load import load
+from compressbench.deploying.handing_over import export
 from compressbench.errors import UserError
 from compressbench.inputs import Inputs
 from compressbench.metrics import named

@@ -18,7 +18,8 @@ from compressbench.specs.length import steps
 from compressbench.stages.prune import Prune
 from compressbench.stages.rewind import LearningRate, RandomMask, Reinit, Weights
 from compressbench.training import schedules
-from compressbench.training.loop import Run, rate
+from compressbench.training.live import Run
+from compressbench.training.loop import rate
 from conftest import MLP, kill
 from short import ADAM, SGD, same
 
@@ -229,13 +230,13 @@ def test_bf16_is_reported(bench) -> None:
 @pytest.mark.parametrize("dampening", [0.0, 0.3])
 def test_a_first_gradient_may_come_late(dampening) -> None:
     """Theseus draws which blocks run: fused SGD gives what the plain one gives, whichever had no gradient at first."""
-    from compressbench.training.loop import _late_comers
+    from compressbench.training.optimising import late_comers
 
     def trained(fused: bool) -> torch.Tensor:
         one, late = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
         optimizer = torch.optim.SGD([one, late], lr=0.1, momentum=0.9, dampening=dampening, fused=fused)
         if fused:
-            optimizer.register_step_pre_hook(_late_comers)
+            optimizer.register_step_pre_hook(late_comers)
         for step in range(4):
             optimizer.zero_grad()
             ((one**2).sum() + ((late**3).sum() if step else 0)).backward()

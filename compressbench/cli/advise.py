@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 from compressbench.cli import trusting
 from compressbench.cli.parser import Parser, a_path, count, number, percent
 from compressbench.console import say
-from compressbench.errors import Unmet, UserError
+from compressbench.deploying.handing_over import FORMS, export
+from compressbench.errors import Unmet, UserError, nearest
+from compressbench.paths import own_folder
+from compressbench.runs import finished
 
 if TYPE_CHECKING:
     from compressbench.deploying.choice import Choice, Figure
     from compressbench.deploying.choosing import Advice
     from compressbench.report.joint import Gathered
+    from compressbench.runs.finished import Trust
 
 HEADS = {
     "accuracy": "top-1 %",
@@ -73,7 +77,7 @@ def main(argv: list[str]) -> int:
     gathered = gather(args.runs)
     found = choices(gathered.drawn, args.target, args.batch)
     limits = Limits(
-        None if args.export else args.max_bytes,  # what is written is weighed instead
+        None if args.export else args.max_bytes,  # with --export the written file is weighed, after this
         args.max_latency,
         args.min_accuracy,
         args.min_loyalty,
@@ -90,7 +94,7 @@ def main(argv: list[str]) -> int:
         say(f"no latency asked for; --target takes {', '.join(known)}")
     if args.export:
         picks = [c for c in advice.kept if c.series != DENSE]
-        if args.max_bytes is not None:  # a beaten one's file may be shorter all the same
+        if args.max_bytes is not None:  # a state that others beat may still have the shorter file
             picks += [c for c in advice.beaten if c.series != DENSE]
         if not picks:
             raise Unmet("--export: within the limits nothing compressed is left, only the dense model")
@@ -169,15 +173,12 @@ def _sizes(kept: Sequence[Choice]) -> Iterable[str]:
 
 
 def _check_form(form: str) -> None:
-    from compressbench.cli.export import FORMS
-    from compressbench.errors import nearest
-
     if form not in FORMS:
         raise UserError(f"--export: unknown form {form!r}; {nearest(form, FORMS)}")
 
 
 def _export(
-    picks: Sequence[Choice], gathered: Gathered, form: str, limit: float | None, trust: trusting.Trust
+    picks: Sequence[Choice], gathered: Gathered, form: str, limit: float | None, trust: Trust
 ) -> None:
     """Writes the first pick whose file keeps to the limit; what is too large is deleted again, and said."""
     least = float("inf")
@@ -209,15 +210,12 @@ def _run_of(pick: Choice, gathered: Gathered) -> tuple[Path, str]:
     raise UserError(f"--export: no run's folder among these holds {pick.state}; give the run itself")
 
 
-def _written(run: Path, state: str, form: str, limit: float | None, trust: trusting.Trust) -> tuple[int, str]:
+def _written(run: Path, state: str, form: str, limit: float | None, trust: Trust) -> tuple[int, str]:
     """Bytes of a state's files, and what is to be said of them: nothing, and none is left, where they break the limit."""
     import tempfile
 
-    from compressbench.cli.export import experiment_of, export, view_of
-    from compressbench.paths import own_folder
-
-    ready = experiment_of(run, trust)
-    view, node = view_of(ready, state)
+    ready = finished.opened(run, trust)
+    view, node = finished.view_of(ready, state)
     folder = own_folder(run, "export")
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as aside:  # leaves an earlier export alone
         told = export(ready, view, node, form, Path(aside), run)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from compressbench.cli.parser import Parser
 from compressbench.console import say
 from compressbench.errors import UserError, nearest
-from compressbench.specs.conf import SECTIONS, conf_dir, headline
+from compressbench.specs.conf import SECTIONS, conf_dir, entries
 
 
 def main(argv: list[str]) -> int:
@@ -29,13 +27,3 @@ def main(argv: list[str]) -> int:
             say(f"{section}")
             say("".join(f"  {name:<22} {text}\n" for name, text in lines))
     return 0
-
-
-def entries(folder: Path, section: str) -> list[tuple[str, str]]:
-    """(name, one line) of a section's YAML files in one conf folder; for stages those of all their kinds."""
-    base = folder / SECTIONS[section]
-    paths = sorted(base.glob("*/*.yaml") if section == "stages" else base.glob("*.yaml"))
-    found = [(p, headline(p)) for p in paths if not p.stem.startswith("_")]
-    if section == "stages":
-        return [(f"{p.parent.name}/{name}", text) for p, (name, text) in found if p.parent.name != "prune"]
-    return [line for _, line in found]

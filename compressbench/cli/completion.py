@@ -30,23 +30,20 @@ def main(argv: list[str]) -> int:
 
 def query(line: str, point: str) -> int:
     """Prints what may stand where the cursor is."""
-    from compressbench.cli.main import VERBS
+    from compressbench.cli import main as front
 
     line = line[: int(point)] if point.isdigit() else line
     words = line.split()
     if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
-        print(" ".join(VERBS))
+        print(" ".join(front.VERBS))
         return 0
     if words[1] in ("run", "explain"):
-        from compressbench.cli import run
-
         rest = line.partition(words[1])[2].lstrip()
         os.environ["COMP_LINE"] = f"compressbench {rest}"
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-        return run.main(["-sc", "query=bash"])
+        return front.run(["run", "-sc", "query=bash"])
     if words[1] == "data":
-        from compressbench.cli.catalog import entries
-        from compressbench.specs.conf import conf_dir
+        from compressbench.specs.conf import conf_dir, entries
 
         print(" ".join(name for name, _ in entries(conf_dir(), "datasets")))
     return 0

@@ -53,11 +53,10 @@ def _header(path: Path) -> str:
 
 
 def _stages(overrides: list[str], config_dir: Path | None) -> str:
-    from compressbench.cli.run import composed
     from compressbench.cli.terminal import grouped, words
     from compressbench.runs.experiment import check_keys
     from compressbench.runs.plan import Context, make
-    from compressbench.specs.compose import UNSAID
+    from compressbench.specs.compose import UNSAID, composed
     from compressbench.specs.trust import prefixes
     from compressbench.wording import counted
 

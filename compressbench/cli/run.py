@@ -19,6 +19,7 @@ from compressbench.cli.parser import misspelt
 from compressbench.console import clean_line, say
 from compressbench.errors import Incomplete, UserError
 from compressbench.paths import outputs_folder, write_text
+from compressbench.specs.compose import composed
 from compressbench.specs.conf import conf_dir
 from compressbench.specs.overrides import check_recipe, check_word, is_override, readable, told, usage
 
@@ -160,29 +161,6 @@ def _drop_unused(folder: Path) -> None:
         with contextlib.suppress(OSError):  # not empty: there are other runs
             folder.parent.rmdir()
             folder.parent.parent.rmdir()
-
-
-def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, Any]:
-    """A resolved config from overrides, by Hydra's compose API.
-
-    Raises:
-        UserError: one clear line for whatever can't be composed.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from compressbench.specs.compose import config_folder, explain, plain, register
-
-    register()
-    folders = [config_folder(config_dir)] if config_dir is not None else []
-    _let_import(folders)
-    extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders)}]"] if folders else []
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return plain(compose("config", overrides=[*readable(overrides), *extra]))
-    except Exception as error:  # Hydra and omegaconf raise all kinds for configs that can't be composed
-        raise UserError(explain(error, tuple(folders))) from error
 
 
 def run_once(overrides: list[str], config_dir: str | None = None) -> Records:

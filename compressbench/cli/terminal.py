@@ -42,14 +42,14 @@ class Terminal(Watcher):
 
     def plan(self, ready: Experiment) -> None:
         """Stages with what the store has of each, and the time the rest will take."""
-        labels = ready.setting.labels
+        columns = ready.setting.columns
         executor = Executor(ready.plan, ready.store, ready.setting, self)
         missing = {n.name for n in executor.missing_states()}
         results = executor.missing_results()
         total = sum(len(executor.probes_of(m)) for m in ready.plan.measures)
         self.say(
-            f"{labels.recipe}: {labels.model} on {labels.dataset}, scale {labels.scale}, seed {labels.seed}, "
-            f"hardware {labels.hardware}"
+            f"{columns.recipe}: {columns.model} on {columns.dataset}, scale {columns.scale}, seed {columns.seed}, "
+            f"hardware {columns.hardware}"
         )
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("state")

@@ -52,12 +52,11 @@ def main(argv: list[str]) -> int:
 
     from compressbench.deploying.elsewhere import derived, read, records
     from compressbench.records import write_csv, write_jsonl
-    from compressbench.report import joint
+    from compressbench.runs.finished import RECORDS, records_of
 
-    source = args.run / "records.jsonl"
-    if not source.is_file():
-        raise UserError(f"--run: {args.run} holds no records.jsonl; give a finished run's folder")
-    run = [r for r in joint.read(source) if r.moment == "final" and r.series != "floor"]
+    if not (args.run / RECORDS).is_file():
+        raise UserError(f"--run: {args.run} holds no {RECORDS}; give a finished run's folder")
+    run = [r for r in records_of(args.run) if r.moment == "final" and r.series != "floor"]
     folder = own_folder(args.run, "timings") / _folder(args.device)
     own = {r.group for r in run if r.probe in ("targets", "deployed")} | {r.hardware for r in run}
     if args.device in own:
@@ -76,10 +75,10 @@ def main(argv: list[str]) -> int:
             raise UserError("--batch: the file says its batches itself")
         found = [replace(one, batch=args.batch) for one in found]
     made = records(found, run, args.state, args.device, args.file.name)
-    path = folder / "records.jsonl"
+    path = folder / RECORDS
     if path.is_file():  # what is imported again replaces what was
         fresh = {(r.state, r.metric) for r in made}
-        before = [r for r in joint.read(path) if r.metric.startswith("latency_b")]
+        before = [r for r in records_of(folder) if r.metric.startswith("latency_b")]
         made = [r for r in before if (r.state, r.metric) not in fresh] + made
     rows = derived(made)
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compressbench.cli.parser import a_path
 from compressbench.errors import UserError
 from compressbench.paths import resolved
+from compressbench.runs.finished import Trust
 from compressbench.specs.compose import config_folder
 from compressbench.specs.conf import conf_dir
 from compressbench.specs.trust import prefixes
-
-
-@dataclass(frozen=True)
-class Trust:
-    """Import prefixes of the user's own code, and where else it is looked for."""
-
-    prefixes: tuple[str, ...] = ()
-    folders: tuple[Path, ...] = ()
-    outputs: str | None = None
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

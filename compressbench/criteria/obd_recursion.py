@@ -52,7 +52,7 @@ def through_function(step: Step, x: Tensor, above: Tensor) -> Tensor:
 
 def _vector_jacobian(step: Step, x: Tensor, above: Tensor) -> Tensor:
     leaf = x.detach().clone().requires_grad_(True)
-    y = step(leaf.clone())  # an in-place ReLU may have the copy
+    y = step(leaf.clone())  # a copy, since the step may work in place, which a leaf doesn't allow
     return torch.autograd.grad(y, leaf, above)[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from compressbench.tasks.images.classification import IMAGES
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
+    from compressbench.stages.transfer import Few, Munge, Pictures
     from compressbench.state import State
 
 
-def few(state: State, bench: Bench, settings: Any) -> State:
+def few(state: State, bench: Bench, settings: Few) -> State:
     """Applies a ``stages.transfer.Few``.
 
     Raises:
@@ -45,7 +46,7 @@ def few(state: State, bench: Bench, settings: Any) -> State:
     return _carrying(state, replace(examples, labels=kept))
 
 
-def munged(state: State, bench: Bench, settings: Any) -> State:
+def munged(state: State, bench: Bench, settings: Munge) -> State:
     """Applies a ``stages.transfer.Munge``; pixels are rounded and kept within 0 and 255."""
     examples = source(bench, settings.data)
     images = _pictures_of(examples, "data/munge")
@@ -56,7 +57,7 @@ def munged(state: State, bench: Bench, settings: Any) -> State:
     return _together(state, examples, pixels, settings.keep)
 
 
-def pictures(state: State, bench: Bench, settings: Any) -> State:
+def pictures(state: State, bench: Bench, settings: Pictures) -> State:
     """Applies a ``stages.transfer.Pictures``: scaled to the data set's size.
 
     Raises:

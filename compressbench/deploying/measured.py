@@ -79,7 +79,7 @@ def _dense_once(found: Sequence[Choice]) -> list[Choice]:
             held.append(choice)
         else:
             held[twin] = replace(held[twin], name=_without_recipe(held[twin]))
-    if sum(c.series == DENSE for c in held) == 1:  # with it went what told recipes apart
+    if sum(c.series == DENSE for c in held) == 1:  # the only dense model left needs no recipe in its name
         held = [replace(c, name=_without_recipe(c)) if c.series == DENSE else c for c in held]
     return held
 

@@ -1,4 +1,4 @@
-"""Exiting: a net in parts, and which rows leave after which part.
+"""Leaving early: a net in parts, and which rows leave after which part.
 
 A net that can answer early is a row of parts. Part k takes what is alive, the input at first, and gives the logits of
 exit k and what is alive after it; the last one gives the logits alone. Three ways to run them answer alike: ``waiting``
@@ -38,7 +38,7 @@ class Policy:
     temperatures: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        # As a tensor is compared with them, so that one row is judged like many.
+        # Rounded to float32, since a single row is compared as a Python number and a batch as a float32 tensor.
         rounded = tuple(torch.tensor(self.thresholds, dtype=torch.float32).tolist())
         object.__setattr__(self, "thresholds", rounded)
 

@@ -276,7 +276,7 @@ def _forms(coded: Coded, huffman: bool) -> list[tuple[str, list[Stream]]]:
     if coded.zero is None:
         return found
     kept = flat != coded.zero
-    codes = flat[kept] - (flat[kept] > coded.zero)  # zero's own code is never needed here
+    codes = flat[kept] - (flat[kept] > coded.zero)  # zeros are in the mask: no code
     width = max(1, (int(codes.max(initial=0))).bit_length())
     codes_stream = _stream(codes, width, huffman)
     found.append(("mask", [_stream(kept.astype(np.int64), 1, False), codes_stream]))

@@ -550,7 +550,7 @@ class _Surgery:
         """
         source = node.input[0]
         if "dtype" in form:
-            return  # by the runtime's own precision
+            return  # a cast input: the runtime is told its precision as a whole
         if form.get("dynamic"):
             if (form["low"], form["high"]) != (0, 255):
                 raise UserError(
@@ -574,7 +574,7 @@ class _Surgery:
         zero_name = self._constant(f"{name}|zero", np.uint8(zero))
         self._node(node, "QuantizeLinear", [source, scale_name, zero_name], [f"{name}|q"])
         steps = f"{name}|q"
-        if (low, high) != (0, 255):  # on the integers: runtimes lose a clip that stands before the rounding
+        if (low, high) != (0, 255):  # a clip after the rounding: runtimes drop one that stands before it
             bounds = [
                 self._constant(f"{name}|{end}", np.uint8(value))
                 for end, value in (("low", low), ("high", high))

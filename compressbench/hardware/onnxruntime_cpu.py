@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from compressbench.errors import UserError
-from compressbench.hardware.early import Compiled, in_parts, numpy_of
+from compressbench.hardware.exits import Compiled, in_parts, numpy_of
 from compressbench.hardware.target import Lowered, Timing, Unsupported, check_threads
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns
 
@@ -137,7 +137,7 @@ def open_session(runtime: Any, content: bytes, threads: int, optimised: Path | N
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # what fails is raised, and said once
-    # Else it rounds the float inputs of products whose weights alone are integers, in blocks, in silence.
+    # At other levels ONNX Runtime silently rounds float inputs of products with integer weights, block by block.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)

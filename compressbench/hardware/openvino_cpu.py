@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from compressbench.errors import UserError, nearest
-from compressbench.hardware.early import Compiled, in_parts, numpy_of
+from compressbench.hardware.exits import Compiled, in_parts, numpy_of
 from compressbench.hardware.onnxruntime_cpu import kind, shortened
 from compressbench.hardware.target import Lowered, Timing, Unsupported, check_threads
 from compressbench.hardware.torch_cpu import check_batches, examples, time_in_turns

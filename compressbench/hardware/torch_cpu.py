@@ -55,7 +55,7 @@ class TorchCPU:
 
         from compressbench.inputs import first, on
         from compressbench.models.build import module_of
-        from compressbench.models.exits import Early, prepared_parts
+        from compressbench.models.exits import ByPolicy, prepared_parts
         from compressbench.models.prepared import prepared
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
@@ -64,7 +64,7 @@ class TorchCPU:
         if view.bench.device == "cpu":
             module = view.fast
         elif view.leaves_early:
-            module = Early(
+            module = ByPolicy(
                 prepared_parts(module_of(view.state, "cpu"), *first(inputs, 8)), view.state.policies
             )
         else:
@@ -76,7 +76,7 @@ class TorchCPU:
 
         simulated = bool(quantized(view.module))
         words = f"torch eager, fp32{', rounding simulated' if simulated else ''}{said(view)}"
-        parts = tuple(module.parts) if isinstance(module, Early) else ()
+        parts = tuple(module.parts) if isinstance(module, ByPolicy) else ()
         return Lowered(run, inputs, words, varies=view.leaves_early, parts=parts, simulated=simulated)
 
     def time(self, lowered: Sequence[Lowered], batch: int) -> list[Timing]:

@@ -136,7 +136,7 @@ class TorchCUDA:
 
         from compressbench.inputs import first, on
         from compressbench.models.build import module_of
-        from compressbench.models.exits import Early, prepared_parts
+        from compressbench.models.exits import ByPolicy, prepared_parts
 
         if self.form != "eager" or self.precision != "f32":
             return Unsupported(
@@ -144,7 +144,7 @@ class TorchCUDA:
             )
         inputs = on(timed_inputs(view, max(self.batches)), "cuda")
         parts = prepared_parts(module_of(view.state, "cuda"), *first(inputs, 8))
-        net = Early(parts, view.state.policies)
+        net = ByPolicy(parts, view.state.policies)
 
         def run(*batch: Tensor) -> object:
             with torch.inference_mode():

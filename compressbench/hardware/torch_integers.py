@@ -93,7 +93,7 @@ class _Integers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         ops = torch.ops.quantized_decomposed
-        if self.ends != _BYTE:  # before the rounding: kernels that write bytes know no other ends
+        if self.ends != _BYTE:  # clamped before rounding: the kernels clamp to 0..255 and to nothing narrower
             low: Any = self.smallest
             high: Any = self.largest
             x = torch.minimum(torch.maximum(x, low), high)

@@ -16,7 +16,7 @@ def shuffled(lesson: Lesson) -> Tensor:
     """
     p, target = lesson.probabilities, lesson.target.unsqueeze(1)
     n, classes = p.shape
-    noise = _noise(lesson, classes).scatter(1, target, 2.0)  # the true class sorts last on both sides
+    noise = _noise(lesson, classes).scatter(1, target, 2.0)  # above all noise: the true class sorts last
     there = noise.argsort(dim=1)[:, : classes - 1]
     places = torch.arange(classes, device=p.device).expand(n, -1)
     here = places[places != target].view(n, classes - 1)

@@ -51,7 +51,7 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
         raise UserError(f"the stored model can't be rebuilt: {type(error).__name__}: {reason}") from error
     load(module, state.weights, "the state's weights")
     load_scales(module, state.group("scales"))
-    with torch.no_grad():  # a tied weight is stored under each of its names, and masked under the first
+    with torch.no_grad():  # a tied weight is stored under each of its names, but masked under the first only
         for name, parameter in module.named_parameters():
             if name in state.masks:
                 parameter.mul_(state.masks[name])
@@ -82,7 +82,12 @@ def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers as detached, contiguous CPU copies."""
-    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in module.state_dict().items()}
+    return copies(module.state_dict())
+
+
+def copies(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors as detached, contiguous CPU copies."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in named.items()}
 
 
 def prunable(module: nn.Module) -> dict[str, Tensor]:
@@ -94,7 +99,7 @@ def prunable(module: nn.Module) -> dict[str, Tensor]:
     names = {
         id(m._parameters["weight"]): f"{n}.weight" if n else "weight"
         for n, m in module.named_modules()
-        if isinstance(m, kinds) and m._parameters.get("weight") is not None  # a parametrised one is computed
+        if isinstance(m, kinds) and m._parameters.get("weight") is not None  # None: computed
     }
     beside = idle(module)
     return {n: p for n, p in module.named_parameters() if id(p) in names and id(p) not in beside}

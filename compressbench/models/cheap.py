@@ -16,7 +16,7 @@ from compressbench.models.resnet import cifar_plan, projection
 Spatial = Callable[[int, int], nn.Module]
 """(channels, stride) to a module that maps (n, channels, h, w) to (n, channels, h / stride, w / stride), rounded up."""
 
-# Of a tensor without gradient: up to here an index moves its elements faster than a kernel of oneDNN is called.
+# Elements of a tensor without gradient up to which indexing is faster than calling a oneDNN kernel.
 FEW = 32_768
 
 
@@ -94,7 +94,7 @@ def shift(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
     return _convolved(x, kernel, stride)
 
 
-# A step of its own for ``models.prepared``: which means is the fastest depends on the tensor.
+# Not traced through, so that ``models.prepared`` sees one call: the fastest way to shift depends on the tensor.
 torch.fx.wrap("shift")
 
 

@@ -81,7 +81,7 @@ def cut_module(module: nn.Module, edit: Edit) -> nn.Module:
         tensors[leaf] = done[place]  # type: ignore[assignment]
         for scales in (f"{leaf}_scale", f"{leaf}_zero") if "0" in dims else ():
             old = owner._buffers.get(scales)
-            if old is not None and old.ndim:  # of a quantized layer, one for each output channel
+            if old is not None and old.ndim:  # a quantized layer's scales, one for each output channel
                 owner._buffers[scales] = _selected(name, old, {"0": dims["0"]})
     for path, leaves in cut.items():
         _refit(module.get_submodule(path), leaves)

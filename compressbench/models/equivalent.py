@@ -31,7 +31,7 @@ _PASSING_CALLS = (
     *(torch.flatten, "flatten", "view", "reshape", "mean", "contiguous"),
     *(F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout),
 )
-# Of what is asked of a tensor, these don't read its values.
+# Methods that read a tensor's shape and not its values.
 _SHAPES = ("size", "dim")
 
 
@@ -69,7 +69,7 @@ def pairs(module: nn.Module) -> list[Pair]:
         if node.op != "call_module" or not isinstance(parts[str(node.target)], _LAYERS):
             continue
         pair = _followed(node, parts)
-        # A weight that were before in one pair and after in another would be scaled by both: nothing.
+        # The second layer of one pair is not the first of another: scaled up and down it would stay as it was.
         if pair and alone(pair.before) and alone(pair.after) and pair.before not in taken:
             found.append(pair)
             taken.add(pair.after)

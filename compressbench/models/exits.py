@@ -177,7 +177,7 @@ def deep_loss(task: Any, module: nn.Module, run: Any, inputs: Sequence[Tensor], 
     return total
 
 
-class Early(nn.Module):
+class ByPolicy(nn.Module):
     """A net that answers by its policy, its parts prepared for speed; rows that are done leave the batch."""
 
     def __init__(self, parts: Sequence[Part], policies: Mapping[str, Any]) -> None:
@@ -386,7 +386,7 @@ def _logits_node(graph: fx.Graph) -> fx.Node:
     """What the forward returns, or the logits in it (see ``outputs.forward``)."""
     value = next(n for n in reversed(graph.nodes) if n.op == "output").args[0]
     if isinstance(value, fx.Node) and value.op == "call_function" and isinstance(value.target, type):
-        fields = getattr(value.target, "_fields", ())  # of a named tuple; a dataclass is called by names
+        fields = getattr(value.target, "_fields", ())  # a named tuple's; a dataclass is given names
         value = {**dict(zip(fields, value.args, strict=False)), **value.kwargs} or value.args
         if isinstance(value, Mapping) and "logits" not in value and fields:
             value = tuple(value.values())
@@ -475,7 +475,7 @@ def _cut(
 
         def there(node: fx.Node, part: fx.Graph = part, env: dict[fx.Node, fx.Node] = env) -> fx.Node:
             if node not in env:
-                env[node] = part.node_copy(node)  # a weight that the forward reads by itself
+                env[node] = part.node_copy(node)  # a parameter that the forward reads outside of any layer
             return env[node]
 
         for node in given:

@@ -71,7 +71,7 @@ class MSDNet(nn.Module):
         for place in range(blocks * step):
             least = max(
                 0, scales - blocks * step + place
-            )  # finer features would reach no classifier any more
+            )  # finer scales are dropped once no classifier is reached from them
             self.layers.append(_Layer(widths, growth, least))
             widths = [w + growth * 2**s if s >= least else w for s, w in enumerate(widths)]
         self.step = step

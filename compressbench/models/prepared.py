@@ -25,7 +25,7 @@ from compressbench.outputs import forward
 
 LOGIT_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 1e-2
-# Up to so many elements a 1 x 1 convolution is done before oneDNN's call has begun: one matrix product and a ReLU.
+# Elements up to which a 1 x 1 convolution is faster as one matrix product than as a call of oneDNN.
 FEW = 131_072
 
 _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
@@ -33,7 +33,7 @@ _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: nn.BatchNorm2d,
     nn.Conv3d: nn.BatchNorm3d,
 }
-# Their results are new memory, and their own backward doesn't read it, so that it may be overwritten.
+# Layers whose result is new memory that their backward doesn't read, so that a ReLU may work on it in place.
 _FRESH = (*_NORM_OF, *_NORM_OF.values(), nn.Linear)
 _SUMS = (operator.add, torch.add, "add")
 _RELUS = (F.relu, torch.relu, "relu")
@@ -140,7 +140,7 @@ def _gradient(module: nn.Module, sample: tuple[Tensor, ...]) -> Tensor | None:
         return None
     with torch.enable_grad():
         inputs = sample[0].detach().requires_grad_()
-        # copies: a part of a net may begin with what is done in place
+        # clones, since a net may begin with an operation in place
         logits = forward(lambda x: module(x.clone(), *(y.clone() for y in sample[1:])), inputs).logits
         if not logits.requires_grad:
             return None

@@ -53,7 +53,8 @@ def quantize(module: nn.Module, layers: Mapping[str, Mapping[str, Form]]) -> nn.
         layer.__class__ = _rounding(_plain(type(layer)))
     for block in module.modules():
         if isinstance(block, nn.TransformerEncoderLayer) and quantized(block):
-            block.activation_relu_or_gelu = 0  # its fused path would read the weights past layers that round
+            # Turns torch's fused path off, which would use the unrounded weights.
+            block.activation_relu_or_gelu = 0
     return module
 
 

@@ -50,7 +50,7 @@ class Replaceable(nn.Module):
         if float(torch.rand(())) < rate:
             return self.new(x)
         result = self.old(x)
-        # Where no block at all is replaced nothing is learned in this step; the loss must have a gradient all the same.
+        # Where no block is replaced in a step nothing is trained, and ``backward`` would fail on a loss without a graph.
         return result if result.requires_grad or not torch.is_grad_enabled() else result.requires_grad_()
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.hardware.early import lower
+from compressbench.hardware.exits import lower
 from compressbench.hardware.target import HardwareTarget, Unsupported
 from compressbench.hardware.torch_cpu import check_batches, timing
 from compressbench.hardware.turns import in_turns, stopwatch, undisturbed

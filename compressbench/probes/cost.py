@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from compressbench.hardware.early import lower
+from compressbench.hardware.exits import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported, unfit
 from compressbench.probes.speedups import SIMULATED, speedup
 from compressbench.probes.structure import parameters

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.hardware.early import lower
+from compressbench.hardware.exits import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported
 from compressbench.probes.speedups import speedup
 from compressbench.records import Metric

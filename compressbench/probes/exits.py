@@ -41,7 +41,7 @@ class Exits:
         from compressbench import metrics
         from compressbench.exit_criteria.policy import assigned, policy_of, taken
         from compressbench.models.counting import of_exits
-        from compressbench.models.early import answers
+        from compressbench.models.exit_policies import answers
         from compressbench.models.exits import exit_names, parts_of
 
         module = subject.module

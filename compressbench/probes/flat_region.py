@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.views import View
 
+NAMES = (
+    ("extent_random", "1"),
+    ("extent_random_relative", "%"),
+    ("extent_gradient", "1"),
+    ("extent_gradient_relative", "%"),
+)
+
 
 @dataclass(frozen=True)
 class FlatRegion:
@@ -48,34 +55,24 @@ class FlatRegion:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject alone."""
-        from compressbench.probes.landscape import extent, forms, random_direction
+        from compressbench.probes.landscape import Landscape, extent, noted, of_both, random_direction
 
-        for suffix, found in forms(subject, self.examples, self.factor):
-            names = ("extent_random", "extent_gradient")
-            if isinstance(found, str):
-                for name in names:
-                    yield Metric(f"{name}{suffix}", None, "1", note=found)
-                    yield Metric(f"{name}_relative{suffix}", None, "%", note=found)
-                continue
-            place, note = found
+        def measured(place: Landscape, suffix: str, note: str) -> Iterable[Metric]:
             own = float(place.weights().norm())
             farthest = self.farthest * own
             generator = bench.generator("directions")
             ways = [random_direction(place, generator) for _ in range(self.directions)]
             gradient = place.gradient()
             steepest = gradient / gradient.norm().clamp(min=1e-30)
-            lengths = (
-                statistics.fmean(extent(place, way, self.rise, farthest) for way in ways),
-                extent(place, steepest, self.rise, farthest),
-            )
-            for name, length in zip(names, lengths, strict=True):
-                told = [f"loss + {self.rise:g} nats"]
-                told += (
-                    [f"as far as was looked: {self.farthest:g} times the weights"]
-                    if length >= farthest
-                    else []
-                )
-                told += [note] if note else []
-                yield Metric(f"{name}{suffix}", length, "1", n=place.examples, note="; ".join(told))
+            lengths = {
+                "extent_random": statistics.fmean(extent(place, way, self.rise, farthest) for way in ways),
+                "extent_gradient": extent(place, steepest, self.rise, farthest),
+            }
+            end = f"as far as was looked: {self.farthest:g} times the weights"
+            for name, length in lengths.items():
+                told = noted(f"loss + {self.rise:g} nats", end if length >= farthest else "", note)
+                yield Metric(f"{name}{suffix}", length, "1", n=place.examples, note=told)
                 share = 100 * length / own if own else None
-                yield Metric(f"{name}_relative{suffix}", share, "%", n=place.examples, note="; ".join(told))
+                yield Metric(f"{name}_relative{suffix}", share, "%", n=place.examples, note=told)
+
+        return of_both(subject, self.examples, self.factor, NAMES, measured)

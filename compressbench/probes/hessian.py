@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.views import View
 
+NAMES = (("hessian_largest", "1"), ("hessian_trace", "1"))
+
 
 @dataclass(frozen=True)
 class Hessian:
@@ -46,35 +48,27 @@ class Hessian:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject alone."""
-        from compressbench.probes.landscape import NoCurvature, forms, lanczos, random_direction, trace
+        from compressbench.probes import landscape
+        from compressbench.probes.landscape import Landscape, NoCurvature, noted
 
-        for suffix, found in forms(subject, self.examples, self.factor):
-            names = (f"hessian_largest{suffix}", f"hessian_trace{suffix}")
-            if isinstance(found, str):
-                yield from (Metric(name, None, "1", note=found) for name in names)
-                continue
-            place, note = found
-            n = place.examples
-            start = random_direction(place, bench.generator("top"))
+        def measured(place: Landscape, suffix: str, note: str) -> Iterable[Metric]:
+            n, (largest, total) = place.examples, (f"{name}{suffix}" for name, _ in NAMES)
+            start = landscape.random_direction(place, bench.generator("top"))
             try:
-                top = lanczos(place.product, start, self.tolerance, self.products)
+                top = landscape.lanczos(place.product, start, self.tolerance, self.products)
             except NoCurvature as error:
-                yield from (Metric(name, None, "1", note=str(error)) for name in names)
-                continue
+                yield from landscape.without(str(error), NAMES, suffix)
+                return
             off = 100 * top.error / max(abs(top.value), 1e-30)
             told = f"{top.products} products, error {f'about {off:.0f} %' if off >= 1 else 'below 1 %'}"
-            yield Metric(names[0], _finite(top.value), "1", n=n, note="; ".join(filter(None, (told, note))))
-            drawn = trace(place, bench.generator("trace"), self.samples)
+            yield Metric(largest, _finite(top.value), "1", n=n, note=noted(told, note))
+            drawn = landscape.trace(place, bench.generator("trace"), self.samples)
             told = f"{len(drawn)} random vectors"
-            if len(drawn) > 2:  # of two it would be their distance
+            if len(drawn) > 2:  # of two samples a standard error says no more than their distance
                 told += f", standard error {float(f'{statistics.stdev(drawn) / len(drawn) ** 0.5:.2g}'):g}"
-            yield Metric(
-                names[1],
-                _finite(statistics.fmean(drawn)),
-                "1",
-                n=n,
-                note="; ".join(filter(None, (told, note))),
-            )
+            yield Metric(total, _finite(statistics.fmean(drawn)), "1", n=n, note=noted(told, note))
+
+        return landscape.of_both(subject, self.examples, self.factor, NAMES, measured)
 
 
 def _finite(value: float) -> float | None:

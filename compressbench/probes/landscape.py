@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from compressbench.errors import UserError
 from compressbench.inputs import Inputs, first, on, rows
 from compressbench.models.equivalent import rescaled
 from compressbench.outputs import forward
+from compressbench.records import Metric
 from compressbench.tasks.task import Task
 from compressbench.training.sam import uphill
 
@@ -217,7 +218,7 @@ def lanczos(
     while True:
         new = product(basis[-1])
         alphas.append(float(new @ basis[-1]))
-        for _ in range(2):  # once loses orthogonality in single precision
+        for _ in range(2):  # Gram-Schmidt twice: once is not enough in single precision
             stacked = torch.stack(basis)
             new = new - (stacked @ new) @ stacked
         beta = float(new.norm())
@@ -321,7 +322,7 @@ def extent(landscape: Landscape, direction: Tensor, rise: float, farthest: float
         low, high = high, 2 * high
         if low >= farthest:
             return farthest
-    for _ in range(NEARER if low == 0 else 0):  # too high at the first step already
+    for _ in range(NEARER if low == 0 else 0):  # the first step already rose too much: shorten it
         if landscape.loss_at(direction * high / 2) <= limit:
             low = high / 2
             break
@@ -370,6 +371,37 @@ def _differentiable_forwards(landscape: Landscape) -> bool:
 
 
 Form = tuple[str, tuple[Landscape, str] | str]
+Names = Sequence[tuple[str, str]]
+Measured = Callable[[Landscape, str, str], Iterable[Metric]]
+
+
+def of_both(view: View, examples: int, factor: float, names: Names, measure: Measured) -> Iterator[Metric]:
+    """A probe's metrics of both ``forms``; those of the second are called ``…_rescaled``.
+
+    Args:
+        names: names and units of the metrics of which a landscape that can't be had has no value.
+        measure: takes a landscape, the suffix of its metrics, and what is to be noted of it.
+
+    Raises:
+        UserError: a model without parameters.
+    """
+    for suffix, found in forms(view, examples, factor):
+        if isinstance(found, str):
+            yield from without(found, names, suffix)
+        else:
+            place, note = found
+            yield from measure(place, suffix, note)
+
+
+def without(why: str, names: Names, suffix: str) -> Iterator[Metric]:
+    """Metrics that could not be had."""
+    for name, unit in names:
+        yield Metric(f"{name}{suffix}", None, unit, note=why)
+
+
+def noted(*sentences: str) -> str:
+    """A note of those that aren't empty."""
+    return "; ".join(filter(None, sentences))
 
 
 def forms(view: View, examples: int, factor: float) -> Iterator[Form]:

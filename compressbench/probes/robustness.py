@@ -112,6 +112,13 @@ class Robustness:
             )
 
 
+def attacked_rows(count: int, most: int | None) -> Tensor:
+    """Which of ``count`` examples are attacked: all, or some that are the same ones in every run and by every attack."""
+    from compressbench.data.examples import order
+
+    return order(count, derive_seed("robustness", "examples"))[:most]
+
+
 def _number(name: str, value: float | str) -> float:
     try:
         return float(Fraction(str(value)))
@@ -140,14 +147,12 @@ class Attacked:
         import torch
 
         from compressbench import metrics
-        from compressbench.data.examples import order
         from compressbench.tasks.images import attacks
         from compressbench.tasks.task import Surface
 
         bench, task = view.bench, view.bench.task
         feed = bench.feed("test")
-        count = len(feed) if settings.examples is None else min(settings.examples, len(feed))
-        rows = order(len(feed), derive_seed("robustness", "examples"))[:count].sort().values
+        rows = attacked_rows(len(feed), settings.examples).sort().values
         examples = feed.take(rows.to(bench.device))
         (images,), labels = task.encode(examples), examples.labels
         clean = metrics.hits(_log_probs(view, images), labels.cpu())

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.views import View
 
+NAMES = (("sam_sharpness", "nats"), ("adaptive_sharpness", "nats"), ("keskar_sharpness", "%"))
+
 
 @dataclass(frozen=True)
 class Sharpness:
@@ -51,15 +53,9 @@ class Sharpness:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject alone."""
-        from compressbench.probes.landscape import ascent, forms, keskar
+        from compressbench.probes.landscape import Landscape, ascent, keskar, noted, of_both
 
-        note = ""
-        for suffix, found in forms(subject, self.examples, self.factor):
-            if isinstance(found, str):
-                for name, unit in (("sam", "nats"), ("adaptive", "nats"), ("keskar", "%")):
-                    yield Metric(f"{name}_sharpness{suffix}", None, unit, note=found)
-                continue
-            place, note = found
+        def measured(place: Landscape, suffix: str, note: str) -> Iterable[Metric]:
             n, gradient = place.examples, place.gradient()
             if not suffix:
                 loss = place.loss()
@@ -67,27 +63,18 @@ class Sharpness:
                 yield Metric("gradient_norm", float(gradient.norm()), "1", n=n)
                 test, count = _test_loss(subject)
                 gap = test - loss if math.isfinite(test) else None
-                yield Metric(
-                    "generalisation_gap",
-                    gap,
-                    "nats",
-                    n=count,
-                    note=f"loss, test minus that of {n} training examples",
-                )
+                told = f"loss, test minus that of {n} training examples"
+                yield Metric("generalisation_gap", gap, "nats", n=count, note=told)
             for name, rho, adaptive in (("sam", self.rho, False), ("adaptive", self.adaptive_rho, True)):
                 radius = f"{'relative ' * adaptive}rho {rho:g}"
                 rise = ascent(place, gradient, rho, adaptive)
-                yield _rise(
-                    f"{name}_sharpness{suffix}",
-                    rise,
-                    "nats",
-                    n,
-                    "; ".join(filter(None, (radius, note))),
-                )
+                yield _rise(f"{name}_sharpness{suffix}", rise, "nats", n, noted(radius, note))
             drawn = bench.generator("keskar")
             rise = keskar(place, self.epsilon, self.steps, drawn, self.dimensions)
             told = f"epsilon {self.epsilon:g}, lower bound"
-            yield _rise(f"keskar_sharpness{suffix}", rise, "%", n, "; ".join(filter(None, (told, note))))
+            yield _rise(f"keskar_sharpness{suffix}", rise, "%", n, noted(told, note))
+
+        return of_both(subject, self.examples, self.factor, NAMES, measured)
 
 
 def _rise(name: str, value: float, unit: str, n: int, note: str) -> Metric:

@@ -66,8 +66,8 @@ class Square:
         import torch
 
         from compressbench import metrics
-        from compressbench.data.examples import order
         from compressbench.outputs import forward
+        from compressbench.probes.robustness import attacked_rows
         from compressbench.tasks.images import attacks, square
         from compressbench.tasks.task import NoSurface
 
@@ -76,9 +76,7 @@ class Square:
         if isinstance(surface, NoSurface):
             yield Metric("square_accuracy", None, "%", note=surface.why)
             return
-        count = len(feed) if self.examples is None else min(self.examples, len(feed))
-        rows = order(len(feed), derive_seed("robustness", "examples"))[:count].to(bench.device)
-        examples = feed.take(rows)
+        examples = feed.take(attacked_rows(len(feed), self.examples).to(bench.device))
         (images,), labels = task.encode(examples), examples.labels
 
         def scores(inputs: Tensor) -> Tensor:
@@ -91,7 +89,7 @@ class Square:
             found = square.square(scores, images, labels, ball, self.queries, noise, self.first)
         attacked = found.queries > 0
         n = int(attacked.sum())
-        yield Metric("square_accuracy", metrics.percent(~found.fallen), "%", n=count)
+        yield Metric("square_accuracy", metrics.percent(~found.fallen), "%", n=len(examples))
         note = f"at most {self.queries}; of images that it got right before"
         mean = float(found.queries[attacked].double().mean()) if n else None
         yield Metric("square_queries", mean, "queries", n=n, note=note if n else "it got none right before")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.hardware.early import lower
+from compressbench.hardware.exits import lower
 from compressbench.hardware.target import (
     HardwareTarget,
     LayerTime,

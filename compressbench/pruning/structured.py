@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +36,17 @@ from compressbench.outputs import forward
 from compressbench.pruning.unstructured import saying_what_stays, scored
 from compressbench.state import State
 
+if TYPE_CHECKING:
+    from compressbench.stages.shrink import Blocks, Channels
+
 INSIDE = "inside: true removes channels only within blocks"
 MACS_STEPS = 12
 LATENCY_STEPS = 6
 AGREE = 1e-3
 ENDS = ("out", "in")
 
-# In such a place a channel that is zero isn't a channel that isn't there: what remains would be computed differently.
-# A convolution that is no layer has a kernel of its own making: which channel meets what in it goes by their number.
+# Operations in which leaving a channel out differs from setting it to zero (a softmax over channels, a group norm), so
+# that channels that reach them are never cut. Among them convolutions called as functions, whose kernels are computed.
 _MIXING = ("Bmm", "Softmax", "NativeGroupNorm", "NativeLayerNorm", "ConvolutionBackward")
 _PLAIN = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.PReLU)
 _SUMS = ("AddBackward", "SubBackward", "ConstantPad")
@@ -82,7 +85,7 @@ class Coupled:
 Removed = tuple[tuple[int, ...], ...]
 
 
-def channels(state: State, bench: Bench, settings: Any) -> State:
+def channels(state: State, bench: Bench, settings: Channels) -> State:
     """Applies a ``stages.shrink.Channels``.
 
     Raises:
@@ -112,7 +115,7 @@ def channels(state: State, bench: Bench, settings: Any) -> State:
 def _cut(
     state: State,
     bench: Bench,
-    settings: Any,
+    settings: Channels,
     judged: tuple[Given, Saliency],
     module: nn.Module,
     ways: Ways,
@@ -133,10 +136,12 @@ def _cut(
     if settings.macs is not None:
         removed = _reach(macs_of, coupled, settings.how, settings.macs, "MACs", MACS_STEPS, refine=True)
     elif settings.latency is not None:
+        assert settings.target is not None
         ratio, runtime = _timed(base, bench, settings.target, module, edit_of, hint)
         removed = _reach(ratio, coupled, settings.how, settings.latency, "latency", LATENCY_STEPS)
         flags = [f"channels chosen by a measured latency ({runtime}): another measurement may choose others"]
     else:
+        assert settings.fraction is not None
         removed = lowest(coupled, settings.how, settings.fraction)
     edit = edit_of(removed)
     if saliency.compensate is not None:
@@ -162,7 +167,7 @@ def _hint(inside: bool) -> str:
     return "prune single weights of such a net" if inside else INSIDE
 
 
-def blocks(state: State, bench: Bench, settings: Any) -> State:
+def blocks(state: State, bench: Bench, settings: Blocks) -> State:
     """Applies a ``stages.shrink.Blocks``.
 
     Raises:
@@ -284,7 +289,7 @@ def _coupled(
     traced = copy.deepcopy(module)
     groups: list[_Group] = []
     shared = _sharing(traced)
-    for layers in shared:  # one weight has one score, under its first name
+    for layers in shared:  # layers with one weight have one score, under the first one's name
         known = {f"{layer}.weight": scores.get(f"{layers[0]}.weight") for layer in layers}
         scores = {**scores, **{name: score for name, score in known.items() if score is not None}}
     graph = _graph(traced, sample, ways)
@@ -362,7 +367,7 @@ def _bounded(graph: Any) -> Iterator[None]:
     def adding(group: Any, dep: Any, idxs: Any) -> None:
         nonlocal met
         met += len(idxs)
-        if met > 2 * most:  # a group is made twice: as it is walked, and merged
+        if met > 2 * most:  # Torch-Pruning adds each member twice: walking a group, and merging
             raise _Endless
         add(group, dep, idxs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from compressbench.masks import masked
 from compressbench.models.build import shortened
 from compressbench.scopes.units import Chosen, Units
 from compressbench.state import State
+
+if TYPE_CHECKING:
+    from compressbench.stages.prune import Prune
 
 Criterion = Callable[[Given], Scores | Saliency]
 Scope = Callable[[Mapping[str, Units], float | None, str, Mapping[str, float]], Chosen]
@@ -119,23 +122,8 @@ def decide(
     return Decision(masks, saliency.compensate(masks) if saliency.compensate else None, predicted)
 
 
-def chosen(
-    state: State,
-    bench: Bench,
-    criterion: Criterion,
-    scope: Scope,
-    grain: Grain,
-    fraction: float | None,
-    of: str,
-    rates: Mapping[str, float],
-) -> tuple[dict[str, Tensor], Mapping[str, Tensor] | None]:
-    """Masks and compensated weights of ``decide``."""
-    decision = decide(state, bench, criterion, scope, grain, fraction, of, rates)
-    return decision.masks, decision.weights
-
-
-def prune(state: State, bench: Bench, settings: Any) -> State:
-    """Applies a ``stages.prune.Prune``; see ``chosen`` for what is refused."""
+def prune(state: State, bench: Bench, settings: Prune) -> State:
+    """Applies a ``stages.prune.Prune``; see ``decide`` for what is refused."""
     decision = decide(
         state,
         bench,

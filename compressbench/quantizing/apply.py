@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -19,12 +19,15 @@ from compressbench.quantizing import calibration, correction, ranges
 from compressbench.quantizing.folding import folded
 from compressbench.state import State
 
+if TYPE_CHECKING:
+    from compressbench.stages.quantize import Cast, Mixed, Quantize
+
 Bits = tuple[int | None, int | None]
 """Of a layer's weights and inputs; None stays float."""
 SHOWN = 12
 
 
-def quantize(state: State, bench: Bench, settings: Any) -> State:
+def quantize(state: State, bench: Bench, settings: Quantize) -> State:
     """Applies a ``stages.quantize.Quantize``; an earlier quantization of the state is replaced.
 
     Raises:
@@ -36,7 +39,12 @@ def quantize(state: State, bench: Bench, settings: Any) -> State:
 
 
 def with_bits(
-    state: State, base: State, bits: Mapping[str, Bits], bench: Bench, settings: Any, flags: list[str]
+    state: State,
+    base: State,
+    bits: Mapping[str, Bits],
+    bench: Bench,
+    settings: Quantize | Mixed,
+    flags: list[str],
 ) -> State:
     """The state with layers of these bits, ranges and roundings by the settings.
 
@@ -96,7 +104,7 @@ def adapted_weights(
     return out, [n for n in wanted if n not in grams]
 
 
-def cast(state: State, bench: Bench, settings: Any) -> State:
+def cast(state: State, bench: Bench, settings: Cast) -> State:
     """Applies a ``stages.quantize.Cast``."""
     base, flags = prepared(state, bench, settings.fold)
     bits, unfit = bits_by_layer(module_of(base), 16, 16, dict.fromkeys(settings.float32))
@@ -156,7 +164,7 @@ def bits_by_layer(
     return fit, [f"layers left in float: {shortened(unfit, SHOWN)}"] if unfit else []
 
 
-def forms_by_layer(bits: Mapping[str, Bits], settings: Any) -> dict[str, dict[str, Any]]:
+def forms_by_layer(bits: Mapping[str, Bits], settings: Quantize | Mixed) -> dict[str, dict[str, Any]]:
     """``{layer: {"weight": form, "input": form}}``."""
     return {
         name: {
@@ -167,7 +175,9 @@ def forms_by_layer(bits: Mapping[str, Bits], settings: Any) -> dict[str, dict[st
     }
 
 
-def weight_scales(module: nn.Module, forms: Mapping[str, Any], settings: Any) -> dict[str, Tensor]:
+def weight_scales(
+    module: nn.Module, forms: Mapping[str, Any], settings: Quantize | Mixed
+) -> dict[str, Tensor]:
     """The weights' part of the group ``scales``."""
     observer = specs.build(settings.weight_observer, "weight_observer")
     out: dict[str, Tensor] = {}
@@ -180,7 +190,11 @@ def weight_scales(module: nn.Module, forms: Mapping[str, Any], settings: Any) ->
 
 
 def input_scales(
-    module: nn.Module, bench: Bench, data: calibration.Drawn, forms: Mapping[str, Any], settings: Any
+    module: nn.Module,
+    bench: Bench,
+    data: calibration.Drawn,
+    forms: Mapping[str, Any],
+    settings: Quantize | Mixed,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """(the inputs' part of the group ``scales``, layers that never ran)."""
     observer = specs.build(settings.observer, "observer")

@@ -73,7 +73,7 @@ def folded(state: State, bench: Bench) -> tuple[State, list[str]]:
         reason = [*str(error).splitlines(), type(error).__name__][0][:80]
         return state, [f"batch norms are not folded, the net can't be traced: {reason}"]
     folds = {norm for norm, _ in found.values()}
-    evaluated = ran(module, bench.task.blank(1))  # those of heads of the training alone fold nowhere
+    evaluated = ran(module, bench.task.blank(1))  # others, of auxiliary heads, never run
     left = [
         name
         for name, part in module.named_modules()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from compressbench.bench import Bench
 from compressbench.errors import UserError
@@ -11,11 +11,14 @@ from compressbench.models.build import module_of
 from compressbench.quantizing import apply, calibration, ranges
 from compressbench.state import State
 
+if TYPE_CHECKING:
+    from compressbench.stages.quantize import Mixed
+
 FLOAT_BITS = 32
 Losses = Mapping[str, Mapping[int, float]]
 
 
-def mixed(state: State, bench: Bench, settings: Any) -> State:
+def mixed(state: State, bench: Bench, settings: Mixed) -> State:
     """Applies a ``stages.quantize.Mixed``; the losses and the bits are among the facts (``sensitivity``, ``bits``).
 
     Raises:
@@ -33,7 +36,7 @@ def mixed(state: State, bench: Bench, settings: Any) -> State:
 
 
 def sensitivity(
-    base: State, bench: Bench, settings: Any, layers: Sequence[str]
+    base: State, bench: Bench, settings: Mixed, layers: Sequence[str]
 ) -> tuple[float, dict[str, dict[int, float]]]:
     """(loss of the float net, its loss with only that layer's weights at that many bits), on calibration images."""
     data = calibration.drawn(bench, settings.split, settings.examples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,11 @@ from compressbench.errors import UserError
 from compressbench.models.build import module_of, prunable
 from compressbench.state import State
 
+if TYPE_CHECKING:
+    from compressbench.stages.share import Share
 
-def share(state: State, bench: Bench, settings: Any) -> State:
+
+def share(state: State, bench: Bench, settings: Share) -> State:
     """Applies a ``stages.share.Share``.
 
     Raises:

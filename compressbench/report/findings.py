@@ -198,7 +198,7 @@ def summary(panel: Panel) -> list[str]:
     told += [_leaving(panel, series, moment) for series in leaving if series.label in seen]
     if seen:
         told.append(_hypothesis(panel, moment))
-    if not leaving:  # densities say nothing of them
+    if not leaving:  # states with exits differ by policy, and these sentences compare densities
         told.append(_faster(panel, moment))
     told.append(_random(panel, moment) if seen else [])
     if not leaving:

@@ -61,7 +61,7 @@ def write_joint(gathered: Gathered, output: Path) -> Path:
     from compressbench.report.page import write_report
 
     own = output / FILE
-    a_run = own.exists() and (output / "config.yaml").exists()  # whose records stay as they were measured
+    a_run = own.exists() and (output / "config.yaml").exists()  # never overwritten: what it measured
     if not a_run and not (len(gathered.files) == 1 and own.exists() and own.samefile(gathered.files[0])):
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _files(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path], tuple[Pa
         real
         for real in found
         if any(real.parent in folder.parents for folder in folders)
-        and not (real.parent / "config.yaml").is_file()  # a run with timings that were imported below it
+        and not (real.parent / "config.yaml").is_file()  # a run, with imported timings below it
     }
     last = [f for r, f in found.items() if r in joint]
     return [f for r, f in found.items() if r not in joint] + last, frozenset(last), tuple(empty)

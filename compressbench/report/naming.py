@@ -9,7 +9,7 @@ from compressbench.report.panels import Point, Series
 from compressbench.specs.overrides import key_of
 
 
-def labels(series: Series, points: Sequence[Point]) -> list[str]:
+def point_names(series: Series, points: Sequence[Point]) -> list[str]:
     """The series' label for each of its points; of several with what tells them apart: ``SGD, 0.03``."""
     names = told_apart([p.states[0] for p in points])
     return [f"{series.label}, {name}" if name else series.label for name in names]

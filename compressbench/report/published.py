@@ -11,14 +11,14 @@ from compressbench.errors import UserError, nearest
 from compressbench.records import Record
 
 if TYPE_CHECKING:
-    from compressbench.runs.execute import Labels
+    from compressbench.runs.execute import RunColumns
 
 BASIS = "published"
 KEYS = ("source", "of", "metric", "unit", "note", "points")
 
 
-def published(block: Mapping[str, Any] | None, labels: Labels) -> tuple[Record, ...]:
-    """Records of ``recipe.compare.published``, a mapping of labels to figures.
+def published(block: Mapping[str, Any] | None, columns: RunColumns) -> tuple[Record, ...]:
+    """Records of ``recipe.compare.published``, a mapping of series' names to figures.
 
     A label's figures are ``source`` (who measured it), ``of`` (which net on which data), ``metric`` (``top1``), ``unit``
     (``%``), ``note``, and ``points``, pairs of density in percent and value; without points only the note is told.
@@ -43,7 +43,7 @@ def published(block: Mapping[str, Any] | None, labels: Labels) -> tuple[Record, 
         of = str(figures.get("of") or "another net on other data")
         metric, unit = str(figures.get("metric") or "top1"), str(figures.get("unit") or "%")
         for order, (density, value) in enumerate(points or [(100.0, None)], 1):
-            rows.append(_row(labels, str(label), order, density, value, of, metric, unit, told))
+            rows.append(_row(columns, str(label), order, density, value, of, metric, unit, told))
     return tuple(rows)
 
 
@@ -59,7 +59,7 @@ def _point(pair: Any, where: str) -> tuple[float, float]:
 
 
 def _row(
-    labels: Labels,
+    columns: RunColumns,
     label: str,
     order: int,
     density: float,
@@ -70,7 +70,7 @@ def _row(
     note: str,
 ) -> Record:
     return Record(
-        **asdict(labels),
+        **asdict(columns),
         series=label,
         moment="final",
         state="",

@@ -46,7 +46,7 @@ def print_tables(records: Records, console: Console) -> None:
         for each in panel.moments:
             table = accuracy_table(panel, each)
             if table and any(" / " in c.text for row in table.rows for c in row.cells):
-                continue  # several states of one density: the table above has them apart
+                continue  # a cell with several states of one density; the table above shows each in a row
             for part in _abreast(table) if table else ():
                 console.print(f"\n{part.title}", style="bold", markup=False)
                 console.print(_of(part, console.width))

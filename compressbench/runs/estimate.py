@@ -62,7 +62,7 @@ def sentence(ready: Experiment, pieces: Mapping[Piece, float | None], states: in
     counts = ((unknown.count(False), "training"), (unknown.count(True), "measurement"))
     open_ends = [counted(n, what) for n, what in counts if n]
     more = f", and {' and '.join(open_ends)} whose time is not known yet" if open_ends else ""
-    paper = "; this is the paper's own protocol" if ready.setting.labels.scale == "paper" else ""
+    paper = "; this is the paper's own protocol" if ready.setting.columns.scale == "paper" else ""
     total = in_words(sum(seconds or 0.0 for seconds in pieces.values()))
     return f"to do: {counted(states, 'state')}, {counted(results, 'measurement')}; about {total}{more}{paper}"
 
@@ -169,7 +169,7 @@ def _trial(ready: Experiment, executor: Executor, node: Node) -> float:
     bench = replace(bench, references=drawn)
     rounding = _rounding(ready, node)
     state = rounding.apply(state, bench) if rounding else state
-    # A part of the set will do: a teacher that is asked once for all of it would be most of so short a trial.
+    # Two batches of data: a teacher answers for the whole set once, which would be most of so short a trial's time.
     feed, few = bench.feed("train"), 2 * node.stage.batch_size
     bench = replace(bench, feeds={**bench.feeds, "train": feed.head(few)})
     trial = replace(

@@ -46,7 +46,7 @@ MEASURE = "measure "
 
 
 @dataclass(frozen=True)
-class Labels:
+class RunColumns:
     """Columns that are the same in all records of a run."""
 
     recipe: str
@@ -70,7 +70,7 @@ class Setting:
 
     dataset: Dataset
     context: Context
-    labels: Labels
+    columns: RunColumns
     probes: Mapping[str, Mapping[str, Any]]
     target: Mapping[str, Any] | None
     checkpoint_seconds: float = 20.0
@@ -187,7 +187,7 @@ class Executor:
 
     def records(self) -> Iterator[Record]:
         """Records of all results that were had in this run or are in the store."""
-        labels = asdict(self.setting.labels)
+        columns = asdict(self.setting.columns)
         for measure in self.plan.measures:
             node = self._nodes[measure.state]
             for name in measure.needs:
@@ -195,7 +195,7 @@ class Executor:
                     self._facts(self._nodes[name])
             facts = self._known_facts.get(node.key)
             if self._is_no_floor(measure) and (body := self.store.read_facts(node.key)):
-                yield self._without_floor(measure, labels, body)
+                yield self._without_floor(measure, columns, body)
             for probe in self.probes_of(measure):
                 result = self._known_results.get(self._result_key(measure, probe)) or self._result(
                     measure, probe
@@ -206,7 +206,7 @@ class Executor:
                 for row in result["metrics"]:
                     metric = Metric(**row)
                     yield Record(
-                        **labels,
+                        **columns,
                         **self._place(measure, facts),
                         probe=probe,
                         metric=metric.name,
@@ -267,11 +267,11 @@ class Executor:
             "depend on the seed; recipe.compare.floor=false leaves the floor out"
         )
 
-    def _without_floor(self, measure: Measure, labels: Mapping[str, Any], body: Mapping[str, Any]) -> Record:
+    def _without_floor(self, measure: Measure, columns: Mapping[str, Any], body: Mapping[str, Any]) -> Record:
         """The one row of a floor that is none: it says why."""
         made, facts = body["provenance"], body["facts"]
         return Record(
-            **labels,
+            **columns,
             **self._place(measure, facts),
             probe="loyalty",
             metric="label_loyalty",
@@ -334,7 +334,7 @@ class Executor:
             torch.set_num_threads(context.threads)
             keep_freed_memory()
             target = specs.build(self.setting.target, "hardware.target") if self.setting.target else None
-            self._base = Bench(dataset, self.setting.labels.seed, device=context.device, target=target)
+            self._base = Bench(dataset, self.setting.columns.seed, device=context.device, target=target)
         return self._base
 
     def _make(self, node: Node) -> State:
@@ -645,7 +645,7 @@ class Executor:
                 "subject": self._key_of(measure.members, measure.state),
                 "reference": self._key_of(measure.references, measure.reference),
                 "context": self.setting.context.digest(),
-                "seed": self.setting.labels.seed,
+                "seed": self.setting.columns.seed,
                 "target": as_first_named(self.setting.target),
             }
         )

@@ -17,7 +17,7 @@ from compressbench.hardware.target import check_threads
 from compressbench.paths import file_name, label, outputs_folder, write_text
 from compressbench.records import Record, Records, write_csv, write_jsonl
 from compressbench.report.published import published
-from compressbench.runs.execute import Executor, Labels, Setting, Watcher
+from compressbench.runs.execute import Executor, RunColumns, Setting, Watcher
 from compressbench.runs.plan import Context, Plan, make
 from compressbench.specs.compose import SCALES, as_published, check_seed
 from compressbench.specs.conf import conf_dir
@@ -90,7 +90,7 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
                 f"hardware.target: {target!r} is no spec with _target_; choose a target by its YAML"
             )
         specs.check(target, "hardware.target", trusted, parts=("hardware",))
-    labels = Labels(
+    columns = RunColumns(
         recipe=file_name(config["recipe"].get("name"), "recipe.name"),
         model=label(config["model"].get("name") or str(build[specs.TARGET]), "model.name"),
         dataset=label(config["dataset"].get("name") or _reader(config["dataset"]), "dataset.name"),
@@ -99,8 +99,8 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
         seed=seed,
         overrides=overrides,
     )
-    if labels.scale not in SCALES:
-        raise UserError(f"scale.name: unknown {labels.scale!r}; {nearest(labels.scale, SCALES)}")
+    if columns.scale not in SCALES:
+        raise UserError(f"scale.name: unknown {columns.scale!r}; {nearest(columns.scale, SCALES)}")
     dataset = load_data(config["dataset"], trusted)
     context = Context(dataset.fingerprint, device, threads, trusted)
     recipe = config["recipe"]
@@ -114,8 +114,8 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
         raise UserError(f"log_probs_up_to: {kept!r} is not a whole number of classes, 0 or more")
     _check_populations(plan, {**asked, **probes}, dataset)
-    setting = Setting(dataset, context, labels, probes, target, float(seconds), asked, retime, kept)
-    told = published((recipe.get("compare") or {}).get("published"), labels)
+    setting = Setting(dataset, context, columns, probes, target, float(seconds), asked, retime, kept)
+    told = published((recipe.get("compare") or {}).get("published"), columns)
     return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
 
 
@@ -251,8 +251,8 @@ def write(experiment: Experiment, records: Records, folder: Path) -> Path:
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         write_jsonl(records, folder / "records.jsonl")
         write_csv(records, folder / "records.csv")
-        labels = experiment.setting.labels
-        title = f"{labels.recipe}: {labels.model} on {labels.dataset}"
+        columns = experiment.setting.columns
+        title = f"{columns.recipe}: {columns.model} on {columns.dataset}"
         return write_report(records, folder, title, as_published(config))
     except OSError as error:
         raise Incomplete(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressbench.hardware.coding import index_bits
-from compressbench.models.early import outlived
+from compressbench.models.exit_policies import outlived
 from compressbench.state import State
 
 STALE = "its scales were set before this, and stay: "

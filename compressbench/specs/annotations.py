@@ -34,7 +34,7 @@ def fits(annotation: str, value: Any) -> bool:
     """Whether a value may be what a parameter is annotated with; true wherever that can't be seen from the text."""
     if not annotation or (isinstance(value, str) and value in PLACEHOLDERS):
         return True
-    if re.search(r"\bRef\b", annotation):  # a pattern of many may stand for a tuple
+    if re.search(r"\bRef\b", annotation):  # one pattern may stand for a tuple: member*.train
         named = list(value) if isinstance(value, list | tuple) else [value]
         return all(isinstance(v, str) for v in named) or (value is None and "None" in annotation)
     return any(_fits(part, value) for part in _parted(annotation, "|"))

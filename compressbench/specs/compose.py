@@ -94,6 +94,30 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in resolved.items()}
 
 
+def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, Any]:
+    """A resolved config from overrides, by Hydra's compose API.
+
+    Raises:
+        UserError: one clear line for whatever can't be composed.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from compressbench.specs import let_import_from
+    from compressbench.specs.overrides import readable
+
+    register()
+    folders = [config_folder(config_dir)] if config_dir is not None else []
+    let_import_from(Path.cwd(), *folders)
+    extra = [f"hydra.searchpath=[{','.join(f'file://{f}' for f in folders)}]"] if folders else []
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return plain(compose("config", overrides=[*readable(overrides), *extra]))
+    except Exception as error:  # Hydra and omegaconf raise all kinds for configs that can't be composed
+        raise UserError(explain(error, tuple(folders))) from error
+
+
 def plain_data(path: Path) -> dict[str, Any]:
     """What a run's ``config.yaml`` holds: data, in which nothing is resolved and nothing refers to anything else.
 
@@ -139,7 +163,7 @@ def check_folders(folders: Iterable[Path]) -> None:
         UserError: a file is nested too deeply, or its aliases make more of it than anybody means, or go in a circle.
     """
     for path in (p for folder in folders for p in sorted(folder.rglob("*.yaml"))):
-        with contextlib.suppress(OSError, ValueError, yaml_error()):  # said where it is used, if it is
+        with contextlib.suppress(OSError, ValueError, yaml_error()):  # reported if a config uses it
             if path.is_file():
                 _check_size(path)
 
@@ -227,7 +251,7 @@ def explain(error: BaseException, folders: tuple[Path, ...] = ()) -> str:
     from hydra.errors import HydraException, OverrideParseException
 
     inner: BaseException | None = error
-    while inner is not None:  # one of ours, wrapped by the resolver that raised it
+    while inner is not None:  # a UserError of ours may be wrapped by OmegaConf
         if isinstance(inner, UserError):
             return str(inner)
         inner = inner.__cause__ or inner.__context__

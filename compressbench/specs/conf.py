@@ -60,3 +60,13 @@ def headline(path: Path) -> tuple[str, str]:
         if line and not line.startswith("#"):
             break
     return path.stem, ""
+
+
+def entries(folder: Path, section: str) -> list[tuple[str, str]]:
+    """(name, one line) of a section's YAML files in one conf folder; for stages those of all their kinds."""
+    base = folder / SECTIONS[section]
+    paths = sorted(base.glob("*/*.yaml") if section == "stages" else base.glob("*.yaml"))
+    found = [(p, headline(p)) for p in paths if not p.stem.startswith("_")]
+    if section == "stages":
+        return [(f"{p.parent.name}/{name}", text) for p, (name, text) in found if p.parent.name != "prune"]
+    return [line for _, line in found]

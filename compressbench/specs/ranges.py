@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressbench.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # A number annotated with one of these is checked before anything runs, wherever in a config it stands.
 Positive = float
@@ -26,7 +29,7 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def check_fields(settings: Any) -> None:
+def check_fields(settings: DataclassInstance) -> None:
     """Refuses a frozen dataclass's values that are out of the ranges that its fields are annotated with.
 
     Raises:

@@ -60,9 +60,9 @@ class Attach:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The net with its exits; their weights are drawn from (seed, stage name)."""
-        from compressbench.models.early import attached
+        from compressbench.models.exit_policies import with_exits
 
-        return attached(state, bench, self)
+        return with_exits(state, bench, self)
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,6 @@ class Choose:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state with its policy."""
-        from compressbench.models.early import chosen
+        from compressbench.models.exit_policies import with_policy
 
-        return chosen(state, bench, self)
+        return with_policy(state, bench, self)

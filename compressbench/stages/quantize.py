@@ -200,7 +200,7 @@ def check_bits(name: str, bits: Any, symmetric: bool = False) -> None:
         raise UserError(f"{name}: 1 bit, symmetric, holds nothing but 0; 2 bits or {flag}: false")
 
 
-def check_common(settings: Any) -> None:
+def check_common(settings: Quantize | Mixed) -> None:
     """Refuses what ``Quantize`` and ``Mixed`` both can't take.
 
     Raises:
@@ -228,7 +228,7 @@ def check_common(settings: Any) -> None:
         raise UserError(f"rounding_steps: {settings.rounding_steps} is less than 1")
 
 
-def check_own(pattern: str, own: Any, settings: Any) -> None:
+def check_own(pattern: str, own: Any, settings: Quantize | Mixed) -> None:
     """Refuses a layer's own bits that are no mapping of weights and inputs to bits.
 
     Raises:
@@ -246,6 +246,6 @@ def _bits(name: str, bits: int | None) -> str:
     return f"{name} in float" if bits is None else f"{name} to {bits} bit{'s' if bits > 1 else ''}"
 
 
-def _extras(settings: Any) -> str:
+def _extras(settings: Quantize | Mixed) -> str:
     rounding = ", rounding adapted" if settings.rounding == "adaptive" else ""
     return f"{rounding}{', biases corrected' if settings.bias_correction else ''}"

@@ -29,23 +29,9 @@ class Weights:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The rewound state; what was cut out of the net since is cut out of the old tensors too."""
-        from compressbench.masks import masked
-        from compressbench.models.cutting import cut_groups, later
-        from compressbench.models.early import forgotten
-        from compressbench.state import UNFINISHED
+        from compressbench.pruning.rewinding import rewound
 
-        source = bench.references[self.to]
-        groups = cut_groups(source.tensors, later(state.edits, source.edits, f"to: {self.to}"))
-        kept = {name: groups.get(name, {}) for name in UNFINISHED}
-        back = forgotten(state).with_groups(weights=groups["weights"], **kept)
-        return masked(
-            back.with_facts(
-                optimizer=source.facts.get("optimizer"),
-                averager=source.facts.get("averager"),
-                curve=source.facts.get("curve", []),
-            ),
-            state.masks,
-        )
+        return rewound(state, bench, self)
 
 
 @dataclass(frozen=True)
@@ -78,12 +64,9 @@ class Reinit:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The redrawn state."""
-        from compressbench.masks import masked
-        from compressbench.models.draw import redrawn
-        from compressbench.models.early import forgotten
+        from compressbench.pruning.rewinding import reinitialised
 
-        fresh = redrawn(state, bench)
-        return masked(forgotten(state.settled()).with_groups(weights=fresh), state.masks)
+        return reinitialised(state, bench)
 
 
 @dataclass(frozen=True)
@@ -105,12 +88,6 @@ class RandomMask:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The masked state; its training cost does not include that of finding the other mask."""
-        from compressbench.masks import masked, random_like
-        from compressbench.models.cutting import later
+        from compressbench.pruning.rewinding import randomly_masked
 
-        other = bench.references[self.like]
-        if other.edits != state.edits:
-            from compressbench.pruning.structured import edited
-
-            state = edited(state, later(other.edits, state.edits, f"like: {self.like}"), bench)
-        return masked(state, random_like(other.masks, bench.generator("mask")))
+        return randomly_masked(state, bench, self)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.specs import TARGET
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.state import State
-
-MIXED = "compressbench.models.theseus.theseus"
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,9 @@ class Shallower:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state without the other blocks."""
-        from compressbench.models.build import module_of
-        from compressbench.models.theseus import groups_of
-        from compressbench.pruning.structured import edited
+        from compressbench.pruning.replacing import shortened
 
-        groups = groups_of(module_of(state), self.every, self.blocks)
-        return edited(state.settled(), [_dropping(groups)], bench)
+        return shortened(state, bench, self)
 
 
 @dataclass(frozen=True)
@@ -80,32 +74,9 @@ class Replace:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The net in replacement; its training is reckoned at the predecessor's cost."""
-        from compressbench.models.build import module_of, prunable
-        from compressbench.models.theseus import begun, groups_of, renamed
+        from compressbench.pruning.replacing import in_replacement
 
-        if state.group("scales"):
-            raise UserError("a quantized net's blocks can't be replaced; quantize after the successor stage")
-        if state.model.get(TARGET) == MIXED:
-            raise UserError("blocks are being replaced already; a theseus/successor stage has to come before")
-        groups = groups_of(module_of(state), self.every, self.blocks)
-        model: dict[str, Any] = {
-            TARGET: MIXED,
-            "predecessor": dict(state.model),
-            "groups": groups,
-            "edits": [dict(e) for e in state.edits],
-            "start": self.start,
-            "growth": self.growth,
-        }
-        fresh = {f"{first}.steps": _zero() for first in groups}
-        tensors = {"weights": {**begun(state.weights, groups), **fresh}, "masks": begun(state.masks, groups)}
-        mixed = replace(state, model=model, tensors=tensors, edits=(), key="").with_groups()
-        named = prunable(module_of(mixed))
-        facts = {
-            name: renamed(state.facts[name], groups, "", ".new")
-            for name in ("drawn", "left_alone")
-            if name in state.facts
-        }
-        return mixed.with_facts(prunable={name: p.numel() for name, p in named.items()}, **facts)
+        return in_replacement(state, self)
 
 
 @dataclass(frozen=True)
@@ -120,41 +91,11 @@ class Successor:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The predecessor's net without the blocks that went, with the successors' weights."""
-        from compressbench.models.theseus import renamed, taken
-        from compressbench.pruning.structured import edited
+        from compressbench.pruning.replacing import succeeded
 
-        if state.model.get(TARGET) != MIXED:
-            raise UserError("there is no successor in this net; a theseus/replace stage has to come before")
-        if state.edits:
-            kinds = ", ".join(dict.fromkeys(kind for edit in state.edits for kind in edit))
-            raise UserError(
-                f"the net was changed while its blocks were being replaced ({kinds}); "
-                "what quantizes, cuts or puts exits on belongs after the successor stage"
-            )
-        groups = state.model["groups"]
-        edits = tuple(state.model["edits"])
-        tensors = {"weights": taken(state.weights, groups), "masks": taken(state.masks, groups)}
-        whole = replace(state, model=state.model["predecessor"], tensors=tensors, edits=edits, key="")
-        whole = whole.with_facts(
-            **{
-                name: renamed(state.facts[name], groups, ".new", "")
-                for name in ("drawn", "left_alone")
-                if name in state.facts
-            }
-        )
-        return edited(whole.with_groups(), [_dropping(groups)], bench)
-
-
-def _dropping(groups: Any) -> dict[str, list[str]]:
-    return {"drop": [name for others in groups.values() for name in others]}
+        return succeeded(state, bench)
 
 
 def _several(every: int) -> None:
     if every < 2:
         raise UserError(f"every: {every} is less than 2; 2 halves the depth")
-
-
-def _zero() -> Any:
-    import torch
-
-    return torch.zeros((), dtype=torch.int64)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.data.examples import Examples
+from compressbench.models.build import copies
 from compressbench.models.exits import every_exit
 from compressbench.outputs import forward
 from compressbench.training.averagers import Averager
@@ -45,8 +46,7 @@ class Average:
         """All of it as CPU copies, for a checkpoint or a state that stops short; empty before the first."""
         if not self.taken:
             return {}
-        kept = {n: w.detach().to("cpu", copy=True).contiguous() for n, w in self.weights.items()}
-        return kept | {TAKEN: torch.tensor(self.taken)}
+        return copies(self.weights) | {TAKEN: torch.tensor(self.taken)}
 
     def take(self, named: Mapping[str, nn.Parameter], step: int, total: int, per_epoch: int) -> None:
         """Takes the weights after iteration ``step`` in, if it is their turn."""

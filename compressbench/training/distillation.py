@@ -122,7 +122,7 @@ class _Distilled:
         within("Positive", temperature, "temperature")
         within("Share", share, "share")
         self.bench, self.temperature, self.share = bench, temperature, share
-        self.distance, self.labels = distance, labels
+        self.distance, self.taught = distance, labels
         self.module = guide_of(bench, teacher)
         names = (teacher,) if isinstance(teacher, str) else teacher
         self.teacher_macs = sum(bench.references[n].facts.get("forward_macs", 0) for n in names)
@@ -175,7 +175,7 @@ class _Distilled:
     def _soft(self, own: Tensor, answers: Tensor, known: Tensor, rows: Tensor) -> Tensor:
         t = self.temperature
         with torch.no_grad():
-            wanted = self.labels(
+            wanted = self.taught(
                 Lesson(answers, known, rows, t, self.bench, self.module, self.whole, self.kept)
             )
         return self.distance(own / t, wanted / t) * t**2
@@ -222,7 +222,7 @@ class _Mimicking:
         self.said: tuple[Inputs, Outputs] | None = None
         self.guide = base.bench.task.placed(base.module)
         with tapped(self.guide.module, tuple(points.values())):
-            pass  # a name that the teacher has not is said before any training
+            pass  # raises here, before any training, where the teacher has no such module
 
     def begin(self, module: nn.Module) -> Mapping[str, nn.Parameter]:
         """Draws the regressors for a student, and tries the features on a few examples."""

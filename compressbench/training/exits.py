@@ -23,7 +23,7 @@ def joint(bench: Bench, power: NonNegative = 0.0, last: bool = True) -> Objectiv
         UserError: power out of range, examples without labels, or a model without exits.
     """
     within("NonNegative", power, "power")
-    task_loss(bench)  # says what is wrong with the labels
+    task_loss(bench)  # for its check that every example has a label; the loss itself isn't used
 
     def loss(batch: Batch) -> Tensor:
         said = [*early_of(batch.outputs), *([batch.outputs.logits] if last else [])]

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +23,9 @@ from compressbench.data.examples import order as draw_order
 from compressbench.errors import Diverged, UserError, nearest
 from compressbench.inputs import Inputs
 from compressbench.masks import masked
-from compressbench.models.build import load, module_of, snapshot
+from compressbench.models.build import copies, load, module_of, snapshot
 from compressbench.models.counting import count, in_training_alone
-from compressbench.models.early import forgotten
+from compressbench.models.exit_policies import without_policy
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.pruning.unstructured import saying_what_stays
@@ -35,78 +33,19 @@ from compressbench.seeds import derive_seed
 from compressbench.specs import TARGET
 from compressbench.specs.length import steps
 from compressbench.state import State
-from compressbench.store import Damaged, discard_checkpoint, read_checkpoint, save_checkpoint
-from compressbench.training import reparametrise, schedules
+from compressbench.training import checkpoints, optimising, reparametrise, schedules
 from compressbench.training.averaging import Average
+from compressbench.training.live import AVERAGE, OBJECTIVE, Live, Run
 from compressbench.training.objectives import Batch, Objective
-from compressbench.training.reparametrise import Reparametrised
 from compressbench.training.steppers import Stepper
 
+if TYPE_CHECKING:
+    from compressbench.stages.train import Train
+
 CHECK_EVERY = 25
-OBJECTIVE = "objective"
-AVERAGE = "average"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A training in iterations, everything built; see ``stages.train.Train`` for the settings."""
-
-    start: int
-    stop: int
-    total: int
-    per_epoch: int
-    batch_size: int
-    lr: float
-    clip: float | None
-    schedule: Callable[[float], float]
-    warmup: int
-    order: str
-    varies: bool
-    autocast: bool
-    validate: int
-
-
-@dataclass
-class Live:
-    """What changes while a training runs."""
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int
-    masks: dict[str, Tensor] = field(default_factory=dict)
-    methods: Reparametrised | None = None
-    own: dict[str, nn.Parameter] = field(default_factory=dict)
-    average: Average | None = None
-    frozen: list[nn.Module] = field(default_factory=list)
-    curve: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    lay: Callable[[Inputs], Inputs] = tuple
-
-    def training(self) -> None:
-        """Training mode, but for what is frozen: its norms keep their statistics."""
-        self.module.train()
-        for part in self.frozen:
-            part.training = False
-
-    def named(self) -> dict[str, nn.Parameter]:
-        """All that may be trained, by name: the module's parameters, its reparametrisations' and the objective's."""
-        return dict(self.module.named_parameters()) | self.beside()
-
-    def beside(self) -> dict[str, nn.Parameter]:
-        """What is trained beside the module's parameters."""
-        return self.own | (self.methods.own() if self.methods else {})
-
-    def remembered(self) -> list[Tensor]:
-        """What a forward in training moves: statistics of norms, ranges that a method observes."""
-        found = [*self.module.buffers(), *(self.methods.kept().values() if self.methods else ())]
-        return [tensor for tensor in found if not isinstance(tensor, nn.Parameter)]
-
-    def computing(self, training: bool) -> contextlib.AbstractContextManager[None]:
-        """Inside, the module computes with effective weights."""
-        return self.methods.in_place(training) if self.methods else contextlib.nullcontext()
-
-
-def train(state: State, bench: Bench, settings: Any) -> State:
+def train(state: State, bench: Bench, settings: Train) -> State:
     """Trains a state by a ``stages.train.Train``'s settings; masks hold throughout.
 
     Raises:
@@ -123,30 +62,19 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     methods = reparametrise.built(module, bench, state, run, settings.methods())
     objective = settings.built("objective")(bench)
     own = _begun(objective, module)
-    optimizer = _optimizer(settings, module, run.lr, methods, own)
+    optimizer = optimising.made(settings, module, run.lr, methods, own)
     live = Live(
         module, optimizer, run.start, dict(state.masks), methods, own, frozen=frozen, lay=placed.inputs
     )
     averager = settings.averager[TARGET] if settings.averager else None
     left = state.group(AVERAGE) if run.start else {}
     if left and facts.get("averager") != averager:
-        raise _another(facts.get("averager"), averager or "no averager")
+        raise checkpoints.another(facts.get("averager"), averager or "no averager")
     if settings.averager is not None:
         live.average = Average.begun(settings.built("averager"), left)
     if run.start and state.group("optimizer"):
-        if facts.get("optimizer") != settings.optimizer[TARGET]:
-            raise _another(facts.get("optimizer"), settings.optimizer[TARGET])
-        left = state.group(OBJECTIVE)
-        if any(name not in own or own[name].shape != tensor.shape for name, tensor in left.items()):
-            raise UserError(
-                f"start: the state before was left by an objective with {', '.join(left)}, which this stage's doesn't "
-                "train; use the same, or a rewind/learning_rate stage in between"
-            )
-        with torch.no_grad():
-            for name, tensor in left.items():
-                own[name].copy_(tensor)
-        _restore_optimizer(optimizer, live.named(), state.group("optimizer"))
-    _resume(live, bench)
+        checkpoints.take_up(live, state, settings.optimizer[TARGET])
+    checkpoints.resume(live, bench)
     stepper = _stepper(settings, module, optimizer)
     devices = [torch.device(bench.device)] if bench.device.startswith("cuda") else []
     taps = getattr(objective, "taps", ())
@@ -159,16 +87,16 @@ def train(state: State, bench: Bench, settings: Any) -> State:
     short = run.stop < run.total
     result = state.with_groups(
         weights=weights,
-        optimizer=_optimizer_tensors(optimizer, live.named()) if short else {},
+        optimizer=optimising.tensors(optimizer, live.named()) if short else {},
         data={},
         **{
-            OBJECTIVE: _copies(own) if short else {},
+            OBJECTIVE: copies(own) if short else {},
             AVERAGE: live.average.tensors() if short and live.average else {},
         },
     )
     if methods and result.masks:
         result = saying_what_stays(masked(result, result.masks), bench)
-    return forgotten(result).with_facts(
+    return without_policy(result).with_facts(
         examples=facts.get("examples", 0) + examples,
         macs=facts.get("macs", 0)
         + _step_macs(facts, module, settings.only, bench) * getattr(stepper, "passes", 1) * examples
@@ -220,14 +148,7 @@ def _step_macs(facts: Mapping[str, Any], module: nn.Module, only: str | None, be
     return whole + beside + sum(m for m, mine in zip(macs, own, strict=True) if mine) + sum(macs[first:])
 
 
-def _another(before: str | None, now: str) -> UserError:
-    return UserError(
-        f"start: the state before was left by {before}, this stage goes on with {now}; "
-        "use the same, or a rewind/learning_rate stage in between"
-    )
-
-
-def _on_data(settings: Any, bench: Bench) -> Bench:
+def _on_data(settings: Train, bench: Bench) -> Bench:
     """The bench whose training set is the one that the settings name."""
     if settings.data is None:
         return bench
@@ -249,10 +170,6 @@ def _beside(objective: Any, run: Run, examples: int) -> int:
     """Multiply-accumulates of what the objective itself computed: a teacher's forwards."""
     count = getattr(objective, "macs", None)
     return count(examples, not run.varies) if count else 0
-
-
-def _copies(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in named.items()}
 
 
 def _before(facts: Mapping[str, Any], start: int) -> list[dict[str, float]]:
@@ -285,7 +202,7 @@ def _baked(live: Live, state: State) -> State:
     return state.with_groups(masks=found, **live.methods.groups())
 
 
-def _stepper(settings: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
+def _stepper(settings: Train, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
     try:
         made: Stepper = settings.built("stepper")(module, optimizer)
     except TypeError as error:
@@ -295,7 +212,7 @@ def _stepper(settings: Any, module: nn.Module, optimizer: torch.optim.Optimizer)
     return made
 
 
-def _run(settings: Any, bench: Bench) -> Run:
+def _run(settings: Train, bench: Bench) -> Run:
     count = len(bench.feed("train"))
     if settings.batch_size > count:
         raise UserError(f"batch_size: {settings.batch_size} is more than the {count} training examples")
@@ -410,7 +327,7 @@ def _loop(
             live.curve.append({"step": live.step, "lr": now, **_validate(live, bench)})
         if due and bench.checkpoints is not None:
             live.seconds = before + time.monotonic() - began
-            _checkpoint(live, bench.checkpoints)
+            checkpoints.write(live, bench.checkpoints)
             saved = time.monotonic()
     live.seconds = before + time.monotonic() - began
 
@@ -565,127 +482,6 @@ def _masks(module: nn.Module, masks: Mapping[str, Tensor]) -> tuple[list[Tensor]
         raise UserError(f"masks for {', '.join(sorted(unknown))}, which the model does not have")
     params: list[Tensor] = [named[n] for n in masks]
     return params, [torch.empty_like(p).copy_(m) for p, m in zip(params, masks.values(), strict=True)]
-
-
-def _optimizer(
-    settings: Any,
-    module: nn.Module,
-    lr: float,
-    methods: Reparametrised | None,
-    own: Mapping[str, nn.Parameter],
-) -> torch.optim.Optimizer:
-    """Weight decay goes to weights of two or more dimensions only, unless ``decay`` says ``all``."""
-    params = [p for p in (*module.parameters(), *own.values()) if p.requires_grad]
-    decayed = [p for p in params if p.ndim > 1 or settings.decay == "all"]
-    plain = [p for p in params if p.ndim <= 1 and settings.decay != "all"]
-    groups: list[dict[str, Any]] = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((decayed, settings.weight_decay), (plain, 0.0))
-        if group
-    ]
-    groups += methods.optimised(settings.weight_decay, lr) if methods else []
-    factory = settings.built("optimizer")
-    known = inspect.signature(getattr(factory, "func", factory)).parameters
-    for key in getattr(factory, "keywords", {}):
-        if key not in known and all(p.kind is not p.VAR_KEYWORD for p in known.values()):
-            raise UserError(
-                f"optimizer {settings.optimizer[TARGET]}: unknown key {key!r}; {nearest(key, known)}"
-            )
-    try:
-        takes = inspect.signature(factory).parameters
-        fused = {"fused": True} if "fused" in takes and all(p.is_floating_point() for p in params) else {}
-        made: torch.optim.Optimizer = factory(groups, lr=lr, **fused)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer {settings.optimizer[TARGET]}: {error}") from error
-    if fused and type(made) is torch.optim.SGD:
-        made.register_step_pre_hook(_late_comers)
-    return made
-
-
-def _late_comers(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Momentum for parameters that get their first gradient after others did, as fused SGD wants it (torch 2.15).
-
-    Its first step has momentum = gradient; m b + (1 - d) g is that for b = d g / m.
-    """
-    for group in optimizer.param_groups:
-        state = [(p, optimizer.state[p]) for p in group["params"] if p.grad is not None]
-        missing = [(p, s) for p, s in state if s.get("momentum_buffer") is None]
-        if group["momentum"] and missing and len(missing) < len(state):
-            for p, own in missing:
-                own["momentum_buffer"] = p.grad * (group["dampening"] / group["momentum"])
-
-
-def _optimizer_tensors(
-    optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
-    """Optimiser state by ``parameter|entry``."""
-    out = {}
-    for name, param in named.items():
-        for entry, value in optimizer.state.get(param, {}).items():
-            if value is not None:
-                out[f"{name}|{entry}"] = torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
-    return out
-
-
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
-) -> None:
-    for full, value in saved.items():
-        name, _, entry = full.rpartition("|")
-        param = named[name]
-        if not param.requires_grad:
-            continue
-        like = torch.empty_like(param).copy_(value) if value.shape == param.shape else value.clone()
-        optimizer.state[param][entry] = like
-
-
-def _checkpoint(live: Live, folder: Path) -> None:
-    """One file, written aside and renamed: weights, optimiser state, position, curve."""
-    tensors = {f"weights/{k}": v for k, v in snapshot(live.module).items()}
-    tensors |= {f"optimizer/{k}": v for k, v in _optimizer_tensors(live.optimizer, live.named()).items()}
-    own = {**live.beside(), **(live.methods.kept() if live.methods else {})}
-    tensors |= {f"own/{k}": v for k, v in _copies(own).items()}
-    if live.methods:
-        tensors |= {f"masks/{k}": v.contiguous() for k, v in live.masks.items()}
-    if live.average:
-        tensors |= {f"{AVERAGE}/{k}": v for k, v in live.average.tensors().items()}
-    save_checkpoint(folder, tensors, {"step": live.step, "curve": live.curve, "seconds": live.seconds})
-
-
-def _resume(live: Live, bench: Bench) -> None:
-    """Continues from this stage's own checkpoint, if there is a whole one."""
-    if bench.checkpoints is None:
-        return
-    try:
-        found = read_checkpoint(bench.checkpoints)
-    except Damaged as error:
-        bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
-        discard_checkpoint(bench.checkpoints)
-        return
-    if found is None:
-        return
-    tensors, header = found
-    groups: dict[str, dict[str, Tensor]] = {
-        "weights": {},
-        "optimizer": {},
-        "own": {},
-        "masks": {},
-        AVERAGE: {},
-    }
-    for full, tensor in tensors.items():
-        group, _, name = full.partition("/")
-        groups[group][name] = tensor
-    load(live.module, groups["weights"], "the checkpoint")
-    own = {**live.beside(), **(live.methods.kept() if live.methods else {})}
-    with torch.no_grad():
-        for name, tensor in groups["own"].items():
-            own[name].copy_(tensor)
-    if live.methods:
-        live.masks = groups["masks"]
-    if live.average:
-        live.average = live.average.begun(live.average.share, groups[AVERAGE])
-    _restore_optimizer(live.optimizer, live.named(), groups["optimizer"])
-    live.step, live.curve, live.seconds = header["step"], header["curve"], header["seconds"]
 
 
 def adopt(state: State, path: str) -> State:

@@ -7,16 +7,17 @@ forward does a layer see the effective tensor made from its parameter; autograd 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from compressbench import masks as masking
 from compressbench.bench import Bench
 from compressbench.errors import UserError
-from compressbench.models.build import prunable
+from compressbench.models.build import copies, prunable
 from compressbench.state import State
 
 Effective = Callable[[Tensor, bool], Tensor]
@@ -26,7 +27,7 @@ Masks = Mapping[str, Tensor]
 
 
 class Span(Protocol):
-    """What a method may know of the training: iterations and the peak learning rate; ``loop.Run`` is one."""
+    """What a method may know of the training: iterations and the peak learning rate; ``live.Run`` is one."""
 
     @property
     def start(self) -> int: ...
@@ -136,9 +137,7 @@ class Reparametrised:
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """The groups as CPU copies, for a state."""
         return {
-            group: {n: t.detach().to("cpu", copy=True).contiguous() for n, t in named.items()}
-            for method in self.methods.values()
-            for group, named in method.groups.items()
+            group: copies(named) for method in self.methods.values() for group, named in method.groups.items()
         }
 
     def effective(self, name: str, training: bool) -> Tensor:
@@ -265,6 +264,46 @@ def ramp(step: int, total: int, start: float, stop: float) -> float:
     """Rises linearly from 0 to 1 between two shares of the length."""
     done = step / max(1, total)
     return 1.0 if done >= stop else max(0.0, (done - start) / (stop - start))
+
+
+def one_each(weights: Mapping[str, Tensor], initial: float) -> dict[str, nn.Parameter]:
+    """A trained number for every weight, all alike at first."""
+    return {n: nn.Parameter(torch.full_like(p, initial, requires_grad=False)) for n, p in weights.items()}
+
+
+def shares(weights: Mapping[str, Tensor], keep: float, own: Mapping[str, float] | None) -> dict[str, float]:
+    """Which share of each layer's weights computes: ``keep``, or its own, ``{pattern: share}``.
+
+    Raises:
+        UserError: a share out of [0, 1], or a pattern that fits nothing.
+    """
+    check_share("keep", keep)
+    found = masking.rates_by_tensor(weights, own or {})
+    return {name: found.get(name, keep) for name in weights}
+
+
+def largest(scores: Tensor, count: int, allowed: Tensor) -> Tensor:
+    """Where the ``count`` largest absolute scores are, among those that are allowed."""
+    return top(scores.detach().abs().masked_fill(~allowed, -1), count) & allowed
+
+
+def rising(
+    weight: float, start: float, stop: float, span: Span, bench: Bench, sums: Callable[[], Iterable[Tensor]]
+) -> Callable[[int], Tensor]:
+    """A penalty: sums a training example, times a weight that rises linearly from 0 between two shares of the length.
+
+    Raises:
+        UserError: shares out of order, or a weight below 0.
+    """
+    check_span(start, stop)
+    if weight < 0:
+        raise UserError(f"weight: {weight} is below 0")
+    examples = len(bench.feed("train"))
+
+    def penalty(step: int) -> Tensor:
+        return ramp(step, span.total, start, stop) * weight / examples * torch.stack(list(sums())).sum()
+
+    return penalty
 
 
 def check_share(name: str, value: float, low: float = 0.0, high: float = 1.0) -> None:

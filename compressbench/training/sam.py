@@ -67,7 +67,7 @@ class _Ascending:
                 p.grad * masked[id(p)] if id(p) in masked else p.grad for p in params if p.grad is not None
             ]
             moves = uphill(params, grads, self.rho, self.adaptive)
-            before = [p.detach().clone() for p in params]  # w + e - e would not be w
+            before = [p.detach().clone() for p in params]  # kept, since in floating point w + e - e is not w
             torch._foreach_add_(params, moves)
         gradient.again()
         with torch.no_grad():

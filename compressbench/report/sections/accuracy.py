@@ -301,7 +301,7 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
         if points:
             lines.append((series, points))
     spans = [x for _, points in lines for x, _ in points if x > 0]
-    if not spans or all(abs(x - 1) < 0.01 for x in spans):  # nothing was trained after dense
+    if not spans or all(abs(x - 1) < 0.01 for x in spans):  # no state cost more training than dense
         return None
     label, unit = accuracy_words(panel)
     figure, axes = canvas(f"{label} against training compute{when(moment)}")

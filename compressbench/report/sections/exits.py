@@ -22,7 +22,7 @@ from compressbench.report.drawing import (
     throughput_axes,
     when,
 )
-from compressbench.report.naming import labels
+from compressbench.report.naming import point_names
 from compressbench.report.numbers import Spread
 from compressbench.report.panels import FINAL, Panel, Point, Reading, Series
 from compressbench.report.section import Picture, Section, kept
@@ -192,7 +192,7 @@ def policies(panel: Panel, moment: str) -> list[Policy]:
     found = []
     for series in (*panel.dense.values(), *panel.series):
         points = [p for p in series.at(moment) if (PROBE, "expected_cost", "") in p.readings]
-        found += [Policy(x, series, p) for x, p in zip(labels(series, points), points, strict=True)]
+        found += [Policy(x, series, p) for x, p in zip(point_names(series, points), points, strict=True)]
     return found
 
 
@@ -279,7 +279,9 @@ def _classes(panel: Panel, moment: str) -> Table | None:
 def _throughputs(panel: Panel, moment: str, environment: str) -> list[Table]:
     """The figures of the charts of throughput, speed over full depth and MACs beside them: one table a target."""
     measured = batching(panel, moment, environment)
-    points = {x: p for s in panel.series for x, p in zip(labels(s, s.at(moment)), s.at(moment), strict=True)}
+    points = {
+        x: p for s in panel.series for x, p in zip(point_names(s, s.at(moment)), s.at(moment), strict=True)
+    }
     sizes = sorted({int(size) for ways in measured.values() for found in ways.values() for size, _ in found})
     by_target: dict[str, list[tuple[str, str]]] = {}
     for (target, label), ways in measured.items():
@@ -375,7 +377,7 @@ def batching(
     found: dict[tuple[str, str], dict[str, list[tuple[float, Spread]]]] = {}
     for series in panel.series:
         points = series.at(moment)
-        for point, label in zip(points, labels(series, points), strict=True):
+        for point, label in zip(points, point_names(series, points), strict=True):
             for probe, metric, group in dict.fromkeys((*point.readings, *point.timings.get(environment, {}))):
                 if probe != "batching" or not metric.startswith("exit_throughput_b"):
                     continue

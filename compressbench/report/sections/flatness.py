@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from compressbench.declared import unit_of
 from compressbench.report.drawing import Chart, accuracy_words, bars, canvas, clean, finish, percent_ticks
-from compressbench.report.naming import labels
+from compressbench.report.naming import point_names
 from compressbench.report.numbers import MISSING, Spread, number, percentage, spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.section import Section
@@ -160,7 +160,7 @@ def settings(panel: Panel, moment: str) -> list[Setting]:
     found: list[Setting] = []
     for series in panel.series:
         points = [p for p in series.at(moment) if _measured(p)]
-        found += [Setting(x, series, p) for x, p in zip(labels(series, points), points, strict=True)]
+        found += [Setting(x, series, p) for x, p in zip(point_names(series, points), points, strict=True)]
     known = {state for s in found for state in s.point.states}
     dense = [
         Setting(series.label, series, point)

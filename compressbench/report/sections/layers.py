@@ -45,7 +45,7 @@ def section(panel: Panel, suffix: str) -> Section:
     chart = layer_density(panel, moment, f"layer_density{suffix}")
     first, rest = layer_table(panel, moment)
     if all(r.value == 100 for r in panel.rows if r.metric == "layer_density"):
-        chart = first = rest = None  # nothing went anywhere
+        chart = first = rest = None  # no layer lost a weight
     counts = metric_table(panel, moment, "Counts", STRUCTURE)
     return Section("Where the weights went", "layers", kept([chart]), kept([first]), kept([rest, counts]))
 

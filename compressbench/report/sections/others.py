@@ -39,7 +39,7 @@ SHOWN = (
     cost.shown,
 )
 GROUPS_SHOWN = 24
-SAID = ("majority_top1",)  # in a sentence, where a dense net is no better
+SAID = ("majority_top1",)  # shown in no table: findings mention it where the dense net is no better
 WHOLE = ("deployed", "targets")  # probes that have a table for all they say
 
 
@@ -62,7 +62,7 @@ def leftover_tables(panel: Panel, moment: str) -> list[Table]:
             or row.moment != moment
             or (row.probe, whose_end(row.metric)) in figures
         ):
-            continue  # an interval stands beside its figure
+            continue  # the end of an interval, shown beside the figure itself
         if (row.probe, row.metric, bool(row.group)) in known:
             continue
         if row.group:

@@ -61,7 +61,7 @@ def loss_gradient(module: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss)
             raise NoGradient(
                 f"{type(module).__name__} passes no gradient to its input; this attack needs one"
             )
-        # The sum, not the mean: a batch must not change what underflows.
+        # Sum, not mean: divided by the batch size, a small gradient could underflow to 0 in a large batch alone.
         total = loss(outputs, labels) * len(labels)
         (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
     return (torch.zeros_like(inputs) if gradient is None else gradient), outputs.logits.detach()

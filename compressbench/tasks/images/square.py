@@ -69,7 +69,7 @@ def square(
     margin, wrong = _margin(scores(inputs), labels)
     queries = torch.zeros(n, dtype=torch.int64, device=device)
     best, fallen = inputs.clone(), wrong.clone()
-    margin = torch.full_like(margin, math.inf)  # the stripes are kept in any case
+    margin = torch.full_like(margin, math.inf)  # so that the first query is always kept
     rows, columns = torch.arange(h, device=device), torch.arange(w, device=device)
     for query in range(budget):
         signs = torch.randint(0, 2, (n, c, 1, w if query == 0 else 1), generator=generator).to(device) * 2 - 1
@@ -80,7 +80,7 @@ def square(
         active = (~fallen).nonzero().squeeze(1)
         if not len(active):
             break
-        # 2 eps, so that it ends at the edge of the ball from wherever it begins
+        # Twice the radius: clipped to the ball, a pixel then ends at its edge from wherever it was.
         change = signs[active] * (1 if query == 0 else 2) * reach
         if query:
             at, over = top[active, None], left[active, None]

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressbench import masks as masking
 from compressbench.bench import Bench
 from compressbench.models.build import prunable
 from compressbench.state import State
-from compressbench.training.reparametrise import Reparametrisation, Span, check_share, positions, top
+from compressbench.training.reparametrise import Reparametrisation, Span, largest, positions, shares
 
 
 class Through(torch.autograd.Function):
@@ -44,13 +43,11 @@ def dnw(
         layers: own shares, ``{pattern: keep}``; ``@input``, ``@output``, ``@conv``, ``@linear`` or globs over names.
     """
     weights = prunable(module)
-    check_share("keep", keep)
-    own = masking.rates_by_tensor(weights, layers or {})
-    counts = {n: max(1, round(own.get(n, keep) * p.numel())) for n, p in weights.items()}
+    counts = {n: max(1, round(s * weights[n].numel())) for n, s in shares(weights, keep, layers).items()}
     allowed = positions(module, state)
 
     def chosen(name: str) -> Tensor:
-        return top(weights[name].detach().abs().masked_fill(~allowed[name], -1), counts[name]) & allowed[name]
+        return largest(weights[name], counts[name], allowed[name])
 
     def effective(name: str) -> Any:
         def change(weight: Tensor, training: bool) -> Tensor:

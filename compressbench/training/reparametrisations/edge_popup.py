@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressbench import masks as masking
 from compressbench.bench import Bench
 from compressbench.models.build import prunable
 from compressbench.state import State
-from compressbench.training.reparametrise import Reparametrisation, Span, check_share, positions, top
+from compressbench.training.reparametrise import Reparametrisation, Span, largest, positions, shares
 
 
 class Chosen(torch.autograd.Function):
@@ -54,9 +53,7 @@ def edge_popup(
         lr: peak learning rate of the scores, null for the training's.
     """
     weights = prunable(module)
-    check_share("keep", keep)
-    own = masking.rates_by_tensor(weights, layers or {})
-    counts = {n: kept(p.numel(), own.get(n, keep)) for n, p in weights.items()}
+    counts = {n: kept(weights[n].numel(), s) for n, s in shares(weights, keep, layers).items()}
     allowed = positions(module, state)
     scores = {}
     for name, weight in weights.items():
@@ -68,7 +65,7 @@ def edge_popup(
                 weight.copy_(weight.sign() * math.sqrt(2 / weight[0].numel()))
 
     def chosen(name: str) -> Tensor:
-        return top(scores[name].detach().abs().masked_fill(~allowed[name], -1), counts[name]) & allowed[name]
+        return largest(scores[name], counts[name], allowed[name])
 
     def effective(name: str) -> Any:
         return lambda weight, training: weight * Chosen.apply(scores[name].abs(), chosen(name))

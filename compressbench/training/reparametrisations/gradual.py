@@ -69,7 +69,7 @@ def gradual(
         if not first <= step <= last or ((step - first) % interval and step != last):
             return None
         done = (step - first) / (last - first) if last > first else 1.0
-        return unstructured.chosen(
+        decision = unstructured.decide(
             current(),
             bench,
             cast(Any, criterion),
@@ -79,5 +79,6 @@ def gradual(
             "whole",
             {k: cubic(done, min(initial, v), v, power) for k, v in (rates or {}).items()},
         )
+        return decision.masks, decision.weights
 
     return Reparametrisation(remask=remask)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
-from compressbench.errors import UserError
 from compressbench.models.build import prunable
 from compressbench.state import State
-from compressbench.training.reparametrise import Reparametrisation, Span, check_span, positions, ramp
+from compressbench.training.reparametrise import Reparametrisation, Span, one_each, positions, rising
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 
@@ -58,12 +58,8 @@ def l0(
         UserError: settings out of range.
     """
     weights = prunable(module)
-    check_span(start, stop)
-    if weight < 0:
-        raise UserError(f"weight: {weight} is below 0")
     allowed = positions(module, state)
-    examples = len(bench.feed("train"))
-    logs = {n: nn.Parameter(torch.full_like(p, initial, requires_grad=False)) for n, p in weights.items()}
+    logs = one_each(weights, initial)
 
     def effective(name: str) -> Any:
         def change(value: Tensor, training: bool) -> Tensor:
@@ -74,15 +70,14 @@ def l0(
 
         return change
 
-    def penalty(step: int) -> Tensor:
-        parts = [(open_probability(p) * allowed[n]).sum() for n, p in logs.items()]
-        return ramp(step, span.total, start, stop) * weight / examples * torch.stack(parts).sum()
+    def opened() -> Iterator[Tensor]:
+        return ((open_probability(p) * allowed[n]).sum() for n, p in logs.items())
 
     return Reparametrisation(
         effective={n: effective(n) for n in weights},
         parameters=logs,
         lr=lr,
-        penalty=penalty,
+        penalty=rising(weight, start, stop, span, bench, opened),
         masks=lambda: {n: (expected_gate(p.detach()) > 0) & allowed[n] for n, p in logs.items()},
         whole=True,
     )

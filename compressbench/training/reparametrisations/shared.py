@@ -50,7 +50,8 @@ def shared(
     first = {name: _first(codes, len(sizes[name])) for name, codes in clusters.items()}
 
     def after_step() -> None:
-        # An optimiser's last entries, fewer than a vector register holds, may be rounded in another way.
+        # Equal weights with equal gradients can part: a tensor's last entries, too few for a vector register, are
+        # rounded differently by the optimiser. So all of a cluster take its first weight.
         with torch.no_grad():
             for name, codes in clusters.items():
                 weight = parameters[name]

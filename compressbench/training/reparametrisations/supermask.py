@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compressbench.bench import Bench
 from compressbench.models.build import prunable
 from compressbench.state import State
-from compressbench.training.reparametrise import Reparametrisation, Span, positions
+from compressbench.training.reparametrise import Reparametrisation, Span, one_each, positions
 
 
 class Drawn(torch.autograd.Function):
@@ -38,7 +38,7 @@ def supermask(
     """
     weights = prunable(module)
     allowed = positions(module, state)
-    v = {n: nn.Parameter(torch.full_like(p, initial, requires_grad=False)) for n, p in weights.items()}
+    v = one_each(weights, initial)
 
     def chosen(name: str) -> Tensor:
         return (v[name].detach() > 0) & allowed[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from compressbench.state import State
 from compressbench.training.reparametrise import (
     Reparametrisation,
     Span,
-    check_span,
     layers,
+    one_each,
     positions,
-    ramp,
+    rising,
 )
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
@@ -64,12 +65,8 @@ def variational_dropout(
         UserError: a transposed convolution, or settings out of range.
     """
     weights = prunable(module)
-    check_span(start, stop)
-    if weight < 0:
-        raise UserError(f"weight: {weight} is below 0")
     allowed = positions(module, state)
-    examples = len(bench.feed("train"))
-    logs = {n: nn.Parameter(torch.full_like(p, initial, requires_grad=False)) for n, p in weights.items()}
+    logs = one_each(weights, initial)
 
     def noise(name: str) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -100,15 +97,14 @@ def variational_dropout(
     def effective(name: str) -> Any:
         return lambda mean, training: mean if training else mean * chosen(name)
 
-    def penalty(step: int) -> Tensor:
-        parts = [(divergence(log_alpha(logs[n], p)) * allowed[n]).sum() for n, p in weights.items()]
-        return ramp(step, span.total, start, stop) * weight / examples * torch.stack(parts).sum()
+    def divergences() -> Iterator[Tensor]:
+        return ((divergence(log_alpha(logs[n], p)) * allowed[n]).sum() for n, p in weights.items())
 
     return Reparametrisation(
         effective={n: effective(n) for n in weights},
         parameters=logs,
         lr=lr,
-        penalty=penalty,
+        penalty=rising(weight, start, stop, span, bench, divergences),
         masks=lambda: {n: chosen(n) for n in weights},
         whole=True,
     )

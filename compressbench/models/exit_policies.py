@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ from compressbench.models.exits import DTYPES, check, parts_of, places, prepared
 from compressbench.seeds import derive_seed
 from compressbench.state import State
 
+if TYPE_CHECKING:
+    from compressbench.stages.exits import Attach, Choose
+
 BATCH = 64
 CANDIDATES = 512
 STREAK = "Streak"
@@ -32,7 +35,7 @@ GONE = "its exits' policy was chosen for other weights, and is gone: choose anew
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def attached(state: State, bench: Bench, settings: Any) -> State:
+def with_exits(state: State, bench: Bench, settings: Attach) -> State:
     """Applies a ``stages.exits.Attach``.
 
     Raises:
@@ -80,7 +83,7 @@ def attached(state: State, bench: Bench, settings: Any) -> State:
     return masked(new, new.masks)
 
 
-def chosen(state: State, bench: Bench, settings: Any) -> State:
+def with_policy(state: State, bench: Bench, settings: Choose) -> State:
     """Applies a ``stages.exits.Choose``.
 
     Raises:
@@ -104,10 +107,11 @@ def chosen(state: State, bench: Bench, settings: Any) -> State:
     else:
         sure = sureness(policy, logits)
         if settings.says == STREAK:
-            sure = sure.where(sure >= 1, -math.inf)  # no patience at all is none
+            sure = sure.where(sure >= 1, -math.inf)  # a streak of 0 would let everybody leave at once
         if settings.budget is not None:
             found = within_budget(sure, costs, settings.budget, settings.shared)
         else:
+            assert settings.accuracy is not None
             found = within_loss(sure, logits, labels, costs, settings.accuracy)
         policy = replace(policy, thresholds=found)
     where = assigned(policy, logits)
@@ -142,7 +146,7 @@ def outlived(before: State | None, after: State) -> State:
     return after.with_facts(flags=[*flags, KEPT])
 
 
-def forgotten(state: State) -> State:
+def without_policy(state: State) -> State:
     """The state without its exits' policy, flagged; what has none is as it was.
 
     A policy was chosen for the weights of then: stages that put others in their place call this.
@@ -240,7 +244,7 @@ def within_budget(
         )
     if shared:
         return (max(t for t, p in zip(candidates, prices, strict=True) if p <= limit),) * exits
-    best = (candidates[0],) * exits  # the cheapest there is; shares are rounded down, and may not get there
+    best = (candidates[0],) * exits  # the cheapest; shares are rounded down and may all cost more than that
     low, high = -12.0, 12.0
     for _ in range(40):
         middle = (low + high) / 2

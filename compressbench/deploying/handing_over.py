@@ -1,0 +1,135 @@
+"""Handing a state over: its files written, checked against the state on the whole test split, and a card beside them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressbench.deploying.card import LOAD
+from compressbench.errors import UserError
+
+if TYPE_CHECKING:
+    from compressbench.deploying.card import Checked
+    from compressbench.hardware.exported import Run
+    from compressbench.runs.experiment import Experiment
+    from compressbench.runs.plan import Node
+    from compressbench.views import View
+
+FORMS = tuple(LOAD)
+"""The names of ``exporting.FORMS``, without torch."""
+LEAST_AGREEMENT = 90.0
+
+
+def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, run: Path) -> str:
+    """Writes a state's files and card; returns what is to be said of them.
+
+    Raises:
+        UserError: a missing package, a net that the form can't hold, or what was written doesn't do what the state
+            does (it is deleted again).
+    """
+    from compressbench.deploying.card import card
+    from compressbench.deploying.exporting import FORMS as WRITERS
+    from compressbench.hardware.exits import without_exits
+    from compressbench.runs.finished import records_of
+
+    if view.leaves_early:
+        raise UserError(
+            f"export: {node.name} leaves early by a policy, which one file can't hold; export the state before its "
+            "exits/choose stage, which answers by the last exit"
+        )
+    view = without_exits(view)
+    folder.mkdir(parents=True, exist_ok=True)
+    sample = view.bench.task.encode(view.bench.feed("test").head(8))
+    stem = folder / node.name.replace("/", "_")
+    try:
+        paths, compute, runtime = WRITERS[form](view, stem, sample)
+    except UserError:
+        with contextlib.suppress(OSError):  # not empty: the user's own
+            folder.rmdir()
+        raise
+    checked = check(view, compute, runtime)
+    if not checked.agreement >= LEAST_AGREEMENT:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise UserError(
+            f"export: {runtime} and the state name the same class for only {checked.agreement:.1f} % of "
+            f"{checked.n} test images; what was written is deleted again"
+        )
+    files = {p.name: p.stat().st_size for p in paths}
+    text = card(
+        f"{node.name} of {ready.setting.columns.recipe}",
+        form,
+        files,
+        lineage(ready, node),
+        facts(ready),
+        ready.dataset,
+        [r for r in records_of(run) if r.key == node.key],
+        checked,
+    )
+    about = stem.with_name(f"{stem.name}.{form}.md")
+    about.write_text(text, encoding="utf-8")
+    return (
+        f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test images "
+        f"(state {checked.simulated:.2f} %), same class for {checked.agreement:.2f} %\n{about}"
+    )
+
+
+def write_images(view: View, folder: Path, node: Node) -> Path:
+    """The test split as ``NAME.test.npz``: its columns (of pictures ``images``, uint8) and ``labels``, to check with."""
+    import numpy
+
+    split = view.bench.dataset.splits["test"]
+    path = folder / f"{node.name.replace('/', '_')}.test.npz"
+    columns: dict[str, Any] = {name: tensor.numpy() for name, tensor in split.tensors().items()}
+    numpy.savez_compressed(path, **columns)
+    return path
+
+
+def check(view: View, compute: Run, runtime: str) -> Checked:
+    """Runs what was written on the whole test split, beside the state."""
+    import torch
+
+    from compressbench.deploying.card import Checked
+    from compressbench.metrics import label_loyalty, percent
+    from compressbench.outputs import Outputs
+    from compressbench.views import BATCH
+
+    task, answers, said = view.bench.task, [], []
+    for batch in view.bench.feed("test").batches(BATCH):
+        outputs = Outputs(compute(*task.encode(batch)))
+        answers.append(task.answers(outputs))
+        said.append(task.log_probs(outputs, batch.labels).log_probs)
+    found = torch.cat(answers)
+    return Checked(
+        runtime,
+        len(found),
+        percent(task.right(found, view.labels)),
+        percent(view.right),
+        label_loyalty(found, view.answers),
+        float((torch.cat(said) - view.log_probs).abs().max()),
+    )
+
+
+def lineage(ready: Experiment, node: Node) -> list[str]:
+    """The stages that made a state, first to last, in words."""
+    chain = [node]
+    while chain[0].parent:
+        chain.insert(0, ready.plan.node(chain[0].parent))
+    return [
+        f"{n.name}: {n.stage.describe() if hasattr(n.stage, 'describe') else type(n.stage).__name__}"
+        for n in chain
+    ]
+
+
+def facts(ready: Experiment) -> dict[str, str]:
+    """What the card says first."""
+    from compressbench.runs.provenance import processor, versions
+
+    columns = ready.setting.columns
+    return {
+        "Recipe": f"{columns.recipe}, scale {columns.scale}, seed {columns.seed}",
+        "Model": columns.model,
+        "Hardware": f"{columns.hardware}: {processor()}",
+        "Versions": versions(),
+    }

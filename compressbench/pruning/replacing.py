@@ -1,0 +1,94 @@
+"""Nets with fewer blocks: some left out, or replaced by fewer that are trained in their place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compressbench.bench import Bench
+from compressbench.errors import UserError
+from compressbench.models.build import module_of, prunable
+from compressbench.models.theseus import begun, groups_of, renamed, taken
+from compressbench.pruning.structured import edited
+from compressbench.specs import TARGET
+from compressbench.state import State
+
+if TYPE_CHECKING:
+    from compressbench.stages.theseus import Replace, Shallower
+
+MIXED = "compressbench.models.theseus.theseus"
+
+
+def shortened(state: State, bench: Bench, settings: Shallower) -> State:
+    """Applies a ``stages.theseus.Shallower``.
+
+    Raises:
+        UserError: no block can be left out.
+    """
+    groups = groups_of(module_of(state), settings.every, settings.blocks)
+    return edited(state.settled(), [_dropping(groups)], bench)
+
+
+def in_replacement(state: State, settings: Replace) -> State:
+    """Applies a ``stages.theseus.Replace``.
+
+    Raises:
+        UserError: the net is quantized, blocks are being replaced already, or none can be.
+    """
+    if state.group("scales"):
+        raise UserError("a quantized net's blocks can't be replaced; quantize after the successor stage")
+    if state.model.get(TARGET) == MIXED:
+        raise UserError("blocks are being replaced already; a theseus/successor stage has to come before")
+    groups = groups_of(module_of(state), settings.every, settings.blocks)
+    model: dict[str, Any] = {
+        TARGET: MIXED,
+        "predecessor": dict(state.model),
+        "groups": groups,
+        "edits": [dict(e) for e in state.edits],
+        "start": settings.start,
+        "growth": settings.growth,
+    }
+    fresh = {f"{first}.steps": torch.zeros((), dtype=torch.int64) for first in groups}
+    tensors = {"weights": {**begun(state.weights, groups), **fresh}, "masks": begun(state.masks, groups)}
+    mixed = replace(state, model=model, tensors=tensors, edits=(), key="").with_groups()
+    named = prunable(module_of(mixed))
+    facts = {
+        name: renamed(state.facts[name], groups, "", ".new")
+        for name in ("drawn", "left_alone")
+        if name in state.facts
+    }
+    return mixed.with_facts(prunable={name: p.numel() for name, p in named.items()}, **facts)
+
+
+def succeeded(state: State, bench: Bench) -> State:
+    """Applies a ``stages.theseus.Successor``.
+
+    Raises:
+        UserError: no blocks are being replaced, or the net was changed since.
+    """
+    if state.model.get(TARGET) != MIXED:
+        raise UserError("there is no successor in this net; a theseus/replace stage has to come before")
+    if state.edits:
+        kinds = ", ".join(dict.fromkeys(kind for edit in state.edits for kind in edit))
+        raise UserError(
+            f"the net was changed while its blocks were being replaced ({kinds}); "
+            "what quantizes, cuts or puts exits on belongs after the successor stage"
+        )
+    groups = state.model["groups"]
+    edits = tuple(state.model["edits"])
+    tensors = {"weights": taken(state.weights, groups), "masks": taken(state.masks, groups)}
+    whole = replace(state, model=state.model["predecessor"], tensors=tensors, edits=edits, key="")
+    whole = whole.with_facts(
+        **{
+            name: renamed(state.facts[name], groups, ".new", "")
+            for name in ("drawn", "left_alone")
+            if name in state.facts
+        }
+    )
+    return edited(whole.with_groups(), [_dropping(groups)], bench)
+
+
+def _dropping(groups: Any) -> dict[str, list[str]]:
+    return {"drop": [name for others in groups.values() for name in others]}

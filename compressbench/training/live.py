@@ -1,0 +1,76 @@
+"""A training at work: what it was told, and what changes while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.inputs import Inputs
+from compressbench.training.averaging import Average
+from compressbench.training.reparametrise import Reparametrised
+
+OBJECTIVE = "objective"
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training in iterations, everything built; see ``stages.train.Train`` for the settings."""
+
+    start: int
+    stop: int
+    total: int
+    per_epoch: int
+    batch_size: int
+    lr: float
+    clip: float | None
+    schedule: Callable[[float], float]
+    warmup: int
+    order: str
+    varies: bool
+    autocast: bool
+    validate: int
+
+
+@dataclass
+class Live:
+    """What changes while a training runs."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    methods: Reparametrised | None = None
+    own: dict[str, nn.Parameter] = field(default_factory=dict)
+    average: Average | None = None
+    frozen: list[nn.Module] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    lay: Callable[[Inputs], Inputs] = tuple
+
+    def training(self) -> None:
+        """Training mode, but for what is frozen: its norms keep their statistics."""
+        self.module.train()
+        for part in self.frozen:
+            part.training = False
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """All that may be trained, by name: the module's parameters, its reparametrisations' and the objective's."""
+        return dict(self.module.named_parameters()) | self.beside()
+
+    def beside(self) -> dict[str, nn.Parameter]:
+        """What is trained beside the module's parameters."""
+        return self.own | (self.methods.own() if self.methods else {})
+
+    def remembered(self) -> list[Tensor]:
+        """What a forward in training moves: statistics of norms, ranges that a method observes."""
+        found = [*self.module.buffers(), *(self.methods.kept().values() if self.methods else ())]
+        return [tensor for tensor in found if not isinstance(tensor, nn.Parameter)]
+
+    def computing(self, training: bool) -> contextlib.AbstractContextManager[None]:
+        """Inside, the module computes with effective weights."""
+        return self.methods.in_place(training) if self.methods else contextlib.nullcontext()
