@@ -196,7 +196,7 @@ def test_each_device_has_its_own_power_and_joules_are_watts_times_seconds(
     assert low <= power <= high
     assert power == quantity(config["power"], "power", ("W",))
     times = (LayerTime("a", 0.25, "moving", "fp32"), LayerTime("b", 0.5, "computing", "fp32"))
-    lowered = Lowered(lambda x: x, torch.zeros(1), "by hand", price=lambda batch: times)
+    lowered = Lowered(lambda x: x, (torch.zeros(1),), "by hand", price=lambda batch: times)
     assert priced(lowered, 2, power, 0.125).joules == pytest.approx(power * (0.125 + 0.25 + 0.5))
 
 

@@ -263,7 +263,7 @@ class Model:
         from compressbench.hardware.target import Lowered
 
         cost = self.floor + count(view.module, view.bench.task.blank(1)).macs
-        return Lowered(lambda batch: cost, torch.zeros(4), "a model of a device")
+        return Lowered(lambda batch: cost, (torch.zeros(4),), "a model of a device")
 
     def time(self, lowered, batch):
         from compressbench.hardware.target import Timing

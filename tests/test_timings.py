@@ -341,7 +341,7 @@ def test_at_one_thread_processor_time_is_what_a_forward_takes() -> None:
 
     import torch
 
-    lowered = Lowered(lambda x: elsewhere(), torch.zeros(1, 1), "a runtime with a worker")
+    lowered = Lowered(lambda x: elsewhere(), (torch.zeros(1, 1),), "a runtime with a worker")
     (one,) = time_in_turns([lowered], 1, 1, 0.05)
     assert statistics.median(one.turns) == pytest.approx(0.01, rel=0.3)
     assert len(one.turns) >= 5
