@@ -9,9 +9,9 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hydra.experimental.callback import Callback
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from compressbench.records import Record, Records
 
+T = TypeVar("T")
 FAILED = "error.txt"
 ASKING = {
     "--help",
@@ -168,10 +169,21 @@ def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, A
     Raises:
         UserError: one clear line for whatever can't be composed.
     """
+    from compressbench.specs.compose import plain
+
+    return composing(overrides, config_dir, plain)
+
+
+def composing(overrides: list[str], config_dir: str | None, read: Callable[[DictConfig], T]) -> T:
+    """What ``read`` makes of the config that overrides compose, by Hydra's compose API.
+
+    Raises:
+        UserError: one clear line for whatever can't be composed or read.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from compressbench.specs.compose import config_folder, explain, plain, register
+    from compressbench.specs.compose import config_folder, explain, register
 
     register()
     folders = [config_folder(config_dir)] if config_dir is not None else []
@@ -180,7 +192,7 @@ def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, A
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return plain(compose("config", overrides=[*readable(overrides), *extra]))
+            return read(compose("config", overrides=[*readable(overrides), *extra]))
     except Exception as error:  # Hydra and omegaconf raise all kinds for configs that can't be composed
         raise UserError(explain(error, tuple(folders))) from error
 
