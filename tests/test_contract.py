@@ -8,24 +8,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 import torch
 import yaml
 
 from compressbench import specs
+from compressbench.checking.criteria import check_criterion
+from compressbench.checking.exits import check_exit_criterion, check_exit_head
+from compressbench.checking.probes import check_probe, lasting
+from compressbench.checking.recipes import Forbidden, check_run, plain, runs_differ
+from compressbench.checking.traces import twice
 from compressbench.cli.run import composed
-from compressbench.criteria.given import Given, Saliency
 from compressbench.data.dataset import Dataset, fingerprint
-from compressbench.declared import declared, is_timing
+from compressbench.declared import declared
 from compressbench.errors import UserError
-from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.pruning.unstructured import prune, whole_masks
+from compressbench.pruning.unstructured import prune
 from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
 from compressbench.runs.execute import Executor, Watcher
 from compressbench.runs.experiment import Experiment, execute, prepare
@@ -35,7 +35,6 @@ from compressbench.specs.conf import conf_dir, headline
 from compressbench.stages.prune import Prune
 from compressbench.stages.shrink import Blocks, Channels
 from compressbench.store import Store
-from compressbench.views import View
 from conftest import MLP
 from tiny import TINY
 
@@ -58,21 +57,7 @@ NAMES = {
         "scale",
     )
 }
-T = TypeVar("T", Record, Metric)
 QUIET = ["scale=smoke", "hardware=cpu1"]
-
-
-def plain(record: Record) -> dict:
-    """A record without what two runs can't share: the value of a timing, and notes on how busy the machine was."""
-    row = dataclasses.asdict(record)
-    return {**row, "value": None, "note": "", "n": 0} if record.is_timing else row
-
-
-def lasting(rows: Iterable[T]) -> list[T]:
-    """Without the ends of intervals, which are missing where others disturbed a timing."""
-    return [
-        r for r in rows if not re.search(r"_(low|high)_b\d+$", r.metric if isinstance(r, Record) else r.name)
-    ]
 
 
 def check_declared(metric: str, unit: str) -> None:
@@ -96,28 +81,11 @@ def once(recipe: str, outputs: Path) -> tuple[Experiment, Records]:
 
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
 def test_every_recipe_twice_and_from_the_store(recipe: str, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    first, records = once(recipe, tmp_path / "a")
-    torch.manual_seed(2)
-    second, again = once(recipe, tmp_path / "b")
-    assert [plain(r) for r in lasting(records)] == [plain(r) for r in lasting(again)]
+    folders = iter((tmp_path / "a", tmp_path / "b"))
+    first, records = twice(lambda: once(recipe, next(folders)), "", runs_differ)
+    check_run(first, records)
     for row in records:
         check_declared(row.metric, row.unit)
-    keys = [n.key for n in first.plan.nodes]
-    assert keys == [n.key for n in second.plan.nodes]
-    for key in keys:
-        one, other = first.store.load(key), second.store.load(key)
-        assert one is not None
-        assert other is not None
-        for group, named in one.tensors.items():
-            assert all(torch.equal(t, other.tensors[group][n]) for n, t in named.items()), key
-        module = module_of(one)
-        assert all(torch.equal(t, one.weights[n]) for n, t in module.state_dict().items())
-
-    class Forbidden(Watcher):
-        def working(self, name: str, words: str):
-            raise AssertionError(f"{name} was made again: {words}")
-
     warm = prepare(composed(overrides(recipe, tmp_path / "a")))
     assert list(execute(warm, Forbidden(), [])) == list(records)
     write_jsonl(records, tmp_path / "records.jsonl")
@@ -208,57 +176,17 @@ def test_every_criterion(name: str, small) -> None:
     bench = dataclasses.replace(bench, name="prune", references={"???": other})
     weights = {n: state.weights[n] for n in state.facts["prunable"]}
     state = state.with_groups(movement={n: w * other.weights[n] for n, w in weights.items()})
-
-    def found() -> Saliency:
-        result = specs.build(criterion)(Given(weights, whole_masks(state), state, bench))
-        return result if isinstance(result, Saliency) else Saliency(result)
-
-    torch.manual_seed(3)
-    first = found()
-    torch.manual_seed(4)
-    again = found()
-    assert first.scores.keys() == weights.keys()
-    for n, w in weights.items():
-        assert first.scores[n].shape == w.shape
-        assert torch.equal(first.scores[n], again.scores[n])
-        assert torch.isfinite(first.scores[n]).all()
-    settings = Prune(criterion, fraction=0.75)
-    pruned = prune(state, bench, settings)
-    whole = sum(w.numel() for w in weights.values())
-    assert sum(int(m.sum()) for m in pruned.masks.values()) == whole - round(0.75 * whole)
-    expected = first.compensate(pruned.masks) if first.compensate else weights
-    for n, mask in pruned.masks.items():
-        assert torch.equal(pruned.weights[n], expected[n] * mask)
+    check_criterion(criterion, state, bench)
 
 
 @pytest.mark.parametrize("name", NAMES["exit_criterion"])
 def test_every_exit_criterion(name: str) -> None:
-    from compressbench.exit_criteria.said import Said
-
-    criterion = specs.build(yaml.safe_load((CONF / "exit_criterion" / f"{name}.yaml").read_text()))
-    draw = torch.Generator().manual_seed(0)
-    before, logits = torch.randn(64, 10, generator=draw), torch.randn(64, 10, generator=draw)
-    told = criterion(Said(logits, (before,)))
-    assert told.shape == (64,)
-    assert torch.isfinite(told.double()).all()
-    # no row depends on another, nor on the order of the classes
-    assert torch.equal(criterion(Said(logits[7:20], (before[7:20],))), told[7:20])
-    assert torch.allclose(
-        criterion(Said(logits.flip(1), (before.flip(1),))).double(), told.double(), atol=1e-6
-    )
-    # surer answers, and two exits that agree on them, are never worth less
-    assert (criterion(Said(10 * logits, (10 * logits,))) >= told - 1e-6).all()
+    check_exit_criterion(yaml.safe_load((CONF / "exit_criterion" / f"{name}.yaml").read_text()))
 
 
 @pytest.mark.parametrize("name", NAMES["exit_head"])
 def test_every_exit_head(name: str) -> None:
-    spec = yaml.safe_load((CONF / "exit_head" / f"{name}.yaml").read_text())
-    head = specs.build({**spec, "_partial_": False}, shape=[6, 7, 7], classes=10).eval()
-    x = torch.randn(5, 6, 7, 7, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits = head(x)
-        assert logits.shape == (5, 10)
-        assert torch.allclose(head(x[1:3]), logits[1:3], atol=1e-5)
+    check_exit_head(yaml.safe_load((CONF / "exit_head" / f"{name}.yaml").read_text()))
 
 
 @pytest.mark.parametrize("grain", NAMES["grain"])
@@ -309,23 +237,9 @@ def test_every_probe(name: str, small, tmp_path: Path) -> None:
         bench,
         Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.9),
     )
-    subject, reference = View(other, bench, "pruned"), View(state, bench, "dense")
-    before = {n: t.clone() for n, t in other.weights.items()}
-    torch.manual_seed(5)
-    found = list(probe.measure(subject, reference, bench))
-    torch.manual_seed(6)
-    again = list(probe.measure(View(other, bench, "pruned"), View(state, bench, "dense"), bench))
-    assert found
-    for one in (*found, *again):
+    found = check_probe(probe, other, state, bench)
+    for one in found:
         check_declared(one.name, one.unit)
-    for one, two in zip(lasting(found), lasting(again), strict=True):
-        assert isinstance(one, Metric)
-        assert one.value is not None or one.note
-        assert one.basis in {"measured", "computed", "theoretical", "on disk", "modelled"}
-        if not is_timing(one.name, one.unit):
-            assert one == two
-    assert len({(m.name, m.group, m.basis) for m in found}) == len(found)
-    assert all(torch.equal(t, before[n]) for n, t in other.weights.items())
     store = Store(tmp_path)
     store.save_result("k", {"metrics": [dataclasses.asdict(m) for m in found]})
     back = store.load_result("k")

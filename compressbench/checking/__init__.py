@@ -1,1 +1,1 @@
-"""The rule that a criterion, probe, stage, target, task and recipe keep to: shipped ones by the tests, own ones by ``check``."""
+"""The rule for criteria, probes, stages, targets, tasks and recipes: the tests hold shipped ones to it, ``check`` own ones."""

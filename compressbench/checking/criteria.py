@@ -53,7 +53,9 @@ def check_criterion(spec: Mapping[str, Any], state: State, bench: Bench, fractio
     expected = saliency.compensate(pruned.masks) if saliency.compensate else weights
     for name, mask in pruned.masks.items():
         if not torch.equal(pruned.weights[name], expected[name] * mask):
-            raise Unfit(f"compensate gives other weights of {name} when it is asked again; it must not keep a state")
+            raise Unfit(
+                f"compensate gives other weights of {name} when it is asked again; it must not keep a state"
+            )
     return saliency
 
 
@@ -64,7 +66,9 @@ def check_scores(scores: Any, weights: Mapping[str, Tensor]) -> None:
         Unfit: naming the first tensor of which there is none.
     """
     if not isinstance(scores, Mapping):
-        raise Unfit(f"returned {type(scores).__name__}; a mapping of a tensor for every one of given.weights is wanted")
+        raise Unfit(
+            f"returned {type(scores).__name__}; a mapping of a tensor for every one of given.weights is wanted"
+        )
     if lacking := [n for n in weights if n not in scores]:
         raise Unfit(f"no scores for {lacking[0]}; every one of given.weights wants some")
     if more := [n for n in scores if n not in weights]:

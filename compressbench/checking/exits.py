@@ -24,16 +24,22 @@ def check_exit_criterion(spec: Mapping[str, Any], trusted: tuple[str, ...] = ())
     criterion = specs.build(spec)
     draw = torch.Generator().manual_seed(0)
     before, logits = torch.randn(64, 10, generator=draw), torch.randn(64, 10, generator=draw)
-    told: Tensor = twice(lambda: criterion(Said(logits, (before,))), "nothing: it is a function of what was said")
+    told: Tensor = twice(
+        lambda: criterion(Said(logits, (before,))), "nothing: it is a function of what was said"
+    )
     if not isinstance(told, Tensor) or told.shape != (64,) or not torch.isfinite(told.double()).all():
-        raise Unfit(f"gives {told!r:.60} for 64 examples; a finite number each is wanted, larger where it is surer")
+        raise Unfit(
+            f"gives {told!r:.60} for 64 examples; a finite number each is wanted, larger where it is surer"
+        )
     if not torch.equal(criterion(Said(logits[7:20], (before[7:20],))), told[7:20]):
         raise Unfit("what it says of an example depends on the others of the batch")
     turned = criterion(Said(logits.flip(1), (before.flip(1),)))
     if not torch.allclose(turned.double(), told.double(), atol=1e-6):
         raise Unfit("what it says depends on the order of the classes")
     if not bool((criterion(Said(10 * logits, (10 * logits,))) >= told - 1e-6).all()):
-        raise Unfit("it is less sure of logits that are ten times as large, on which two exits agree; larger is surer")
+        raise Unfit(
+            "it is less sure of logits that are ten times as large, on which two exits agree; larger is surer"
+        )
     return ""
 
 

@@ -113,7 +113,9 @@ def check_own_probe(spec: Mapping[str, Any], on: Ground) -> str:
         UserError: its spec is refused, or the first rule that it breaks.
     """
     specs.check(spec, "", on.trusted, parts=("probes",))
-    found = check_probe(specs.build(spec), on.states[PRUNED], on.states[DENSE], replace(on.bench, name="probe"))
+    found = check_probe(
+        specs.build(spec), on.states[PRUNED], on.states[DENSE], replace(on.bench, name="probe")
+    )
     return f"{len(found)} metrics"
 
 
@@ -136,7 +138,11 @@ def check_model(model: Mapping[str, Any], dataset: Dataset, trusted: tuple[str, 
     stages = before(model)
     nodes = make({"stages": stages}, 0, Context(dataset.fingerprint, "cpu", 1, trusted)).nodes
     bench = Bench(dataset, 0, INIT, say=lambda text: None)
-    twice(lambda: drawn(nodes[0].stage.model, bench), "torch's global generator in __init__, which is seeded for you, alone", _drawn)
+    twice(
+        lambda: drawn(nodes[0].stage.model, bench),
+        "torch's global generator in __init__, which is seeded for you, alone",
+        _drawn,
+    )
     states: dict[str, State] = {}
     for node in nodes:
         here = Bench(dataset, 0, node.name, say=lambda text: None)

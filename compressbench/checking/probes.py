@@ -29,9 +29,7 @@ def check_probe(probe: Any, subject: State, reference: State, bench: Bench) -> l
             declared form.
     """
     if not callable(getattr(probe, "measure", None)):
-        raise Unfit(
-            f"{type(probe).__name__} has no measure(subject, reference, bench), which yields Metrics"
-        )
+        raise Unfit(f"{type(probe).__name__} has no measure(subject, reference, bench), which yields Metrics")
 
     def measured() -> list[Metric]:
         own = alone(bench)
@@ -39,7 +37,9 @@ def check_probe(probe: Any, subject: State, reference: State, bench: Bench) -> l
         with unchanged(subject=subject, reference=reference, data=dict(bench.dataset.splits)):
             found = probe.measure(*views, own)
             if not isinstance(found, Iterable):
-                raise Unfit(f"measure returned {type(found).__name__}; it yields (or returns a list of) Metrics")
+                raise Unfit(
+                    f"measure returned {type(found).__name__}; it yields (or returns a list of) Metrics"
+                )
             rows = list(found)
         for view in views:
             check_view(view, bench)
@@ -75,7 +75,9 @@ def check_view(view: View, bench: Bench) -> None:
     """
     if "module" in vars(view):
         if view.module.training:
-            raise Unfit(f"leaves {view.label}.module in training mode; other probes use it: module_of(state) makes a copy")
+            raise Unfit(
+                f"leaves {view.label}.module in training mode; others use it: module_of(state) makes one"
+            )
         fresh = module_of(view.state, view.bench.device).state_dict()
         if found := differs(fresh, dict(view.module.state_dict())):
             raise Unfit(
@@ -117,7 +119,9 @@ def check_metric(one: Any) -> None:
         Unfit: the first fault.
     """
     if not isinstance(one, Metric):
-        raise Unfit(f"yields a {type(one).__name__}; compressbench.records.Metric(name, value, unit) is wanted")
+        raise Unfit(
+            f"yields a {type(one).__name__}; compressbench.records.Metric(name, value, unit) is wanted"
+        )
     if not isinstance(one.name, str) or not one.name.strip():
         raise Unfit(f"a metric's name is {one.name!r}; a word such as top1 is wanted")
     if one.value is None and not one.note:
@@ -127,14 +131,20 @@ def check_metric(one: Any) -> None:
     if not isinstance(one.unit, str) or not one.unit.strip():
         raise Unfit(f"{one.name}: no unit; '%', 'ms', 'bytes' …, and '1' for a plain number")
     if why := impossible(one.name, one.unit, one.value):
-        raise Unfit(f"{one.name}: {one.value!r} {why}; where there is no figure: None, with a note that says why")
+        raise Unfit(
+            f"{one.name}: {one.value!r} {why}; where there is no figure: None, with a note that says why"
+        )
     known = declared(one.name)
     if known is not None and known.unit != one.unit:
-        raise Unfit(f"{one.name}: the unit is {one.unit!r}; compressbench has this metric in {known.unit!r}: another name")
+        raise Unfit(
+            f"{one.name}: the unit is {one.unit!r}; compressbench has this metric in {known.unit!r}"
+        )
     if one.basis not in BASES:
         raise Unfit(f"{one.name}: the basis is {one.basis!r}; one of {', '.join(BASES)} is wanted")
     if isinstance(one.n, bool) or not isinstance(one.n, int) or one.n < 0:
-        raise Unfit(f"{one.name}: n is {one.n!r}; how many examples or repetitions it rests on, a whole number")
+        raise Unfit(
+            f"{one.name}: n is {one.n!r}; how many examples or repetitions it rests on, a whole number"
+        )
     try:
         back = Metric(**json.loads(json.dumps(asdict(one))))
     except (TypeError, ValueError) as error:

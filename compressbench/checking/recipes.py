@@ -45,7 +45,9 @@ def check_recipe(name: str, composed: Compose, scales: tuple[str, ...], folder: 
             raise Unfit(f"scale={scale}: compare names no series; nothing would be measured")
     config = dict(composed("smoke"))
     if config["recipe"].get("name") != name:
-        raise Unfit(f"its name is {config['recipe'].get('name')!r}; name: {name} is wanted, as its file is called")
+        raise Unfit(
+            f"its name is {config['recipe'].get('name')!r}; name: {name} is wanted, as its file is called"
+        )
     folders = iter((folder / "a", folder / "b"))
 
     def run() -> tuple[Experiment, Records]:

@@ -96,7 +96,9 @@ def check_state(state: Any) -> None:
         raise Unfit(f"facts['prunable'] names {lacking[0]}, which is no weight (any more)")
     rebuilt = module_of(state).state_dict()
     if found := next((n for n, t in rebuilt.items() if differs(t, state.weights[n])), ""):
-        raise Unfit(f"weights: {found} is another in the net that is built of the state; where a mask is False it is 0")
+        raise Unfit(
+            f"weights: {found} is another in the net that is built of the state; where a mask is False it is 0"
+        )
 
 
 def check_mask(name: str, mask: Tensor, weights: Mapping[str, Tensor]) -> None:
@@ -122,7 +124,9 @@ def check_mask(name: str, mask: Tensor, weights: Mapping[str, Tensor]) -> None:
 
 def _check_tensor(tensor: Any, where: str) -> None:
     if not isinstance(tensor, Tensor):
-        raise Unfit(f"{where} is a {type(tensor).__name__}; tensors are wanted, figures go into state.with_facts(…)")
+        raise Unfit(
+            f"{where} is a {type(tensor).__name__}; tensors are wanted, figures go into state.with_facts(…)"
+        )
     if tensor.device.type != "cpu":
         raise Unfit(f"{where} is on {tensor.device}; a state's tensors are on the CPU: .cpu()")
     if tensor.requires_grad:
@@ -163,7 +167,10 @@ def check_stored(state: State, folder: Path) -> None:
         raise Unfit(f"the state can't be stored: {str(error).splitlines()[0]}") from error
     assert back is not None
     groups = [{g: dict(n) for g, n in s.tensors.items() if n} for s in (state, replace(back, key=""))]
-    texts = [{p: json.loads(json.dumps(getattr(s, p))) for p in ("model", "edits", "policies", "facts")} for s in (state, back)]
+    texts = [
+        {p: json.loads(json.dumps(getattr(s, p))) for p in ("model", "edits", "policies", "facts")}
+        for s in (state, back)
+    ]
     sorted_groups = [{g: dict(sorted(n.items())) for g, n in sorted(s.items())} for s in groups]
     if found := differs(*sorted_groups) or ("" if texts[0] == texts[1] else "its facts"):
         raise Unfit(f"the state comes back from the store another: {found}")

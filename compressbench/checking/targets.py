@@ -25,7 +25,9 @@ def check_target(target: Any, subject: State, reference: State, bench: Bench) ->
     """
     for name in ("lower", "time"):
         if not callable(getattr(target, name, None)):
-            raise Unfit(f"{type(target).__name__} has no {name}; a target has batches, lower(view) and time(lowered, batch)")
+            raise Unfit(
+                f"{type(target).__name__} has no {name}; a target has batches, lower(view) and time(lowered, batch)"
+            )
     batches = getattr(target, "batches", None)
     if not isinstance(batches, Sequence) or not batches or any(type(b) is not int or b < 1 for b in batches):
         raise Unfit(f"batches are {batches!r}; a list of whole numbers is wanted, e.g. [1, 64]")
@@ -72,13 +74,19 @@ def check_timings(target: HardwareTarget, ready: Sequence[Lowered], batch: int) 
         Unfit: the first fault.
     """
     found = quietly(lambda: target.time(ready, batch))
-    if not isinstance(found, list) or len(found) != len(ready) or not all(isinstance(t, Timing) for t in found):
+    if (
+        not isinstance(found, list)
+        or len(found) != len(ready)
+        or not all(isinstance(t, Timing) for t in found)
+    ):
         raise Unfit(f"time of {len(ready)} states gives {found!r:.60}; a list of as many Timings is wanted")
     for timing in found:
         if timing.batch != batch:
             raise Unfit(f"time says batch {timing.batch} for batch {batch}")
         if not timing.seconds or any(not 0 < s < math.inf for s in timing.seconds):
-            raise Unfit(f"time at batch {batch} gives seconds {timing.seconds!r:.60}; positive numbers are wanted")
+            raise Unfit(
+                f"time at batch {batch} gives seconds {timing.seconds!r:.60}; positive numbers are wanted"
+            )
         if timing.basis not in ("measured", "modelled"):
             raise Unfit(f"the timing's basis is {timing.basis!r}; measured, or modelled where no device ran")
     if all(t.basis == "modelled" for t in found) and differs(found, target.time(ready, batch)):

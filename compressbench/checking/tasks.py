@@ -54,7 +54,9 @@ def check_task(dataset: Dataset) -> None:
     task = dataset.task
     lacking = [name for name in ASKED if not hasattr(task, name)]
     if lacking:
-        raise Unfit(f"the task {type(task).__name__} has no {', '.join(lacking)}; compressbench.tasks.task says what each is")
+        raise Unfit(
+            f"the task {type(task).__name__} has no {', '.join(lacking)}; see compressbench.tasks.task"
+        )
     _words(task)
     some = dataset.split("train").head(SOME).to("cpu")
     with unchanged(examples=some):
@@ -68,18 +70,26 @@ def check_task(dataset: Dataset) -> None:
         raise Unfit(f"surface() gives {type(surface).__name__}; Surface(low, high, scale) or NoSurface(why)")
     placed = task.placed(nn.Linear(2, 2))
     if not isinstance(placed, Placed) or not isinstance(placed.module, nn.Module):
-        raise Unfit(f"placed(module) gives {type(placed).__name__}; Placed(module, tuple) leaves all as it is")
+        raise Unfit(
+            f"placed(module) gives {type(placed).__name__}; Placed(module, tuple) leaves all as it is"
+        )
 
 
 def _words(task: Task) -> None:
     if not isinstance(task.metric, str) or not task.metric.isidentifier():
         raise Unfit(f"metric is {task.metric!r}; the main metric's name is wanted, e.g. top1")
     for name, texts in (("classes", task.classes), ("inputs", task.inputs)):
-        if not isinstance(texts, tuple | list) or not texts or not all(isinstance(t, str) and t for t in texts):
+        if (
+            not isinstance(texts, tuple | list)
+            or not texts
+            or not all(isinstance(t, str) and t for t in texts)
+        ):
             raise Unfit(f"{name} are {texts!r:.60}; a tuple of names is wanted")
     facts = task.facts()
     if not isinstance(facts, Mapping) or not all(isinstance(n, str) and n.startswith("@") for n in facts):
-        raise Unfit(f"facts() gives {facts!r:.60}; names that begin with @ are wanted, e.g. {{'@classes': 10}}")
+        raise Unfit(
+            f"facts() gives {facts!r:.60}; names that begin with @ are wanted, e.g. {{'@classes': 10}}"
+        )
     check_json(facts, "facts()")
     check_json(task.identity(), "identity()")
     said = task.in_words()
@@ -106,26 +116,40 @@ def _inputs(task: Task, some: Examples) -> None:
     if not isinstance(varies, bool):
         raise Unfit(f"varies() gives {varies!r}; True or False is wanted")
     if not varies and differs(plain, varied):
-        raise Unfit("varies() says False, but encode(examples, generator) gives other inputs than encode(examples)")
+        raise Unfit(
+            "varies() says False, but encode(examples, generator) gives other inputs than encode(examples)"
+        )
     blank = task.blank(3)
     _check_inputs(task, blank, 3, "blank(3)", like=plain)
-    drawn = twice(lambda: task.drawn(3, torch.Generator().manual_seed(3)), "the generator that drawn is given")
+    drawn = twice(
+        lambda: task.drawn(3, torch.Generator().manual_seed(3)), "the generator that drawn is given"
+    )
     _check_inputs(task, drawn, 3, "drawn(3, generator)", like=plain)
-    if all(torch.equal(a, b) for a, b in zip(drawn, task.drawn(3, torch.Generator().manual_seed(4)), strict=True)):
-        raise Unfit("drawn(3, generator) gives the same for every generator; nets are told apart by these inputs")
+    if all(
+        torch.equal(a, b) for a, b in zip(drawn, task.drawn(3, torch.Generator().manual_seed(4)), strict=True)
+    ):
+        raise Unfit(
+            "drawn(3, generator) gives the same for every generator; nets are told apart by these inputs"
+        )
 
 
 def _check_inputs(task: Task, found: Any, count: int, what: str, like: Inputs | None = None) -> None:
     if not isinstance(found, tuple) or not all(isinstance(x, Tensor) for x in found):
-        raise Unfit(f"{what} gives {type(found).__name__}; a tuple of tensors is wanted, one for each name of inputs")
+        raise Unfit(
+            f"{what} gives {type(found).__name__}; a tuple of tensors is wanted, one for each name of inputs"
+        )
     if len(found) != len(task.inputs):
-        raise Unfit(f"{what} gives {len(found)} tensors; inputs names {len(task.inputs)}: {', '.join(task.inputs)}")
+        raise Unfit(
+            f"{what} gives {len(found)} tensors; inputs names {len(task.inputs)}: {', '.join(task.inputs)}"
+        )
     for place, (name, tensor) in enumerate(zip(task.inputs, found, strict=True)):
         if len(tensor) != count:
             raise Unfit(f"{what}: {name} has {len(tensor)} rows for {count} examples")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise Unfit(f"{what}: {name} holds what is not finite")
-        if like is not None and (tensor.dtype != like[place].dtype or tensor.shape[1:] != like[place].shape[1:]):
+        if like is not None and (
+            tensor.dtype != like[place].dtype or tensor.shape[1:] != like[place].shape[1:]
+        ):
             raise Unfit(
                 f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape[1:])} an example, "
                 f"encode gives {like[place].dtype} {tuple(like[place].shape[1:])}"
@@ -139,7 +163,9 @@ def _answers(task: Task, some: Examples) -> None:
     outputs = Outputs(logits)
     loss = task.loss(outputs, labels)
     if not isinstance(loss, Tensor) or loss.shape != () or not torch.isfinite(loss):
-        raise Unfit(f"loss gives {loss!r:.60}; a finite tensor without dimensions is wanted, the mean over the batch")
+        raise Unfit(
+            f"loss gives {loss!r:.60}; a finite tensor without dimensions is wanted, the mean over the batch"
+        )
     if not loss.requires_grad:
         raise Unfit("loss has no gradient to the logits; nothing could be trained by it")
     loss.backward()
@@ -153,7 +179,9 @@ def _answers(task: Task, some: Examples) -> None:
         right = task.right(answers, labels)
         _rows(right, count, "right")
         if right.dtype != torch.bool or right.ndim != 1:
-            raise Unfit(f"right gives {right.dtype} of shape {tuple(right.shape)}; bool, one an example, is wanted")
+            raise Unfit(
+                f"right gives {right.dtype} of shape {tuple(right.shape)}; bool, one an example, is wanted"
+            )
         lost = task.right(task.answers(Outputs(torch.full_like(said.logits, torch.nan))), labels)
         if bool(lost.any()):
             raise Unfit(
@@ -177,6 +205,11 @@ def _pieces(found: Any, count: int) -> None:
         raise Unfit(f"log_probs: shapes {shapes}; (pieces, classes), (pieces,) and (pieces,) are wanted")
     if not torch.allclose(found.log_probs.exp().sum(1), torch.ones(len(found.log_probs)), atol=1e-3):
         raise Unfit("log_probs: the probabilities of a piece don't sum to 1; log_softmax(-1) makes them")
-    for name, tensor, most in (("owners", found.owners, count), ("labels", found.labels, found.log_probs.shape[1])):
+    for name, tensor, most in (
+        ("owners", found.owners, count),
+        ("labels", found.labels, found.log_probs.shape[1]),
+    ):
         if tensor.dtype != torch.int64 or tensor.min() < 0 or tensor.max() >= most:
-            raise Unfit(f"log_probs: {name} are {tensor.dtype}, {tensor.min()} to {tensor.max()}; int64, 0 to {most - 1}")
+            raise Unfit(
+                f"log_probs: {name} are {tensor.dtype}, {tensor.min()} to {tensor.max()}; int64, 0 to {most - 1}"
+            )

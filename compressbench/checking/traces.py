@@ -39,7 +39,7 @@ class Late(BaseException):
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raises ``Late`` after so many seconds, in the main thread; what waits inside of C is interrupted when it returns."""
+    """Raises ``Late`` after so many seconds, in the main thread; a call into C returns first."""
 
     def ring(*_: Any) -> None:
         raise Late
@@ -68,7 +68,10 @@ def quietly(call: Callable[[], T]) -> T:
 
 
 def twice(
-    call: Callable[[], T], wanted: str, difference: Callable[[Any, Any], str] | None = None, seeded: bool = True
+    call: Callable[[], T],
+    wanted: str,
+    difference: Callable[[Any, Any], str] | None = None,
+    seeded: bool = True,
 ) -> T:
     """The value of a call that is made twice, under other seeds of every global generator.
 
