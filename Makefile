@@ -31,9 +31,9 @@ test: setup  ## lint, types and the quick tests, in parallel
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow" --durations=10
 
-test-slow: setup  ## the tests that take minutes: kill -9, wheel, warm and cold runs, hostile input, pairs of methods
+test-slow: setup  ## the tests that take minutes: kill -9, wheel, each recipe twice, hostile input, pairs of methods
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "slow and not everything"
 
 test-all: setup  ## the same with all pairs of methods and all foreign nets, of which test-slow takes a part

@@ -23,6 +23,7 @@ SHARES = frozenset(
         "clean_accuracy", "fgsm_accuracy", "pgd_accuracy", "fgsm_label_loyalty", "pgd_label_loyalty",
         "pgd_transfer_accuracy", "square_accuracy", "shifted_top1", "simulated_top1", "deployed_top1",
         "deployed_agreement", "exit_top1", "exits_top1", "last_top1", "random_top1", "oracle_top1",
+        "population_top1", "modal_disagreement", "modal_ties",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -143,6 +144,11 @@ METRICS: Mapping[str, Declared] = {
     "label_loyalty": Declared("L-L", "%", 1),
     "probability_loyalty": Declared("P-L", "%", 1),
     "probability_loyalty_base2": Declared("P-L base 2", "%", 1),
+    # agreement
+    "population_top1": Declared("Top-1", "%", 1),
+    "population_top1_sd": Declared("Top-1, spread", "points"),
+    "modal_disagreement": Declared("Modal label differs", "%", -1),
+    "modal_ties": Declared("Ties", "%"),
     # robustness, square, shifted
     "clean_accuracy": Declared("Clean", "%", 1),
     "fgsm_accuracy": Declared("FGSM", "%", 1),

@@ -1,17 +1,19 @@
-"""Store: states and probe results by content address. Writes go aside, then are renamed; locks are the kernel's.
+"""Store: states, results and predictions by content address. Writes go aside, then are renamed; locks are the kernel's.
 
 Layout below its root::
 
     states/<key>/state.json, tensors.safetensors
     results/<key>.json
+    predictions/<key>.safetensors      what a state answered on a split; JSON entry in the header
     checkpoints/<key>/                 only while a stage is running or was killed
     plans/<id>                         keys that a running process needs; ``prune`` leaves them alone
     locks/<key>                        flock files, empty, there only while something is made
     aside/                             half-written entries; a killed process leaves some, ``prune`` drops them
 
 Every JSON entry is ``{"digest": …, "body": …}``, the digest that of the body, which holds the entry's format and key; a
-state's body holds the digest of its tensors' file. That much stays in every later format, so that an entry of another
-format is told from a damaged one. Format 1 had no keys; it is read, and rewritten as format 2.
+state's body holds the digest of its tensors' file, that of predictions the digest of their tensors. That much stays in
+every later format, so that an entry of another format is told from a damaged one. Format 1 had no keys; it is read, and
+rewritten as format 2.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ def file_digest(path: Path) -> str:
 
 
 CHECKPOINT = "checkpoint.safetensors"
-FOLDERS = ("states", "results", "checkpoints", "plans", "locks", "aside")
+FOLDERS = ("states", "results", "predictions", "checkpoints", "plans", "locks", "aside")
+ENTRIES = ("states", "results", "predictions")
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ class Usage:
     result_bytes: int
     leftovers: int
     leftover_bytes: int
+    predictions: int = 0
+    prediction_bytes: int = 0
 
 
 class Store:
-    """A folder of states and results; with ``writable=False`` one that is only read, and made by somebody else.
+    """A folder of states, results and predictions; with ``writable=False`` one only read, and made by somebody else.
 
     ``without_key`` counts the results of format 1 that were read: they are taken at their file's name.
 
@@ -215,6 +220,36 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             _remove(path) if path.is_dir() else path.unlink()
 
+    def _predictions(self, key: str) -> Path:
+        return self.root / "predictions" / f"{key}.safetensors"
+
+    def load_predictions(self, key: str) -> dict[str, Any] | None:
+        """Named tensors of what a state answered, None if there are none.
+
+        Raises:
+            Damaged: they are there but not as they were written for this key.
+        """
+        found = _read_noted(self._predictions(key), key)
+        return None if found is None else found[0]
+
+    def save_predictions(self, key: str, tensors: Mapping[str, Any]) -> None:
+        """Writes named tensors of what a state answered, whole or not at all.
+
+        Raises:
+            OSError: the disk is full or the file can't be written.
+        """
+        with self._aside(key) as folder:
+            path = folder / "predictions.safetensors"
+            _write_noted(path, key, tensors, {})
+            if self._predictions(key).is_dir():
+                self.discard_predictions(key)
+            os.replace(path, self._predictions(key))
+        self._sync(self.root / "predictions")
+
+    def discard_predictions(self, key: str) -> None:
+        """Drops predictions, e.g. damaged ones."""
+        _remove(self._predictions(key))
+
     def write_json(self, path: Path, value: Any) -> None:
         """Writes one JSON file aside and renames it."""
         aside = self.root / "aside" / uuid.uuid4().hex
@@ -308,6 +343,7 @@ class Store:
         states = [d for d in _listed(self.root / "states") if d.is_dir()]
         results = [f for f in _listed(self.root / "results") if f.suffix == ".json"]
         rest = [*_listed(self.root / "aside"), *_listed(self.root / "checkpoints")]
+        kept = [f for f in _listed(self.root / "predictions") if f.suffix == ".safetensors"]
         return Usage(
             len(states),
             sum(map(_bytes, states)),
@@ -315,10 +351,12 @@ class Store:
             sum(map(_bytes, results)),
             len(rest),
             sum(map(_bytes, rest)),
+            len(kept),
+            sum(map(_bytes, kept)),
         )
 
     def prune(self, older_than_days: float | None = None) -> Usage:
-        """Drops leftovers of killed processes and, if an age is given, states and results not made since.
+        """Drops leftovers of killed processes and, if an age is given, what is stored and wasn't made since.
 
         What a running process has locked, or its plan needs, stays. Returns what was dropped.
         """
@@ -331,24 +369,22 @@ class Store:
             ]
             old = [
                 p
-                for p in (*_listed(self.root / "states"), *_listed(self.root / "results"))
+                for name in ENTRIES
+                for p in _listed(self.root / name)
                 if limit is not None and _made(p) < limit
-                if (key := p.name.removesuffix(".json")) not in needed
+                if (key := p.name.removesuffix(".json").removesuffix(".safetensors")) not in needed
                 if self._free(self.root / "locks" / key)
             ]
-            states = [p for p in old if p.parent.name == "states"]
-            results = [p for p in old if p.parent.name == "results"]
-            sizes = [sum(map(_bytes, paths)) for paths in (states, results, rest)]
-            for path in rest:
+            states, results, kept = ([p for p in old if p.parent.name == name] for name in ENTRIES)
+            sizes = [sum(map(_bytes, paths)) for paths in (states, results, rest, kept)]
+            for path in (*rest, *results, *kept):
                 _remove(path)
             for path in states:
                 self.discard(path.name)
-            for path in results:
-                _remove(path)
             for path in _listed(self.root / "locks"):
                 if path.name != "plans" and self._free(path):
                     _remove(path)
-        return Usage(len(states), sizes[0], len(results), sizes[1], len(rest), sizes[2])
+        return Usage(len(states), sizes[0], len(results), sizes[1], len(rest), sizes[2], len(kept), sizes[3])
 
     def _free(self, path: Path) -> bool:
         """Whether no process holds the file or folder."""
@@ -438,9 +474,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Any], header: Mapping[st
     if folder.is_symlink():
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    body = {"format": FORMAT, "key": folder.name, "tensors": tensors_digest(tensors), "header": header}
     aside = folder / "checkpoint.part"
-    save_tensors(tensors, aside, json.dumps({"digest": digest(body), "body": body}))
+    _write_noted(aside, folder.name, tensors, header)
     aside.replace(folder / CHECKPOINT)
 
 
@@ -450,17 +485,26 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | Non
     Raises:
         Damaged: it isn't what was written for this folder's key, or an earlier version wrote it.
     """
+    return _read_noted(folder / CHECKPOINT, folder.name)
+
+
+def _write_noted(path: Path, key: str, tensors: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+    """Tensors as one file whose header holds an entry: key, digest of the tensors, and what is told beside them."""
+    body = {"format": FORMAT, "key": key, "tensors": tensors_digest(tensors), "header": header}
+    save_tensors(tensors, path, json.dumps({"digest": digest(body), "body": body}))
+
+
+def _read_noted(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     from safetensors import SafetensorError, safe_open
 
-    path = folder / CHECKPOINT
     if not path.exists():
         return None
     try:
         _refuse_pipes(path)
         with safe_open(path, framework="pt") as file:
-            body = _body(file.metadata()["note"].encode(), folder.name, path)
+            body = _body(file.metadata()["note"].encode(), key, path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        if tensors_digest(tensors) != body["tensors"]:
+        if body["key"] != key or tensors_digest(tensors) != body["tensors"]:
             raise Damaged(f"{path}: its tensors were altered")
         return tensors, body["header"]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:

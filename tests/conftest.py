@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from compressbench.data.load import load
 from compressbench.models.draw import drawn
 from compressbench.specs import trust
 from compressbench.state import State
+from compressbench.store import digest
 
 torch.set_num_threads(1)
 
@@ -31,13 +33,15 @@ MLP = {
     "build": {"_target_": "compressbench.models.lenet.LeNet300100", "shape": "@shape", "classes": "@classes"},
 }
 
+torch.set_num_threads(1)
+
 
 class _Own(dict[str, tuple[str, ...]]):
     """What the gate let pass, and beside it the tests' own modules."""
 
     def get(self, target: str, default: Any = ()) -> Any:
         module = target.partition(".")[0]
-        own = module in ("tiny", "cases_nets") or module.startswith("test_")
+        own = module == "tiny" or module.startswith(("test_", "cases_"))
         return super().get(target, (module,) if own else default)
 
 
@@ -60,6 +64,21 @@ class Bomb:
             raise Killed
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cut() -> Iterator[None]:
+    """Nothing here pulls the plug, so nothing waits for the disk: thousands of small files are written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Whatever a run or a test sets is gone after it."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests time things beside each other: no ratio is withheld because others disturb it, so none lasts to tell."""
@@ -72,6 +91,29 @@ def kill(stage: Any, start: State, bench: Bench, folder: Path, at: int) -> None:
     broken = dataclasses.replace(bench, checkpoints=folder, checkpoint_seconds=0.0, progress=Bomb(at))
     with pytest.raises(Killed):
         stage.apply(start, broken)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session have together."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first(shared: Path) -> Callable[[str], bool]:
+    """Whether a text is asked for the first time in this session, by any worker."""
+
+    def claim(text: str) -> bool:
+        try:
+            (shared / f"first-{digest(text)}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    return claim
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,6 @@ TASK = Classification(tuple("abcdef"), (0.0,) * 3, (1.0,) * 3)
 NORMALISED = Classification(tuple("abcdef"), (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def net() -> nn.Module:
     torch.manual_seed(0)
     module = CifarResNet(8, shape=(3, 16, 16), classes=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import hypothesis.strategies as st
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+import short
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.hardware import coding
@@ -20,12 +22,10 @@ from compressbench.probes.cost import Cost
 from compressbench.quantizing.sharing import lloyd, nearest_of
 from compressbench.stages.quantize import Cast, Quantize
 from compressbench.stages.share import Share
-from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.views import View
 from tiny import TINY
 
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
 SHARED = {"_target_": "compressbench.training.reparametrisations.shared.shared", "_partial_": True}
 
 
@@ -36,10 +36,7 @@ def trained(digits) -> tuple[State, Bench]:
     return train("60it").apply(drawn(TINY, bench), bench), bench
 
 
-def train(length: str, **changes) -> Train:
-    return Train(
-        **{"length": length, "batch_size": 50, "lr": 0.05, "optimizer": SGD, "validate": None, **changes}
-    )
+train = functools.partial(short.train, validate=None)
 
 
 def pruned(state: State) -> State:

@@ -269,7 +269,7 @@ def test_gradients_per_example_equal_a_loop(tiny: Given) -> None:
     task = tiny.bench.task
     data = list(batches(tiny, 11, size=6))
     chunks = list(per_example(module, parameters, data, task, chunk=4))
-    inputs, labels = torch.cat([d[0] for d in data]), torch.cat([d[1] for d in data])
+    inputs, labels = torch.cat([d[0][0] for d in data]), torch.cat([d[1] for d in data])
     assert sum(d[2] for d in data) == pytest.approx(1)
     for name in parameters:
         together = torch.cat([c[name] for c in chunks])
@@ -293,7 +293,7 @@ def test_squaring_the_batch_mean_is_wrong() -> None:
 
 def test_fisher_is_the_mean_square_of_a_loop(tiny: Given) -> None:
     module, parameters = differentiable(tiny)
-    (inputs, labels, _), *_ = batches(tiny, 20)
+    ((inputs,), labels, _), *_ = batches(tiny, 20)
     exact = {n: torch.zeros_like(p) for n, p in parameters.items()}
     for i in range(20):
         loss = F.cross_entropy(module(inputs[i : i + 1]), labels[i : i + 1])
@@ -306,7 +306,7 @@ def test_fisher_is_the_mean_square_of_a_loop(tiny: Given) -> None:
 
 def test_taylor_is_the_first_order_change(tiny: Given) -> None:
     module, parameters = differentiable(tiny)
-    (inputs, labels, _), *_ = batches(tiny, 100)
+    ((inputs,), labels, _), *_ = batches(tiny, 100)
     gradients = torch.autograd.grad(F.cross_entropy(module(inputs), labels), list(parameters.values()))
     found, squared = taylor(tiny, examples=100), taylor(tiny, examples=100, square=True)
     for (n, w), g in zip(tiny.weights.items(), gradients, strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import test_exits_report
+from cases_report import record
 from compressbench.declared import METRICS, batch_of, declared, is_timing, title_of
 from compressbench.deploying.card import _figures
 from compressbench.records import Records
@@ -17,7 +18,6 @@ from compressbench.report.exits import exit_tables
 from compressbench.report.findings import summary
 from compressbench.report.panels import panels
 from compressbench.report.states import size_table
-from test_report import record
 
 DOCS = Path(__file__).parents[1] / "docs" / "records.md"
 

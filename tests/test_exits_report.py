@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cases_report import record
 from compressbench.records import Record, Records
 from compressbench.report import exits
 from compressbench.report.charts import accuracy_vs_exit_macs, accuracy_vs_exit_time, exit_throughput
@@ -15,7 +16,6 @@ from compressbench.report.naming import told_apart
 from compressbench.report.page import write_report
 from compressbench.report.panels import Panel, panels
 from compressbench.report.states import leftover_tables
-from test_report import record
 
 POLICIES = {  # state of the series "by a budget": top-1, cost in %, millions of MACs, speed at batch 1
     "of_joint_0p3.choose": (80.0, 30.0, 3.0, 2.5),

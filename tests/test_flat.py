@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+import short
 from compressbench.errors import UserError
 from compressbench.masks import masked
 from compressbench.models.build import module_of
@@ -18,17 +20,15 @@ from compressbench.outputs import forward
 from compressbench.specs.conf import conf_dir
 from compressbench.stages.prune import Prune
 from compressbench.stages.rewind import LearningRate, Reinit, Weights
-from compressbench.stages.train import Train
 from compressbench.training.averagers import ema, swa
 from compressbench.training.averaging import restated
 from compressbench.training.sam import asam, sam, uphill
 from compressbench.training.schedules import plateau
 from compressbench.training.steppers import plain
 from conftest import MLP, kill
+from short import ADAM, SGD, same
 from test_reparametrise import METHODS, method, ready
 
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
-ADAM = {"_target_": "torch.optim.Adam", "_partial_": True}
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
 RESNET = {
     "name": "resnet8",
@@ -70,14 +70,7 @@ def averager(name: str, **changes):
     return {"_target_": f"compressbench.training.averagers.{name}", "_partial_": True, **changes}
 
 
-def train(**changes) -> Train:
-    return Train(
-        **{"length": "24it", "batch_size": 50, "lr": 0.05, "optimizer": SGD, "weight_decay": 1e-2, **changes}
-    )
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+train = functools.partial(short.train, length="24it", weight_decay=1e-2)
 
 
 @dataclasses.dataclass
@@ -178,10 +171,14 @@ def test_the_adaptive_move_follows_a_rescaling_and_the_plain_one_does_not() -> N
 @pytest.mark.parametrize("name", ["sam", "asam"])
 def test_rho_0_is_the_base_optimizer_bit_by_bit(name, optimizer, model, bench) -> None:
     start = drawn(model, bench)
-    base = train(optimizer=optimizer, lr=0.01).apply(start, bench)
-    wrapped = train(optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.0)).apply(start, bench)
+    base = train(length="12it", optimizer=optimizer, lr=0.01).apply(start, bench)
+    wrapped = train(length="12it", optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.0)).apply(
+        start, bench
+    )
     assert same(base.weights, wrapped.weights)
-    flat = train(optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.5)).apply(start, bench)
+    flat = train(length="12it", optimizer=optimizer, lr=0.01, stepper=stepper(name, rho=0.5)).apply(
+        start, bench
+    )
     assert not same(base.weights, flat.weights)
 
 
@@ -298,7 +295,7 @@ def test_statistics_of_an_average_are_those_of_the_finished_net(name, bench) -> 
 @pytest.mark.parametrize("count", [2, 257, 258, 300, 700])
 def test_statistics_of_sets_of_any_size(count, bench) -> None:
     feed = bench.feed("train")
-    few = type(feed)(feed["images"][:count], feed.labels[:count])
+    few = feed.head(count)
     x = bench.task.normalised(few["images"]).flatten(1)
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
     assert restated(net, few, bench.task.encode) == count

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from cases_report import Page, accuracies, record
 from compressbench.records import Records
 from compressbench.report.flatness import (
     at_matched,
@@ -20,7 +21,6 @@ from compressbench.report.flatness import (
 )
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
-from test_report import Page, accuracies, record
 
 
 def test_rank_correlation_against_scipy() -> None:

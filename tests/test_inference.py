@@ -20,14 +20,6 @@ from compressbench.outputs import Outputs, forward
 SHAPE = (3, 16, 16)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def lived_in(module: nn.Module) -> nn.Module:
     """With batch norms that do something, as after training."""
     torch.manual_seed(1)

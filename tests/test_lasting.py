@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import multiprocessing
 import os
@@ -42,11 +43,10 @@ class Listening(Watcher):
         self.said.append(text)
 
 
-def tiny(outputs: Path) -> Experiment:
+@functools.cache
+def tiny_config() -> dict[str, Any]:
     """A linear net, cut to two densities; no training, so that a run takes a moment."""
-    config = composed(
-        ["model=linear", "scale=smoke", "evaluation=none", "hardware=cpu1", f"outputs={outputs}"]
-    )
+    config = composed(["model=linear", "scale=smoke", "evaluation=none", "hardware=cpu1"])
     config["evaluation"]["probes"] = {
         "accuracy": {"_target_": "compressbench.probes.accuracy.Accuracy"},
         "structure": {"_target_": "compressbench.probes.structure.Structure"},
@@ -60,7 +60,11 @@ def tiny(outputs: Path) -> Experiment:
         },
         "compare": {"reference": "init", "floor": True, "series": {"cut": ["half", "tenth"]}},
     }
-    return prepare(config)
+    return config
+
+
+def tiny(outputs: Path) -> Experiment:
+    return prepare({**tiny_config(), "outputs": str(outputs)})
 
 
 @pytest.fixture(scope="module")
@@ -453,8 +457,8 @@ def test_a_read_only_store_serves(
 
 
 def test_a_report_skips_folders_without_records_with_a_line(command: Command, tmp_path: Path) -> None:
+    from cases_report import full
     from compressbench.records import write_jsonl
-    from test_report import full
 
     runs = tmp_path / "runs"
     for name in ("a", "b"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cases_quantize import MAGNITUDE, RESNET, qat, train
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.hardware.early import lower, without_exits
@@ -31,7 +32,6 @@ from compressbench.stages.shrink import Channels
 from compressbench.stages.theseus import Replace, Successor
 from compressbench.state import State
 from compressbench.views import View
-from test_quantize import MAGNITUDE, RESNET, qat, train
 from tiny import TINY
 
 HEAD = {"_target_": "compressbench.exit_heads.pooled.pooled", "_partial_": True}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import short
 from compressbench import masks as masking
 from compressbench.bench import Bench
 from compressbench.errors import UserError
@@ -19,11 +20,12 @@ from compressbench.probes.connectivity import Connectivity, interpolated
 from compressbench.probes.learning import NO_CURVE, Learning
 from compressbench.records import Metric
 from compressbench.scopes.units import keep_count
-from compressbench.specs import PARTIAL, TARGET
+from compressbench.specs import TARGET
 from compressbench.stages.rewind import RandomMask, Weights
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.views import View
+from short import PLAIN
 
 
 def densities(module: nn.Module, rates: dict[str, float], rounds: int) -> list[float]:
@@ -66,8 +68,8 @@ def test_a_narrower_vgg():
 
 
 def sgd(**settings) -> Train:
-    given = {"length": "12it", "batch_size": 20, "lr": 0.1, "validate": "2it"}
-    return Train(**given | {"optimizer": {TARGET: "torch.optim.SGD", PARTIAL: True}} | settings)
+    given = {"length": "12it", "batch_size": 20, "lr": 0.1, "validate": "2it", "optimizer": PLAIN}
+    return short.train(**given | settings)
 
 
 def drawn(bench: Bench, hidden: tuple[int, int] = (300, 100)) -> State:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import short
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
@@ -41,7 +42,6 @@ RESNET = {
         "classes": "@classes",
     },
 }
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def teacher(bench: Bench) -> State:
 
 
 def training(length: str, **settings) -> Train:
-    return Train(length=length, batch_size=32, lr=0.05, optimizer=SGD, validate=None, **settings)
+    return short.train(length, batch_size=32, validate=None, **settings)
 
 
 # Theseus -----------------------------------------------------------------------------------------------------------
@@ -300,9 +300,9 @@ def test_the_recipe_has_the_thirteen_rows_of_the_lecture() -> None:
 
 
 def test_the_lecture_table_has_the_extra_columns() -> None:
+    from cases_report import record
     from compressbench.report.panels import panels
     from compressbench.report.states import lecture_table, leftover_tables
-    from test_report import record
 
     rows = [
         record(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cases_report import accuracies, record
 from compressbench.cli.left import Left, shortly
 from compressbench.cli.run import composed
 from compressbench.cli.terminal import Terminal
@@ -25,7 +26,6 @@ from compressbench.report.panels import panels
 from compressbench.specs import overrides
 from compressbench.wording import counted
 from conftest import Command
-from test_report import accuracies, record
 
 RUN = (
     "run",
@@ -211,7 +211,7 @@ def test_too_little_memory_is_said(command: Command, monkeypatch) -> None:
 
     monkeypatch.setattr("compressbench.cli.catalog.main", asks)
     one_line(command("list"), "not enough memory (Unable to allocate 9 EiB)")
-    one_line(command(*RUN, "dataset.task.augment.pad=99999999"), "not enough memory")
+    one_line(command(*RUN, "dataset.augment.pad=99999999"), "not enough memory")
 
 
 # arms
@@ -411,8 +411,8 @@ def test_options_are_whole_and_percentages_are_some(command: Command, tmp_path: 
 def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> None:
     from dataclasses import replace
 
+    from cases_report import full
     from compressbench.records import write_jsonl
-    from test_report import full
 
     rows = [r for r in full(1) if r.moment == "final"]
     rows = [replace(r, value=r.value / 90 * 5) if r.metric == "top1" else r for r in rows]
@@ -467,7 +467,7 @@ def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> 
         ),
         (("run", "recipe=one_shot", "hydra/launcher=nope"), ("known: basic",)),
         (("run", "recipe=one_shot", "model=lenet"), ("did you mean lenet_300_100 or lenet_5?",)),
-        (("run", "recipe=zzzz"), ("and 33 more (compressbench list recipes)",)),
+        (("run", "recipe=zzzz"), ("and 34 more (compressbench list recipes)",)),
         (("run", "recipe=one_shot", "-config-dir", "x"), ("-config-dir; did you mean --config-dir?",)),
         (("run", "recipe=one_shot", "--multi"), ("did you mean --multirun?",)),
         (("list", "-config-dir", "x"), ("did you mean --config-dir?",)),

@@ -35,14 +35,6 @@ DIGITS, FASHION, CIFAR, IMAGENET = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224,
 OWN = sorted(p.stem for p in (CONF / "model").glob("*.yaml") if p.stem not in ("torchvision", "timm"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @functools.cache
 def config_of(name: str) -> dict[str, Any]:
     """conf/model/NAME.yaml as the command composes it, at scale=paper."""

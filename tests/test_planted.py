@@ -11,6 +11,8 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 
 import test_exits_report
+from cases_quantize import train
+from cases_report import accuracies
 from compressbench.bench import Bench
 from compressbench.data.dataset import Split
 from compressbench.data.examples import order as draw_order
@@ -38,8 +40,6 @@ from compressbench.state import State
 from compressbench.tasks.images.classification import Classification
 from compressbench.views import View
 from test_models import built
-from test_quantize import train
-from test_report import accuracies
 from tiny import blank
 
 ENTROPY = {"_target_": "compressbench.observers.entropy.entropy", "_partial_": True}

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from cases_quantize import train
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
@@ -27,7 +28,6 @@ from compressbench.stages.quantize import Quantize
 from compressbench.stages.rewind import LearningRate, RandomMask, Reinit, Weights
 from compressbench.stages.train import Train
 from compressbench.state import State
-from test_quantize import train
 
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
 RECIPES = [
@@ -42,7 +42,8 @@ RECIPES = [
 
 def test_calibration_images_are_not_augmented(place: Bench, dense: State) -> None:
     """Padded and flipped images have other ranges of hidden activations; a set's augmentation is for training alone."""
-    varied = dataclasses.replace(place.dataset, augment={"pad": 3, "flip": True})
+    task = dataclasses.replace(place.task, augment={"pad": 3, "flip": True})
+    varied = dataclasses.replace(place.dataset, task=task)
     settings = Quantize(examples=100)
     one = settings.apply(dense, place).group("scales")
     other = settings.apply(dense, dataclasses.replace(place, dataset=varied, feeds={})).group("scales")

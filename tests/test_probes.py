@@ -47,14 +47,6 @@ CLASSES = tuple("abcdefg")
 TASK = Classification(CLASSES, (0.0,) * 3, (1.0,) * 3, (3, 16, 16))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Oracle(nn.Module):
     """Reads the label from the top left pixel; ``wrong`` names classes it always takes for the next one."""
 

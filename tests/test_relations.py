@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
+from cases_report import Page, accuracies, record
 from compressbench import metrics
 from compressbench.bench import Bench
 from compressbench.data.examples import Examples
@@ -34,7 +35,6 @@ from compressbench.tasks.images.classification import Classification
 from compressbench.training.distillation import softened
 from compressbench.views import View
 from conftest import MLP
-from test_report import Page, accuracies, record
 from tiny import TINY
 
 SIZES = {"linear": 7_850, "mlp12": 9_550, "mlp64": 50_890, "mlp256": 203_530}

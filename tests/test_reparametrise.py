@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+import short
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
@@ -31,10 +32,10 @@ from compressbench.training.reparametrisations import variational_dropout as var
 from compressbench.training.reparametrisations.gradual import cubic
 from compressbench.training.reparametrisations.targeted_dropout import smallest
 from conftest import MLP, kill
+from short import equal, same
 
 FOLDER = conf_dir() / "reparametrise"
 METHODS = sorted(p.stem for p in FOLDER.glob("*.yaml"))
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
 RESNET = {
     "build": {
         "_target_": "compressbench.models.resnet.CifarResNet",
@@ -62,17 +63,8 @@ def ready(name: str, model: dict, bench: Bench) -> State:
     return first.apply(start, bench) if first else start
 
 
-def train(methods: dict, **changes) -> Train:
-    settings = {"length": "30it", "batch_size": 50, "lr": 0.05, "optimizer": SGD, "weight_decay": 1e-2}
-    return Train(**{**settings, **changes}, reparametrise=methods)
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
-
-
-def equal(a, b) -> bool:
-    return a.tensors.keys() == b.tensors.keys() and all(same(t, b.tensors[g]) for g, t in a.tensors.items())
+def train(methods: dict, length: str = "30it", **changes) -> Train:
+    return short.train(length, **{"weight_decay": 1e-2, **changes}, reparametrise=methods)
 
 
 def kept(state) -> dict[str, int]:
@@ -127,16 +119,16 @@ def test_the_hard_concrete_gate() -> None:
 @pytest.mark.parametrize("model", [MLP, RESNET], ids=["mlp", "resnet"])
 def test_every_method_twice_and_from_a_checkpoint(name: str, model, bench, tmp_path) -> None:
     start = ready(name, model, bench)
-    stage = train(method(name))
+    stage = train(method(name), "12it")
     torch.manual_seed(1)
     whole = stage.apply(start, bench)
     torch.manual_seed(2)
     assert equal(whole, stage.apply(start, bench))
-    assert not same(whole.weights, train({}).apply(start, bench).weights) or name == "movement"
-    assert whole.facts["macs"] == 3 * 30 * 50 * start.facts["forward_macs"]
+    assert not same(whole.weights, train({}, "12it").apply(start, bench).weights) or name == "movement"
+    assert whole.facts["macs"] == 3 * 12 * 50 * start.facts["forward_macs"]
     assert same(module_of(whole).state_dict(), whole.weights)
 
-    kill(stage, start, bench, tmp_path, at=17)
+    kill(stage, start, bench, tmp_path, at=7)
     said: list[str] = []
     resumed = stage.apply(start, dataclasses.replace(bench, checkpoints=tmp_path, say=said.append))
     assert not said
@@ -147,12 +139,12 @@ def test_every_method_twice_and_from_a_checkpoint(name: str, model, bench, tmp_p
 def test_stopped_short_it_goes_on_or_is_refused(name: str, bench) -> None:
     start = ready(name, MLP, bench)
     stage = train(method(name))
-    short = dataclasses.replace(stage, stop="13it")
+    half = dataclasses.replace(stage, stop="13it")
     if name in ("dnw", "edge_popup", "supermask", "variational_dropout", "l0"):
         with pytest.raises(UserError, match=f"stop: with reparametrise.{name} .* interrupted at 13 of 30"):
-            short.apply(start, bench)
+            half.apply(start, bench)
         return
-    first = short.apply(start, bench)
+    first = half.apply(start, bench)
     assert equal(dataclasses.replace(stage, start="13it").apply(first, bench), stage.apply(start, bench))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cases_report import Page, accuracies, full, lottery, record, runs, seed
 from compressbench.cli import report as command
 from compressbench.deploying.choosing import choices
 from compressbench.errors import UserError
@@ -24,7 +25,6 @@ from compressbench.report.states import rounded_to, timing_table
 from compressbench.report.styles import GREYS, INK, styles
 from compressbench.report.tables import Cell, Columns
 from compressbench.report.terminal import print_tables
-from test_report import Page, accuracies, full, lottery, record, runs, seed
 
 
 def started(folder: Path, *overrides: str, error: str = "") -> None:

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from cases_report import full
 from compressbench import specs
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
@@ -26,7 +27,6 @@ from compressbench.specs import trust
 from compressbench.state import State
 from compressbench.store import Store
 from conftest import Command
-from test_report import full
 
 SMALL = ["recipe=one_shot", "scale=smoke", "recipe.fractions=[0.5]", "evaluation=quick"]
 HOSTILE = "\x1b]0;owned\x07\x9b31m[/b]\u202e=1+1<script>alert(1)</script>"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from cases_report import record
 from compressbench.records import Records
 from compressbench.report.panels import panels
 from compressbench.report.trade_off import _times_smaller, at_accuracy, at_bytes, trade_off_tables
-from test_report import record
 
 CURVE = [(1000.0, 90.0), (100.0, 80.0), (10.0, 40.0)]
 

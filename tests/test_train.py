@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
+import short
 from compressbench.errors import Diverged, UserError
 from compressbench.masks import masked
 from compressbench.models.build import module_of
@@ -15,13 +17,11 @@ from compressbench.pruning.unstructured import whole_masks
 from compressbench.specs.length import steps
 from compressbench.stages.prune import Prune
 from compressbench.stages.rewind import LearningRate, RandomMask, Reinit, Weights
-from compressbench.stages.train import Train
 from compressbench.training import schedules
 from compressbench.training.loop import Run, rate
 from conftest import MLP, kill
+from short import ADAM, SGD, same
 
-SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
-ADAM = {"_target_": "torch.optim.Adam", "_partial_": True}
 RESNET = {
     "name": "resnet8",
     "build": {
@@ -33,14 +33,7 @@ RESNET = {
 }
 
 
-def train(**changes) -> Train:
-    return Train(
-        **{"length": "40it", "batch_size": 50, "lr": 0.05, "optimizer": SGD, "weight_decay": 1e-2, **changes}
-    )
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+train = functools.partial(short.train, length="40it", weight_decay=1e-2)
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])

@@ -1,1 +1,1 @@
-"""The rule for criteria, probes, stages, targets, tasks and recipes: the tests hold shipped ones to it, ``check`` own ones."""
+"""The rule for criteria, probes, stages, targets, tasks, recipes: tests hold shipped ones to it, ``check`` own ones."""

@@ -12,6 +12,7 @@ from compressbench.bench import Bench
 from compressbench.checking.traces import Unfit, alone, differs, twice, unchanged
 from compressbench.declared import declared, impossible, is_timing
 from compressbench.models.build import module_of
+from compressbench.populations import Population
 from compressbench.records import Metric, Record
 from compressbench.state import State
 from compressbench.views import View
@@ -28,14 +29,18 @@ def check_probe(probe: Any, subject: State, reference: State, bench: Bench) -> l
         Unfit: it is no probe; it prints, trains or changes a state or a view, can't be repeated; or a metric has not the
             declared form.
     """
-    if not callable(getattr(probe, "measure", None)):
+    many = callable(getattr(probe, "measure_many", None))
+    if not many and not callable(getattr(probe, "measure", None)):
         raise Unfit(f"{type(probe).__name__} has no measure(subject, reference, bench), which yields Metrics")
 
     def measured() -> list[Metric]:
         own = alone(bench)
         views = View(subject, own, "pruned"), View(reference, own, "dense")
         with unchanged(subject=subject, reference=reference, data=dict(bench.dataset.splits)):
-            found = probe.measure(*views, own)
+            if many:
+                found = probe.measure_many(*(Population.of([view]) for view in views), own)
+            else:
+                found = probe.measure(*views, own)
             if not isinstance(found, Iterable):
                 raise Unfit(
                     f"measure returned {type(found).__name__}; it yields (or returns a list of) Metrics"
@@ -136,9 +141,7 @@ def check_metric(one: Any) -> None:
         )
     known = declared(one.name)
     if known is not None and known.unit != one.unit:
-        raise Unfit(
-            f"{one.name}: the unit is {one.unit!r}; compressbench has this metric in {known.unit!r}"
-        )
+        raise Unfit(f"{one.name}: the unit is {one.unit!r}; compressbench has this metric in {known.unit!r}")
     if one.basis not in BASES:
         raise Unfit(f"{one.name}: the basis is {one.basis!r}; one of {', '.join(BASES)} is wanted")
     if isinstance(one.n, bool) or not isinstance(one.n, int) or one.n < 0:

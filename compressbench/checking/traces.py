@@ -67,24 +67,18 @@ def quietly(call: Callable[[], T]) -> T:
     return value
 
 
-def twice(
-    call: Callable[[], T],
-    wanted: str,
-    difference: Callable[[Any, Any], str] | None = None,
-    seeded: bool = True,
-) -> T:
+def twice(call: Callable[[], T], wanted: str, difference: Callable[[Any, Any], str] | None = None) -> T:
     """The value of a call that is made twice, under other seeds of every global generator.
 
     Args:
         wanted: what to draw from instead, for the message.
         difference: where two values differ, in words; empty where they don't.
-        seeded: whether the global generators are reseeded between the two.
 
     Raises:
         Unfit: it prints, or the second value is another.
     """
     first, moved = _once(call, 1)
-    again, _ = _once(call, 2 if seeded else 1)
+    again, _ = _once(call, 2)
     found = (difference or differs)(first, again)
     if found:
         cause = (
@@ -97,19 +91,26 @@ def twice(
 
 
 def _once(call: Callable[[], T], seed: int) -> tuple[T, list[str]]:
+    with seeded(seed):
+        before = _generators()
+        value = quietly(call)
+        after = _generators()
+    return value, [name for name in before if differs(before[name], after[name])]
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds every global generator, which nothing here may draw from; afterwards they are as they were."""
     held = _generators()
     try:
         random.seed(seed)
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)
-        before = _generators()
-        value = quietly(call)
-        after = _generators()
+        yield
     finally:
         random.setstate(held["random"])
         np.random.set_state(held["numpy.random"])
         torch.default_generator.set_state(held["torch"])
-    return value, [name for name in before if differs(before[name], after[name])]
 
 
 def _generators() -> dict[str, Any]:

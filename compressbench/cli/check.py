@@ -1,9 +1,9 @@
 """``compressbench check``: your own parts by the rule that the shipped ones keep to, a line each.
 
-Each YAML of a ``--config-dir`` is tried by itself: criteria, stages, probes and targets on a small net on the embedded digits,
-a data set with its own task, a model on the digits or on a data set of yours, a recipe at smoke size. Two calls must agree
-bit by bit whatever the global generators hold; nothing may be printed, or changed in place; no stage may look at test
-examples. Exit codes: 0 all keep to the rule, 1 some don't, 2 bad input.
+Each YAML of a ``--config-dir`` is tried by itself: criteria, stages, probes and targets on a small net on the embedded
+digits, a data set with its own task, a model on the digits or on a data set of yours, a recipe at smoke size. Two calls
+must agree bit by bit whatever the global generators hold; nothing may be printed, or changed in place; no stage may look
+at test examples. Exit codes: 0 all keep to the rule, 1 some don't, 2 bad input.
 """
 
 from __future__ import annotations

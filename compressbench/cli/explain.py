@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compressbench.cli.parser import Parser
 from compressbench.console import say
 from compressbench.errors import UserError, nearest
 from compressbench.specs.conf import conf_dir, listing
+
+if TYPE_CHECKING:
+    from compressbench.runs.plan import Node, Plan
 
 
 def main(argv: list[str]) -> int:
@@ -73,9 +78,35 @@ def _stages(overrides: list[str], config_dir: Path | None) -> str:
         times = f"  x{len(nodes)}" if len(nodes) > 1 else ""
         out.append(f"  {pattern:<24} {words(nodes)}{times}{came}")
     series: dict[str, list[str]] = {}
-    for measure in plan.measures:
+    for measure in [m for m in plan.measures if not m.members]:
         series.setdefault(f"{measure.series} ({measure.moment})", []).append(measure.state)
     out.append("States that are measured, by series:")
     for name, states in series.items():
         out.append(f"  {name:<24} {states[0]}{f' to {states[-1]}' if len(states) > 1 else ''}")
-    return "\n".join(out)
+    return "\n".join([*out, *_populations(plan)])
+
+
+def _populations(plan: Plan) -> list[str]:
+    """What populations are of, and what they cost beyond the run's own trainings."""
+    from compressbench.report.numbers import counted
+
+    populations = [m for m in plan.measures if m.members]
+    if not populations:
+        return []
+    found = ["Populations, each against the first one:"]
+    for measure in populations:
+        first, last = (plan.node(n).seed for n in (measure.members[0], measure.members[-1]))
+        seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
+        found.append(f"  {measure.series:<24} {measure.state}, {seeds}")
+    own = _trainings(n for n in plan.nodes if n.name == n.local)
+    others = _trainings(n for n in plan.nodes if n.name != n.local)
+    found.append(
+        f"  {counted(own, 'training')} of this seed and {others} of other seeds, as far as not stored"
+    )
+    return found
+
+
+def _trainings(nodes: Iterable[Node]) -> int:
+    from compressbench.stages.train import Train
+
+    return sum(isinstance(n.stage, Train) and n.stage.checkpoint is None for n in nodes)

@@ -20,7 +20,10 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--prune", action="store_true", help="drop what killed runs left behind")
     parser.add_argument(
-        "--older-than", type=number, metavar="DAYS", help="with --prune: states and results as well"
+        "--older-than",
+        type=number,
+        metavar="DAYS",
+        help="with --prune: states, results and predictions as well",
     )
     args = parser.parse_intermixed_args(argv)
     outputs = outputs_folder(args.outputs, "--outputs")
@@ -43,6 +46,7 @@ def _words(usage: Usage) -> str:
     return (
         f"{counted(usage.states, 'state')} {_size(usage.state_bytes)}, "
         f"{counted(usage.results, 'result')} {_size(usage.result_bytes)}, "
+        f"{counted(usage.predictions, 'prediction')} {_size(usage.prediction_bytes)}, "
         f"{counted(usage.leftovers, 'checkpoint or leftover', 'checkpoints and leftovers')} {_size(usage.leftover_bytes)}"
     )
 

@@ -58,8 +58,9 @@ class Terminal(Watcher):
         for pattern, nodes in grouped(list(ready.plan.nodes)).items():
             have = sum(n.name not in missing for n in nodes)
             table.add_row(pattern, words(nodes), f"{have}/{len(nodes)}")
-        names = ", ".join((*ready.setting.probes, *ready.setting.asked))
-        table.add_row("probes", names, f"{total - len(results)}/{total}")
+        used = {p for m in ready.plan.measures for p in executor.probes_of(m)}
+        names = [p for p in (*ready.setting.probes, *ready.setting.asked) if p in used]
+        table.add_row("probes", ", ".join(names), f"{total - len(results)}/{total}")
         self.console.print(table)
         if not ready.plan.measures:
             self.say(
@@ -68,9 +69,10 @@ class Terminal(Watcher):
         if missing or results:
             from compressbench.runs.estimate import expected, sentence
 
-            pieces = expected(ready, executor, missing, results)
+            answers = executor.missing_answers()
+            pieces = expected(ready, executor, missing, results, answers)
             self.left = Left(pieces)
-            self.say(sentence(ready, pieces, len(missing), len(results)))
+            self.say(sentence(ready, pieces, len(missing), len(results) + len(answers)))
         else:
             self.say("everything is in the store already")
 
@@ -136,9 +138,8 @@ def grouped(nodes: list[Node]) -> dict[str, list[Node]]:
     """Nodes under one line each: the same name but for numbers, e.g. ``level1-4.retrain``."""
     groups: dict[str, list[Node]] = {}
     for node in nodes:
-        groups.setdefault(re.sub(r"(?<=[A-Za-z])\d+(?=\.)|_[^.]*\d[^.]*(?=\.)", "*", node.name), []).append(
-            node
-        )
+        name = re.sub(r"(?<=@seed)\d+$", "*", node.name)
+        groups.setdefault(re.sub(r"(?<=[A-Za-z])\d+(?=\.)|_[^.]*\d[^.]*(?=\.)", "*", name), []).append(node)
     return {(pattern if len(found) > 1 else found[0].name): found for pattern, found in groups.items()}
 
 

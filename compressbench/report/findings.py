@@ -63,7 +63,7 @@ def provenance(panels: Sequence[Panel], recipes: Sequence[str] = ()) -> list[tup
     Args:
         recipes: names of the recipes as they ran, where the records call them by the arms of a sweep.
     """
-    rows = [r for p in panels for r in p.rows]
+    rows = [r for p in panels for r in (*p.rows, *p.populations)]
     facts = []
     for heading, column in (
         ("Recipe", "recipe"),
@@ -82,8 +82,9 @@ def provenance(panels: Sequence[Panel], recipes: Sequence[str] = ()) -> list[tup
     facts.append(("Machine", machines))
     facts.append(("Versions", list(dict.fromkeys(r.versions for r in rows))))
     facts.append(("Examples", _example_counts(rows)))
-    states = len({r.key for r in rows})
-    facts.append(("Records", [f"{grouped(len(rows))} of {counted(states, 'state')}"]))
+    states = len({r.key for p in panels for r in p.rows})
+    whose = f" of {counted(states, 'state')}" if states else ""
+    facts.append(("Records", [f"{grouped(len(rows))}{whose}"]))
     return [(heading, [x for x in found if x] or [MISSING]) for heading, found in facts]
 
 
@@ -97,7 +98,7 @@ def _example_counts(rows: Sequence[Record]) -> list[str]:
 
 def warnings(panel_list: Sequence[Panel]) -> list[str]:
     """What a reader must know before trusting the figures: mixtures, gaps, emptied layers, missing spread."""
-    rows = [r for p in panel_list for r in p.rows]
+    rows = [r for p in panel_list for r in (*p.rows, *p.populations)]
     told = []
     for column, what in (("versions", "Versions"), ("machine", "Machines"), ("dtype", "Precisions")):
         found = list(dict.fromkeys(getattr(r, column) for r in rows))
@@ -174,6 +175,8 @@ def _gaps(panel: Panel) -> list[str]:
 def summary(panel: Panel) -> list[str]:
     """The panel in a few paragraphs, each sentence computed from its records; no verdicts."""
     moment = panel.moments[0]
+    if not panel.rows:
+        return [f"{panel.name}: populations only."]
     opening = [f"{panel.name}: {counted(len(panel.series), 'series', 'series')}, {seeds(len(panel.seeds))}."]
     if panel.main is None:
         why = dict.fromkeys(

@@ -22,6 +22,7 @@ from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.learning import carried, carriers
 from compressbench.report.numbers import counted, grouped, seeds
 from compressbench.report.panels import Panel, Point, Series, panels
+from compressbench.report.populations import population_tables
 from compressbench.report.states import (
     CONNECTED,
     LEARNING,
@@ -186,6 +187,7 @@ def _chapter(panel: Panel, place: int, many: int) -> Chapter:
         _learned,
         _side_by_side,
         _paired,
+        _many,
         _connected,
         _forgotten,
         _related,
@@ -331,6 +333,11 @@ def _paired(panel: Panel, suffix: str) -> Section:
     )
     tables = tuple(t for m in panel.moments for t in difference_tables(panel, m))
     return Section("Differences paired by seed", "differences", (), tables, (), lead)
+
+
+def _many(panel: Panel, suffix: str) -> Section:
+    tables = population_tables(panel)
+    return Section("Populations", "populations", (), tuple(tables[:1]), tuple(tables[1:]))
 
 
 def _forgotten(panel: Panel, suffix: str) -> Section:

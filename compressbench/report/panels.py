@@ -19,6 +19,7 @@ DENSE = "dense"
 FLOOR = "floor"
 FINAL = "final"
 PUBLISHED = "published"
+POPULATIONS = "populations"
 RANDOM = "random"
 SAME_DENSITY = 1.02
 SAME_STATE = 1.1
@@ -110,6 +111,7 @@ class Panel:
         environments: hardware target and machine of the timings; never averaged over.
         split: sentences on rows that could not share a series as they were.
         published: figures from the literature, of other nets and data; in no series.
+        populations: figures of many nets together; in no series either, since their seeds are inside them.
     """
 
     dataset: str
@@ -124,6 +126,7 @@ class Panel:
     main: tuple[str, str] | None
     split: tuple[str, ...] = ()
     published: tuple[Record, ...] = ()
+    populations: tuple[Record, ...] = ()
 
     @property
     def name(self) -> str:
@@ -235,6 +238,7 @@ def beside_lead(panel: Panel, series: Series, moment: str) -> Point | None:
 def panels(records: Records) -> tuple[Panel, ...]:
     """Panels in the order in which their first record appears."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
+    many: dict[tuple[str, str, str], list[Record]] = {}
     told: dict[tuple[str, str, str], dict[Hashable, Record]] = {}
     for row in records:
         place = (row.dataset, row.model, row.scale)
@@ -243,9 +247,15 @@ def panels(records: Records) -> tuple[Panel, ...]:
                 (row.group, row.series, row.density, row.value, row.note), row
             )
         else:
-            groups.setdefault(place, []).append(row)
+            groups.setdefault(place, [])
+            (many.setdefault(place, []) if row.moment == POPULATIONS else groups[place]).append(row)
     return tuple(
-        replace(_panel(rows), published=tuple(told.get(place, {}).values())) for place, rows in groups.items()
+        replace(
+            _panel(place, rows),
+            published=tuple(told.get(place, {}).values()),
+            populations=tuple(many.get(place, ())),
+        )
+        for place, rows in groups.items()
     )
 
 
@@ -269,7 +279,8 @@ class _Arm:
     variant: int
 
 
-def _panel(rows: Sequence[Record]) -> Panel:
+def _panel(place: tuple[str, str, str], rows: Sequence[Record]) -> Panel:
+    """The panel of a dataset, a model and a scale; without rows where only populations were measured."""
     arms, split = _arms(rows)
     names = _arm_names(arms)
     environments = _environments(rows)
@@ -292,14 +303,14 @@ def _panel(rows: Sequence[Record]) -> Panel:
         series.append(Series(label, name, arm.recipe, _points(own, environment_of), reference))
     seen = dict.fromkeys(r.moment for r in rows)
     return Panel(
-        dataset=rows[0].dataset,
-        model=rows[0].model,
-        scale=rows[0].scale,
+        dataset=place[0],
+        model=place[1],
+        scale=place[2],
         rows=Records(rows),
         series=tuple(series),
         dense={label: one for label, (one, _, _) in dense.items()},
         floors=tuple(one for one, _, _ in floors.values()),
-        moments=tuple(sorted(seen, key=lambda m: m != FINAL)),
+        moments=tuple(sorted(seen, key=lambda m: m != FINAL)) or (FINAL,),
         environments=tuple(dict.fromkeys(environment_of.values())) or ("",),
         main=_main(rows),
         split=split,

@@ -13,6 +13,7 @@ from compressbench.report.findings import warnings
 from compressbench.report.heat import worst_classes
 from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds, with_spread
 from compressbench.report.panels import Panel, Point, Reading, Series, beside_lead, panels
+from compressbench.report.populations import population_tables
 from compressbench.report.speed import in_words, speed_cell, speed_of
 from compressbench.report.states import lines, rounded_to, settings_of, some, thinned
 from compressbench.report.tables import Cell, Table, cell
@@ -35,8 +36,10 @@ def print_tables(records: Records, console: Console) -> None:
         return
     for panel in found:
         moment = panel.moments[0]
-        console.print(f"\n{panel.name}: {_over(len(panel.seeds))}", style="bold", markup=False)
-        console.print(_lecture(panel, moment, console.width))
+        over = f": {_over(len(panel.seeds))}" if panel.rows else ""
+        console.print(f"\n{panel.name}{over}", style="bold", markup=False)
+        if panel.rows:
+            console.print(_lecture(panel, moment, console.width))
         if thinned(panel, moment):
             console.print("some levels are left out; the report has all", style="dim", markup=False)
         for each in panel.moments:
@@ -49,6 +52,10 @@ def print_tables(records: Records, console: Console) -> None:
         for runtime in dict.fromkeys(r.group for r in panel.rows if r.probe == "deployed" and r.group):
             console.print(f"\nDeployed on {runtime}, {moment_name(moment)}", style="bold", markup=False)
             console.print(_deployed(panel, moment, runtime, console.width))
+        for table in population_tables(panel)[:1]:
+            console.print(f"\n{table.title}", style="bold", markup=False)
+            console.print(_of(table, console.width))
+            console.print("\n".join(table.notes), style="dim", markup=False)
         _print_worst(panel, moment, console)
         for sentence in _cost(panel, moment):
             console.print(sentence, markup=False, soft_wrap=False)

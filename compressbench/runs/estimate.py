@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compressbench import specs
 from compressbench.errors import UserError
-from compressbench.runs.execute import MEASURE, Executor, history_key, in_short
+from compressbench.runs.execute import ANSWERS, MEASURE, Executor, history_key, in_short
 from compressbench.runs.plan import Measure, Node
 from compressbench.specs.length import steps
 from compressbench.stages.init import Init
@@ -68,9 +68,17 @@ def sentence(ready: Experiment, pieces: Mapping[Piece, float | None], states: in
 
 
 def expected(
-    ready: Experiment, executor: Executor, missing: Collection[str], results: Collection[tuple[Measure, str]]
+    ready: Experiment,
+    executor: Executor,
+    missing: Collection[str],
+    results: Collection[tuple[Measure, str]],
+    answers: Collection[str] = (),
 ) -> dict[Piece, float | None]:
-    """Seconds of each missing piece in the order in which they come, None where nothing is known of it."""
+    """Seconds of each missing piece in the order in which they come, None where nothing is known of it.
+
+    Args:
+        answers: states that populations still need to be asked.
+    """
     history, context = executor.history.read(), ready.setting.context
     spent = 0.0
     per_step: dict[str, float] = {}
@@ -101,6 +109,8 @@ def expected(
             pieces[piece] = per_step[model] * _iterations(stage, ready)
     for measure, probe in results:
         pieces[measure.state, f"{MEASURE}{probe}"] = history.get(f"probe {probe} {digest(context.digest())}")
+    for name in answers:
+        pieces[name, f"{MEASURE}{ANSWERS}"] = history.get(f"probe {ANSWERS} {digest(context.digest())}")
     return pieces
 
 

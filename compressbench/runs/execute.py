@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,17 +18,29 @@ from compressbench.probes.speedups import is_disturbed
 from compressbench.records import Metric, Record
 from compressbench.runs import provenance
 from compressbench.runs.plan import FLOOR, Context, Measure, Node, Plan
+from compressbench.runs.predictions import (
+    LABELS,
+    LOG_PROBS,
+    checked_log_probs,
+    packed_labels,
+    predictions_key,
+    unpacked_labels,
+)
 from compressbench.specs import trust
 from compressbench.specs.trust import IN_A_STATE, as_first_named, check_target
 from compressbench.store import Damaged, Store, digest
 from compressbench.wording import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compressbench.data.dataset import Dataset
+    from compressbench.populations import Population
     from compressbench.state import State
     from compressbench.views import View
 
 
+ANSWERS = "answers"
 MEASURE = "measure "
 """How the words begin that a ``Watcher`` is told of a probe; its name follows."""
 
@@ -51,6 +65,7 @@ class Setting:
     Attributes:
         asked: probes of single moments only.
         retime: whether results that hold timings are measured anew.
+        log_probs_up_to: classes; of more, log-probabilities of populations are not kept, labels are.
     """
 
     dataset: Dataset
@@ -61,6 +76,7 @@ class Setting:
     checkpoint_seconds: float = 20.0
     asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     retime: bool = False
+    log_probs_up_to: int = 1000
 
     def probe(self, name: str) -> Mapping[str, Any]:
         """The spec of a probe by name."""
@@ -90,7 +106,8 @@ class Executor:
         self._base: Bench | None = None
         self._known_facts: dict[str, dict[str, Any]] = {}
         self._known_results: dict[str, dict[str, Any]] = {}
-        self._result_keys: dict[tuple[str, str, str], str] = {}
+        self._result_keys: dict[tuple[tuple[str, ...], int, str], str] = {}
+        self._many: dict[str, tuple[bool, bool]] = {}
         self._measured: set[str] = set()
         self._no_floor: dict[str, bool] = {}
 
@@ -106,9 +123,21 @@ class Executor:
         """Names of the probes of a measure, in the evaluation's order; none for a floor that is no other state."""
         if self._is_no_floor(measure):
             return []
-        if measure.probes is None:
-            return list(self.setting.probes)
-        return [p for p in (*self.setting.probes, *self.setting.asked) if p in measure.probes]
+        names = [p for p in self.setting.probes if measure.probes is None or p in measure.probes]
+        names += [p for p in self.setting.asked if measure.probes is not None and p in measure.probes]
+        return [p for p in names if self._takes(p)[bool(measure.members)]]
+
+    def _takes(self, probe: str) -> tuple[bool, bool]:
+        """Whether a probe measures single states, and whether it measures populations."""
+        if probe not in self._many:
+            kind = self._kind(probe)
+            many = hasattr(kind, "measure_many")
+            self._many[probe] = (hasattr(kind, "measure") or not many, many)
+        return self._many[probe]
+
+    def _kind(self, probe: str) -> Any:
+        target = str(self.setting.probe(probe)[specs.TARGET])
+        return trust.locate(target, f"evaluation.probes.{probe}")
 
     def run(self) -> Iterator[Record]:
         """Makes every state in order, measures each as soon as it and its reference are there; yields records.
@@ -121,6 +150,8 @@ class Executor:
         """
         keys = [n.key for n in self.plan.nodes]
         keys += [self._result_key(m, p) for m in self.plan.measures for p in self.probes_of(m)]
+        members = self._unanswered()
+        keys += [self._predictions_key(n, what) for n in members for what in (LABELS, LOG_PROBS)]
         with self.store.needed(keys):
             waiting = list(self.plan.measures)
             done: set[str] = set()
@@ -128,7 +159,9 @@ class Executor:
                 if self._facts(node) is None:
                     self.state(node.name)
                 done.add(node.name)
-                for measure in [m for m in waiting if m.state in done and m.reference in done]:
+                if node.name in members:
+                    self._answer(node.name)
+                for measure in [m for m in waiting if done.issuperset(m.needs)]:
                     for probe in self.probes_of(measure):
                         self.result(measure, probe)
                     waiting.remove(measure)
@@ -157,8 +190,9 @@ class Executor:
         labels = asdict(self.setting.labels)
         for measure in self.plan.measures:
             node = self._nodes[measure.state]
-            if node.key not in self._known_facts:
-                self._facts(node)
+            for name in measure.needs:
+                if self._nodes[name].key not in self._known_facts:
+                    self._facts(self._nodes[name])
             facts = self._known_facts.get(node.key)
             if self._is_no_floor(measure) and (body := self.store.read_facts(node.key)):
                 yield self._without_floor(measure, labels, body)
@@ -189,17 +223,26 @@ class Executor:
                     )
 
     def _place(self, measure: Measure, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns that say which state a record is of, and what it is compared with."""
+        """The columns that say which state a record is of, and what it is compared with.
+
+        A population's density is the mean of its members', its compute their sum.
+        """
+        own = [self._known_facts.get(self._nodes[n].key, facts) for n in measure.members] or [facts]
         return {
             "series": measure.series,
             "moment": measure.moment,
             "state": measure.state,
             "order": measure.order,
-            "density": facts["density"],
-            "compute": float(facts["macs"]),
-            "key": self._nodes[measure.state].key,
-            "reference": self._nodes[measure.reference].key,
+            "density": math.fsum(f["density"] for f in own) / len(own),
+            "compute": math.fsum(float(f["macs"]) for f in own),
+            "key": self._key_of(measure.members, measure.state),
+            "reference": self._key_of(measure.references, measure.reference),
         }
+
+    def _key_of(self, members: Sequence[str], state: str) -> str:
+        """The key of a state, or of the population of its members."""
+        keys = [self._nodes[n].key for n in members]
+        return digest({"population": keys}) if keys else self._nodes[state].key
 
     def _is_no_floor(self, measure: Measure) -> bool:
         """Whether a measure is of a floor that is the same state as its reference; False while that isn't known."""
@@ -345,12 +388,18 @@ class Executor:
 
     def _measure(self, measure: Measure, probe: str) -> dict[str, Any]:
         built = specs.build(self.setting.probe(probe), f"evaluation.probes.{probe}")
-        subject, reference = self._view(measure.state), self._view(measure.reference)
         began = time.monotonic()
         with self.watcher.working(measure.state, f"{MEASURE}{probe}") as progress:
             bench = replace(self.bench(), name=f"probe {probe}", progress=progress)
             try:
-                metrics = [asdict(metric) for metric in built.measure(subject, reference, bench)]
+                if measure.members:
+                    pair = self._population(measure.members), self._population(measure.references)
+                    metrics = [asdict(metric) for metric in built.measure_many(*pair, bench)]
+                    if why := self._not_apart(measure.needs):
+                        metrics = [{**m, "value": None, "note": why} for m in metrics]
+                else:
+                    subject, reference = self._view(measure.state), self._view(measure.reference)
+                    metrics = [asdict(metric) for metric in built.measure(subject, reference, bench)]
             except UserError as error:
                 raise UserError(f"probe {probe} on {measure.state}: {error}") from error
         self.history.add(f"probe {probe} {digest(self.setting.context.digest())}", time.monotonic() - began)
@@ -360,10 +409,14 @@ class Executor:
             "provenance": {
                 "versions": provenance.versions(),
                 "machine": provenance.machine(context.device, context.threads),
-                "dtype": subject.state.facts.get("dtype", "fp32"),
+                "dtype": self._dtype(self._nodes[measure.state]),
                 "disturbed": any(is_disturbed(m["note"]) for m in metrics),
             },
         }
+
+    def _dtype(self, node: Node) -> str:
+        facts = self._known_facts.get(node.key) or (self._facts(node) or {}).get("facts", {})
+        return str(facts.get("dtype", "fp32"))
 
     def _view(self, name: str) -> View:
         from compressbench.views import View
@@ -372,6 +425,122 @@ class Executor:
         if key not in self._views:
             self._views[key] = View(self.state(name), self.bench(), name)
         return self._views[key]
+
+    def _population(self, names: Sequence[str]) -> Population:
+        from compressbench.populations import Member, Population
+
+        return Population(
+            [
+                Member(
+                    name,
+                    self._nodes[name].seed,
+                    functools.partial(self._predictions, name, LABELS),
+                    functools.partial(self._predictions, name, LOG_PROBS),
+                )
+                for name in names
+            ]
+        )
+
+    def _not_apart(self, names: Sequence[str]) -> str:
+        """Why states of several seeds are no population, in words; empty where each is another net."""
+        seen: dict[str, str] = {}
+        for name in dict.fromkeys(names):
+            node = self._nodes[name]
+            body = self.store.read_facts(node.key, self._made_by(node))
+            if body is None:
+                continue
+            net = digest([node.local, *(body[part] for part in ("model", "edits", "policies", "tensors"))])
+            if net in seen:
+                return f"no population: {name} is the very state of {seen[net]}, its weights don't depend on the seed"
+            seen[net] = name
+        return ""
+
+    def _unanswered(self) -> set[str]:
+        """Members of populations whose predictions are needed for a result that isn't in the store."""
+        lacking = [
+            m
+            for m in self.plan.measures
+            if m.members
+            for p in self.probes_of(m)
+            if self._lasting(m, p) is None
+        ]
+        return {name for m in lacking for name in m.needs}
+
+    def missing_answers(self) -> list[str]:
+        """Members of populations that must still be asked, in the plan's order."""
+        needed = self._unanswered()
+        return [n.name for n in self.plan.nodes if n.name in needed and self._lacking(n.name)]
+
+    def _lacking(self, name: str) -> list[str]:
+        """Which of a state's predictions are not in the store; log-probabilities of many classes are no loss."""
+        few = len(self.setting.dataset.classes) <= self.setting.log_probs_up_to
+        kept = (LABELS, LOG_PROBS) if few else (LABELS,)
+        return [what for what in kept if self._kept(name, what) is None]
+
+    def _answer(self, name: str) -> None:
+        """Keeps what a state answers on the test split, asked by one process alone; it need not stay in memory then."""
+        if not self._lacking(name):
+            return
+        first = self._predictions_key(name, LABELS)
+        with self.store.lock(first, lambda: self.watcher.say(f"{name}: another process asks it for answers")):
+            if not (lacking := self._lacking(name)):
+                return
+            began = time.monotonic()
+            with self.watcher.working(name, f"{MEASURE}{ANSWERS}"):
+                for what in lacking:
+                    self.store.save_predictions(
+                        self._predictions_key(name, what), {what: self._told(name, what)}
+                    )
+            self.history.add(
+                f"probe {ANSWERS} {digest(self.setting.context.digest())}", time.monotonic() - began
+            )
+
+    def _predictions(self, name: str, what: str) -> Tensor:
+        """A state's labels or log-probabilities on the test split, as kept.
+
+        Raises:
+            UserError: there are too many classes for log-probabilities to be kept.
+            Incomplete: they could not be had.
+        """
+        classes = len(self.setting.dataset.classes)
+        if what == LOG_PROBS and classes > self.setting.log_probs_up_to:
+            raise UserError(
+                f"log-probabilities of {classes:,} classes are not kept; set log_probs_up_to={classes} or more"
+            )
+        found = self._kept(name, what)
+        if found is None:
+            self._answer(name)
+            found = self._kept(name, what)
+        if found is None:
+            raise Incomplete(f"{name}: its predictions could not be kept; run it again")
+        return found
+
+    def _told(self, name: str, what: str) -> Tensor:
+        """What a state answers, as it is kept."""
+        view = self._view(name)
+        if what == LABELS:
+            return packed_labels(view.answers, len(self.setting.dataset.classes))
+        return view.log_probs.half()
+
+    def _kept(self, name: str, what: str) -> Tensor | None:
+        """What is in the store of a state's answers, None where there is nothing, or nothing whole."""
+        dataset, key = self.setting.dataset, self._predictions_key(name, what)
+        shape = len(dataset.split("test")), len(dataset.classes)
+        try:
+            tensors = self.store.load_predictions(key)
+            if tensors is None:
+                return None
+            if what not in tensors:
+                raise Damaged(f"{key} holds no {what}")
+            return (unpacked_labels if what == LABELS else checked_log_probs)(tensors[what], *shape)
+        except Damaged as error:
+            self.watcher.say(f"{name}: its stored predictions are damaged and will be made again ({error})")
+            if self.store.writable:
+                self.store.discard_predictions(key)
+            return None
+
+    def _predictions_key(self, name: str, what: str) -> str:
+        return predictions_key(self._nodes[name].key, self.setting.context, what)
 
     def _forget(self, done: set[str]) -> None:
         """Drops from memory what nothing later needs; the store has it."""
@@ -385,7 +554,7 @@ class Executor:
         try:
             body = self.store.read_facts(node.key, self._made_by(node))
             if body is not None:
-                if any(m.state == node.name for m in self.plan.measures):
+                if any(node.name == m.state or node.name in m.members for m in self.plan.measures):
                     _check_facts(body["facts"])
                 self._known_facts[node.key] = body["facts"]
             return body
@@ -461,21 +630,20 @@ class Executor:
         return None if again else found
 
     def _result_key(self, measure: Measure, probe: str) -> str:
-        asked = (measure.state, measure.reference, probe)
+        asked = (measure.needs, len(measure.members), probe)
         if asked not in self._result_keys:
             self._result_keys[asked] = self._new_result_key(measure, probe)
         return self._result_keys[asked]
 
     def _new_result_key(self, measure: Measure, probe: str) -> str:
         spec = self.setting.probe(probe)
-        kind = trust.locate(str(spec[specs.TARGET]), f"evaluation.probes.{probe}")
         return digest(
             {
                 "probe": as_first_named(spec),
-                "version": getattr(kind, "VERSION", 1),
+                "version": getattr(self._kind(probe), "VERSION", 1),
                 "code": specs.sources_digest([spec, self.setting.target]),
-                "subject": self._nodes[measure.state].key,
-                "reference": self._nodes[measure.reference].key,
+                "subject": self._key_of(measure.members, measure.state),
+                "reference": self._key_of(measure.references, measure.reference),
                 "context": self.setting.context.digest(),
                 "seed": self.setting.labels.seed,
                 "target": as_first_named(self.setting.target),
@@ -551,7 +719,6 @@ class History:
     def read(self) -> dict[str, float]:
         """Seconds by key, smoothed."""
         import json
-        import math
 
         try:
             found = json.loads(self.path.read_bytes()) if self.path.is_file() else {}

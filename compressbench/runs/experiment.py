@@ -21,7 +21,7 @@ from compressbench.runs.execute import Executor, Labels, Setting, Watcher
 from compressbench.runs.plan import Context, Plan, make
 from compressbench.specs.compose import SCALES, as_published, check_seed
 from compressbench.specs.conf import conf_dir
-from compressbench.specs.trust import prefixes
+from compressbench.specs.trust import locate, prefixes
 from compressbench.store import Store
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ KEYS = (
     "trust",
     "checkpoint_seconds",
     "retime",
+    "log_probs_up_to",
     "sweep",
 )
-OPTIONAL = ("trust", "data_dir", "retime", "sweep")
+OPTIONAL = ("trust", "data_dir", "retime", "log_probs_up_to", "sweep")
 HARDWARE = ("name", "threads", "device", "target")
 MAPPINGS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
@@ -109,7 +110,11 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     retime = config.get("retime", False)
     if not isinstance(retime, bool):
         raise UserError(f"retime: {retime!r} is not true or false")
-    setting = Setting(dataset, context, labels, probes, target, float(seconds), asked, retime)
+    kept = config.get("log_probs_up_to", 1000)
+    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
+        raise UserError(f"log_probs_up_to: {kept!r} is not a whole number of classes, 0 or more")
+    _check_populations(plan, {**asked, **probes}, dataset)
+    setting = Setting(dataset, context, labels, probes, target, float(seconds), asked, retime, kept)
     told = published((recipe.get("compare") or {}).get("published"), labels)
     return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
 
@@ -182,6 +187,36 @@ def _check_moments(plan: Plan, probes: Mapping[str, Any]) -> None:
                 raise UserError(
                     f"recipe.compare.moments.{measure.moment}.probes: there is no probe {name!r}; "
                     f"{nearest(name, {*probes, *shipped})}"
+                )
+
+
+def _check_populations(plan: Plan, probes: Mapping[str, Mapping[str, Any]], dataset: Dataset) -> None:
+    """Refuses trainings that nothing would or could measure, and probes of populations where states are measured.
+
+    Raises:
+        UserError: see above; a run without any probe makes states only, and is let be.
+    """
+    kinds = {name: locate(str(spec[specs.TARGET])) for name, spec in probes.items()}
+    many = [name for name, kind in kinds.items() if hasattr(kind, "measure_many")]
+    if probes and not many and any(m.members for m in plan.measures):
+        raise UserError(
+            "recipe.compare.populations: the evaluation has no probe that measures populations; "
+            "add +probe@evaluation.probes.agreement=agreement, or drop them with recipe.compare.populations=null"
+        )
+    labels = dataset.split("test").labels
+    if any(m.members for m in plan.measures) and (
+        getattr(labels, "ndim", 0) != 1 or labels.dtype.kind not in "iu"
+    ):
+        raise UserError(
+            f"recipe.compare.populations: an example of {dataset.name} has more than one class, or none; "
+            "populations are of tasks that give each example one"
+        )
+    for measure in plan.measures:
+        for name in measure.probes or ():
+            if name in many and not hasattr(kinds[name], "measure"):
+                raise UserError(
+                    f"recipe.compare.moments.{measure.moment}.probes: {name} measures populations; what it measures "
+                    "is named in recipe.compare.populations"
                 )
 
 

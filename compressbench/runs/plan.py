@@ -6,7 +6,7 @@ import fnmatch
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compressbench import specs
@@ -20,8 +20,14 @@ from compressbench.wording import shown
 DENSE = "dense"
 FLOOR = "floor"
 FINAL = "final"
+POPULATIONS = "populations"
+"""The moment of records of populations."""
+KEYS_OF_COMPARE = ("reference", "series", "floor", "moments", "populations", "published")
 MOST = 2000
 """Stages of a recipe, unrolled; a slip of the keyboard makes a million."""
+MOST_SEEDS = 200
+MOST_STATES = 20_000
+"""Of all seeds of all populations together."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Measure:
-    """One state to be measured against a reference, as a point of a series."""
+    """One state to be measured against a reference, as a point of a series; or a population against another.
+
+    Attributes:
+        members: of a population its state at every seed, the run's first (that is ``state``); empty for one state alone.
+        references: the same of the population that it is compared with.
+    """
 
     series: str
     moment: str
@@ -62,6 +73,13 @@ class Measure:
     state: str
     reference: str
     probes: tuple[str, ...] | None = None
+    members: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All states that must be there before it can be measured."""
+        return (*(self.members or (self.state,)), *(self.references or (self.reference,)))
 
 
 @dataclass(frozen=True)
@@ -105,14 +123,86 @@ def make(recipe: Mapping[str, Any], seed: int, context: Context) -> Plan:
             a ``compare`` that matches nothing.
     """
     nodes = _nodes(recipe, seed, context)
-    measures, floor = _measures(recipe.get("compare") or {}, [n.name for n in nodes])
+    compare = recipe.get("compare") or {}
+    measures, floor = _measures(compare, [n.name for n in nodes])
+    populations = _populations(compare.get("populations") if compare else None, nodes, seed)
+    wanted = [*populations, *([_Population(FLOOR, floor, range(seed + 1, seed + 2))] if floor else [])]
+    nodes += _of_other_seeds(nodes, wanted, seed, context)
     if floor is not None:
-        other = seed + 1
-        rename = {n.name: f"{n.name}@seed{other}" for n in nodes}
-        foreign = _lineage(_nodes(recipe, other, context), floor)
-        nodes += [_renamed(n, rename, context) for n in foreign]
-        measures.insert(1, Measure(FLOOR, FINAL, 0, rename[floor], floor))
-    return Plan(tuple(nodes), tuple(measures))
+        measures.insert(1, Measure(FLOOR, FINAL, 0, wanted[-1].states(seed)[0], floor))
+    return Plan(tuple(nodes), (*measures, *_of_populations(populations, compare.get("reference"), seed)))
+
+
+@dataclass(frozen=True)
+class _Population:
+    """One state of a recipe at several seeds; the floor is one of a single seed, the run's next."""
+
+    name: str
+    of: str
+    seeds: range
+
+    def states(self, seed: int) -> tuple[str, ...]:
+        """Its states' names in the plan of a run of this seed."""
+        return tuple(_name(self.of, other, seed) for other in self.seeds)
+
+
+def _name(state: str, seed: int, own: int) -> str:
+    return state if seed == own else f"{state}@seed{seed}"
+
+
+def _populations(block: Any, nodes: Sequence[Node], seed: int) -> list[_Population]:
+    where, names = "recipe.compare.populations", [n.name for n in nodes]
+    found = []
+    for name, inner in _named(block, where, "populations").items():
+        here = f"{where}.{name}"
+        if inner is None:
+            continue
+        if name == FLOOR:
+            raise UserError(f"{here}: this name is taken by the floor; choose another")
+        _known_keys(inner, ("of", "seeds"), here)
+        of, seeds = inner.get("of"), inner.get("seeds")
+        if of not in names:
+            raise UserError(f"{here}.of: there is no state {of!r}; {nearest(str(of), names)}")
+        if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
+            raise UserError(f"{here}.seeds: {seeds!r} is not a whole number from 1 to {MOST_SEEDS}")
+        found.append(_Population(str(name), of, range(seed, seed + seeds)))
+    count = sum((len(p.seeds) - 1) * len(_lineage(nodes, [p.of])) for p in found)
+    if count > MOST_STATES:
+        raise UserError(
+            f"{where}: these are {count:,} states of other seeds, more than {MOST_STATES:,}; name fewer seeds"
+        )
+    return found
+
+
+def _of_populations(populations: Sequence[_Population], reference: Any, seed: int) -> list[Measure]:
+    """A measure for each population, against the first one of the reference."""
+    if not populations:
+        return []
+    other = next((p for p in populations if p.of == reference), None)
+    if other is None:
+        raise UserError(
+            f"recipe.compare.populations: none is of {reference}, the reference that the others are compared with"
+        )
+    return [
+        Measure(
+            p.name, POPULATIONS, place, p.of, other.of, members=p.states(seed), references=other.states(seed)
+        )
+        for place, p in enumerate([other, *(p for p in populations if p is not other)])
+    ]
+
+
+def _of_other_seeds(
+    nodes: Sequence[Node], populations: Sequence[_Population], own: int, context: Context
+) -> list[Node]:
+    """What populations need of other seeds: the same stages under other names, seed by seed."""
+    made = []
+    for seed in sorted({s for p in populations for s in p.seeds if s != own}):
+        rename = {n.name: _name(n.name, seed, own) for n in nodes}
+        known: dict[str, Node] = {}
+        for node in _lineage(nodes, [p.of for p in populations if seed in p.seeds]):
+            known[node.name] = _with_key(replace(node, seed=seed), known, context)
+        made += [_renamed(n, rename, context) for n in known.values()]
+    return made
 
 
 def _nodes(recipe: Mapping[str, Any], seed: int, context: Context) -> list[Node]:
@@ -322,10 +412,10 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
     return Node(node.name, node.spec, node.stage, node.parent, node.refs, node.seed, key)
 
 
-def _lineage(nodes: list[Node], name: str) -> list[Node]:
+def _lineage(nodes: Sequence[Node], names: Iterable[str]) -> list[Node]:
     by_name = {n.name: n for n in nodes}
     wanted: set[str] = set()
-    todo = [name]
+    todo = list(names)
     while todo:
         node = by_name[todo.pop()]
         if node.name not in wanted:
@@ -343,13 +433,15 @@ def _renamed(node: Node, rename: Mapping[str, str], context: Context) -> Node:
 
 
 def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measure], str | None]:
-    _known_keys(compare, ("reference", "series", "floor", "moments", "published"), "recipe.compare")
+    _known_keys(compare, KEYS_OF_COMPARE, "recipe.compare")
     if not compare:
         return [], None
     reference = compare.get("reference")
     out = _moment(FINAL, compare, names, None, "recipe.compare")
     for moment, inner in _named(compare.get("moments"), "recipe.compare.moments").items():
         where = f"recipe.compare.moments.{moment}"
+        if moment == POPULATIONS:
+            raise UserError(f"{where}: this name is taken by recipe.compare.populations; choose another")
         _known_keys(inner, ("reference", "series", "probes"), where)
         probes = inner.get("probes")
         if probes is not None and not specs.fits("Sequence[str]", probes):
@@ -383,10 +475,10 @@ def _moment(
     return out
 
 
-def _named(block: Any, where: str) -> Mapping[str, Any]:
+def _named(block: Any, where: str, what: str = "states") -> Mapping[str, Any]:
     """A mapping of labels, empty for null; a label goes into every record."""
     if block is not None and not isinstance(block, Mapping):
-        raise UserError(f"{where}: {block!r} is no mapping of names to states")
+        raise UserError(f"{where}: {block!r} is no mapping of names to {what}")
     for name in block or {}:
         label(name, where)
     return block or {}

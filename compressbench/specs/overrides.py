@@ -24,6 +24,7 @@ COLUMNS = (
     "trust",
     "retime",
     "checkpoint_seconds",
+    "log_probs_up_to",
 )
 """Overrides that the records have columns for, or that change no figure."""
 NEEDED = ("recipe", "model", "dataset", "evaluation", "hardware", "scale")
