@@ -8,6 +8,7 @@ at test examples. Exit codes: 0 all keep to the rule, 1 some don't, 2 bad input.
 
 from __future__ import annotations
 
+import sysconfig
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -262,32 +263,36 @@ def _tried(part: Part, call: Callable[[], str], args: Any) -> bool:
     from compressbench.checking.traces import Late, within
 
     seconds = args.seconds * (RECIPES if part.group == "recipe" else 1)
+    raised: BaseException | None = None
     try:
         with within(seconds):
             more = call()
         say(clean_line(f"{part}: ok{f' ({more})' if more else ''}"))
         return True
     except Late:
-        words, shown = f"takes longer than {seconds:g} s; --seconds allows more", False
+        words = f"takes longer than {seconds:g} s; --seconds allows more"
     except UserError as error:
-        words, shown = str(error), True
+        words, raised = str(error), error
     except SystemExit as stop:
-        words, shown = f"ends the process (SystemExit: {stop.code}); raise an error instead", True
+        words, raised = f"ends the process (SystemExit: {stop.code}); raise an error instead", stop
     except Exception as error:  # whatever a user's own code raises is a line
         said, kind = reason(error), type(error).__name__
-        words, shown = f"raises {said if said.startswith(kind) else f'{kind}: {said}'}{_where(error)}", True
+        words, raised = f"raises {said if said.startswith(kind) else f'{kind}: {said}'}{_where(error)}", error
     say(clean_line(f"{part}: {words}"))
-    if args.debug and shown:
-        say(traceback.format_exc())
+    if args.debug and raised is not None:
+        say("".join(traceback.format_exception(raised)))
     return False
 
 
 def _where(error: BaseException) -> str:
     """The innermost line of code that is neither compressbench's nor a library's; empty where there is none."""
-    libraries = ("compressbench", "site-packages", "dist-packages", "lib")
+    known = sysconfig.get_paths()
+    places = [Path(__file__).parents[1], *(Path(known[n]) for n in ("stdlib", "purelib", "platlib"))]
     frames = traceback.extract_tb(error.__traceback__)
     own = [
-        f for f in frames if not set(libraries) & set(Path(f.filename).parts[:-1]) and f.filename[0] != "<"
+        f
+        for f in frames
+        if f.filename[0] != "<" and not any(Path(f.filename).is_relative_to(p) for p in places)
     ]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
