@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -223,6 +224,20 @@ def test_nothing_is_left_behind_and_only_what_is_named_is_tried(
     assert "Traceback (most recent call last)" in shown.stdout
 
 
+def test_what_a_yaml_leaves_open_is_set(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "mine/stage/shrink/half.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# half: x\ndefaults: [blocks, _self_]\nfraction: ???\n")
+    call = ("check", "--config-dir", "mine", "stage/shrink/half")
+    found = command(*call)
+    assert found.returncode == 1
+    assert found.stdout.startswith(
+        "stage/shrink/half: fraction: ??? is no value to try it with; --set fraction=VALUE"
+    )
+    assert command(*call, "--set", "fraction=0.4").stdout.startswith("stage/shrink/half: ok")
+    assert "fraction: 1.4 is not" in command(*call, "--set", "fraction=1.4").stdout
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -232,6 +247,7 @@ def test_nothing_is_left_behind_and_only_what_is_named_is_tried(
         (("--config-dir", "mine", "probe/god"), "there is no 'probe/god' in"),
         (("--config-dir", "mine", "trust=[me]"), "here it is --trust me"),
         (("--config-dir", "mine", "--seconds", "0"), "a number above 0"),
+        (("--config-dir", "mine", "--set", "a=1"), "--set KEY=VALUE is for one part"),
     ],
 )
 def test_bad_input_is_one_line(args: tuple[str, ...], words: str, command: Command, tmp_path: Path) -> None:
@@ -680,3 +696,39 @@ class Head(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear(x.mean((2, 3)))
+
+
+# The docs' examples --------------------------------------------------------------------------------------------------
+
+
+def documented(page: str, root: Path) -> None:
+    """Lays out the files that a page shows."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    found = re.findall(
+        r"`((?:my\w+\.py)|(?:mine/[\w/]+\.yaml))`[^\n]*\n+```(?:python|yaml)\n(.*?)```", text, re.S
+    )
+    for name, content in found:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+def test_the_task_in_the_docs(command: Command, tmp_path: Path) -> None:
+    documented("own_data.md", tmp_path)
+    (tmp_path / "mine/dataset/mine.yaml").unlink()
+    (tmp_path / "mine/dataset/again.yaml").write_text(
+        "# again: x\ndefaults: [words, _self_]\ntask: {_target_: mywords.Sentences, _partial_: false}\n"
+    )
+    found = command("check", "--config-dir", "mine", "--trust", "mywords")
+    said = lines(found)
+    assert said["dataset/words"] == "ok (train 180, test 90, validation 60; up to 9 words)"
+    assert said["model/reads"] == "ok (2,019 parameters on words)"
+    assert "dataset.task" in said["dataset/again"] or "Sentences" in said["dataset/again"]
+
+
+def test_the_parts_in_the_docs(command: Command, tmp_path: Path) -> None:
+    documented("own_criterion.md", tmp_path)
+    modules = sorted(p.stem for p in tmp_path.glob("my*.py"))
+    assert modules == ["myprobe", "mypruning", "mystages", "mytraining"]
+    found = command("check", "--config-dir", "mine", *(w for m in modules for w in ("--trust", m)))
+    assert found.returncode == 0, found.stdout
+    assert {"stage/prune/lamp", "stage/round/bits", "probe/confidence", "stepper/signed"} <= set(lines(found))

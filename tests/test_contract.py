@@ -25,9 +25,12 @@ from compressbench.checking.exits import check_exit_criterion, check_exit_head
 from compressbench.checking.probes import check_probe, lasting
 from compressbench.checking.recipes import Forbidden, check_run, plain, runs_differ
 from compressbench.checking.states import states_differ
+from compressbench.checking.targets import check_target
+from compressbench.checking.tasks import check_dataset
 from compressbench.checking.traces import seeded, twice
 from compressbench.cli.run import composed
 from compressbench.data.dataset import Dataset, fingerprint
+from compressbench.data.load import load
 from compressbench.declared import declared
 from compressbench.errors import UserError
 from compressbench.models.draw import drawn
@@ -54,6 +57,7 @@ NAMES = {
         "scope",
         "grain",
         "probe",
+        "target",
         "exit_criterion",
         "exit_head",
         "evaluation",
@@ -64,6 +68,9 @@ NAMES = {
         "scale",
     )
 }
+# What is timed at every batch size for seconds, or compiled, is tried by tests of its own.
+SLOW_TARGETS = ("cpu_onnxruntime", "cpu_openvino", "cpu_torch_compiled", "cpu_torch_sparse")
+FAST = {"cpu_torch": {"batches": [1, 2], "seconds": 0.01}}
 QUIET = ["scale=smoke", "hardware=cpu1"]
 
 
@@ -319,6 +326,20 @@ def test_every_probe(name: str, small, tmp_path: Path) -> None:
     back = store.load_result("k")
     assert back is not None
     assert [Metric(**m) for m in back["metrics"]] == found
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES["target"] if n not in SLOW_TARGETS])
+def test_every_target(name: str, small) -> None:
+    bench, state = small
+    spec = composed([*QUIET, "evaluation=none", f"+target@tried={name}"])["tried"]
+    target = specs.build({**spec, **FAST.get(name, {})})
+    assert check_target(target, state, state, bench)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_every_embedded_data_set(name: str) -> None:
+    config = composed([*QUIET, f"dataset={name}"])["dataset"]
+    assert len(check_dataset(lambda: load(config)).classes) == 10
 
 
 @pytest.mark.parametrize("name", NAMES["evaluation"])

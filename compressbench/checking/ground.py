@@ -169,4 +169,6 @@ def missing(spec: Any, key: str) -> Any:
         return [INIT, DENSE] if "tuple" in annotation else INIT
     if key == "length":
         return SHORT
-    raise Unfit(f"{key}: ??? is no value to try it with; give it a default, or try it in a recipe of yours")
+    raise Unfit(
+        f"{key}: ??? is no value to try it with; --set {key}=VALUE gives one, or a recipe of yours tries it"
+    )

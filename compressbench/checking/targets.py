@@ -60,10 +60,11 @@ def check_lowered(one: Any, most: int) -> str:
         )
     if not one.runtime:
         raise Unfit("lower gives no runtime; say in words what runs, e.g. 'torch eager, fp32'")
+    if one.price is not None:
+        return one.runtime
     if not isinstance(one.inputs, tuple) or not one.inputs or any(len(x) < most for x in one.inputs):
         raise Unfit(f"lower gives too few inputs; a tuple of tensors of {most} examples or more is wanted")
-    if one.price is None:
-        quietly(lambda: one.run(*first(one.inputs, 1)))
+    quietly(lambda: one.run(*first(one.inputs, 1)))
     return one.runtime
 
 

@@ -33,7 +33,7 @@ RECIPES = 5
 HOSTS = {
     "stepper": ("stage/train=sgd", "stepper"),
     "averager": ("stage/train=sgd", "averager"),
-    "reparametrise": ("stage/train=sgd", "reparametrise"),
+    "reparametrise": ("stage/train=sgd", "reparametrise.own"),
     "distance": ("stage/train=distill", "objective.distance"),
     "labels": ("stage/train=distill", "objective.labels"),
     "scope": ("stage/prune=magnitude", "scope"),
@@ -57,10 +57,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Folder:
-    """The user's configs, and the import prefixes that they may name."""
+    """The user's configs.
+
+    Attributes:
+        trusted: the import prefixes that they may name.
+        settings: ``KEY=VALUE`` of what is tried, instead of what its YAML says.
+    """
 
     path: Path
     trusted: tuple[str, ...]
+    settings: tuple[str, ...] = ()
 
     def composed(self, *overrides: str) -> dict[str, Any]:
         """A resolved config that trusts these prefixes."""
@@ -72,7 +78,8 @@ class Folder:
         """The resolved content of one YAML, what it leaves open (``???``) filled in where that can be."""
         from compressbench.cli.run import composing
 
-        overrides = [*BASE, f"+{group}@{TRIED}={name}", *more]
+        settings = [f"++{TRIED}.{setting}" for setting in self.settings]
+        overrides = [*BASE, f"+{group}@{TRIED}={name}", *more, *settings]
         return composing(overrides, str(self.path), _filled)
 
 
@@ -92,13 +99,21 @@ def main(argv: list[str]) -> int:
         "--seconds", type=number, default=SECONDS,
         help=f"what a part may take, {SECONDS:.0f} by default; a recipe {RECIPES} times that",
     )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the one part that is named, such as one that its YAML leaves open (???); again for more",
+    )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="behind each line the traceback")
     args = parser.parse_intermixed_args(argv)
     if args.seconds <= 0:
         raise UserError(f"check: --seconds {args.seconds:g}: a number above 0 is wanted")
     path = config_folder(args.config_dir)
-    folder = Folder(path, given_or_in(args.trust, [path]))
+    folder = Folder(path, given_or_in(args.trust, [path]), tuple(args.set))
     wanted = _wanted(args.part, parts_in(path), path)
+    if args.set and (len(args.part) != 1 or not _is_set(wanted[0]) or not all("=" in s for s in args.set)):
+        raise UserError(
+            "check: --set KEY=VALUE is for one part, named behind check: a stage, a probe, a target or a part of one"
+        )
     with tempfile.TemporaryDirectory(prefix="compressbench-check-", ignore_cleanup_errors=True) as scratch:
         failed = sum(not _tried(part, call, args) for part, call in calls(wanted, folder, Path(scratch)))
     say(f"{len(wanted)} tried: {len(wanted) - failed} ok, {failed} not")
@@ -146,6 +161,11 @@ def calls(parts: list[Part], folder: Folder, scratch: Path) -> Iterator[tuple[Pa
     for place, part in enumerate(parts):
         how = _how(part)
         yield part, lambda p=part, how=how, place=place: how(p, folder, ground, scratch / str(place))  # type: ignore[misc]
+
+
+def _is_set(part: Part) -> bool:
+    """Whether a part is tried with settings of its own: all but what is composed as a whole run."""
+    return part.group not in ("dataset", "model", "recipe", "evaluation")
 
 
 How = Callable[[Part, Folder, Callable[[], "Ground"], Path], str]
