@@ -219,6 +219,7 @@ def _dataset(part: Part, folder: Folder, ground: Callable[[], Ground], scratch: 
 def _model(part: Part, folder: Folder, ground: Callable[[], Ground], scratch: Path) -> str:
     """On the digits, or else on the first of the user's own data sets that it fits."""
     from compressbench.checking.ground import check_model
+    from compressbench.checking.tasks import check_task
     from compressbench.data.load import load
 
     model = folder.composed(*BASE[:-1], f"model={part.name}")["model"]
@@ -227,8 +228,9 @@ def _model(part: Part, folder: Folder, ground: Callable[[], Ground], scratch: Pa
     for place, name in enumerate(["", *own]):
         try:
             chosen = [f"dataset={name}"] if name else []
-            config = folder.composed(*BASE, *chosen)["dataset"]
-            return check_model(model, load(config, folder.trusted), folder.trusted, scratch / str(place))
+            dataset = load(folder.composed(*BASE, *chosen)["dataset"], folder.trusted)
+            check_task(dataset)
+            return check_model(model, dataset, folder.trusted, scratch / str(place))
         except UserError as error:
             refused.append(error)
     raise refused[0] if len(refused) == 1 else UserError("; ".join(map(str, refused)))
