@@ -93,8 +93,8 @@ def check_view(view: View, bench: Bench) -> None:
     if "_whole" in vars(view) and (found := differs(fresh_view.log_probs, view.log_probs, "log_probs")):
         raise Unfit(f"changes a view's {found} in place; it is shared by all probes")
     if "fast" in vars(view):
-        pair = [v.log_probs_of("test", LIMIT) for v in (fresh_view, view)]
-        if differs(*pair):
+        expected, now = (v.log_probs_of("test", LIMIT) for v in (fresh_view, view))
+        if differs(expected, now):
             raise Unfit("changes a view's module `fast`; it is shared by all probes")
 
 

@@ -94,7 +94,7 @@ def runs_differ(one: tuple[Experiment, Records], other: tuple[Experiment, Record
     """Where two runs of a recipe differ: keys, states bit by bit, records but for timings; empty where they don't."""
     (first, records), (second, again) = one, other
     keys = [[(n.name, n.key) for n in e.plan.nodes] for e in (first, second)]
-    if found := differs(*keys):
+    if found := differs(keys[0], keys[1]):
         return f"keys ({found})"
     for name, key in keys[0]:
         states = [e.store.load(key) for e in (first, second)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,8 @@ def states_differ(one: State, other: State) -> str:
     """Where two states differ, but for the seconds that making them took; empty where they don't."""
     names = ("tensors", "model", "edits", "policies", "facts")
     pair = [{n: getattr(s, n) for n in names} for s in (one, other)]
-    return differs(*({**p, "facts": {k: v for k, v in p["facts"].items() if k != "seconds"}} for p in pair))
+    first, second = ({**p, "facts": {k: v for k, v in p["facts"].items() if k != "seconds"}} for p in pair)
+    return differs(first, second)
 
 
 def check_state(state: Any) -> None:
@@ -166,11 +166,16 @@ def check_stored(state: State, folder: Path) -> None:
     except (TypeError, ValueError, RuntimeError) as error:
         raise Unfit(f"the state can't be stored: {str(error).splitlines()[0]}") from error
     assert back is not None
-    groups = [{g: dict(n) for g, n in s.tensors.items() if n} for s in (state, replace(back, key=""))]
-    texts = [
-        {p: json.loads(json.dumps(getattr(s, p))) for p in ("model", "edits", "policies", "facts")}
-        for s in (state, back)
-    ]
-    sorted_groups = [{g: dict(sorted(n.items())) for g, n in sorted(s.items())} for s in groups]
-    if found := differs(*sorted_groups) or ("" if texts[0] == texts[1] else "its facts"):
+    first, second = (_as_stored(s) for s in (state, back))
+    if found := differs(first, second):
         raise Unfit(f"the state comes back from the store another: {found}")
+
+
+def _as_stored(state: State) -> dict[str, Any]:
+    """What a store keeps of a state, its names sorted and its plain data as JSON gives it back."""
+    parts = ("model", "edits", "policies", "facts")
+    tensors = {group: dict(sorted(named.items())) for group, named in sorted(state.tensors.items()) if named}
+    return {
+        "tensors": tensors,
+        **{p: json.loads(json.dumps(getattr(state, p), sort_keys=True)) for p in parts},
+    }

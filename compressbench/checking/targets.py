@@ -39,7 +39,7 @@ def check_target(target: Any, subject: State, reference: State, bench: Bench) ->
         for batch in batches if len(ready) == len(found) else ():
             if not unfit(ready, batch):
                 check_timings(target, ready, batch)
-        rows = list(quietly(lambda: list(Targets({"own": target}).measure(*views, alone(bench)))))
+        rows = list(quietly(lambda: list(Targets({"own": target}).measure(views[0], views[1], alone(bench)))))
     check_metrics(rows)
     return said[0]
 
