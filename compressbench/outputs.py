@@ -21,12 +21,17 @@ class Outputs:
     taps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def forward(module: Callable[..., Any], *inputs: Tensor) -> Outputs:
+def forward(module: Callable[..., Any], *inputs: Tensor | tuple[Tensor, ...]) -> Outputs:
     """Runs a module (or a function) and reads its logits from a tensor, an ``Outputs``, a tuple, a dict or an attribute.
+
+    Args:
+        inputs: what the module is called with; a tuple of them, as batches hold it, will do.
 
     Raises:
         UserError: no logits can be found in what the module returned.
     """
+    if len(inputs) == 1 and isinstance(inputs[0], tuple):
+        inputs = inputs[0]
     result = module(*inputs)
     if isinstance(result, Tensor):
         return Outputs(result)

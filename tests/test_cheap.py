@@ -63,7 +63,7 @@ def test_counts_are_exact_and_the_slides(name, expected, macs):
     assert (counts.parameters, counts.macs, counts.others) == (expected, macs, 0)
     millions, flops = SLIDE[name]
     assert round(counts.parameters / 1e6, 2) == pytest.approx(millions, abs=0.0101)
-    by_its_rule = with_norms_and_sums(module, CIFAR) if name == "resnet56_a" else counts.macs
+    by_its_rule = with_norms_and_sums(module, blank(CIFAR)) if name == "resnet56_a" else counts.macs
     assert round(by_its_rule / 1e6, 2) == flops
 
 
@@ -71,13 +71,13 @@ def test_the_slides_rule_for_the_standard_net():
     module = built("resnet56_a").train()
     modes = [m.training for m in module.modules()]
     norms, sums = 532_480, 258_048
-    assert with_norms_and_sums(module, CIFAR) == 125_485_696 + 2 * norms + sums == 126_808_704
+    assert with_norms_and_sums(module, blank(CIFAR)) == 125_485_696 + 2 * norms + sums == 126_808_704
     assert [m.training for m in module.modules()] == modes
     assert not any(m._forward_hooks for m in module.modules())
 
 
 def test_a_bias_is_no_sum_of_activations():
-    assert with_norms_and_sums(nn.Linear(3, 2), (3,)) == 6
+    assert with_norms_and_sums(nn.Linear(3, 2), blank((3,))) == 6
 
 
 def test_a_cheap_block_by_hand():

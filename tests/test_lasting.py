@@ -397,7 +397,7 @@ def test_what_killed_runs_leave_is_cleaned(copy: Path, command: Command) -> None
         done = command("store", "--prune", "--outputs", str(copy))
         assert done.returncode == 0, done.stderr
         assert "0 states" in done.stdout.splitlines()[0]
-        assert "1 half-written files" in done.stdout
+        assert "1 half-written file" in done.stdout
         assert (copy / "store" / "locks" / "mine").exists()
     assert not part.exists()
     assert held.exists()

@@ -170,7 +170,7 @@ def test_each_exit_has_its_own_threshold_and_the_first_that_is_sure_counts() -> 
     for answer in (
         compacted(parts, policy, rows),
         waiting(parts, policy, rows),
-        queued(parts, policy, rows, 3),
+        queued(parts, policy, rows, batch=3),
     ):
         assert answer.exits.tolist() == wanted
         assert torch.equal(answer.logits, torch.stack([logits[k][n] for n, k in enumerate(wanted)]))

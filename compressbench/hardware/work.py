@@ -96,7 +96,7 @@ def work_of(view: View) -> Work:
     peak = _Alive()
     # Rounded weights would count as activations: the copy computes in float.
     with torch.no_grad(), _watching(plain := unrounded(copy.deepcopy(module)), counts.layers, seen), peak:
-        forward(plain, *blank)
+        forward(plain, *(x.clone() for x in blank))  # copies made here: inputs are alive too
     layers = [_layer(name, module.get_submodule(name), counts.layers[name], *seen[name]) for name in seen]
     if counts.others:
         layers.append(Layer("products", OTHER, counts.others, 0, 0, DENSE, 0, 0, (0, 0)))
