@@ -68,6 +68,12 @@ def title_of(metric: str) -> str:
     return known.title if batch is None else f"{known.title}, batch {batch}"
 
 
+def unit_of(metric: str) -> str:
+    """The unit that every probe yields a metric in; empty for one that nobody declared."""
+    known = declared(metric)
+    return known.unit if known else ""
+
+
 def is_timing(metric: str, unit: str) -> bool:
     """True for a figure that a second run can't repeat exactly: what its declaration says.
 

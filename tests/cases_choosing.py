@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 
 from cases_report import record
-from compressbench.deploying.choosing import (
-    Choice,
-    Figure,
-    choices,
-)
+from compressbench.deploying.choice import Choice, Figure
+from compressbench.deploying.measured import choices
 from compressbench.records import Records, write_jsonl
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compressbench.deploying.choosing import choices
+from compressbench.deploying.measured import choices
 from compressbench.records import read_jsonl, write_jsonl
 
 RECIPE = """# tiny_two: a net pruned, and one in eight bits

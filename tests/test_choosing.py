@@ -14,17 +14,11 @@ from cases_choosing import (
     run,  # noqa: F401
     state,
 )
-from compressbench.deploying.choosing import (
-    Choice,
-    Figure,
-    Limits,
-    Verdict,
-    advise,
-    choices,
-    dominates,
-    verdicts,
-)
+from compressbench.deploying.choice import Choice, Figure
+from compressbench.deploying.choosing import advise, dominates
 from compressbench.deploying.elsewhere import Elsewhere, derived, records
+from compressbench.deploying.limits import Limits, Verdict, verdicts
+from compressbench.deploying.measured import choices
 from compressbench.errors import CantTell, Unmet, UserError
 from compressbench.records import Record, Records, write_jsonl
 

@@ -16,18 +16,11 @@ from cases_choosing import (
     state,
 )
 from cases_report import record
-from compressbench.deploying.choosing import (
-    Choice,
-    Figure,
-    Limits,
-    Verdict,
-    advise,
-    choices,
-    encoded_in_words,
-    timed_anew,
-    verdicts,
-)
+from compressbench.deploying.choice import Choice, Figure
+from compressbench.deploying.choosing import advise
 from compressbench.deploying.elsewhere import Elsewhere, read, records
+from compressbench.deploying.limits import Limits, Verdict, encoded_in_words, timed_anew, verdicts
+from compressbench.deploying.measured import choices
 from compressbench.errors import Unmet, UserError
 from compressbench.records import Records, read_jsonl, write_jsonl
 

@@ -13,11 +13,10 @@ from cases_report import record
 from compressbench.declared import METRICS, batch_of, declared, is_timing, title_of
 from compressbench.deploying.card import _figures
 from compressbench.records import Records
-from compressbench.report.charts import accuracy_vs_exit_time
-from compressbench.report.exits import exit_tables
 from compressbench.report.findings import summary
 from compressbench.report.panels import panels
-from compressbench.report.states import size_table
+from compressbench.report.sections.cost import size_table
+from compressbench.report.sections.exits import accuracy_vs_exit_time, exit_tables
 
 DOCS = Path(__file__).parents[1] / "docs" / "records.md"
 

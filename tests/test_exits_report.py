@@ -9,13 +9,13 @@ import pytest
 
 from cases_report import record
 from compressbench.records import Record, Records
-from compressbench.report import exits
-from compressbench.report.charts import accuracy_vs_exit_macs, accuracy_vs_exit_time, exit_throughput
 from compressbench.report.findings import summary
 from compressbench.report.naming import told_apart
 from compressbench.report.page import write_report
 from compressbench.report.panels import Panel, panels
-from compressbench.report.states import leftover_tables
+from compressbench.report.sections import exits
+from compressbench.report.sections.exits import accuracy_vs_exit_macs, accuracy_vs_exit_time, exit_throughput
+from compressbench.report.sections.others import leftover_tables
 
 POLICIES = {  # state of the series "by a budget": top-1, cost in %, millions of MACs, speed at batch 1
     "of_joint_0p3.choose": (80.0, 30.0, 3.0, 2.5),

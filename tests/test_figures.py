@@ -27,9 +27,9 @@ from compressbench.probes.loyalty import Loyalty
 from compressbench.probes.rescaling import Rescaling
 from compressbench.records import Records, read_jsonl
 from compressbench.report.findings import summary, warnings
-from compressbench.report.heat import forgetting_table
 from compressbench.report.numbers import Spread, number, percentage, share, with_spread
 from compressbench.report.panels import panels
+from compressbench.report.sections.forgetting import forgetting_table
 from compressbench.report.terminal import print_tables
 from compressbench.state import State
 from compressbench.tasks.images.square import _margin

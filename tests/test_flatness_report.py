@@ -8,7 +8,9 @@ import pytest
 
 from cases_report import Page, accuracies, record
 from compressbench.records import Records
-from compressbench.report.flatness import (
+from compressbench.report.page import write_report
+from compressbench.report.panels import panels
+from compressbench.report.sections.flatness import (
     at_matched,
     drops,
     flatness_tables,
@@ -19,8 +21,6 @@ from compressbench.report.flatness import (
     settings,
     widest,
 )
-from compressbench.report.page import write_report
-from compressbench.report.panels import panels
 
 
 def test_rank_correlation_against_scipy() -> None:

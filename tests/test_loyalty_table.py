@@ -302,7 +302,8 @@ def test_the_recipe_has_the_thirteen_rows_of_the_lecture() -> None:
 def test_the_lecture_table_has_the_extra_columns() -> None:
     from cases_report import record
     from compressbench.report.panels import panels
-    from compressbench.report.states import lecture_table, leftover_tables
+    from compressbench.report.sections.methods import lecture_table
+    from compressbench.report.sections.others import leftover_tables
 
     rows = [
         record(

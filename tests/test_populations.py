@@ -28,7 +28,7 @@ from compressbench.probes.agreement import Agreement, modal
 from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
 from compressbench.report.page import write_report
 from compressbench.report.panels import conflicts, panels
-from compressbench.report.populations import population_tables
+from compressbench.report.sections.populations import population_tables
 from compressbench.report.terminal import print_tables
 from compressbench.runs.execute import Executor, Watcher
 from compressbench.runs.experiment import Experiment, _check_populations, execute, prepare

@@ -23,13 +23,14 @@ from compressbench.models.representation import class_means, last_layer, relatio
 from compressbench.probes.relations import Relations, confusion, entropy, pairs
 from compressbench.probes.rescaling import FLAT, Rescaling, ends, missing, rescaling, unsure
 from compressbench.records import Metric, Record, Records
-from compressbench.report import charts
-from compressbench.report.accuracy import difference_tables
+from compressbench.report import drawing
 from compressbench.report.page import write_report
 from compressbench.report.panels import Panel, panels
-from compressbench.report.relations import matrices
-from compressbench.report.states import lecture_table, leftover_tables
-from compressbench.report.students import branch, families, gain_tables
+from compressbench.report.sections.differences import difference_tables
+from compressbench.report.sections.methods import lecture_table
+from compressbench.report.sections.others import leftover_tables
+from compressbench.report.sections.relations import class_relations, matrices
+from compressbench.report.students import apart, branch, families, gain_tables, gain_vs_parameters
 from compressbench.state import State
 from compressbench.tasks.images.classification import Classification
 from compressbench.training.distillation import softened
@@ -426,7 +427,7 @@ def test_matrices_are_of_dense_and_each_series_the_mean_over_seeds() -> None:
     assert (found[0].counts, found[1].counts) == ((2,), (1,))
     assert found[1].values == ((1.0, None), (None, None))
     assert found[1].notes == ("the first 2 of 9 classes",)
-    chart = charts.class_relations(panel, "final", "relations")
+    chart = class_relations(panel, "final", "relations")
     assert "Mean over 1–2 seeds." in chart.caption
     assert "Shown are the first 2 of 9 classes." in chart.caption
 
@@ -450,9 +451,9 @@ def test_the_matrices_are_drawn_without_a_picture_and_in_few_bytes(classes: int,
     names = [f"class {k}" for k in range(classes)]
     square = relations(torch.randn(classes, 30, generator=generator(), dtype=torch.float64)).tolist()
     rows = [related(f"series {k}", [square], names=names) for k in range(11)]
-    with charts.drawing():
+    with drawing.settings():
         panel = one(related("dense", [square], order=0, names=names), *rows)
-        chart = charts.class_relations(panel, "final", "relations")
+        chart = class_relations(panel, "final", "relations")
     assert "<image" not in chart.svg
     assert len(chart.svg) < most
     assert ("4 more series in the records." in chart.caption) == (classes > 12)
@@ -461,8 +462,8 @@ def test_the_matrices_are_drawn_without_a_picture_and_in_few_bytes(classes: int,
 
 
 def charts_again(panel: Panel) -> str:
-    with charts.drawing():
-        return charts.class_relations(panel, "final", "relations").svg
+    with drawing.settings():
+        return class_relations(panel, "final", "relations").svg
 
 
 def test_the_page_has_one_section_of_relations_and_lists_no_pair_of_classes(tmp_path) -> None:
@@ -543,8 +544,8 @@ def test_the_gain_of_each_later_series_is_paired_by_seed_and_ordered_by_size(
         dataclasses.replace(r, value=r.value + r.seed) if (r.series, r.probe) == ("taught", "accuracy") else r
         for r in panel.rows
     ]
-    with charts.drawing():
-        (chart,) = charts.gain_vs_parameters(one(apart), "final", "gain")
+    with drawing.settings():
+        (chart,) = gain_vs_parameters(one(apart), "final", "gain")
     assert bars == [[0.0] * 4]
     assert "Two seeds: too few for an error." in chart.caption, "a standard error from two draws isn't shown"
     assert all(f">{name}</text>" in chart.svg for name in SIZES)
@@ -568,7 +569,7 @@ def test_the_gain_of_each_later_series_is_paired_by_seed_and_ordered_by_size(
 def test_what_is_no_family_of_students_has_no_gain(rows: list[Record]) -> None:
     panel = one(teacher(), rows)
     assert not families(panel, "final")
-    assert not charts.gain_vs_parameters(panel, "final", "gain")
+    assert not gain_vs_parameters(panel, "final", "gain")
     assert not gain_tables(panel, "final")
 
 
@@ -602,9 +603,9 @@ def test_students_of_one_density_are_told_apart_and_compared_one_by_one() -> Non
 
 
 def test_names_of_students_keep_a_distance() -> None:
-    assert charts.apart([0.1, 0.5], 0.2) == [0.1, 0.5]
-    assert charts.apart([0.1, 0.15, 0.2], 0.1) == pytest.approx([0.1, 0.2, 0.3])
-    assert charts.apart([0.5, 0.95, 0.97], 0.1) == pytest.approx([0.5, 0.9, 1.0])
+    assert apart([0.1, 0.5], 0.2) == [0.1, 0.5]
+    assert apart([0.1, 0.15, 0.2], 0.1) == pytest.approx([0.1, 0.2, 0.3])
+    assert apart([0.5, 0.95, 0.97], 0.1) == pytest.approx([0.5, 0.9, 1.0])
 
 
 def test_with_students_of_several_sizes_the_page_draws_their_gain_and_nothing_against_density(

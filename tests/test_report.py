@@ -29,12 +29,12 @@ from compressbench.cli import report as command
 from compressbench.cli.main import run as dispatch
 from compressbench.errors import UserError
 from compressbench.records import COLUMNS, SCHEMA, Records, read_jsonl, write_jsonl
-from compressbench.report.accuracy import accuracy_table
 from compressbench.report.findings import summary
 from compressbench.report.joint import gather, joint_report
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
-from compressbench.report.states import leftover_tables
+from compressbench.report.sections.accuracy import accuracy_table
+from compressbench.report.sections.others import leftover_tables
 from compressbench.report.terminal import print_tables, wrap
 
 SCRIPT = "<script>alert(1)</script>"

@@ -12,16 +12,19 @@ from rich.console import Console
 
 from cases_report import Page, accuracies, full, lottery, record, runs, seed
 from compressbench.cli import report as command
-from compressbench.deploying.choosing import choices
+from compressbench.deploying.measured import choices
 from compressbench.errors import UserError
 from compressbench.records import Record, Records
-from compressbench.report import charts, naming
-from compressbench.report.heat import forgetting_table, worst_first
+from compressbench.report import drawing, naming
+from compressbench.report.drawing import shortened
 from compressbench.report.joint import gather, joint_report
 from compressbench.report.numbers import bits
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
-from compressbench.report.states import rounded_to, timing_table
+from compressbench.report.sections.accuracy import accuracy_vs_compute, change_vs_density
+from compressbench.report.sections.cost import timing_table
+from compressbench.report.sections.forgetting import forgetting, forgetting_table, worst_first
+from compressbench.report.states import rounded_to
 from compressbench.report.styles import GREYS, INK, styles
 from compressbench.report.tables import Cell, Columns
 from compressbench.report.terminal import print_tables
@@ -109,8 +112,8 @@ def test_chart_and_table_have_one_order_of_classes():
     table, _ = forgetting_table(panel, "final")
     assert [row.label for row in table.rows] == ["a", "c", "b"]
     assert worst_first(panel, "final") == ["a", "c", "b"]
-    with charts.drawing():
-        svg = charts.forgetting(panel, "final", "x").svg
+    with drawing.settings():
+        svg = forgetting(panel, "final", "x").svg
     drawn = re.findall(r">([abc])</text>", svg)
     assert drawn == ["a", "c", "b"]
 
@@ -140,8 +143,8 @@ def test_triangles_of_one_density_stand_side_by_side():
     for name, value in (("one", 88.0), ("two", 50.0), ("three", 40.0)):
         rows += accuracies(name, 1, 0.5, {0: value})
     (panel,) = panels(Records(rows))
-    with charts.drawing():
-        figure = charts.change_vs_density(panel, "final", "x")
+    with drawing.settings():
+        figure = change_vs_density(panel, "final", "x")
     looks, edge = styles(panel), {}
     for name in ("two", "three"):
         colour = looks[name].colour.lower()
@@ -157,8 +160,8 @@ def test_small_figures_are_said_only_where_there_are_some():
         for order, cost in enumerate(costs, 1):
             rows += accuracies("ticket", order, 0.5**order, {0: 88.0}, compute=cost)
         (panel,) = panels(Records(rows))
-        with charts.drawing():
-            return charts.accuracy_vs_compute(panel, "final", "x").caption
+        with drawing.settings():
+            return accuracy_vs_compute(panel, "final", "x").caption
 
     assert "Small figures: densities of ticket." in caption((2e9, 3e9))
     assert "Small figures" not in caption((2e9, 2e9))
@@ -193,13 +196,13 @@ def test_what_could_not_be_had_keeps_its_row_and_its_reason(tmp_path):
 
 def test_names_in_a_legend_stay_apart_when_they_are_cut():
     same = ["x" * 60 + "a", "x" * 60 + "b", "short"]
-    cut = charts.shortened(same, 56)
+    cut = shortened(same, 56)
     assert len(set(cut)) == 3
     assert all(len(text) <= 56 for text in cut)
     assert cut[2] == "short"
     middle = ["x" * 40 + mid + "y" * 40 for mid in "ab"]
-    assert len(set(charts.shortened(middle, 56))) == 2
-    assert charts.shortened(["z" * 60, "short"], 56) == ["z" * 55 + "…", "short"]
+    assert len(set(shortened(middle, 56))) == 2
+    assert shortened(["z" * 60, "short"], 56) == ["z" * 55 + "…", "short"]
 
 
 def test_heads_do_not_break_inside_a_short_name(tmp_path):

@@ -15,13 +15,15 @@ from cases_report import (
     written,  # noqa: F401
 )
 from compressbench.records import Records
-from compressbench.report.accuracy import difference_tables
 from compressbench.report.findings import summary, warnings
-from compressbench.report.heat import forgetting_table, layer_table
 from compressbench.report.numbers import Spread, number, percentage, plain, spread, with_spread
 from compressbench.report.page import write_report
 from compressbench.report.panels import beside_lead, paired, panels, relative_compute
-from compressbench.report.states import lecture_table, size_table, timing_table
+from compressbench.report.sections.cost import size_table, timing_table
+from compressbench.report.sections.differences import difference_tables
+from compressbench.report.sections.forgetting import forgetting_table
+from compressbench.report.sections.layers import layer_table
+from compressbench.report.sections.methods import lecture_table
 from compressbench.report.wording import merged
 
 # numbers --------------------------------------------------------------------------------------------------------------

@@ -11,13 +11,16 @@ from rich.console import Console
 from cases_report import Page, accuracies, cells, full, lottery, record
 from compressbench.errors import UserError
 from compressbench.records import Record, Records
-from compressbench.report import charts
+from compressbench.report import drawing
 from compressbench.report.findings import summary
 from compressbench.report.numbers import Spread, with_spread
 from compressbench.report.page import write_report
 from compressbench.report.panels import FINAL, panels
+from compressbench.report.sections.accuracy import accuracy_vs_bits, accuracy_vs_bytes
+from compressbench.report.sections.cost import timing_table
+from compressbench.report.sections.methods import lecture_table
+from compressbench.report.sections.others import leftover_tables
 from compressbench.report.speed import speed_of
-from compressbench.report.states import lecture_table, leftover_tables, timing_table
 from compressbench.report.terminal import print_tables
 
 
@@ -295,9 +298,9 @@ def test_bits_and_bytes_have_charts_of_their_own(tmp_path):
             packed = size if bits < 32 else None
             rows.append(record(**here, probe="cost", metric="quantized_bytes", value=packed, unit="bytes"))
     panel = panels(Records(rows))[0]
-    with charts.drawing():
-        bits = charts.accuracy_vs_bits(panel, FINAL, "bits")
-        size = charts.accuracy_vs_bytes(panel, FINAL, "bytes")
+    with drawing.settings():
+        bits = accuracy_vs_bits(panel, FINAL, "bits")
+        size = accuracy_vs_bytes(panel, FINAL, "bytes")
     assert "mean bits of a weight" in bits.svg
     assert "kB on disk" in size.svg
     write_report(Records(rows), tmp_path, "bits")
@@ -305,6 +308,6 @@ def test_bits_and_bytes_have_charts_of_their_own(tmp_path):
     assert "8/32" in page
     assert "against density" not in page, "all states have the same"
     float_only = panels(Records(r for r in rows if r.series == "dense" or r.metric == "top1"))[0]
-    with charts.drawing():
-        assert charts.accuracy_vs_bits(float_only, FINAL, "bits") is None
-        assert charts.accuracy_vs_bytes(float_only, FINAL, "bytes") is None
+    with drawing.settings():
+        assert accuracy_vs_bits(float_only, FINAL, "bits") is None
+        assert accuracy_vs_bytes(float_only, FINAL, "bytes") is None

@@ -9,7 +9,7 @@ import pytest
 from cases_report import record
 from compressbench.records import Record, Records
 from compressbench.report.panels import panels
-from compressbench.report.targets import family_table, target_tables
+from compressbench.report.sections.targets import family_table, target_tables
 
 STATES = {  # density, weight bits, MACs, top-1
     "dense": (1.0, 32, 100, 90.0),

@@ -12,7 +12,8 @@ from compressbench.console import say
 from compressbench.errors import Unmet, UserError
 
 if TYPE_CHECKING:
-    from compressbench.deploying.choosing import Advice, Choice, Figure
+    from compressbench.deploying.choice import Choice, Figure
+    from compressbench.deploying.choosing import Advice
     from compressbench.report.joint import Gathered
 
 HEADS = {
@@ -57,7 +58,10 @@ def main(argv: list[str]) -> int:
     )
     trusting.add_options(parser)
     args = parser.parse_intermixed_args(argv)
-    from compressbench.deploying.choosing import Limits, advise, choices, encoded_in_words, targets_of
+    from compressbench.deploying.choosing import advise
+    from compressbench.deploying.latencies import targets_of
+    from compressbench.deploying.limits import Limits, encoded_in_words
+    from compressbench.deploying.measured import choices
     from compressbench.report.chance import unseen_in_words
     from compressbench.report.joint import gather
     from compressbench.runs.plan import DENSE

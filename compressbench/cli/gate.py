@@ -40,7 +40,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--target", default="", metavar="T", help="whose latency and file count")
     parser.add_argument("--batch", type=count, default=1, help="of the latency; 1 by default")
     args = parser.parse_intermixed_args(argv)
-    from compressbench.deploying.choosing import Limits, choices, encoded_in_words, timed_anew, verdicts
+    from compressbench.deploying.limits import Limits, encoded_in_words, timed_anew, verdicts
+    from compressbench.deploying.measured import choices
     from compressbench.report.chance import unseen_in_words
     from compressbench.report.joint import gather
     from compressbench.runs.plan import DENSE

@@ -7,26 +7,66 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from compressbench.report.numbers import MISSING
-from compressbench.report.panels import Panel, Reading
-from compressbench.report.speed import BRACKETS, speed_cell
-from compressbench.report.states import Line, Pick, columns_of, every, lines, table_of, unit_shown
-from compressbench.report.tables import Cell, Table, cell
-from compressbench.report.wording import examples, moment_name, title_of
+from compressbench.report.panels import Panel
+from compressbench.report.speed import BRACKETS
+from compressbench.report.states import GAPS, Column, Line, Pick, add, columns_of, every, lines, of, table_of
+from compressbench.report.tables import Cell, Table
+from compressbench.report.wording import examples, moment_name
 
 PROBE = "deployed"
+SIMULATED = Column(PROBE, "simulated_top1", "Top-1", "%", "Simulated", "Top-1 simulated")
+COMPARED = (
+    Column(PROBE, "deployed_top1", "Top-1", "%", terminal="deployed", notes=GAPS),
+    Column(PROBE, "deployed_gap", "apart", "points", marked=True),
+    Column(PROBE, "deployed_agreement", "same answers", "%"),
+)
 LATENCIES = (
-    ("simulated_latency", "simulated"),
-    ("deployed_latency", "deployed"),
-    ("deployed_latency_min", "its fastest"),
-    ("reference_fp32_latency", "dense fp32"),
-    ("reference_bf16_latency", "dense bf16"),
+    Column(PROBE, "simulated_latency", "simulated"),
+    Column(PROBE, "deployed_latency", "deployed"),
+    Column(PROBE, "deployed_latency_min", "its fastest"),
+    Column(PROBE, "reference_fp32_latency", "dense fp32"),
+    Column(PROBE, "reference_bf16_latency", "dense bf16"),
 )
 SPEEDUPS = (
-    ("deployed_speedup", "over fp32"),
-    ("deployed_speedup_over_bf16", "over bf16"),
-    ("deployed_over_simulated", "over simulated"),
+    Column(PROBE, "deployed_speedup", "over fp32", terminal="Speed x"),
+    Column(PROBE, "deployed_speedup_over_bf16", "over bf16"),
+    Column(PROBE, "deployed_over_simulated", "over simulated"),
 )
-FACTS = ("layers_in_float", "compile_seconds", "artefact_bytes")
+FACTS = (
+    Column(PROBE, "layers_in_float", terminal="layers in float"),
+    *of(PROBE, "compile_seconds", "artefact_bytes"),
+)
+
+
+def on(wanted: Sequence[Column], runtime: str, environment: str) -> list[Column]:
+    """Columns as a runtime's, under its name."""
+    return [replace(c, group=runtime, environment=environment, over=runtime) for c in wanted]
+
+
+def timed(runtime: str, batch: int, environment: str) -> list[Column]:
+    """Columns of a runtime's times at a batch size."""
+    return [
+        replace(
+            c,
+            metric=f"{c.metric}_b{batch}",
+            group=runtime,
+            environment=environment,
+            over=over,
+            terminal=f"{c.terminal}, batch {batch}" if c.terminal else "",
+        )
+        for over, wanted in (("Latency", LATENCIES), ("Speed", SPEEDUPS))
+        for c in wanted
+    ]
+
+
+def for_terminal(panel: Panel, found: Sequence[Line], runtime: str) -> list[tuple[str, list[Cell]]]:
+    """(heading, cells) of what a terminal shows of a runtime, columns that no line fills left out."""
+    environment = panel.environments[0]
+    columns = [SIMULATED, *on(COMPARED, runtime, environment)]
+    columns += [c for batch in _batches(panel, runtime) for c in timed(runtime, batch, environment)]
+    columns += on(FACTS, runtime, environment)
+    made = [(c.terminal, c.short(found)) for c in columns if c.terminal]
+    return [(name, cells) for name, cells in made if any(c.text != MISSING for c in cells)]
 
 
 def deployed_tables(panel: Panel, moment: str, environment: str, pick: Pick = every) -> list[Table | None]:
@@ -46,19 +86,10 @@ def _accuracy(
     panel: Panel, moment: str, found: Sequence[Line], runtimes: Sequence[str], environment: str
 ) -> Table | None:
     columns = columns_of(found)
-    simulated = _readings(found, "simulated_top1", "", environment)
-    columns.add("Top-1", "%", [cell(r) for r in simulated], "Simulated")
+    simulated = SIMULATED.readings(found)
+    add(columns, found, [SIMULATED])
     for runtime in runtimes:
-        top1 = _readings(found, "deployed_top1", runtime, environment)
-        columns.add("Top-1", "%", [cell(r, notes=not (r and r.spread)) for r in top1], runtime)
-        gaps = _readings(found, "deployed_gap", runtime, environment)
-        columns.add("apart", "points", [_flagged(r) for r in gaps], runtime)
-        same = _readings(found, "deployed_agreement", runtime, environment)
-        columns.add("same answers", "%", [cell(r) for r in same], runtime)
-        for metric in FACTS:
-            readings = _readings(found, metric, runtime, environment)
-            unit = unit_shown(readings)
-            columns.add(title_of(metric), unit, [cell(r) for r in readings], runtime)
+        add(columns, found, on((*COMPARED, *FACTS), runtime, environment))
     notes = [f"{examples(simulated)} test examples."] if examples(simulated) else []
     notes.append("apart: deployed less simulated; marked where it is more than 0.2 points.")
     title = f"Simulated in torch, and deployed, {moment_name(moment)}"
@@ -69,14 +100,9 @@ def _times(
     panel: Panel, title: str, found: Sequence[Line], runtime: str, batch: int, environment: str
 ) -> Table | None:
     columns = columns_of(found)
-    repeats: list[Reading | None] = []
-    for metric, name in LATENCIES:
-        readings = _readings(found, f"{metric}_b{batch}", runtime, environment)
-        repeats += readings
-        columns.add(name, unit_shown(readings), [cell(r) for r in readings], "Latency")
-    for metric, name in SPEEDUPS:
-        cells = [speed_cell(x.point, f"{metric}_b{batch}", environment, PROBE, runtime) for x in found]
-        columns.add(name, "×", cells, "Speed")
+    wanted = timed(runtime, batch, environment)
+    add(columns, found, wanted)
+    repeats = [r for c in wanted if not c.is_ratio for r in c.readings(found)]
     notes = []
     if count := examples(repeats):
         notes.append(
@@ -85,15 +111,6 @@ def _times(
         )
     notes.append("A speed-up is within one runtime. Simulated: torch rounds in float, so it pretends.")
     return table_of(panel, title, found, columns, notes, spanning=True)
-
-
-def _flagged(reading: Reading | None) -> Cell:
-    found = cell(reading, signed=True)
-    return replace(found, flag=found.text != MISSING and bool(found.notes))
-
-
-def _readings(found: Sequence[Line], metric: str, runtime: str, environment: str) -> list[Reading | None]:
-    return [line.point.reading(PROBE, metric, runtime, environment) for line in found]
 
 
 def _batches(panel: Panel, runtime: str) -> list[int]:

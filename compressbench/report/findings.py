@@ -8,11 +8,7 @@ from collections.abc import Sequence
 
 from compressbench.probes.answered import NO_FIGURE, NUMBERS
 from compressbench.records import Record
-from compressbench.report.accuracy import pairs
 from compressbench.report.chance import at_chance_in_words, unseen
-from compressbench.report.exits import batches, cost_of
-from compressbench.report.heat import changes_of, emptied_layers
-from compressbench.report.learning import carried
 from compressbench.report.numbers import (
     FIXED,
     MISSING,
@@ -38,12 +34,18 @@ from compressbench.report.panels import (
     paired,
     smallness,
 )
+from compressbench.report.sections.differences import pairs
+from compressbench.report.sections.exits import cost_of
+from compressbench.report.sections.forgetting import changes_of
+from compressbench.report.sections.layers import emptied_layers
+from compressbench.report.sections.learning import carried
 from compressbench.report.speed import (
     DISTURBED,
     FASTER,
     NOT_SHOWN,
     RULE,
     SLOWER,
+    batches,
     figure_in_words,
     in_words,
     speed_of,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from compressbench.declared import batch_of
 from compressbench.report.numbers import MISSING, Spread, number, spread
-from compressbench.report.panels import Point
+from compressbench.report.panels import Panel, Point
 from compressbench.report.tables import EMPTY, Cell
 from compressbench.report.wording import each_once
 
@@ -132,3 +133,9 @@ def _bracketed(found: Speed) -> str:
     if found.ends is None or found.ends[0] == found.ends[1]:
         return ""
     return f" [{number(found.ends[0], 'x')}–{number(found.ends[1], 'x')}]"
+
+
+def batches(panel: Panel) -> list[int]:
+    """Batch sizes that anything was timed at."""
+    found = {batch_of(r.metric) for r in panel.rows if r.probe == "cost" and r.is_timing}
+    return sorted(batch for batch in found if batch is not None)

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compressbench.records import Records
-from compressbench.report.accuracy import accuracy_table
-from compressbench.report.exits import batches
+from compressbench.report import deployed
 from compressbench.report.findings import warnings
-from compressbench.report.heat import worst_classes
 from compressbench.report.numbers import MISSING, Spread, percent, plain, seeds, with_spread
-from compressbench.report.panels import Panel, Point, Reading, Series, beside_lead, panels
-from compressbench.report.populations import population_tables
-from compressbench.report.speed import in_words, speed_cell, speed_of
+from compressbench.report.panels import Panel, Point, Series, beside_lead, panels
+from compressbench.report.sections import cost, methods
+from compressbench.report.sections.accuracy import accuracy_table
+from compressbench.report.sections.forgetting import worst_classes
+from compressbench.report.sections.populations import population_tables
+from compressbench.report.speed import batches, in_words, speed_of
 from compressbench.report.states import lines, rounded_to, settings_of, some, thinned
 from compressbench.report.tables import Cell, Table, cell
 from compressbench.report.varied import axis_of
-from compressbench.report.wording import each_once, moment_name, title_of
+from compressbench.report.wording import each_once, moment_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,27 +74,7 @@ def _lecture(panel: Panel, moment: str, width: int) -> Grid:
     columns: list[tuple[str, list[Cell]]] = [("Bits", [Cell(text) for text in bits])] if bits else []
     if told := settings_of(found, bits):
         columns.append(("State", [Cell(text) for text in told]))
-    if len({x.point.density for x in found}) == 1:  # nets of their own sizes
-        for metric in ("parameters", "macs"):
-            cells = [_cell(x.point.reading("cost", metric)) for x in found]
-            if len({c.text for c in cells}) > 1:
-                columns.append((title_of(metric), cells))
-    for environment in panel.environments:
-        for batch in batches(panel)[:1]:
-            name = f"speedup_b{batch}"
-            speed = [speed_cell(x.point, name, environment, notes=False, brackets=False) for x in found]
-            where = f" {environment}" if environment else ""
-            columns.append((f"Speed x, batch {batch}{where}", speed))
-    if panel.main:
-        name = title_of(panel.main[1])
-        columns.append((name, [_cell(panel.main_reading(x.point)) for x in found]))
-    for probe, metric, name in (
-        ("loyalty", "label_loyalty", "L-L"),
-        ("loyalty", "probability_loyalty", "P-L"),
-        ("robustness", "pgd_accuracy", "Attacked"),
-    ):
-        columns.append((name, [_cell(x.point.reading(probe, metric)) for x in found]))
-    shown = [(name, cells) for name, cells in columns if any(c.text != MISSING for c in cells)]
+    shown = [*columns, *methods.for_terminal(panel, found)]
     if len({c.n for _, cells in shown for c in cells if c.n}) > 1:
         shown.append(("n", [Cell(str(max(c[k].n for _, c in shown) or MISSING)) for k in range(len(found))]))
     rows = [
@@ -109,34 +90,12 @@ def _lecture(panel: Panel, moment: str, width: int) -> Grid:
 def _deployed(panel: Panel, moment: str, runtime: str, width: int) -> Grid:
     """What a runtime computed: top-1 beside the simulation's, speed over its own float, layers that stay in float."""
     found = lines(panel, moment, some)
-    columns: list[tuple[str, list[Cell]]] = []
-    environment = panel.environments[0]
-
-    def add(name: str, metric: str, group: str) -> None:
-        cells = [_cell(x.point.reading("deployed", metric, group, environment)) for x in found]
-        if any(c.text != MISSING for c in cells):
-            columns.append((name, cells))
-
-    add("Top-1 simulated", "simulated_top1", "")
-    add("deployed", "deployed_top1", runtime)
-    speeds = {r.metric for r in panel.rows if r.probe == "deployed" and r.group == runtime}
-    for batch in sorted(
-        int(m.removeprefix("deployed_speedup_b")) for m in speeds if re.fullmatch(r"deployed_speedup_b\d+", m)
-    ):
-        name = f"deployed_speedup_b{batch}"
-        speeds_ = [speed_cell(x.point, name, environment, "deployed", runtime, notes=False) for x in found]
-        if any(c.text != MISSING for c in speeds_):
-            columns.append((f"Speed x, batch {batch}", speeds_))
-    add("layers in float", "layers_in_float", runtime)
+    columns = deployed.for_terminal(panel, found, runtime)
     rows = [
         (line.series.label if line.first else "", [c[k].plain for _, c in columns])
         for k, line in enumerate(found)
     ]
     return _grid("Method", [name for name, _ in columns], rows, width)
-
-
-def _cell(reading: Reading | None) -> Cell:
-    return cell(reading, notes=False)
 
 
 def _abreast(table: Table) -> list[Table]:
@@ -233,14 +192,9 @@ def _cost(panel: Panel, moment: str) -> list[str]:
         return []
     dense = panel.dense_of(lead, moment)
     told = []
-    for kind, metric, words in (
-        ("theoretical", "nonzero_parameters", "nonzero parameters"),
-        ("theoretical", "macs_nonzero", "MACs if zeros were free"),
-        ("on disk", "sparse_bytes", "bytes, sparse-encoded"),
-        ("on disk", "quantized_bytes", "bytes, as codes"),
-        ("on disk", "huffman_bytes", "bytes, Huffman-coded"),
-    ):
-        told += _change(kind, words, dense, point, metric, "")
+    for kind, columns in (("theoretical", cost.THEORETICAL), ("on disk", cost.ON_DISK)):
+        for c in columns:
+            told += _change(kind, c.terminal, dense, point, c.metric, "") if c.terminal else []
     for environment in panel.environments:
         where = f" on {environment}" if environment else ""
         for batch in batches(panel):

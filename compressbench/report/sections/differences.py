@@ -1,51 +1,21 @@
-"""Accuracy by density, and differences paired by seed; pure functions of records."""
+"""Differences of accuracy paired by seed."""
 
 from __future__ import annotations
 
-from compressbench.report.numbers import FIXED, MISSING, percent
+from compressbench.report.numbers import FIXED, percent
 from compressbench.report.panels import Panel, Series, counterpart, paired
-from compressbench.report.styles import styles
-from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
+from compressbench.report.section import Section
+from compressbench.report.tables import Columns, Row, Table, spread_cell
 from compressbench.report.wording import difference_unit, moment_name, title_of
 
 
-def accuracy_table(panel: Panel, moment: str) -> Table | None:
-    """Accuracy by density (rows) and series (columns), the dense model in the first row."""
-    if panel.main is None:
-        return None
-    drawn = [s for s in (*panel.dense.values(), *panel.series) if any(map(panel.main_reading, s.at(moment)))]
-    if not drawn:
-        return None
-    steps: list[list[float]] = []
-    for density in sorted({p.density for s in drawn for p in s.at(moment)}, reverse=True):
-        if steps and steps[-1][-1] <= density * 1.02:
-            steps[-1].append(density)
-        else:
-            steps.append([density])
-    columns = Columns()
-    unit = ""
-    for series in drawn:
-        column = []
-        for step in steps:
-            points = [p for p in series.at(moment) if p.density in step]
-            readings = [r for p in points if (r := panel.main_reading(p)) and r.by_seed]
-            unit = next((r.unit for r in readings), unit)
-            shown = [cell(r, notes=False) for r in readings]
-            column.append(
-                shown[0] if len(shown) == 1 else Cell(" / ".join(c.plain for c in shown) or MISSING)
-            )
-        columns.add(series.label, "", column)
-    looks = styles(panel)
-    return Table(
-        title=f"{title_of(panel.main[1])} ({unit}) by density, {moment_name(moment)}",
-        stub="Density",
-        heads=tuple(columns.heads),
-        rows=tuple(
-            Row(percent(sum(step) / len(step)), columns.row(place)) for place, step in enumerate(steps)
-        ),
-        notes=(),
-        colours=tuple(looks[s.label].colour for s in drawn if any(h[0] == s.label for h in columns.heads)),
+def section(panel: Panel, suffix: str) -> Section:
+    lead = (
+        "Each seed’s difference is taken first, then mean and spread over seeds: what seeds share cancels. "
+        "Whether a difference matters is for a study to say, by a rule that was fixed before it ran."
     )
+    tables = tuple(t for m in panel.moments for t in difference_tables(panel, m))
+    return Section("Differences paired by seed", "differences", (), tables, (), lead)
 
 
 def pairs(panel: Panel) -> list[tuple[Series, Series]]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from compressbench.report.exits import cost_of
+from compressbench.declared import unit_of
+from compressbench.report.drawing import Chart, bands, canvas, draw, finish, throughput_axes, when
 from compressbench.report.numbers import MISSING, percentage
 from compressbench.report.panels import DENSE, Panel, Point, Reading, Series, paired
+from compressbench.report.section import Section, kept, slug
+from compressbench.report.sections.exits import cost_of
 from compressbench.report.speed import BRACKETS, FASTER, NOT_SHOWN, RULE, speed_cell, speed_of
 from compressbench.report.styles import styles
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, cell, spread_cell
@@ -17,6 +20,56 @@ PROBE = "targets"
 LAYER = "layer_time"
 MODELLED = "modelled"
 LEAST_GAIN = 1.02
+FAMILIES = {
+    "bits": "Fewer bits (quantization)",
+    "zeros": "Zeros (sparsity)",
+    "parts": "Fewer parts (structured)",
+    "exits": "Early exits (adaptive compute)",
+}
+FACTS = (
+    ("load_seconds", "load", ""),
+    ("file_bytes", "file", ""),
+    ("energy_b1", "energy", " a forward, batch 1"),
+)
+
+
+def section(panel: Panel, suffix: str) -> Section:
+    moment = panel.moments[0]
+    found = [target_tables(panel, moment, environment) for environment in panel.environments]
+    choice = [family_table(panel, moment, environment) for environment in panel.environments]
+    tables = tuple(dict.fromkeys(t for t in (*choice, *(t for shown, _ in found for t in shown)) if t))
+    layers = tuple(dict.fromkeys(t for _, folded in found for t in folded))
+    names = dict.fromkeys(
+        r.group for r in panel.rows if r.probe == "targets" and r.metric.startswith("throughput")
+    )
+    drawn = [
+        throughput_vs_batch(panel, moment, n, e, f"throughput_{slug(n)}_{place}{suffix}")
+        for n in names
+        for place, e in enumerate(panel.environments)
+    ]
+    return Section("Every hardware target", "targets", kept(drawn), tables, layers)
+
+
+def throughput_vs_batch(panel: Panel, moment: str, target: str, environment: str, name: str) -> Chart | None:
+    """Examples a second against the batch size on one target; None for fewer than three sizes."""
+    lines = []
+    for series in (*panel.dense.values(), *panel.series):
+        point = series.lowest(moment)
+        keys = [f"throughput_b{2**k}" for k in range(14)] if point else []
+        found = [
+            (float(key.removeprefix("throughput_b")), reading.spread)
+            for key in keys
+            if point and (reading := point.reading("targets", key, target, environment)) and reading.spread
+        ]
+        if len(found) > 2:
+            lines.append((series, found))
+    if not lines:
+        return None
+    figure, axes = canvas(f"Throughput on {target}{when(moment)}")
+    counts = draw(panel, axes, lines)
+    throughput_axes(axes)
+    caption = f"Medians. {bands(counts)} Each series at its lowest density."
+    return finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
 
 
 def target_tables(panel: Panel, moment: str, environment: str) -> tuple[list[Table], list[Table]]:
@@ -99,14 +152,6 @@ def _targets(panel: Panel) -> tuple[list[str], set[str]]:
 def _loss(panel: Panel, series: Series, point: Point, moment: str) -> Cell:
     dense = panel.main_reading(panel.dense_of(series, moment))
     return spread_cell(paired(panel.main_reading(point), dense), "points", True)
-
-
-FAMILIES = {
-    "bits": "Fewer bits (quantization)",
-    "zeros": "Zeros (sparsity)",
-    "parts": "Fewer parts (structured)",
-    "exits": "Early exits (adaptive compute)",
-}
 
 
 def _family(panel: Panel, series: Series, point: Point, moment: str) -> str:
@@ -216,13 +261,6 @@ def _table(
     )
 
 
-FACTS = (
-    ("load_seconds", "load", "s"),
-    ("file_bytes", "file", "bytes"),
-    ("energy_b1", "energy", "mJ a forward, batch 1"),
-)
-
-
 def _facts(
     panel: Panel, moment: str, environment: str, states: Sequence[tuple[Series, Point]], names: Sequence[str]
 ) -> Table | None:
@@ -231,13 +269,13 @@ def _facts(
         {r.metric for r in panel.rows if r.probe == PROBE and r.metric.startswith("peak_memory_b")},
         key=lambda m: int(m.removeprefix("peak_memory_b")),
     )
-    wanted = [(m, "peak memory", f"bytes, batch {m.removeprefix('peak_memory_b')}") for m in memory]
+    wanted = [(m, "peak memory", f", batch {m.removeprefix('peak_memory_b')}") for m in memory]
     columns = Columns()
     for name in names:
-        for metric, words, unit in (*wanted, *FACTS):
+        for metric, words, of in (*wanted, *FACTS):
             readings = [_reading(p, metric, name, environment) for _, p in states]
             if any(r and r.spread for r in readings):
-                columns.add(words, unit, [cell(r) for r in readings], name)
+                columns.add(words, unit_of(metric) + of, [cell(r) for r in readings], name)
     if not columns.heads:
         return None
     looks = styles(panel)

@@ -10,6 +10,7 @@ from compressbench.declared import title_of
 from compressbench.records import Record
 from compressbench.report.numbers import MISSING, Spread, between, number
 from compressbench.report.panels import Panel
+from compressbench.report.section import Section
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, spread_cell
 
 PROBE = "agreement"
@@ -24,6 +25,11 @@ MODAL = (
 SHARED = "Populations of several runs share nets where their seeds overlap: their figures are no independent repeats."
 Place = tuple[str, str, int, str]
 Figures = Mapping[tuple[str, str, str], Record]
+
+
+def section(panel: Panel, suffix: str) -> Section:
+    tables = population_tables(panel)
+    return Section("Populations", "populations", (), tuple(tables[:1]), tuple(tables[1:]))
 
 
 def population_tables(panel: Panel) -> list[Table]:

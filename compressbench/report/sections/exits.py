@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from compressbench.declared import batch_of
+from compressbench.declared import unit_of
 from compressbench.png import PREFIX
+from compressbench.report.drawing import (
+    Chart,
+    Lines,
+    accuracy_words,
+    bands,
+    canvas,
+    clean,
+    draw,
+    finish,
+    main_of,
+    saved,
+    throughput_axes,
+    when,
+)
 from compressbench.report.naming import labels
 from compressbench.report.numbers import Spread
 from compressbench.report.panels import FINAL, Panel, Point, Reading, Series
-from compressbench.report.speed import speed_cell
-from compressbench.report.styles import styles
+from compressbench.report.section import Picture, Section, kept
+from compressbench.report.speed import batches, speed_cell
+from compressbench.report.states import Column, Key, add
+from compressbench.report.styles import COLOURS, INK, MARKERS, MUTED, styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, diverging, shade
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+EARLY = (
+    "Examples leave as soon as the net is sure, by thresholds that were chosen on the validation split. Times are of the "
+    "real mixture of images, with finished examples really leaving the batch; MACs are what the exits’ shares promise."
+)
 PROBE = "exits"
 ALL = 99.9
 SHADE = (37, 99, 235)
-COLUMNS = (
-    ("exits_top1", "Top-1"),
-    ("last_top1", "Last exit, all"),
-    ("random_top1", "Exits by chance"),
-    ("oracle_top1", "Oracle"),
-    ("overthinking", "Overthinking"),
-    ("mean_exit", "Mean exit"),
-    ("expected_cost", "MACs"),
-    ("oracle_cost", "MACs, oracle"),
+COLUMNS = tuple(
+    Column(PROBE, metric, title, notes=False)
+    for metric, title in (
+        ("exits_top1", "Top-1"),
+        ("last_top1", "Last exit, all"),
+        ("random_top1", "Exits by chance"),
+        ("oracle_top1", "Oracle"),
+        ("overthinking", ""),
+        ("mean_exit", ""),
+        ("expected_cost", ""),
+        ("oracle_cost", ""),
+    )
 )
-
 EACH = (
     ("exit_macs", "MACs"),
     ("exit_top1", "Top-1"),
@@ -37,11 +63,11 @@ EACH = (
     ("exit_temperature", "Temperature"),
 )
 THROUGHPUT = (
-    ("exit_throughput", "Rate", "examples/s"),
-    ("exit_speedup", "Speed", "x"),
-    ("exit_cost", "MACs", "%"),
+    ("exit_throughput", "Rate"),
+    ("exit_speedup", "Speed"),
+    ("exit_cost", "MACs"),
 )
-SHOWN = (*(metric for metric, _ in COLUMNS), "easiest", "hardest")
+SHOWN = (*(c.metric for c in COLUMNS), "easiest", "hardest")
 """Metrics of the probe that the section shows of every policy, at its moment."""
 
 
@@ -54,13 +80,111 @@ class Policy:
     point: Point
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A strip of images: what it shows, its address, a sentence."""
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    if moment != moment_of(panel):
+        return set()
+    batched = {r.metric for r in panel.rows if r.probe == "batching" and r.value is not None}
+    return {(PROBE, m, False) for m in SHOWN} | {("batching", m, True) for m in batched}
 
-    title: str
-    source: str
-    caption: str
+
+def section(panel: Panel, suffix: str) -> Section:
+    """Early exits: accuracy against time and cost, who leaves where, throughput against batch size."""
+    moment = moment_of(panel)
+    machines = [(e, f"_{place}" if place else "") for place, e in enumerate(panel.environments)]
+    drawn = [
+        *(
+            accuracy_vs_exit_time(panel, moment, e, f"accuracy_vs_exit_time{suffix}{tail}")
+            for e, tail in machines
+        ),
+        accuracy_vs_exit_macs(panel, moment, f"accuracy_vs_exit_macs{suffix}"),
+        *(
+            chart
+            for e, tail in machines
+            for chart in exit_throughput(panel, moment, e, f"exit_throughput{suffix}{tail}")
+        ),
+    ]
+    tables = tuple(exit_tables(panel, moment))
+    return Section("Early exits", "exits", kept(drawn), tables, (), EARLY, tuple(pictures(panel, moment)))
+
+
+def accuracy_vs_exit_time(panel: Panel, moment: str, environment: str, name: str) -> Chart | None:
+    """Accuracy of every state against its time at the smallest batch size on one machine; None where no net has exits."""
+    batch = min(batches(panel), default=1)
+    lines = lines_of(panel, moment, lambda point: time_of(point, environment, batch))
+    drawn = _exits_chart(panel, moment, lines, "measured time", lambda _: 100.0)
+    if drawn is None:
+        return None
+    figure, axes, caption = drawn
+    caption += f" Measured on {clean(environment)}." if environment else ""
+    axes.set_xlabel(f"time at batch {batch}, % of the reference’s, in turns")
+    return finish(figure, axes, panel, name, caption, drawn=[s for s, _ in lines])
+
+
+def accuracy_vs_exit_macs(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy of every state against its MACs, chance beside the first series; None where no net has exits."""
+    lines = lines_of(panel, moment, macs_of)
+    drawn = _exits_chart(panel, moment, lines, "MACs", macs_of)
+    if drawn is None:
+        return None
+    figure, axes, caption = drawn
+    label, chance = controls(panel, moment)
+    places, heights = [x for x, _ in chance], [s.mean for _, s in chance]
+    axes.plot(places, heights, color=MUTED, linestyle=":", marker="x", markersize=4)
+    axes.set_xlabel("MACs an example, millions, test mean")
+    caption += f" Grey crosses: {clean(label)} with as many examples at each exit, but any."
+    return finish(figure, axes, panel, name, caption, drawn=[s for s, _ in lines])
+
+
+def _exits_chart(
+    panel: Panel, moment: str, lines: Lines, against: str, place: Callable[[Point], float | None]
+) -> tuple[Figure, Axes, str] | None:
+    if not lines:
+        return None
+    label, unit = accuracy_words(panel)
+    figure, axes = canvas(f"{label} against {against}, early exits{when(moment)}")
+    counts = draw(panel, axes, lines)
+    for series in panel.dense.values():
+        for point in series.at(moment):
+            x, y = place(point), main_of(panel, point)
+            if x is not None and y:
+                axes.plot([x], [y.mean], marker="s", color=INK, markersize=5)
+    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    return figure, axes, f"Black square: the reference. {bands(counts)}"
+
+
+def exit_throughput(panel: Panel, moment: str, environment: str, name: str) -> list[Chart]:
+    """Measured throughput of early exits against batch size, a chart a target and policy, a line a way of running."""
+    from matplotlib.lines import Line2D
+
+    drawn = []
+    for place, ((target, label), ways) in enumerate(batching(panel, moment, environment).items()):
+        figure, axes = canvas(f"Throughput on {target}: {label}")
+        handles, counts = [], set()
+        for k, (way, points) in enumerate(ways.items()):
+            look = {
+                "color": INK if way == "full depth" else COLOURS[k % len(COLOURS)],
+                "marker": MARKERS[k % len(MARKERS)],
+            }
+            known = sorted(points, key=lambda p: p[0])
+            axes.plot([x for x, _ in known], [s.mean for _, s in known], **look)  # type: ignore[arg-type]
+            if any(s.sd for _, s in known):
+                axes.fill_between(
+                    [x for x, _ in known],
+                    [s.mean - (s.sd or 0) for _, s in known],
+                    [s.mean + (s.sd or 0) for _, s in known],
+                    color=look["color"], alpha=0.16, linewidth=0,
+                )  # fmt: skip
+            counts |= {s.n for _, s in known}
+            handles.append((way, Line2D([], [], markersize=4.2, **look)))  # type: ignore[arg-type]
+        throughput_axes(axes)
+        caption = (
+            "Medians, all ways in turns on the same images; they answer alike. Full depth: the net without its exits. "
+            f"{bands(counts)}"
+        )
+        caption += f" Measured on {clean(environment)}." if environment else ""
+        drawn.append(saved(figure, f"{name}_{place}", axes.get_title(loc="left"), caption, handles))
+    return drawn
 
 
 def policies(panel: Panel, moment: str) -> list[Policy]:
@@ -78,17 +202,14 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
     if not known:
         return []
     columns = Columns()
-    for metric, title in COLUMNS:
-        readings = [p.point.reading(PROBE, metric) for p in known]
-        unit = next((r.unit for r in readings if r), "")
-        columns.add(title, "" if unit == "1" else unit, [cell(r, notes=False) for r in readings])
+    add(columns, known, COLUMNS)
     for environment in panel.environments:
         words = f"Measured, {environment}" if environment else "Measured"
         for batch in batches(panel):
-            times = [p.point.reading("cost", f"latency_median_b{batch}", "", environment) for p in known]
-            columns.add(f"Batch {batch}", "ms", [cell(r, notes=False) for r in times], words)
-            speeds = [speed_cell(p.point, f"speedup_b{batch}", environment, notes=False) for p in known]
-            columns.add(f"Speed {batch}", "×", speeds, words)
+            time = Column("cost", f"latency_median_b{batch}", f"Batch {batch}")
+            speed = Column("cost", f"speedup_b{batch}", f"Speed {batch}")
+            clock = [replace(c, over=words, notes=False, environment=environment) for c in (time, speed)]
+            add(columns, known, clock)
     looks = styles(panel)
     rows = tuple(Row(p.label, columns.row(k), looks[p.series.label].colour) for k, p in enumerate(known))
     note = (
@@ -169,7 +290,7 @@ def _throughputs(panel: Panel, moment: str, environment: str) -> list[Table]:
     for target, arms in by_target.items():
         columns = Columns()
         for size in sizes:
-            for metric, title, unit in THROUGHPUT:
+            for metric, title in THROUGHPUT:
                 name = f"{metric}_b{size}"
                 if metric == "exit_speedup":
                     cells = [
@@ -181,7 +302,7 @@ def _throughputs(panel: Panel, moment: str, environment: str) -> list[Table]:
                         points[x].reading("batching", name, f"{target}/{way}", environment) for x, way in arms
                     ]
                     cells = [cell(r, notes=False) for r in readings]
-                columns.add(title, unit, cells, f"Batch {size}")
+                columns.add(title, unit_of(name), cells, f"Batch {size}")
         rows = tuple(Row(f"{x}: {way}", columns.row(k), first=True) for k, (x, way) in enumerate(arms))
         title = f"Throughput on {target}{where}"
         made.append(Table(title, "Way of running", tuple(columns.heads), rows, columns.spanning, (note,)))
@@ -215,12 +336,6 @@ def cost_of(point: Point) -> float | None:
     reading = point.reading(PROBE, "expected_cost")
     early = reading and reading.spread and reading.spread.mean < ALL
     return reading.spread.mean if early and reading and reading.spread else None
-
-
-def batches(panel: Panel) -> list[int]:
-    """Batch sizes that anything was timed at."""
-    found = {batch_of(r.metric) for r in panel.rows if r.probe == "cost" and r.is_timing}
-    return sorted(batch for batch in found if batch is not None)
 
 
 def time_of(point: Point, environment: str, batch: int = 1) -> float | None:

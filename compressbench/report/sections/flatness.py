@@ -14,14 +14,26 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from compressbench.declared import unit_of
+from compressbench.report.drawing import Chart, accuracy_words, bars, canvas, clean, finish, percent_ticks
 from compressbench.report.naming import labels
 from compressbench.report.numbers import MISSING, Spread, number, percentage, spread
 from compressbench.report.panels import Panel, Point, Series
-from compressbench.report.styles import styles
+from compressbench.report.section import Section
+from compressbench.report.styles import MUTED, styles
 from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.wording import difference_unit, title_of
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+FLAT = (
+    "Sharpness: how much the training loss rises nearby. Extent: how far the weights can move before it has risen by 0.1 "
+    "nats. Rescaled: layers before a ReLU made larger and those after it smaller, which leaves the function as it is; "
+    "what changes then is a property of how the weights are written, not of the net (Dinh et al. 2017)."
+)
+CURVATURE = ("hessian", "hessian_largest")
 SUFFIX = "_rescaled"
 MEASURES = (
     ("sharpness", "sam_sharpness"),
@@ -37,6 +49,7 @@ PROBES = tuple(dict.fromkeys(probe for probe, _ in MEASURES))
 GAP = ("sharpness", "generalisation_gap")
 RESAMPLES = 2000
 FEWEST = 4
+Mark = tuple[Series, str, Spread, Spread]
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,77 @@ class Outcome:
     name: str
     kind: str
     accuracy: Mapping[str, Mapping[int, float]]
+
+
+def section(panel: Panel, suffix: str) -> Section:
+    """Flatness of the trained nets and what it goes along with."""
+    drawn = [
+        *drop_vs_flatness(panel, f"drop_vs_curvature{suffix}"),
+        *accuracy_vs_dense(panel, f"accuracy_vs_dense{suffix}"),
+    ]
+    return Section("Flatness", "flatness", tuple(drawn), tuple(flatness_tables(panel)), (), FLAT)
+
+
+def drop_vs_flatness(panel: Panel, name: str) -> list[Chart]:
+    """What compression cost each trained net against the curvature at which it lies; one chart a kind of compression."""
+    moment = measured_at(panel)
+    if moment is None:
+        return []
+    found = []
+    for place, outcome in enumerate(widest(panel, moment)):
+        marks = drop_marks(panel, moment, outcome, CURVATURE)
+        if len(marks) < 2:
+            continue
+        figure, axes = canvas(f"Drop at {outcome.name} against curvature")
+        axes.set_xscale("log")
+        counts = _marks(panel, axes, marks)
+        percent_ticks(axes.xaxis, [x.mean for _, _, x, _ in marks])
+        axes.set_xlabel("largest eigenvalue of the training loss’s Hessian (log scale)")
+        axes.set_ylabel("points lost to compression")
+        caption = f"Each trained net against itself before. {bars(counts)}"
+        drawn = [series for series, *_ in marks]
+        found.append(finish(figure, axes, panel, f"{name}_{place}", caption, drawn=drawn))
+    return found
+
+
+def accuracy_vs_dense(panel: Panel, name: str) -> list[Chart]:
+    """Accuracy after compression against that before: nets above each other had the same dense accuracy."""
+    moment = measured_at(panel)
+    if moment is None or panel.main is None:
+        return []
+    found = []
+    for place, outcome in enumerate(widest(panel, moment)):
+        marks = accuracy_marks(panel, moment, outcome)
+        if len(marks) < 2:
+            continue
+        figure, axes = canvas(f"Accuracy at {outcome.name} against dense")
+        counts = _marks(panel, axes, marks)
+        base = marks[0][1]
+        line = sorted(
+            (x.mean, y.mean) for _, label, x, y in marks if label == base or label.startswith(f"{base}, ")
+        )
+        told = ""
+        if len(line) > 1:
+            axes.plot(*zip(*line, strict=True), color=MUTED, linewidth=0.9, zorder=1)
+            told = f" Grey: {clean(base)} trained for other lengths."
+        axes.set_xlabel("the same net’s accuracy before, %")
+        axes.set_ylabel(f"{accuracy_words(panel)[0]}, %")
+        caption = f"What lies above each other was equally accurate before.{told} {bars(counts)}"
+        drawn = [series for series, *_ in marks]
+        found.append(finish(figure, axes, panel, f"{name}_{place}", caption, drawn=drawn))
+    return found
+
+
+def _marks(panel: Panel, axes: Axes, marks: Sequence[Mark]) -> set[int]:
+    """A mark a net, with bars for the spread on both axes."""
+    looks = styles(panel)
+    for series, _, x, y in marks:
+        look = looks[series.label]
+        axes.errorbar(
+            [x.mean], [y.mean], xerr=x.sd or None, yerr=y.sd or None, fmt=look.marker or "o",
+            color=look.colour, elinewidth=0.7, markersize=4.5, zorder=2,
+        )  # fmt: skip
+    return {y.n for *_, y in marks}
 
 
 def measured_at(panel: Panel) -> str | None:
@@ -221,7 +305,7 @@ def _measures(panel: Panel, moment: str, suffix: str, title: str) -> Table | Non
         columns.add(title_of(metric), "" if unit == "1" else unit, [cell(r) for r in readings])
     if not suffix:
         gaps = [s.point.reading(*GAP) for s in known]
-        columns.add(title_of(GAP[1]), "nats", [cell(r, notes=False) for r in gaps])
+        columns.add(title_of(GAP[1]), unit_of(GAP[1]), [cell(r, notes=False) for r in gaps])
     rows = [Row(s.label, columns.row(k), looks[s.series.label].colour) for k, s in enumerate(known)]
     if not any(columns.filled(k) for k in range(len(rows))):
         return None
@@ -341,9 +425,6 @@ def _curve(
         for k in lengths
         if seed in (dense := _dense(panel, known[k])) and seed in outcome.accuracy.get(k, {})
     ]
-
-
-Mark = tuple[Series, str, Spread, Spread]
 
 
 def widest(panel: Panel, moment: str) -> list[Outcome]:

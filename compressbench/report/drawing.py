@@ -1,0 +1,423 @@
+"""The drawing toolkit: small SVGs that read the same on a phone, on paper and in a browser.
+
+Matplotlib is imported late. The same records give the same bytes: fixed hash salt, no date, text kept as text.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compressbench.report.numbers import Spread, between, percentage, spread
+from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead
+from compressbench.report.styles import INK, MUTED, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+Lines = Sequence[tuple[Series, Sequence[tuple[float, Spread]]]]
+Grouped = list[tuple[Series, Point, dict[str, Spread]]]
+WIDTH, HEIGHT = 5.0, 3.7
+LEGEND_ROWS, LEGEND_ROW = 4, 0.165
+LABEL = 56
+ROWS_SHOWN = 24
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "compressbench",
+    "text.parse_math": False,
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Arial", "Helvetica"],
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": "#9aa0a6",
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": "#e4e6e8",
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.2,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.handlelength": 2.2,
+    "legend.columnspacing": 1.4,
+}
+
+
+def settings() -> AbstractContextManager[None]:
+    """The settings that every chart is to be made under."""
+    from matplotlib import rc_context
+
+    return rc_context(SETTINGS)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One drawing: file stem, title, a sentence of what it shows, the SVG document."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+    @property
+    def inline(self) -> str:
+        """The SVG element alone, sized by the page."""
+        body = self.svg[self.svg.index("<svg") :]
+        head, rest = body.split(">", 1)
+        return re.sub(r'\s(?:width|height)="[^"]*"', "", head) + ">" + rest
+
+
+def metric_vs_density(
+    panel: Panel,
+    moment: str,
+    key: tuple[str, str],
+    words: tuple[str, str, str],
+    name: str,
+    wanted: Callable[[Series, Point], bool] = lambda *_: True,
+) -> Chart | None:
+    """Any (probe, metric) against density, dense line, bands over seeds.
+
+    Args:
+        words: title, label of the y axis, first sentence of the caption.
+        wanted: whether a series' point is drawn.
+    """
+
+    def figure_of(point: Point) -> Spread | None:
+        reading = point.reading(*key)
+        return reading.spread if reading else None
+
+    lines = []
+    for series in panel.series:
+        points = [
+            (100 * p.density, f)
+            for p in series.at(moment)
+            if (f := figure_of(p)) and p.density > 0 and wanted(series, p)
+        ]
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    title, label, told = words
+    figure, axes = canvas(title + when(moment))
+    counts = draw(panel, axes, lines) | dense_lines(panel, axes, moment, figure_of)
+    density_axis(axes, [x for _, points in lines for x, _ in points])
+    axes.set_ylabel(label)
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    caption = f"{told} Black: the dense model. {bands(counts)}"
+    return finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def when(moment: str) -> str:
+    return "" if moment == FINAL else f", “{moment}”"
+
+
+def main_of(panel: Panel, point: Point) -> Spread | None:
+    reading = panel.main_reading(point)
+    return reading.spread if reading else None
+
+
+def accuracy_words(panel: Panel) -> tuple[str, str]:
+    metric = panel.main[1] if panel.main else "accuracy"
+    unit = next((r.unit for r in panel.rows if (r.probe, r.metric) == panel.main), "")
+    return ("Top-1 accuracy" if metric == "top1" else metric.replace("_", " ")), "" if unit == "1" else unit
+
+
+def bands(counts: Iterable[int]) -> str:
+    return _over("Bands", counts)
+
+
+def bars(counts: Iterable[int]) -> str:
+    return _over("Bars", counts)
+
+
+def _over(what: str, counts: Iterable[int]) -> str:
+    known = set(counts)
+    if known <= {1}:
+        return "One seed: no spread."
+    return f"{what}: mean ± sample sd over {between(known)} seeds."
+
+
+def canvas(title: str, rows: int = 0) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, max(HEIGHT, 1.5 + 0.19 * rows)), layout="constrained")
+    axes = figure.add_subplot()
+    long = len(title) > 52 and ", “" in title
+    axes.set_title("\n“".join(map(clean, title.rsplit(", “", 1))) if long else clean(title))
+    return figure, axes
+
+
+def draw(panel: Panel, axes: Axes, lines: Lines) -> set[int]:
+    """Means as lines, ± sd as bands; returns the numbers of seeds met."""
+    looks, counts = styles(panel), set()
+    for series, points in lines:
+        look = looks[series.label]
+        xs, means = [x for x, _ in points], [s.mean for _, s in points]
+        if one_cost((series, points)):
+            deviations = [s.sd or 0 for _, s in points]
+            axes.errorbar(xs, means, deviations, color=look.colour, fmt=look.marker, elinewidth=0.9, zorder=3)
+            counts |= {s.n for _, s in points}
+            continue
+        axes.plot(xs, means, color=look.colour, marker=look.marker, linestyle=look.dash, zorder=3)
+        if any(s.sd for _, s in points):
+            low = [s.mean - (s.sd or 0) for _, s in points]
+            high = [s.mean + (s.sd or 0) for _, s in points]
+            axes.fill_between(xs, low, high, color=look.colour, alpha=0.16, linewidth=0, zorder=2)
+        counts |= {s.n for _, s in points}
+    return counts
+
+
+def one_cost(line: tuple[Series, Sequence[tuple[float, Spread]]]) -> bool:
+    """True for several points at one place of the x axis: a line through them would say nothing."""
+    xs = [x for x, _ in line[1]]
+    return len(xs) > 1 and math.isclose(min(xs), max(xs), rel_tol=0.02)
+
+
+def dense_lines(
+    panel: Panel, axes: Axes, moment: str, figure_of: Callable[[Point], Spread | None]
+) -> set[int]:
+    looks, counts = styles(panel), set()
+    for label, series in panel.dense.items():
+        points = series.at(moment)
+        figure = figure_of(points[0]) if points else None
+        if figure is None:
+            continue
+        look = looks[label]
+        axes.axhline(figure.mean, color=look.colour, linestyle=look.dash, linewidth=1.2, zorder=2.5)
+        if figure.sd:
+            axes.axhspan(
+                figure.mean - figure.sd, figure.mean + figure.sd, color=look.colour, alpha=0.1, linewidth=0
+            )
+        counts.add(figure.n)
+    return counts
+
+
+def density_axis(axes: Axes, values: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    low, high = min(values), max([*values, 100.0])
+    axes.set_xlim(high * 1.12, low / 1.12)
+    percent_ticks(axes.xaxis, [low, high])
+    axes.set_xlabel("density: prunable weights kept, % (log scale, sparser →)")
+
+
+def percent_ticks(axis: Any, values: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = min(values), max(values)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
+    ticks = [s * 10.0**d for d in decades for s in steps]
+    axis.set_major_locator(FixedLocator([t for t in ticks if low / 1.15 <= t <= high * 1.01]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def throughput_axes(axes: Axes) -> None:
+    """Both logarithmic, batch sizes by powers of two."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for form in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        form(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
+    axes.set_xlabel("batch size (log scale)")
+    axes.set_ylabel("examples a second (log scale)")
+
+
+def by_group(panel: Panel, moment: str, probe: str, metric: str) -> Grouped:
+    found: Grouped = []
+    for series in panel.series:
+        point = beside_lead(panel, series, moment)
+        if point is None:
+            continue
+        values = {}
+        for (p, m, group), reading in point.readings.items():
+            if (p, m) != (probe, metric) or not group:
+                continue
+            # charts have percent on their axes, whether a probe gives densities as shares or in percent
+            factor = 100.0 if reading.unit == "1" else 1.0
+            figure = spread(factor * v for v in reading.by_seed.values())
+            if figure:
+                values[group] = figure
+        if values:
+            found.append((series, point, values))
+    return found
+
+
+def _lead(panel: Panel) -> str:
+    return panel.lead.label if panel.lead else "the first series"
+
+
+def lowest_at(panel: Panel, lines: Grouped) -> str:
+    known = {percentage(point.density) for _, point, _ in lines}
+    if len(known) == 1:
+        return f"All at {known.pop()} % density, the lowest of {_lead(panel)}"
+    return f"Each at the lowest density of {_lead(panel)}, or at its own"
+
+
+def dots(
+    panel: Panel, axes: Axes, lines: Grouped, names: Sequence[str], floor: float | None = None
+) -> set[int]:
+    """One row a name, one dot a series, bars for the spread; 0 on a log axis is hollow, at the edge."""
+    looks, counts = styles(panel), set()
+    share = 0.62 / max(1, len(lines))
+    for place, (series, _, found) in enumerate(lines):
+        look = looks[series.label]
+        for row, name in enumerate(names):
+            figure = found.get(name)
+            if figure is None:
+                continue
+            y = row + (place - (len(lines) - 1) / 2) * share
+            gone = floor is not None and figure.mean <= 0
+            x = floor if gone and floor is not None else figure.mean
+            if figure.sd and not gone:
+                low = max(figure.mean - figure.sd, floor) if floor is not None else figure.mean - figure.sd
+                axes.plot([low, figure.mean + figure.sd], [y, y], color=look.colour, linewidth=1, alpha=0.6)
+            axes.plot(
+                [x],
+                [y],
+                look.marker or "o",
+                color=look.colour,
+                markersize=4,
+                markerfacecolor="white" if gone else look.colour,
+            )
+            counts.add(figure.n)
+    name_rows(axes, names, 22)
+    for edge in range(1, len(names)):
+        axes.axhline(edge - 0.5, color="#eef0f1", linewidth=0.6, zorder=0)
+    return counts
+
+
+def name_rows(axes: Axes, names: Sequence[str], length: int) -> None:
+    """One row a name, the first on top."""
+    axes.set_yticks(range(len(names)), [short(clean(name), length) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+
+
+def short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def shortened(texts: Sequence[str], length: int) -> list[str]:
+    """Texts cut at their ends, or in the middle where two would look alike; those that still do are numbered."""
+    cut = [short(text, length) for text in texts]
+    if len(set(cut)) < len(set(texts)):
+        half = length // 2
+        cut = [t if len(t) <= length else f"{t[: length - half - 1]}…{t[-half:]}" for t in texts]
+    if len(set(cut)) < len(set(texts)):
+        cut = [t if len(t) <= length else f"{short(t, length - 5)} #{k}" for k, t in enumerate(texts, 1)]
+    return cut
+
+
+def finish(
+    figure: Figure,
+    axes: Axes,
+    panel: Panel,
+    name: str,
+    caption: str,
+    lines: Grouped | None = None,
+    drawn: Sequence[Series] = (),
+) -> Chart:
+    from matplotlib.lines import Line2D
+
+    looks = styles(panel)
+    if lines is None:
+        known = {s.label for s in drawn}
+        labels = {s.label: s.label for s in (*panel.dense.values(), *panel.series) if s.label in known}
+    else:
+        alike = len({percentage(p.density) for _, p, _ in lines}) == 1
+        labels = {s.label: s.label if alike else f"{s.label}, {percentage(p.density)} %" for s, p, _ in lines}
+    handles = [
+        (
+            text,
+            Line2D(
+                [],
+                [],
+                color=looks[label].colour,
+                marker=looks[label].marker,
+                linestyle=looks[label].dash,
+                markersize=4.2,
+            ),
+        )
+        for label, text in labels.items()
+    ]
+    return saved(figure, name, axes.get_title(loc="left"), caption, handles)
+
+
+def saved(figure: Figure, name: str, title: str, caption: str, handles: Sequence[tuple[str, Any]]) -> Chart:
+    import io
+
+    labels = shortened([clean(label) for label, _ in handles], LABEL)
+    handles = [(label, handle) for label, (_, handle) in zip(labels, handles, strict=True)]
+    columns = _legend_columns([len(label) for label in labels])
+    rows = -(-len(handles) // columns)
+    if rows > LEGEND_ROWS:  # the legend takes room of its own, not the axes'
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + LEGEND_ROW * (rows - LEGEND_ROWS))
+    # matplotlib fills a legend column by column; a reader goes row by row.
+    across = [
+        handles[k] for c in range(columns) for r in range(rows) if (k := r * columns + c) < len(handles)
+    ]
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        if handles:
+            figure.legend(
+                [handle for _, handle in across],
+                ["\u200b" + label for label, _ in across],
+                loc="outside lower left",
+                ncols=columns,
+            )
+        figure.savefig(
+            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    return Chart(name, title, caption, described(buffer.getvalue(), name, title, caption))
+
+
+def _legend_columns(lengths: Sequence[int]) -> int:
+    """As many columns as fit the width, read row by row (points: 35 for a handle, 5 for a letter)."""
+    for columns in range(len(lengths), 1, -1):
+        if sum(35 + 5 * max(lengths[c::columns]) for c in range(columns)) <= 72 * WIDTH - 10:
+            return columns
+    return 1
+
+
+def clean(text: str) -> str:
+    """Text without characters that XML can't hold."""
+    return UNPRINTABLE.sub("\ufffd", str(text))
+
+
+def described(svg: str, name: str, title: str, caption: str) -> str:
+    """The document with an accessible title, ids of its own (several share a page) and no DTD."""
+    prefix = "chart-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    body, title, caption = clean(svg[svg.index("<svg") :]), clean(title), clean(caption)
+    body = re.sub(r'(?<=\sid=")', f"{prefix}-", body)
+    body = re.sub(r'((?:xlink:)?href=")#', rf"\1#{prefix}-", body)
+    body = body.replace("url(#", f"url(#{prefix}-").replace("*{stroke", f"#{prefix} *{{stroke")
+    words = f"<title>{html.escape(title)}</title><desc>{html.escape(caption)}</desc>"
+    head, rest = body.split(">", 1)
+    return f'{head} id="{prefix}" role="img" aria-label="{html.escape(title)}">{words}{rest}'

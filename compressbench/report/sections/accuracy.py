@@ -1,0 +1,406 @@
+"""Accuracy against density, size and training cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from compressbench.records import ENCODINGS
+from compressbench.report.drawing import (
+    Chart,
+    Lines,
+    accuracy_words,
+    bands,
+    bars,
+    canvas,
+    clean,
+    dense_lines,
+    density_axis,
+    draw,
+    finish,
+    main_of,
+    name_rows,
+    one_cost,
+    percent_ticks,
+    saved,
+    when,
+)
+from compressbench.report.literature import published
+from compressbench.report.numbers import MISSING, Spread, percent, percentage
+from compressbench.report.panels import FINAL, Panel, Point, Series, paired, relative_compute
+from compressbench.report.section import Section, kept, moment_suffix
+from compressbench.report.sections.exits import policies
+from compressbench.report.states import Key
+from compressbench.report.students import gain_tables, gain_vs_parameters
+from compressbench.report.styles import INK, MUTED, styles
+from compressbench.report.tables import Cell, Columns, Row, Table, cell
+from compressbench.report.trade_off import trade_off_tables
+from compressbench.report.wording import moment_name, title_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+CLOSE = 5.0
+TRIANGLE = 4.6  # points from one to the next
+SAME_PLACE = 1.06
+
+
+def shown(panel: Panel, moment: str) -> set[Key]:
+    """What this section shows at a moment."""
+    return {(*panel.main, False)} if panel.main else set()
+
+
+def section(panel: Panel, suffix: str) -> Section:
+    drawn: list[Chart | None] = []
+    shown, tables = [], []
+    for moment in panel.moments:
+        tail = moment_suffix(panel, moment) + suffix
+        gains = gain_vs_parameters(panel, moment, f"gain_vs_parameters{tail}")
+        drawn += gains
+        shown += gain_tables(panel, moment)
+        bits = accuracy_vs_bits(panel, moment, f"accuracy_vs_bits{tail}")
+        varied = len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1
+        single = not varied and all(len(s.at(moment)) == 1 for s in panel.series if s.at(moment))
+        by_method = None
+        if single and not (bits or gains):
+            by_method = accuracy_by_method(panel, moment, f"accuracy_by_method{tail}")
+        if by_method is not None:
+            drawn.append(by_method)
+        elif varied or not (bits or gains or policies(panel, moment)):
+            drawn += [
+                accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
+                change_vs_density(panel, moment, f"change_vs_density{tail}"),
+            ]
+            tables.append(accuracy_table(panel, moment))
+        drawn += [
+            bits,
+            accuracy_vs_bytes(panel, moment, f"accuracy_vs_bytes{tail}"),
+            None if gains else accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
+        ]
+    drawn += published(panel, f"published{suffix}")
+    shown += [t for m in panel.moments for t in trade_off_tables(panel, m)]
+    return Section(
+        "Accuracy against size and training cost", "accuracy", kept(drawn), tuple(shown), kept(tables)
+    )
+
+
+def accuracy_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy against density (log, sparser to the right), dense line, bands over seeds."""
+    lines = []
+    for series in panel.series:
+        points = [
+            (100 * p.density, r) for p in series.at(moment) if (r := main_of(panel, p)) and p.density > 0
+        ]
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    label, unit = accuracy_words(panel)
+    figure, axes = canvas(f"{label} against density{when(moment)}")
+    counts = draw(panel, axes, lines) | dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
+    density_axis(axes, [x for _, points in lines for x, _ in points])
+    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    caption = f"Sparser to the right. {bands(counts)} Black: the dense model."
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    return finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def accuracy_vs_bits(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy against the mean bits of a prunable weight, fewer to the right; None where no weight was rounded."""
+
+    def bits(point: Point) -> float | None:
+        return _mean(point, "structure", "weight_bits")
+
+    drawn = _accuracy_against(panel, moment, bits, "bits")
+    if drawn is None or all(math.isclose(x, 32.0) for x in drawn[2]):
+        return None
+    figure, axes, places, counts, series, covered = drawn
+    axes.set_xlabel("mean bits of a weight (log scale, fewer →)")
+    _reversed_log(axes, places, [1, 2, 3, 4, 6, 8, 16, 32])
+    caption = f"Fewer bits to the right; 32 is float. {bands(counts)} Black: the dense model.{covered}"
+    return finish(figure, axes, panel, name, caption, drawn=series)
+
+
+def accuracy_vs_bytes(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy against the bytes of the shortest encoding; None where nothing but zeros was ever left out."""
+
+    def kilobytes(point: Point) -> float | None:
+        found = [b for metric in ENCODINGS if (b := _mean(point, "cost", metric))]
+        return min(found) / 1000 if found else None
+
+    packed = any(_mean(p, "cost", "quantized_bytes") for s in panel.series for p in s.at(moment))
+    drawn = _accuracy_against(panel, moment, kilobytes, "bytes on disk") if packed else None
+    if drawn is None:
+        return None
+    figure, axes, places, counts, series, covered = drawn
+    axes.set_xlabel("kB on disk, shortest encoding (log scale, smaller →)")
+    decades = range(math.floor(math.log10(min(places))), math.ceil(math.log10(max(places))) + 1)
+    _reversed_log(axes, places, [step * 10.0**d for d in decades for step in (1, 2, 5)])
+    caption = f"Bytes really encoded, smaller to the right. {bands(counts)} Black: the dense model.{covered}"
+    return finish(figure, axes, panel, name, caption, drawn=series)
+
+
+def _accuracy_against(
+    panel: Panel, moment: str, place: Callable[[Point], float | None], what: str
+) -> tuple[Figure, Axes, list[float], set[int], list[Series], str] | None:
+    """Accuracy of all series against some figure of a point.
+
+    Returns:
+        Drawing, axes, places, numbers of seeds, series, and a sentence on those that cover each other.
+    """
+    lines = []
+    for series in panel.series:
+        points = [(x, r) for p in series.at(moment) if (r := main_of(panel, p)) and (x := place(p))]
+        if points:
+            lines.append((series, points))
+    if not lines:
+        return None
+    label, unit = accuracy_words(panel)
+    figure, axes = canvas(f"{label} against {what}{when(moment)}")
+    counts = draw(panel, axes, lines) | dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
+    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    return figure, axes, [x for _, points in lines for x, _ in points], counts, drawn, _covering(lines)
+
+
+def _covering(lines: Lines) -> str:
+    """Which series have a mark at exactly one place, so that only the last one's is seen."""
+    places: dict[tuple[float, float], dict[str, None]] = {}
+    for series, points in lines:
+        for x, figure in points:
+            places.setdefault((x, figure.mean), {}).setdefault(series.label)
+    found = dict.fromkeys(
+        "; ".join(clean(label) for label in labels) for labels in places.values() if len(labels) > 1
+    )
+    return "".join(f" At one place: {labels}." for labels in found)
+
+
+def _mean(point: Point, probe: str, metric: str) -> float | None:
+    reading = point.reading(probe, metric)
+    return reading.spread.mean if reading and reading.spread else None
+
+
+def _reversed_log(axes: Axes, places: Sequence[float], ticks: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = min(places), max(places)
+    axes.set_xscale("log")
+    axes.set_xlim(high * 1.12, low / 1.12)
+    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.1 <= t <= high * 1.1]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Difference from the dense model of the same seed, a close-up of the range that matters."""
+    lines = []
+    for series in panel.series:
+        dense = panel.main_reading(panel.dense_of(series, moment))
+        points = [
+            (100 * p.density, d)
+            for p in series.at(moment)
+            if (d := paired(panel.main_reading(p), dense)) and p.density > 0
+        ]
+        if points:
+            lines.append((series, points))
+    label, unit = accuracy_words(panel)
+    if not lines or (unit == "%" and all(d.mean < -CLOSE for _, points in lines for _, d in points)):
+        return None
+    figure, axes = canvas(f"{label}: change from dense, close-up{when(moment)}")
+    lowest = min(d.mean for _, points in lines for _, d in points)
+    highest = max(d.mean + (d.sd or 0) for _, points in lines for _, d in points)
+    clipped = unit == "%" and lowest < -CLOSE
+    counts = draw(panel, axes, lines)
+    axes.axhline(0, color=INK, linewidth=1.2)
+    if clipped:
+        axes.set_ylim(-CLOSE, max(1.0, highest + 0.3))
+        _triangles(panel, axes, lines)
+        for artist in (*axes.lines, *axes.collections):
+            artist.set_in_layout(False)
+    density_axis(axes, [x for _, points in lines for x, _ in points])
+    axes.set_ylabel("points" if unit == "%" else f"difference, {unit}".rstrip(", "))
+    tail = f" A triangle at the edge stands for a state more than {CLOSE:g} points below." if clipped else ""
+    caption = f"State minus dense model of the same seed, so what seeds share cancels. {bands(counts)}{tail}"
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    return finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def _triangles(panel: Panel, axes: Axes, lines: Lines) -> None:
+    """One at the lower edge for each state below it, those of one density side by side."""
+    from matplotlib.transforms import ScaledTranslation
+
+    looks = styles(panel)
+    below = sorted(
+        (x, place) for place, (_, points) in enumerate(lines) for x, d in points if d.mean < -CLOSE
+    )
+    groups: list[list[tuple[float, int]]] = []
+    for x, place in below:
+        if groups and x <= groups[-1][0][0] * SAME_PLACE:
+            groups[-1].append((x, place))
+        else:
+            groups.append([(x, place)])
+    for group in groups:
+        for nth, (x, place) in enumerate(sorted(group, key=lambda found: found[1])):
+            shift = TRIANGLE * (nth - (len(group) - 1) / 2) / 72
+            moved = axes.transData + ScaledTranslation(shift, 0, axes.figure.dpi_scale_trans)
+            colour = looks[lines[place][0].label].colour
+            axes.plot(
+                [x],
+                [-CLOSE + 0.12],
+                "v",
+                color=colour,
+                markersize=4,
+                transform=moved,
+                clip_on=False,
+                zorder=4,
+            )
+
+
+def accuracy_by_method(panel: Panel, moment: str, name: str) -> Chart | None:
+    """One row a series, in the recipe's order: for methods that all leave the weights as many as they are."""
+    rows = [
+        (series, spread)
+        for series in panel.series
+        for point in series.at(moment)
+        if (spread := main_of(panel, point)) is not None
+    ]
+    if len(rows) < 2:
+        return None
+    label, unit = accuracy_words(panel)
+    figure, axes = canvas(f"{label} by method" + when(moment), rows=2 * len(rows))
+    looks = styles(panel)
+    for place, (series, found) in enumerate(rows):
+        look = looks[series.label]
+        if found.sd:
+            ends = [found.mean - found.sd, found.mean + found.sd]
+            axes.plot(ends, [place, place], color=look.colour, linewidth=1.2, alpha=0.7)
+        axes.plot([found.mean], [place], look.marker or "o", color=look.colour, markersize=5)
+    for dense in panel.dense.values():
+        for point in dense.at(moment):
+            if (whole := main_of(panel, point)) is not None:
+                axes.axvline(whole.mean, color=INK, linewidth=1.2)
+    name_rows(axes, [s.label for s, _ in rows], 40)
+    axes.set_xlabel(f"{label}, {unit}")
+    caption = f"Vertical line: the reference. {bars({found.n for _, found in rows})}"
+    return saved(figure, name, axes.get_title(loc="left"), caption, [])
+
+
+def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
+    """Accuracy against the training compute of the whole lineage, in dense trainings."""
+    lines: list[tuple[Series, list[tuple[float, Spread]]]] = []
+    densities: list[float] = []
+    for series in panel.series:
+        dense = panel.dense_of(series, FINAL) or panel.dense_of(series, moment)
+        points = []
+        for p in series.at(moment):
+            spent, reading = relative_compute(p, dense), main_of(panel, p)
+            if spent and reading:
+                points.append((spent.mean, reading))
+                densities += [p.density] if not lines else []
+        if points:
+            lines.append((series, points))
+    spans = [x for _, points in lines for x, _ in points if x > 0]
+    if not spans or all(abs(x - 1) < 0.01 for x in spans):  # nothing was trained after dense
+        return None
+    label, unit = accuracy_words(panel)
+    figure, axes = canvas(f"{label} against training compute{when(moment)}")
+    spread_out = _apart(lines)
+    counts = draw(panel, axes, spread_out) | dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
+    labelled = _label_ends(axes, lines[0][1], densities)
+    if max(spans) / min(spans) > 20:
+        axes.set_xscale("log")
+        percent_ticks(axes.xaxis, [*spans, 1.0])
+    else:
+        left = min([1.0, *spans])
+        right = max([1.0, *spans])
+        room = max(right - left, 0.1)
+        axes.set_xlim(left - 0.03 * room, right + 0.04 * room)
+    axes.set_xlabel("training MACs of the whole lineage, in dense trainings")
+    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    caption = (
+        "What a state cost to train, all earlier levels and a teacher’s forwards included, not the teacher’s own "
+        "training; the dense model costs 1. "
+        + (f"Small figures: densities of {clean(lines[0][0].label)}. " if labelled else "")
+        + bands(counts)
+        + (
+            " Marks without a line: a series whose states all cost the same, moved aside a little where several do."
+            if any(map(one_cost, lines))
+            else ""
+        )
+    )
+    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    return finish(figure, axes, panel, name, caption, drawn=drawn)
+
+
+def _apart(
+    lines: Sequence[tuple[Series, list[tuple[float, Spread]]]],
+) -> list[tuple[Series, list[tuple[float, Spread]]]]:
+    """Series that stand at one place side by side instead of on top of each other."""
+    xs = [x for _, points in lines for x, _ in points]
+    step = 0.012 * max(max([1.0, *xs]) - min([1.0, *xs]), 0.1)
+    upright = [series.label for series, points in lines if one_cost((series, points))]
+    moved = []
+    for series, points in lines:
+        if series.label in upright:
+            shift = step * (upright.index(series.label) - (len(upright) - 1) / 2)
+            points = [(x + shift, figure) for x, figure in points]
+        moved.append((series, points))
+    return moved
+
+
+def _label_ends(axes: Axes, points: Sequence[tuple[float, Spread]], densities: Sequence[float]) -> bool:
+    """The density beside the first and the last point of the first series; whether they don't cost the same."""
+    if math.isclose(points[0][0], points[-1][0], rel_tol=0.02):
+        return False
+    for place in (0, -1):
+        x, figure = points[place]
+        axes.annotate(
+            f"{percentage(densities[place])} %",
+            (x, figure.mean),
+            textcoords="offset points",
+            xytext=(0, 6),
+            ha="center",
+            fontsize=7,
+            color=MUTED,
+        )
+    return True
+
+
+def accuracy_table(panel: Panel, moment: str) -> Table | None:
+    """Accuracy by density (rows) and series (columns), the dense model in the first row."""
+    if panel.main is None:
+        return None
+    drawn = [s for s in (*panel.dense.values(), *panel.series) if any(map(panel.main_reading, s.at(moment)))]
+    if not drawn:
+        return None
+    steps: list[list[float]] = []
+    for density in sorted({p.density for s in drawn for p in s.at(moment)}, reverse=True):
+        if steps and steps[-1][-1] <= density * 1.02:
+            steps[-1].append(density)
+        else:
+            steps.append([density])
+    columns = Columns()
+    unit = ""
+    for series in drawn:
+        column = []
+        for step in steps:
+            points = [p for p in series.at(moment) if p.density in step]
+            readings = [r for p in points if (r := panel.main_reading(p)) and r.by_seed]
+            unit = next((r.unit for r in readings), unit)
+            shown = [cell(r, notes=False) for r in readings]
+            column.append(
+                shown[0] if len(shown) == 1 else Cell(" / ".join(c.plain for c in shown) or MISSING)
+            )
+        columns.add(series.label, "", column)
+    looks = styles(panel)
+    return Table(
+        title=f"{title_of(panel.main[1])} ({unit}) by density, {moment_name(moment)}",
+        stub="Density",
+        heads=tuple(columns.heads),
+        rows=tuple(
+            Row(percent(sum(step) / len(step)), columns.row(place)) for place, step in enumerate(steps)
+        ),
+        notes=(),
+        colours=tuple(looks[s.label].colour for s in drawn if any(h[0] == s.label for h in columns.heads)),
+    )
