@@ -9,29 +9,32 @@ import dataclasses
 import functools
 import itertools
 import json
-import random
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
 import kinds
 from compressbench import specs
+from compressbench.checking.criteria import check_criterion
+from compressbench.checking.exits import check_exit_criterion, check_exit_head
+from compressbench.checking.probes import check_probe, lasting
+from compressbench.checking.recipes import Forbidden, check_run, plain, runs_differ
+from compressbench.checking.states import states_differ
+from compressbench.checking.targets import check_target
+from compressbench.checking.tasks import check_dataset
+from compressbench.checking.traces import seeded, twice
 from compressbench.cli.run import composed
-from compressbench.criteria.given import Given, Saliency
 from compressbench.data.dataset import Dataset, fingerprint
-from compressbench.declared import declared, is_timing
+from compressbench.data.load import load
+from compressbench.declared import declared
 from compressbench.errors import UserError
-from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.populations import Population
-from compressbench.pruning.unstructured import prune, whole_masks
+from compressbench.pruning.unstructured import prune
 from compressbench.records import Metric, Record, Records, read_jsonl, write_jsonl
 from compressbench.runs.estimate import estimate
 from compressbench.runs.execute import MEASURE, Executor, Watcher
@@ -41,9 +44,7 @@ from compressbench.specs import trust
 from compressbench.specs.conf import conf_dir, headline
 from compressbench.stages.prune import Prune
 from compressbench.stages.shrink import Blocks, Channels
-from compressbench.state import State
 from compressbench.store import Store
-from compressbench.views import View
 from conftest import MLP
 from tiny import TINY
 
@@ -56,6 +57,7 @@ NAMES = {
         "scope",
         "grain",
         "probe",
+        "target",
         "exit_criterion",
         "exit_head",
         "evaluation",
@@ -66,21 +68,10 @@ NAMES = {
         "scale",
     )
 }
-T = TypeVar("T", Record, Metric)
+# What is timed at every batch size for seconds, or compiled, is tried by tests of its own.
+SLOW_TARGETS = ("cpu_onnxruntime", "cpu_openvino", "cpu_torch_compiled", "cpu_torch_sparse")
+FAST = {"cpu_torch": {"batches": [1, 2], "seconds": 0.01}}
 QUIET = ["scale=smoke", "hardware=cpu1"]
-
-
-def plain(record: Record) -> dict:
-    """A record without what two runs can't share: the value of a timing, and notes on how busy the machine was."""
-    row = dataclasses.asdict(record)
-    return {**row, "value": None, "note": "", "n": 0} if record.is_timing else row
-
-
-def lasting(rows: Iterable[T]) -> list[T]:
-    """Without the ends of intervals, which are missing where others disturbed a timing."""
-    return [
-        r for r in rows if not re.search(r"_(low|high)_b\d+$", r.metric if isinstance(r, Record) else r.name)
-    ]
 
 
 def check_declared(metric: str, unit: str) -> None:
@@ -118,30 +109,6 @@ def once(recipe: str, outputs: Path) -> tuple[Experiment, Records]:
     return experiment, execute(experiment, Watcher(), [])
 
 
-def seed_all(seed: int) -> None:
-    """Sets what nothing here may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
-def check_same(one: State | None, other: State | None, key: str) -> None:
-    """Two states are the same, bit by bit, but for the seconds that they took."""
-    assert one is not None, key
-    assert other is not None, key
-    assert one.tensors.keys() == other.tensors.keys(), key
-    for group, named in one.tensors.items():
-        assert named.keys() == other.tensors[group].keys(), key
-        assert all(torch.equal(t, other.tensors[group][n]) for n, t in named.items()), f"{key}: {group}"
-    assert (one.model, one.edits, one.policies) == (other.model, other.edits, other.policies), key
-    assert {**one.facts, "seconds": None} == {**other.facts, "seconds": None}, key
-
-
-class Forbidden(Watcher):
-    def working(self, name: str, words: str):
-        raise AssertionError(f"{name} was made again: {words}")
-
-
 class Told(Watcher):
     """Keeps what was really done: a state's name and, of a measurement, the probe's."""
 
@@ -159,18 +126,15 @@ def test_every_recipe_from_the_store_and_each_kind_of_work_again(
 ) -> None:
     """Run once, then brought back; then each kind of stage and probe that no recipe has repeated yet is repeated:
     alone, on states from the store, under other seeds of the global generators."""
-    seed_all(1)
-    experiment, records = once(recipe, tmp_path)
+    with seeded(1):
+        experiment, records = once(recipe, tmp_path)
     plan, store = experiment.plan, experiment.store
     for row in records:
         check_declared(row.metric, row.unit)
     check_plan(plan, experiment.config, recipe)
     check_series(plan, records)
     states = {n.key: store.load(n.key) for n in plan.nodes}
-    for key, state in states.items():
-        assert state is not None
-        module = module_of(state)
-        assert all(torch.equal(t, state.weights[n]) for n, t in module.state_dict().items()), key
+    check_run(experiment, records)
     write_jsonl(records, tmp_path / "records.jsonl")
     assert list(read_jsonl(tmp_path / "records.jsonl")) == list(records)
     warm = begun(recipe, tmp_path)
@@ -186,13 +150,16 @@ def test_every_recipe_from_the_store_and_each_kind_of_work_again(
         if first(kind):
             again.add((measure.state, probe))
             store.discard_result(executor._result_key(measure, probe))
-    seed_all(2)
     told = Told()
-    repeated = execute(experiment, told, [])
+    with seeded(2):
+        repeated = execute(experiment, told, [])
     assert set(told.done) == again
     assert [plain(r) for r in lasting(repeated)] == [plain(r) for r in lasting(records)]
     for key, state in states.items():
-        check_same(state, store.load(key), key)
+        found = store.load(key)
+        assert state is not None
+        assert found is not None
+        assert states_differ(state, found) == "", key
 
 
 @pytest.mark.slow
@@ -200,15 +167,13 @@ def test_every_recipe_from_the_store_and_each_kind_of_work_again(
 def test_every_recipe_twice(recipe: str, tmp_path: Path) -> None:
     """All of it at its full length: the quick test shortens trainings, and repeats one of each kind of work."""
     config = composed(overrides(recipe))
-    first, second = (prepare({**config, "outputs": str(tmp_path / name)}) for name in "ab")
-    seed_all(1)
-    records = execute(first, Watcher(), [])
-    seed_all(2)
-    again = execute(second, Watcher(), [])
-    assert [plain(r) for r in lasting(records)] == [plain(r) for r in lasting(again)]
-    assert [n.key for n in first.plan.nodes] == [n.key for n in second.plan.nodes]
-    for node in first.plan.nodes:
-        check_same(first.store.load(node.key), second.store.load(node.key), node.key)
+    folders = iter((tmp_path / "a", tmp_path / "b"))
+
+    def run() -> tuple[Experiment, Records]:
+        ready = prepare({**config, "outputs": str(next(folders))})
+        return ready, execute(ready, Watcher(), [])
+
+    check_run(*twice(run, "", runs_differ))
 
 
 def check_plan(plan: Plan, config: Mapping, recipe: str) -> None:
@@ -292,57 +257,17 @@ def test_every_criterion(name: str, small) -> None:
     bench = dataclasses.replace(bench, name="prune", references={"???": other})
     weights = {n: state.weights[n] for n in state.facts["prunable"]}
     state = state.with_groups(movement={n: w * other.weights[n] for n, w in weights.items()})
-
-    def found() -> Saliency:
-        result = specs.build(criterion)(Given(weights, whole_masks(state), state, bench))
-        return result if isinstance(result, Saliency) else Saliency(result)
-
-    torch.manual_seed(3)
-    first = found()
-    torch.manual_seed(4)
-    again = found()
-    assert first.scores.keys() == weights.keys()
-    for n, w in weights.items():
-        assert first.scores[n].shape == w.shape
-        assert torch.equal(first.scores[n], again.scores[n])
-        assert torch.isfinite(first.scores[n]).all()
-    settings = Prune(criterion, fraction=0.75)
-    pruned = prune(state, bench, settings)
-    whole = sum(w.numel() for w in weights.values())
-    assert sum(int(m.sum()) for m in pruned.masks.values()) == whole - round(0.75 * whole)
-    expected = first.compensate(pruned.masks) if first.compensate else weights
-    for n, mask in pruned.masks.items():
-        assert torch.equal(pruned.weights[n], expected[n] * mask)
+    check_criterion(criterion, state, bench)
 
 
 @pytest.mark.parametrize("name", NAMES["exit_criterion"])
 def test_every_exit_criterion(name: str) -> None:
-    from compressbench.exit_criteria.said import Said
-
-    criterion = specs.build(yaml.safe_load((CONF / "exit_criterion" / f"{name}.yaml").read_text()))
-    draw = torch.Generator().manual_seed(0)
-    before, logits = torch.randn(64, 10, generator=draw), torch.randn(64, 10, generator=draw)
-    told = criterion(Said(logits, (before,)))
-    assert told.shape == (64,)
-    assert torch.isfinite(told.double()).all()
-    # no row depends on another, nor on the order of the classes
-    assert torch.equal(criterion(Said(logits[7:20], (before[7:20],))), told[7:20])
-    assert torch.allclose(
-        criterion(Said(logits.flip(1), (before.flip(1),))).double(), told.double(), atol=1e-6
-    )
-    # surer answers, and two exits that agree on them, are never worth less
-    assert (criterion(Said(10 * logits, (10 * logits,))) >= told - 1e-6).all()
+    check_exit_criterion(yaml.safe_load((CONF / "exit_criterion" / f"{name}.yaml").read_text()))
 
 
 @pytest.mark.parametrize("name", NAMES["exit_head"])
 def test_every_exit_head(name: str) -> None:
-    spec = yaml.safe_load((CONF / "exit_head" / f"{name}.yaml").read_text())
-    head = specs.build({**spec, "_partial_": False}, shape=[6, 7, 7], classes=10).eval()
-    x = torch.randn(5, 6, 7, 7, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits = head(x)
-        assert logits.shape == (5, 10)
-        assert torch.allclose(head(x[1:3]), logits[1:3], atol=1e-5)
+    check_exit_head(yaml.safe_load((CONF / "exit_head" / f"{name}.yaml").read_text()))
 
 
 @pytest.mark.parametrize("grain", NAMES["grain"])
@@ -393,34 +318,28 @@ def test_every_probe(name: str, small, tmp_path: Path) -> None:
         bench,
         Prune({"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}, 0.9),
     )
-    before = {n: t.clone() for n, t in other.weights.items()}
-
-    def measured() -> list[Metric]:
-        views = View(other, bench, "pruned"), View(state, bench, "dense")
-        if hasattr(probe, "measure_many"):
-            return list(probe.measure_many(*(Population.of([view]) for view in views), bench))
-        return list(probe.measure(*views, bench))
-
-    torch.manual_seed(5)
-    found = measured()
-    torch.manual_seed(6)
-    again = measured()
-    assert found
-    for one in (*found, *again):
+    found = check_probe(probe, other, state, bench)
+    for one in found:
         check_declared(one.name, one.unit)
-    for one, two in zip(lasting(found), lasting(again), strict=True):
-        assert isinstance(one, Metric)
-        assert one.value is not None or one.note
-        assert one.basis in {"measured", "computed", "theoretical", "on disk", "modelled"}
-        if not is_timing(one.name, one.unit):
-            assert one == two
-    assert len({(m.name, m.group, m.basis) for m in found}) == len(found)
-    assert all(torch.equal(t, before[n]) for n, t in other.weights.items())
     store = Store(tmp_path)
     store.save_result("k", {"metrics": [dataclasses.asdict(m) for m in found]})
     back = store.load_result("k")
     assert back is not None
     assert [Metric(**m) for m in back["metrics"]] == found
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES["target"] if n not in SLOW_TARGETS])
+def test_every_target(name: str, small) -> None:
+    bench, state = small
+    spec = composed([*QUIET, "evaluation=none", f"+target@tried={name}"])["tried"]
+    target = specs.build({**spec, **FAST.get(name, {})})
+    assert check_target(target, state, state, bench)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_every_embedded_data_set(name: str) -> None:
+    config = composed([*QUIET, f"dataset={name}"])["dataset"]
+    assert len(check_dataset(lambda: load(config)).classes) == 10
 
 
 @pytest.mark.parametrize("name", NAMES["evaluation"])

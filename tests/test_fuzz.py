@@ -84,6 +84,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "explain": {"--config-dir": "path"},
     "data": {"--data-dir": "path", "--config-dir": "path"},
     "store": {"--outputs": "path", "--older-than": "number", "--prune": ""},
+    "check": {"--config-dir": "path", "--trust": "text", "--seconds": "number"},
     "completion": {},
 }
 WHOLE: Mapping[str, Callable[[str], list[str]]] = {
@@ -108,6 +109,7 @@ WHOLE: Mapping[str, Callable[[str], list[str]]] = {
     "explain": lambda run: ["explain", "one_shot"],
     "data": lambda run: ["data", "mnist"],
     "store": lambda run: ["store"],
+    "check": lambda run: ["check", "--config-dir", "mine", "nothing"],
     "completion": lambda run: ["completion", "query"],
 }
 """A good command line of each verb."""
@@ -152,7 +154,9 @@ def test_command_lines(own: Path) -> None:
     Path("t.csv").write_text("state,batch,ms\ndense,1,2.0\n")
     while len(cases) < 130:
         argv = hostile_line(rng, one_of(rng, VERBS), paths, str(own))
-        cases.append(line(*argv, allowed=(0, 1, 2) if argv[0] in ("gate", "advise", "data") else (0, 2)))
+        cases.append(
+            line(*argv, allowed=(0, 1, 2) if argv[0] in ("gate", "advise", "data", "check") else (0, 2))
+        )
     check(cases, 130)
 
 

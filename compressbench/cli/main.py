@@ -54,6 +54,10 @@ VERBS = {
         "this machine as a modelled target: calibrate [--runtime openvino|onnxruntime|torch] [--output FILE]",
     ),
     "list": ("compressbench.cli.catalog", "models, datasets, recipes, criteria, hardware targets, probes"),
+    "check": (
+        "compressbench.cli.check",
+        "your own criteria, probes, stages, tasks … by the rule of the shipped ones: check --config-dir mine",
+    ),
     "explain": (
         "compressbench.cli.explain",
         "a recipe's claim, source and stages in words: explain recipe=NAME",
@@ -71,6 +75,9 @@ VERBS = {
         'shell completion: eval "$(compressbench completion bash)"',
     ),
 }
+
+GOES_ON = ("check",)
+"""Verbs that go on after an error, and so show tracebacks themselves."""
 
 HELP = """compressbench: what was lost in compressing a model, and is it faster at all
 
@@ -109,7 +116,8 @@ def run(argv: list[str]) -> int:
     try:
         if argv[0] not in VERBS:
             raise UserError(f"unknown verb {argv[0]!r}; {nearest(argv[0], VERBS)}")
-        return importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
+        kept = ["--debug"] if debug and argv[0] in GOES_ON else []
+        return importlib.import_module(VERBS[argv[0]][0]).main([*argv[1:], *kept])
     except UserError as error:
         if debug:
             raise

@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hydra.experimental.callback import Callback
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from compressbench.records import Record, Records
 
+T = TypeVar("T")
 FAILED = "error.txt"
 ASKING = {
     "--help",

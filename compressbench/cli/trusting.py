@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,21 @@ def of(args: argparse.Namespace) -> Trust:
     Raises:
         UserError: a folder isn't there, or something is no import prefix.
     """
-    named = [name.strip("[] ") for text in args.trust for name in text.split(",")]
     folders = tuple(config_folder(given) for given in args.config_dir)
     for folder in folders:
         _refuse_runs(folder, args)
-        named += [name for path in _configs(folder) for name in _trusted_in(path)]
-    return Trust(
-        prefixes(dict.fromkeys(n for n in named if n)),
-        folders,
-        args.outputs,
-    )
+    return Trust(given_or_in(args.trust, folders), folders, args.outputs)
+
+
+def given_or_in(given: Sequence[str], folders: Sequence[Path]) -> tuple[str, ...]:
+    """Import prefixes that were given on the command line, and those that the user's own configs trust.
+
+    Raises:
+        UserError: one is none, or a config can't be read.
+    """
+    named = [name.strip("[] ") for text in given for name in text.split(",")]
+    named += [name for folder in folders for path in configs(folder) for name in _trusted_in(path)]
+    return prefixes(dict.fromkeys(n for n in named if n))
 
 
 def _refuse_runs(folder: Path, args: argparse.Namespace) -> None:
@@ -64,7 +70,7 @@ def _refuse_runs(folder: Path, args: argparse.Namespace) -> None:
             )
 
 
-def _configs(folder: Path) -> list[Path]:
+def configs(folder: Path) -> list[Path]:
     """The config files that Hydra would find there: those in config groups, not whatever else lies below."""
     groups = [p.name for p in conf_dir().iterdir() if p.is_dir()]
     return sorted(p for group in groups for p in (folder / group).rglob("*.yaml") if p.is_file())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +15,8 @@ from compressbench.errors import UserError, nearest
 from compressbench.paths import file_name, given_path, nameless, outputs_folder, resolved
 from compressbench.specs.conf import conf_dir, listing
 from compressbench.wording import shown
+
+T = TypeVar("T")
 
 LARGEST = 4_000_000
 DEEPEST, MOST_VALUES = 100, 100_000
@@ -100,6 +102,15 @@ def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, A
     Raises:
         UserError: one clear line for whatever can't be composed.
     """
+    return composing(overrides, config_dir, plain)
+
+
+def composing(overrides: list[str], config_dir: str | None, read: Callable[[DictConfig], T]) -> T:
+    """What ``read`` makes of the config that overrides compose, by Hydra's compose API.
+
+    Raises:
+        UserError: one clear line for whatever can't be composed or read.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -113,7 +124,7 @@ def composed(overrides: list[str], config_dir: str | None = None) -> dict[str, A
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return plain(compose("config", overrides=[*readable(overrides), *extra]))
+            return read(compose("config", overrides=[*readable(overrides), *extra]))
     except Exception as error:  # Hydra and omegaconf raise all kinds for configs that can't be composed
         raise UserError(explain(error, tuple(folders))) from error
 

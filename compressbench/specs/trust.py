@@ -113,7 +113,7 @@ def check_target(
         module = target.split(".")[0]
         raise UserError(
             f"{place}target {target} is not allowed; if the code is yours and you trust it, add 'trust=[{module}]' "
-            f"(behind export and advise: --trust {module})"
+            f"(behind check, export and advise: --trust {module})"
         )
     _let_pass[target] = known
 
