@@ -171,7 +171,7 @@ def test_null_is_a_word_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("recipe.train.lr=${recipe.stages.dense.lr}", r"^recipe\.train\.lr: it refers to itself$"),
+        ("recipe.train.lr=${recipe.stages.dense.lr}", r"^recipe\.train(\.lr)?: it refers to itself$"),
         ("recipe.train=null", "recipe.stages.dense.length: a value is needed"),
         ("recipe.train.length=???", r"^recipe\.train\.length: a value is needed$"),
         ("recipe.train.nope=1", "unknown key 'recipe.train.nope'; known: batch_size"),

@@ -68,9 +68,9 @@ def test_a_gpus_counter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED = """
-def load(package, path, shape):
+def load(package, path, shapes):
     held = [bytearray(b"x" * int(open(path, "rb").read()))]
-    return lambda x: held.append(x.sum())
+    return lambda xs: held.append(xs[0].sum())
 """
 
 

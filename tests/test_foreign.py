@@ -169,14 +169,14 @@ def test_agreement_is_by_the_furthest_logit_in_float_and_on_average_where_it_rou
     assert agreement.two_sizes((4,)) == (4, 8)
     assert agreement.two_sizes((8, 8)) == (8, 8, 3)
     assert agreement.two_sizes((1, 64)) == (1, 64)
-    agreement.check(lambda x: own[: len(x)], lambda x: there[: len(x)], own, (1,), "it")
+    agreement.check(lambda x: own[: len(x)], lambda x: there[: len(x)], (own,), (1,), "it")
     with pytest.raises(
         agreement.Otherwise, match=r"it answers otherwise than the state at batch 2: logits 0\.8 of"
     ):
-        agreement.check(lambda x: own[: len(x)], lambda x: there[: len(x)], own, (1, 2), "it")
-    agreement.check(lambda x: own[: len(x)], lambda x: there[: len(x)], own, (1, 2), "it", True)
+        agreement.check(lambda x: own[: len(x)], lambda x: there[: len(x)], (own,), (1, 2), "it")
+    agreement.check(lambda x: own[: len(x)], lambda x: there[: len(x)], (own,), (1, 2), "it", True)
     with pytest.raises(agreement.Otherwise, match="it answers otherwise"):
-        agreement.check(lambda x: own, lambda x: own * float("nan"), own, (1, 2), "it", True)
+        agreement.check(lambda x: own, lambda x: own * float("nan"), (own,), (1, 2), "it", True)
 
 
 def test_layers_that_round_are_not_passed_by_in_fused_attention(place: Bench) -> None:

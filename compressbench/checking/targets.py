@@ -9,7 +9,7 @@ from typing import Any
 from compressbench.bench import Bench
 from compressbench.checking.probes import check_metrics
 from compressbench.checking.traces import Unfit, alone, differs, quietly, unchanged
-from compressbench.hardware.early import lower
+from compressbench.hardware.exits import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Timing, Unsupported, unfit
 from compressbench.inputs import first
 from compressbench.probes.targets import Targets
