@@ -79,11 +79,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _alone() -> Iterator[None]:
     """Tests time things beside each other: no ratio is withheld because others disturb it, so none lasts to tell."""
-    monkeypatch.setattr("compressbench.hardware.turns.others", lambda: lambda: 0.0)
-    monkeypatch.setattr("compressbench.hardware.turns.LEAST_TICKS", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compressbench.hardware.turns.others", lambda: lambda: 0.0)
+        patch.setattr("compressbench.hardware.turns.LEAST_TICKS", 0)
+        yield
 
 
 def kill(stage: Any, start: State, bench: Bench, folder: Path, at: int) -> None:
