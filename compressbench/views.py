@@ -113,7 +113,7 @@ class View:
     def answers(self) -> Tensor:
         """(n, ...) what it says of each test example, on the CPU: where that is one piece, the likeliest class."""
         task, feed, fast = self.bench.task, self.bench.feed("test"), self.fast
-        if torch.equal(self.said_of, torch.arange(len(feed))):
+        if self.labels.shape == self.wanted.shape and bool((self.labels == self.wanted).all()):
             return named(self.log_probs)
         with torch.inference_mode():
             return torch.cat(

@@ -6,7 +6,7 @@ What a task must bring is all that stands in ``Tokens`` and ``Tags``; nothing ou
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +391,192 @@ def test_a_task_that_is_none_is_one_line() -> None:
         load(data, ["test_tasks"])
     with pytest.raises(UserError, match=r"dataset\.augment is for pictures"):
         load({**data, "task": {"_target_": "test_tasks.tokens"}, "augment": {"pad": 1}}, ["test_tasks"])
+
+
+def test_empty_rows_make_no_floats() -> None:
+    assert Ragged.of([[], [1, 2]]).values.dtype == np.int64
+    assert Ragged.of([[], []]).values.dtype == np.int64
+    assert Ragged.of([[], [1, 2]]).starts.tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"x": [1, 2, 3]}, "holds no labels"),
+        ({"labels": [0, 1, 0], "x/values": [1, 2, 3]}, "without x/starts"),
+        ({"labels": [0, 1, 0], "x/values": [1, 2, 3], "x/starts": [0, -1, 2, 3]}, "don't rise"),
+        ({"labels": [0, 1, 0], "x/values": [1, 2, 3], "x/starts": [0, 1, 2, 300]}, "don't rise"),
+        ({"labels": [0, 1, 0], "x/values": [1, 2, 3], "x/starts": [0.0, 1, 2, 3]}, "not int64"),
+        ({"labels": [0, 1, 0], "x": [1, 2]}, "x: 2 rows for 3 examples"),
+        ({"labels": [0, 1, 0], "x": [1, 2, 3], "group.": [1]}, "1 rows for 3 examples"),
+        ({"labels": 3, "x": [1]}, "holds no labels"),
+        ({"labels": [0, 3], "x": [1, 2]}, "labels 0 to 3, and there are 3 classes"),
+        ({"labels": [0, -2], "x": [1, 2]}, "labels -2 to 0, and there are 3 classes"),
+    ],
+)
+def test_a_states_data_that_are_no_examples_are_one_line(tensors: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Examples.made({name: torch.tensor(values) for name, values in tensors.items()}, classes=3)
+
+
+def _six(labels: Any = (0, 1, 2, 0, 1, 2), **columns: Any) -> Examples:
+    return Examples.of(labels, **(columns or {"words": Ragged.of([[1, 2]] * 6)}))
+
+
+MADE: Any = None
+
+
+def as_made() -> Any:
+    return MADE
+
+
+def fails(train: Examples, classes: tuple[str, ...], name: str) -> Any:
+    raise KeyError("x")
+
+
+def three(train: Examples, classes: tuple[str, ...], name: str) -> Any:
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("train", "of_train", "words"),
+    [
+        (_six(), np.array([1, 2]), "attribute 'g' is .2,., not an array of 6 values"),
+        (_six(), np.arange(9), "attribute 'g' is .9,., not an array of 6 values"),
+        (_six(), [1] * 6, "attribute 'g' is list"),
+        (_six(), np.array(["a", 1, None, "b", 2, 3], object), "values of object that are no texts"),
+        (_six(np.array(list("abcabc"))), None, "labels: of <U1"),
+        (_six(words=list(range(6))), None, "words: a list"),
+        (_six(words=np.array([[1], 2, 3, 4, 5, 6], object)), None, "words: of object"),
+        (
+            _six(words=Ragged(np.arange(6), np.array([0, 1, 2, 3, 4, 5, 99]))),
+            None,
+            "words: starts don't rise",
+        ),
+        (_six(**{"a/b": np.arange(6)}), None, "can't be called 'a/b'"),
+        (_six(other=np.arange(6)), None, "train has other, test words"),
+        (replace(_six(), labels=Ragged.of([[1]] * 6)), None, "labels are ragged"),
+    ],
+)
+def test_a_reader_that_gives_no_examples_is_one_line(
+    train: Examples, of_train: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {} if of_train is None else {"train": {"g": of_train}}
+    monkeypatch.setattr("test_tasks.MADE", Raw(train, _six(), ("a", "b", "c"), "made here", given))
+    with pytest.raises(UserError, match=words):
+        load(
+            {
+                "name": "six",
+                "read": {"_target_": "test_tasks.as_made"},
+                "task": {"_target_": "test_tasks.tokens"},
+            },
+            ["test_tasks"],
+        )
+
+
+def test_attributes_of_objects_have_one_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table's texts are objects, whose addresses would be the digest."""
+    found = []
+    for kind in (object, str):
+        texts = np.array([f"{n % 2}" for n in range(6)], kind)
+        monkeypatch.setattr(
+            "test_tasks.MADE", Raw(_six(), _six(), ("a", "b", "c"), "", {"train": {"g": texts}})
+        )
+        read, task = {"_target_": "test_tasks.as_made"}, {"_target_": "test_tasks.tokens"}
+        found.append(load({"name": "six", "read": read, "task": task}, ["test_tasks"]))
+    assert found[0].fingerprint == found[1].fingerprint
+    assert found[0].groups == {"g": ("0", "1")}
+
+
+def test_a_function_that_makes_no_task_is_one_line() -> None:
+    for target, words in (
+        ("test_tasks.three", "a int is no task"),
+        ("test_tasks.fails", "dataset.task: KeyError: 'x'"),
+        ("test_tasks.Tokens", "no tuples of names"),
+        ("compressbench.tasks.images.classification.classification", "KeyError: 'images'"),
+    ):
+        read = {"_target_": "test_tasks.sentences"}
+        with pytest.raises(UserError, match=words):
+            load({"name": "s", "read": read, "task": {"_target_": target}}, ["test_tasks"])
+
+
+def test_one_tag_is_one_answer_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece an example, but labels (n, 1): the answers are the task's, not the likeliest class as (n,)."""
+    from types import SimpleNamespace
+
+    labels = torch.tensor([[0.0], [1.0], [1.0], [1.0]])
+    logits = torch.tensor([[-1.0], [2.0], [-3.0], [4.0]])
+    task = Tags(Classification(("above",), (0.5,), (0.5,)))
+    examples = Examples({"images": torch.zeros(4, 1, 1, 1, dtype=torch.uint8)}, labels, torch.arange(4))
+    bench: Any = SimpleNamespace(task=task, feed=lambda split: examples)
+    view = View(None, bench)  # type: ignore[arg-type]
+    view.__dict__["fast"] = lambda x: logits
+    assert view.answers.shape == (4, 1)
+    assert view.right.tolist() == [True, True, False, True]
+
+
+def test_what_is_of_one_class_an_example_says_so() -> None:
+    from compressbench.data.examples import known, one_class
+
+    assert known(torch.tensor([[1, -1], [0, 1]])).tolist() == [False, True]
+    one_class(torch.tensor([1, -1]), "this")
+    for labels in (torch.zeros(3, 2), torch.zeros(3), np.zeros((3, 2), np.int64)):
+        with pytest.raises(UserError, match="this is of one class an example"):
+            one_class(labels, "this")
+
+
+def test_sharpness_of_several_tags_is_measured_and_few_refused() -> None:
+    from types import SimpleNamespace
+
+    from compressbench.data.transfer import few
+    from compressbench.training.objectives import labelled_loss
+
+    split = tagged().train.to("cpu")
+    partly = replace(split, labels=torch.cat((split.labels[:2], -torch.ones(2, 2))), rows=torch.arange(4))
+    task = Tags(Classification(("above", "left"), (0.5,), (0.5,)))
+    bench: Any = SimpleNamespace(
+        task=task, feed=lambda _: partly, dataset=SimpleNamespace(split=lambda _: split)
+    )
+    logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    batch: Any = SimpleNamespace(labels=partly.labels, outputs=Outputs(logits))
+    wanted = F.binary_cross_entropy_with_logits(logits[:2], split.labels[:2])
+    assert float(labelled_loss(bench, batch)) == pytest.approx(float(wanted))
+    settings: Any = SimpleNamespace(labels=3, data=None, draw="few", unlabelled=False)
+    with pytest.raises(UserError, match="data/few is of one class an example"):
+        few(None, bench, settings)  # type: ignore[arg-type]
+
+
+def test_an_answer_that_is_no_number_is_seen_at_any_place() -> None:
+    """Of several tensors the largest distance was taken, and no number is larger than NaN is no number."""
+    from compressbench.hardware import agreement
+
+    good, bad = torch.randn(8, 3), torch.full((8, 3), torch.nan)
+
+    def gives(*found: torch.Tensor) -> Any:
+        return lambda x: [t[: len(x)] for t in found]
+
+    agreement.check(gives(good, good), gives(good, good), (torch.zeros(8, 1),), (3, 8), "it")
+    for other in ((good, bad), (bad, good)):
+        with pytest.raises(agreement.Otherwise, match="answers otherwise"):
+            agreement.check(gives(good, good), gives(*other), (torch.zeros(8, 1),), (3, 8), "it")
+    with pytest.raises(agreement.Otherwise, match="gives 1 tensors"):
+        agreement.check(gives(good, good), gives(good), (torch.zeros(8, 1),), (3, 8), "it")
+
+
+class Ignores(Reads):
+    """Reads no mask."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.head(self.two(self.one(self.embedding(ids))).mean(1))
+
+
+def test_an_input_that_is_not_read_is_still_one_of_the_file() -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    from compressbench.hardware.onnx_graph import graph_of
+
+    net, (ids, mask) = Ignores(WORDS, 3).eval(), Tokens(("a", "b", "c")).blank(4)
+    graph = graph_of(net, (ids, mask), names=("ids", "mask"))
+    session = runtime.InferenceSession(graph.bytes())
+    assert [i.name for i in session.get_inputs()] == ["ids", "mask"]
+    found = session.run(None, {"ids": ids[:3].numpy(), "mask": mask[:3].numpy()})[0]
+    assert np.allclose(found, net(ids[:3], mask[:3]).detach().numpy(), atol=1e-5)

@@ -14,13 +14,9 @@ from compressbench.data.dataset import Dataset
 from compressbench.data.examples import Examples
 from compressbench.inputs import Inputs
 from compressbench.outputs import Outputs
-from compressbench.tasks.task import NoSurface, Pieces, Placed, Surface, Task
+from compressbench.tasks.task import ASKED, NoSurface, Pieces, Placed, Surface, Task
 
 SOME = 16
-ASKED = (
-    "classes", "metric", "inputs", "encode", "varies", "blank", "drawn", "placed", "loss", "answers", "right",
-    "log_probs", "surface", "facts", "feeding", "in_words", "identity",
-)  # fmt: skip
 
 
 def check_dataset(load: Callable[[], Dataset]) -> Dataset:

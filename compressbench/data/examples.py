@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compressbench.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,7 +34,19 @@ class Ragged:
         """Rows (sequences of numbers or arrays) put end to end."""
         parts = [np.asarray(row) for row in rows]
         ends = np.cumsum([0, *map(len, parts)])
-        return Ragged(np.concatenate(parts) if parts else np.zeros(0, np.int64), ends.astype(np.int64))
+        # an empty list is one of floats to numpy, and would make floats of all the others
+        filled = [part for part in parts if len(part)] or [np.zeros(0, np.int64)]
+        return Ragged(np.concatenate(filled), ends.astype(np.int64))
+
+    def fault(self) -> str:
+        """What keeps these from being rows, in words; empty where nothing does."""
+        starts = self.starts
+        if starts.ndim != 1 or len(starts) < 1 or not str(starts.dtype).endswith("int64"):
+            return f"starts are {starts.dtype} {tuple(starts.shape)}, not int64 (n + 1,)"
+        rising = bool((starts[1:] >= starts[:-1]).all())
+        if self.values.ndim < 1 or int(starts[0]) != 0 or int(starts[-1]) != len(self.values) or not rising:
+            return "starts don't rise from 0 to the number of values"
+        return ""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -97,19 +111,42 @@ class Examples:
         return Examples(columns, known, np.arange(len(known)), groupings or {})
 
     @staticmethod
-    def made(tensors: Mapping[str, torch.Tensor], device: str = "cpu") -> Examples:
-        """Examples that a stage made, from a state's group ``data`` (see ``tensors``), on a device."""
+    def made(
+        tensors: Mapping[str, torch.Tensor], device: str = "cpu", classes: int | None = None
+    ) -> Examples:
+        """Examples that a stage made, from a state's group ``data`` (see ``tensors``), on a device.
+
+        Args:
+            classes: how many there are, where labels are to be looked at.
+
+        Raises:
+            UserError: these are no examples, as in a store that somebody made by hand.
+        """
         import torch
 
+        if LABELS not in tensors or tensors[LABELS].ndim < 1:
+            raise UserError(f"the state's data set holds no {LABELS}")
         labels = tensors[LABELS].to(device)
+        whole = labels.ndim == 1 and not labels.is_floating_point()
+        if classes is not None and whole and bool(((labels < -1) | (labels >= classes)).any()):
+            told = f"{int(labels.min())} to {int(labels.max())}"
+            raise UserError(f"the state's data set: labels {told}, and there are {classes} classes")
         columns: dict[str, Column] = {}
         for name, tensor in tensors.items():
             column, _, part = name.partition("/")
             if name == LABELS or name.startswith(PREFIX) or part == "starts":
                 continue
             there = tensor.to(device)
+            if part and f"{column}/starts" not in tensors:
+                raise UserError(f"the state's data set holds {name!r} without {column}/starts")
             columns[column] = Ragged(there, tensors[f"{column}/starts"].to(device)) if part else there
         groupings = {n.removeprefix(PREFIX): t.to(device) for n, t in tensors.items() if n.startswith(PREFIX)}
+        for name, found in (*columns.items(), *groupings.items()):
+            wrong = found.fault() if isinstance(found, Ragged) else "" if found.ndim else "no rows"
+            if wrong or len(found) != len(labels):
+                raise UserError(
+                    f"the state's data set: {name}: {wrong or f'{len(found)} rows for {len(labels)} examples'}"
+                )
         return Examples(columns, labels, torch.arange(len(labels), device=device), groupings)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -183,6 +220,23 @@ class Examples:
     def labelled(self) -> bool:
         """Whether every example has a label."""
         return bool((self.labels >= 0).all())
+
+
+def known(labels: Any) -> Any:
+    """(n,) bool, which examples have a label, all of them where a row holds several."""
+    there = labels >= 0
+    return there if there.ndim == 1 else there.reshape(len(there), -1).all(1)
+
+
+def one_class(labels: Any, who: str) -> None:
+    """Refuses labels that are not one class an example.
+
+    Raises:
+        UserError: a row holds several, or labels are no whole numbers.
+    """
+    if labels.ndim != 1 or str(labels.dtype).rpartition(".")[2].startswith("float"):
+        form = "several labels an example" if labels.ndim > 1 else "labels that are no whole numbers"
+        raise UserError(f"{who} is of one class an example, and the task has {form}")
 
 
 def order(count: int, seed: int) -> torch.Tensor:

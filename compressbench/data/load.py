@@ -12,9 +12,9 @@ import numpy as np
 
 from compressbench import specs
 from compressbench.data.dataset import Dataset, Raw, fingerprint, grouped
-from compressbench.data.examples import Examples
+from compressbench.data.examples import LABELS, PREFIX, Examples, Ragged
 from compressbench.data.splits import allocate, long_tail, pick
-from compressbench.errors import UserError, nearest
+from compressbench.errors import UserError, nearest, reason
 from compressbench.paths import is_utf8
 from compressbench.seeds import derive_seed
 from compressbench.tasks.images.classification import (
@@ -23,6 +23,7 @@ from compressbench.tasks.images.classification import (
     classification,
     normalised_by,
 )
+from compressbench.tasks.task import ASKED
 
 if TYPE_CHECKING:
     from compressbench.tasks.task import Task
@@ -137,7 +138,14 @@ def _check(raw: Any, name: str, pictures: bool) -> None:
         if pictures:
             check_pictures(split, place)
         labels = split.labels
+        _check_numbers({**split.columns, "labels": labels, "positions": split.rows}, place)
+        if isinstance(labels, Ragged):
+            raise UserError(
+                f"{place}: labels are ragged; one row an example is wanted, filled up where it must"
+            )
         for column, values in split.columns.items():
+            if column == LABELS or "/" in column or column.startswith(PREFIX):
+                raise UserError(f"{place}: a column can't be called {column!r}; a plain name is wanted")
             if not len(values) == len(labels) == len(split.rows) > 0:
                 raise UserError(
                     f"{place}: {len(values)} {column}, {len(labels)} labels, {len(split.rows)} positions"
@@ -146,10 +154,43 @@ def _check(raw: Any, name: str, pictures: bool) -> None:
             raise UserError(
                 f"{place}: labels {labels.min()}..{labels.max()}, but there are {len(raw.classes)} classes"
             )
+        for attribute, values in raw.attributes.get(part, {}).items():
+            if not isinstance(values, np.ndarray) or values.shape != (len(labels),):
+                form = values.shape if isinstance(values, np.ndarray) else type(values).__name__
+                raise UserError(
+                    f"{place}: attribute {attribute!r} is {form}, not an array of {len(labels)} values"
+                )
+    if set(raw.train.columns) != set(raw.test.columns):
+        raise UserError(
+            f"dataset {name}: train has {', '.join(raw.train.columns)}, test {', '.join(raw.test.columns)}"
+        )
     if pictures and raw.train["images"].shape[1:] != raw.test["images"].shape[1:]:
         raise UserError(
             f"dataset {name}: train is {raw.train['images'].shape[1:]}, test {raw.test['images'].shape[1:]}"
         )
+
+
+def _check_numbers(columns: Mapping[str, Any], place: str) -> None:
+    for name, column in columns.items():
+        arrays = (column.values, column.starts) if isinstance(column, Ragged) else (column,)
+        for array in arrays:
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+                form = f"of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+                raise UserError(f"{place}: {name}: {form}; an array of numbers or Ragged.of(rows) is wanted")
+        if isinstance(column, Ragged) and (wrong := column.fault()):
+            raise UserError(f"{place}: {name}: {wrong}")
+
+
+def _plain(attribute: np.ndarray, where: str) -> np.ndarray:
+    """An attribute as numbers or texts; of objects, as tables hold texts, it can't be said what they are."""
+    if attribute.dtype.kind in "biufUS":
+        return attribute
+    texts = attribute.tolist()
+    if attribute.dtype.kind != "O" or not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"{where}: values of {attribute.dtype} that are no texts; numbers or texts are wanted"
+        )
+    return np.array(texts)
 
 
 def _are_classes(labels: Any) -> bool:
@@ -226,12 +267,41 @@ def _prepare(
         if _are_classes(here) and (np.diff(here) >= 0).all():
             chosen = random(f"mix {part}").permutation(chosen)
         splits[part] = source[part].take(chosen)
-        kept[part] = {key: array[chosen] for key, array in attributes.get(part, {}).items()}
-    task = how(splits["train"], raw.classes, name)
+        kept[part] = {
+            key: _plain(array, f"dataset {name}, {part}: attribute {key!r}")[chosen]
+            for key, array in attributes.get(part, {}).items()
+        }
+    task = _made(how, splits["train"], raw.classes, name)
     carried = {part: arrays for part, arrays in kept.items() if arrays}
     grouping, groups = grouped(splits, carried)
     dataset = Dataset(name=name, splits=grouping, task=task, groups=groups, licence=raw.licence)
     return replace(dataset, fingerprint=fingerprint(dataset, carried))
+
+
+def _made(how: Callable[..., Task], train: Examples, classes: tuple[str, ...], name: str) -> Task:
+    """The task that a config's function makes.
+
+    Raises:
+        UserError: it fails, or what it returns is no task.
+    """
+    try:
+        made = how(train, classes, name)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a user's function may fail in any way at all
+        said, kind = reason(error), type(error).__name__
+        raise UserError(f"dataset.task: {said if said.startswith(kind) else f'{kind}: {said}'}") from error
+    lacking = [asked for asked in ASKED if not hasattr(made, asked)]
+    if lacking:
+        raise UserError(
+            f"dataset.task: a {type(made).__name__} is no task, it has no {lacking[0]}; a function of (train examples, "
+            "classes, name) is wanted that returns one, see compressbench.tasks.task"
+        )
+    if not isinstance(made.classes, tuple | list) or not isinstance(made.inputs, tuple | list):
+        raise UserError(
+            f"dataset.task: the {type(made).__name__}'s classes and inputs are no tuples of names"
+        )
+    return made
 
 
 def _check_size(setting: str, name: str, part: str, size: int, counts: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressbench.data.examples import Examples
+from compressbench.data.examples import Examples, one_class
 from compressbench.data.folder import read_pictures
 from compressbench.data.munge import munge
 from compressbench.data.splits import pick, seats
@@ -32,6 +32,7 @@ def few(state: State, bench: Bench, settings: Few) -> State:
     """
     examples = source(bench, settings.data)
     labels = examples.labels
+    one_class(labels, "data/few")
     known = torch.nonzero(labels >= 0).squeeze(1)
     counts = np.bincount(labels[known].numpy(), minlength=len(bench.dataset.classes))
     if settings.labels > counts.sum():
@@ -80,7 +81,7 @@ def source(bench: Bench, data: str | None) -> Examples:
     group = bench.references[data].group("data")
     if not group:
         raise UserError(f"data: {data} carries no data set; a stage such as data/few or data/munge makes one")
-    return Examples.made(group)
+    return Examples.made(group, classes=len(bench.task.classes))
 
 
 def _pictures_of(examples: Examples, who: str) -> Tensor:
@@ -92,6 +93,7 @@ def _pictures_of(examples: Examples, who: str) -> Tensor:
 
 def _together(state: State, examples: Examples, more: Tensor, keep: bool) -> State:
     """The state carrying new pictures without a label, after the others where these are kept."""
+    one_class(examples.labels, "data/munge or data/pictures")
     unknown = torch.full((len(more),), -1, dtype=torch.int64)
     images, labels = more, unknown
     if keep:

@@ -68,8 +68,11 @@ def check(
             there = _several(found(*first(inputs, size)))
         except Exception as error:  # a runtime's own errors have no common base
             raise Otherwise(f"{who} fails at batch {size}: {reason_of(error)}{_after(hint)}") from error
-        far = max(apart(a, b, rounds) for a, b in zip(own, there, strict=True))
-        if not far <= (FAR if rounds else NEAR):
+        if len(own) != len(there):
+            raise Otherwise(f"{who} gives {len(there)} tensors at batch {size}, the state {len(own)}")
+        limit = FAR if rounds else NEAR
+        far = next((d for a, b in zip(own, there, strict=True) if not (d := apart(a, b, rounds)) <= limit), 0)
+        if far != 0:  # one that is no number is none either
             how = "another shape" if far == float("inf") else f"logits {far:.2g} of their spread apart"
             raise Otherwise(f"{who} answers otherwise than the state at batch {size}: {how}{_after(hint)}")
 

@@ -317,8 +317,22 @@ def exported(
         ) from error
     model = package.load_from_string(buffer.getvalue())
     del model.metadata_props[:]
+    _with_all_inputs(package, model.graph, names, sample)
     _in_single(package, model.graph)
     return model, _fixed(noted)
+
+
+def _with_all_inputs(package: Any, graph: Any, names: Sequence[str], sample: Inputs) -> None:
+    """Puts back the inputs that a net doesn't read, which the exporter leaves out: files are fed all of them."""
+    there = {value.name: value for value in graph.input}
+    for name, tensor in zip(names, sample, strict=False):
+        if name not in there:
+            kind = package.helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype)
+            there[name] = package.helper.make_tensor_value_info(name, kind, ["n", *tensor.shape[1:]])
+    found = [there[name] for name in names if name in there]
+    rest = [value for name, value in there.items() if name not in names]
+    del graph.input[:]
+    graph.input.extend([*found, *rest])
 
 
 def _in_single(package: Any, graph: Any) -> None:

@@ -181,6 +181,10 @@ def answers(
 def _infer(request: Any, batch: Inputs, count: int = 1) -> list[Tensor]:
     import torch
 
+    if len(request.model_inputs) != len(batch):
+        raise UserError(
+            f"the net doesn't read all of its {len(batch)} inputs, and what it doesn't read is left out"
+        )
     found = request.infer([numpy_of(x) for x in batch])
     return [torch.from_numpy(found[place].copy()) for place in range(count)]
 

@@ -165,6 +165,10 @@ def _of_others(state: State) -> list[str]:
 
 def answers(parts: Sequence[Any], bench: Bench, split: str) -> tuple[list[Tensor], Tensor]:
     """(every exit's logits, labels) of a split on the CPU; nobody leaves."""
+    if bench.feed(split).labels.ndim != 1:
+        raise UserError(
+            "an exit policy is of one class an example, and the task has several labels an example"
+        )
     found: list[list[Tensor]] = [[] for _ in parts]
     labels = []
     with torch.inference_mode():

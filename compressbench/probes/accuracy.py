@@ -39,7 +39,7 @@ class Accuracy:
         log_probs, labels = subject.log_probs, subject.wanted
         n = len(subject.labels)
         yield Metric(bench.task.metric, metrics.percent(subject.right), "%", n=n)
-        single = len(labels) == n
+        single = labels.shape == subject.labels.shape
         if single and log_probs.shape[1] > 5:
             yield Metric("top5", metrics.percent(metrics.hits(log_probs, labels, k=5)), "%", n=n)
         yield Metric("nll", metrics.negative_log_likelihood(log_probs, labels), "nats", n=len(labels))

@@ -29,8 +29,10 @@ class Agreement:
 
     def measure_many(self, subjects: Population, references: Population, bench: Bench) -> Iterable[Metric]:
         """On the whole test split; ``n`` of the accuracy is the number of members, else that of examples."""
+        from compressbench.data.examples import one_class
         from compressbench.metrics import percent
 
+        one_class(bench.feed("test").labels, "agreement")
         classes = len(bench.task.classes)
         yield from _accuracy(subjects.labels, bench)
         own, tied = modal(subjects.labels, classes)

@@ -73,5 +73,10 @@ def _groups(bench: Bench, by: str) -> Iterable[tuple[str, Tensor]]:
         return
     labels = torch.as_tensor(examples.labels).cpu()
     several = labels.ndim == 2
+    if labels.ndim > 2 or (several and labels.shape[1] != len(bench.task.classes)):
+        raise UserError(
+            f"forgetting: by: labels of {tuple(labels.shape[1:])} an example say no class of "
+            f"{len(bench.task.classes)}; name an attribute of the data set"
+        )
     for k, name in enumerate(bench.task.classes):
         yield name, labels[:, k] > 0 if several else labels == k

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from compressbench.data.examples import known
 from compressbench.errors import UserError
 from compressbench.inputs import Inputs, first, on, rows
 from compressbench.models.equivalent import rescaled
@@ -422,7 +423,7 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
         (placed.inputs(task.encode(batch)), batch.labels)
         for batch in view.bench.feed("train").batches(BLOCK, examples)
     ]
-    batches = [(rows(x, y >= 0), y[y >= 0]) for x, y in batches if bool((y >= 0).any())]
+    batches = [(rows(x, known(y)), y[known(y)]) for x, y in batches if bool(known(y).any())]
     if not batches:
         why = f"none of the first {examples} training examples has a label"
         yield from (("", why), ("_rescaled", why))

@@ -56,8 +56,10 @@ class Relations:
 
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
+        from compressbench.data.examples import one_class
         from compressbench.models.representation import relations
 
+        one_class(subject.labels, "relations")
         names, n = bench.task.classes, len(subject.labels)
         yield from _entropies(subject.log_probs, self.temperature)
         own, other = subject.class_means, reference.class_means

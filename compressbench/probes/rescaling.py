@@ -54,8 +54,10 @@ class Rescaling:
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the first training examples; all figures are None, with a note, where no example is left."""
         from compressbench import metrics
+        from compressbench.data.examples import one_class
 
         labels = bench.feed("train").labels[: self.examples].cpu()
+        one_class(labels, "rescaling")
         student, teacher = (v.log_probs_of("train", len(labels)).double() for v in (subject, reference))
         numbers = ~(student.isnan() | teacher.isnan()).any(dim=1)
         whole, kept = int(numbers.sum()), numbers & unsure(student, labels)

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from compressbench.outputs import Outputs
 
 
+ASKED = (
+    "classes", "metric", "inputs", "encode", "varies", "blank", "drawn", "placed", "loss", "answers", "right",
+    "log_probs", "surface", "facts", "feeding", "in_words", "identity",
+)  # fmt: skip
+"""What a task must have."""
+
+
 @dataclass(frozen=True)
 class Pieces:
     """What was said of some examples, piece by piece: an example of one label is one piece, a sentence one a token.

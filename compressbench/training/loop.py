@@ -157,7 +157,9 @@ def _on_data(settings: Train, bench: Bench) -> Bench:
         raise UserError(
             f"data: {settings.data} carries no data set; a stage such as data/few or data/munge makes one"
         )
-    return replace(bench, feeds={**bench.feeds, "train": Examples.made(tensors, bench.device)})
+    return replace(
+        bench, feeds={**bench.feeds, "train": Examples.made(tensors, bench.device, len(bench.task.classes))}
+    )
 
 
 def _begun(objective: Any, module: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compressbench.bench import Bench
+from compressbench.data.examples import known, one_class
 from compressbench.errors import UserError
 from compressbench.inputs import Inputs
 from compressbench.outputs import Outputs
@@ -71,6 +72,7 @@ def smoothed(bench: Bench, smoothing: Share = 0.1) -> Objective:
     if isinstance(smoothing, bool) or not 0 <= smoothing < 1:
         raise UserError(f"smoothing: {smoothing!r} is not in [0, 1)")
     _all_labelled(bench)
+    one_class(bench.feed("train").labels, "smoothing")
 
     def loss(batch: Batch) -> Tensor:
         return F.cross_entropy(batch.outputs.logits.float(), batch.labels, label_smoothing=smoothing)
@@ -82,16 +84,16 @@ def labelled_loss(bench: Bench, batch: Batch) -> Tensor:
     """The task's loss over the examples that have a label, 0 where none has."""
     if bench.feed("train").labelled:
         return bench.task.loss(batch.outputs, batch.labels)
-    known = batch.labels >= 0
-    if not bool(known.any()):
+    there = known(batch.labels)
+    if not bool(there.any()):
         return batch.outputs.logits.sum() * 0
-    return bench.task.loss(Outputs(batch.outputs.logits[known]), batch.labels[known])
+    return bench.task.loss(Outputs(batch.outputs.logits[there]), batch.labels[there])
 
 
 def _all_labelled(bench: Bench) -> None:
     feed = bench.feed("train")
     if not feed.labelled:
-        missing = int((feed.labels < 0).sum())
+        missing = int((~known(feed.labels)).sum())
         raise UserError(
             f"objective: {missing} of the {len(feed)} examples have no label; a teacher can give them one: "
             "train with a distilling objective"
