@@ -299,7 +299,8 @@ def _made(how: Callable[..., Task], train: Examples, classes: tuple[str, ...], n
         )
     if not isinstance(made.classes, tuple | list) or not isinstance(made.inputs, tuple | list):
         raise UserError(
-            f"dataset.task: the {type(made).__name__}'s classes and inputs are no tuples of names"
+            f"dataset.task: classes and inputs of the {type(made).__name__} are no tuples of names; a function of (train "
+            "examples, classes, name) that returns one is wanted"
         )
     return made
 
