@@ -580,3 +580,13 @@ def test_an_input_that_is_not_read_is_still_one_of_the_file() -> None:
     assert [i.name for i in session.get_inputs()] == ["ids", "mask"]
     found = session.run(None, {"ids": ids[:3].numpy(), "mask": mask[:3].numpy()})[0]
     assert np.allclose(found, net(ids[:3], mask[:3]).detach().numpy(), atol=1e-5)
+
+
+def pairs_of_arrays() -> Raw:
+    both = (np.zeros((4, 1, 2, 2), np.uint8), np.zeros(4, np.int64))
+    return Raw(both, both, ("a",))  # type: ignore[arg-type]
+
+
+def test_splits_that_are_no_examples_are_one_line() -> None:
+    with pytest.raises(UserError, match=r"train: tuple is no examples; Split\.of\(images, labels\)"):
+        load({"name": "pairs", "read": {"_target_": "test_tasks.pairs_of_arrays"}}, ["test_tasks"])

@@ -135,6 +135,10 @@ def _check(raw: Any, name: str, pictures: bool) -> None:
             _check_text(text, f"dataset {name}: {word}")
     for part, split in (("train", raw.train), ("test", raw.test)):
         place = f"dataset {name}, {part}"
+        if not isinstance(split, Examples):
+            raise UserError(
+                f"{place}: {type(split).__name__} is no examples; Split.of(images, labels) or Examples.of(labels, name=…)"
+            )
         if pictures:
             check_pictures(split, place)
         labels = split.labels
