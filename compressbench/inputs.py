@@ -21,6 +21,11 @@ def rows(inputs: Inputs, places: Any) -> Inputs:
     return tuple(x[places] for x in inputs)
 
 
+def batches(inputs: Inputs, size: int) -> list[Inputs]:
+    """Consecutive batches; the last one may be smaller."""
+    return [rows(inputs, slice(at, at + size)) for at in range(0, len(inputs[0]), size)]
+
+
 def on(inputs: Inputs, device: Any) -> Inputs:
     """A model's inputs on a device."""
     return tuple(x.to(device) for x in inputs)

@@ -128,7 +128,7 @@ class View:
     @functools.cached_property
     def labels(self) -> Any:
         """True labels of the test split, on the CPU, a row an example."""
-        return self.bench.feed("test").to("cpu").labels
+        return self.bench.feed("test").labels.cpu()
 
     @functools.cached_property
     def class_means(self) -> ClassMeans:

@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, vmap
 
 from compressbench.criteria.given import Given
 from compressbench.errors import UserError, nearest
-from compressbench.inputs import Inputs
+from compressbench.inputs import Inputs, rows
 from compressbench.models.build import module_of
 from compressbench.models.exits import deep_loss
 from compressbench.tasks.task import Task
@@ -98,7 +98,7 @@ def per_example(
         for start in range(0, len(labels), size):
             part = slice(start, start + size)
             try:
-                found = gradients(plain, tuple(x[part] for x in inputs), labels[part])
+                found = gradients(plain, rows(inputs, part), labels[part])
             except RuntimeError as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from compressbench.errors import UserError
 from compressbench.hardware import agreement
 from compressbench.hardware.exported import Run, exported, method_of, xnnpack_program
-from compressbench.inputs import Inputs, first, rows
+from compressbench.inputs import Inputs, batches, first
 from compressbench.models.quantized import FLOATS, forms_of, integers, quantized
 from compressbench.outputs import forward
 
@@ -83,7 +83,7 @@ def executorch(view: View, stem: Path, sample: Inputs) -> Written:
     method = method_of(path)
 
     def run(*batch: Tensor) -> Tensor:
-        return torch.cat([method(*rows(batch, slice(k, k + 1))) for k in range(len(batch[0]))])
+        return torch.cat([method(*one) for one in batches(batch, 1)])
 
     try:
         _agree(view, run, sample, "ExecuTorch")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError
 from compressbench.hardware import agreement
-from compressbench.inputs import Inputs, first, rows
+from compressbench.inputs import Inputs, batches, first
 from compressbench.models.attention import unfused_attention
 from compressbench.models.plain import computed, made_plain
 from compressbench.models.quantized import (
@@ -258,8 +258,8 @@ def _ranges(module: nn.Module, layers: Mapping[str, Any], images: Inputs) -> dic
     ]
     try:
         with torch.no_grad():
-            for start in range(0, len(images[0]), 64):
-                module(*rows(images, slice(start, start + 64)))
+            for part in batches(images, 64):
+                module(*part)
     finally:
         for handle in handles:
             handle.remove()

@@ -116,14 +116,13 @@ def calls(lowered: Sequence[Lowered], batch: int) -> tuple[list[Callable[[], obj
 
 
 def _pass(one: Lowered, batch: int, forwards: int) -> Callable[[], None]:
-    from compressbench.inputs import rows
+    from compressbench.inputs import batches
 
-    whole = range(0, len(one.inputs[0]) - batch + 1, batch)
-    batches = [rows(one.inputs, slice(at, at + batch)) for at in whole]
+    whole = [part for part in batches(one.inputs, batch) if len(part[0]) == batch]
 
     def run() -> None:
         for place in range(forwards):
-            one.run(*batches[place % len(batches)])
+            one.run(*whole[place % len(whole)])
 
     return run
 

@@ -10,6 +10,7 @@ import torch
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.exit_criteria.policy import POLICY
+from compressbench.inputs import on
 from compressbench.masks import masked
 from compressbench.models.build import module_of, prunable
 from compressbench.models.composite import member_of
@@ -38,7 +39,7 @@ def together(states: Sequence[State], target: str, bench: Bench) -> State:
     }
     made = State(model=model, tensors={}, facts={}).with_groups(**tensors)
     module = module_of(made)
-    sample = tuple(x.cpu() for x in bench.task.encode(bench.feed("train").head(2)))
+    sample = on(bench.task.encode(bench.feed("train").head(2)), "cpu")
     with torch.no_grad():
         widths = {forward(m, *sample).logits.shape[1] for m in module.members}  # type: ignore[union-attr]
     if len(widths) > 1:

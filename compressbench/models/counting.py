@@ -19,7 +19,7 @@ from compressbench.inputs import Inputs, on
 from compressbench.models.attention import unfused_attention
 from compressbench.models.build import left_alone, prunable, shortened
 from compressbench.models.exits import every_exit
-from compressbench.models.reached import Ways, ways_of
+from compressbench.models.reached import Ways, modes_kept, ways_of
 from compressbench.models.theseus import idle
 from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
@@ -124,7 +124,7 @@ def of_exits(parts: Sequence[nn.Module], inputs: Inputs) -> list[int]:
     """MACs until each exit has answered one example, its own head and all before it counted, by ``count``'s rule."""
     first = next((p for part in parts for p in part.parameters()), torch.empty(0))
     counter, found = FlopCounterMode(display=False, custom_mapping=FORMULAS), []
-    live: tuple[Tensor, ...] = tuple(x.to(first.device) for x in inputs)
+    live: tuple[Tensor, ...] = on(inputs, first.device)
     with torch.no_grad(), unfused_attention(), counter:
         for part in parts:
             live = tuple(part(*live)[1:])
@@ -177,22 +177,16 @@ _ADDITIONS = (torch.ops.aten.add, torch.ops.aten.add_)
 
 def _run(module: nn.Module, inputs: Inputs) -> None:
     first = next(module.parameters(), torch.empty(0))
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
     size = " and ".join("x".join(map(str, x.shape[1:])) for x in inputs)
-    try:
-        with watched(module) as where:
-            try:
-                with torch.no_grad(), every_exit(module):
-                    forward(module, *(x.to(first.device) for x in inputs))
-            except UserError:
-                raise
-            except Exception as error:  # a user's forward may fail in any way at all
-                what = f"{type(module).__name__} can't take inputs of {size}"
-                raise UserError(f"{what}: {where()}{reason_of(error)}") from error
-    finally:
-        for part, training in modes.items():
-            part.training = training
+    with modes_kept(module), watched(module.eval()) as where:
+        try:
+            with torch.no_grad(), every_exit(module):
+                forward(module, *on(inputs, first.device))
+        except UserError:
+            raise
+        except Exception as error:  # a user's forward may fail in any way at all
+            what = f"{type(module).__name__} can't take inputs of {size}"
+            raise UserError(f"{what}: {where()}{reason_of(error)}") from error
 
 
 class _Ledger(TorchDispatchMode):

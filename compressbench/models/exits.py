@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from compressbench import specs
 from compressbench.errors import UserError, nearest
 from compressbench.exit_criteria.policy import POLICY, Part, compacted, everything, policy_of
+from compressbench.inputs import rows
 from compressbench.models.tracing import Tracer
 from compressbench.outputs import Outputs, forward, tensors_of
 from compressbench.state import State
@@ -276,7 +277,7 @@ def check(module: nn.Module, drawn: Sequence[Tensor]) -> None:
     Raises:
         UserError: they don't agree: what is carried over an exit isn't one row for each example.
     """
-    rows = torch.tensor([2, 0])
+    kept = torch.tensor([2, 0])
     with torch.no_grad():
         parts = parts_of(module.eval())
         own = forward(module, *drawn).logits
@@ -287,11 +288,11 @@ def check(module: nn.Module, drawn: Sequence[Tensor]) -> None:
             wrong |= any(not t.ndim or len(t) != len(drawn[0]) for t in live)
             if wrong:
                 break
-            some = tuple(t[rows] for t in live)
+            some = rows(live, kept)
             for later in parts[place + 1 :]:
                 logits, *rest = later(*some)
                 some = tuple(rest)
-            wrong |= _apart(logits, own[rows])
+            wrong |= _apart(logits, own[kept])
     if wrong:
         raise UserError(
             "exits: the net in parts doesn't compute what it computes whole; what is carried over an exit must have one "

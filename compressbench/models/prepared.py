@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from compressbench.inputs import first
 from compressbench.models.exits import alone
 from compressbench.models.tracing import Tracer
 from compressbench.outputs import forward
@@ -113,7 +114,7 @@ class _Judge:
 
     def _agrees(self, form: nn.Module, layout: torch.memory_format, gradients: bool) -> bool:
         inputs = tuple(_laid_out(x, layout) for x in self.sample)
-        whole, single = _answers(form, inputs), _answers(form, tuple(x[:1] for x in inputs))
+        whole, single = _answers(form, inputs), _answers(form, first(inputs, 1))
         for wanted, found, one in zip(self.whole, whole, single, strict=True):
             limit = LOGIT_TOLERANCE * wanted.abs().max()
             if not ((found - wanted).abs().max() <= limit and (one - wanted[:1]).abs().max() <= limit):

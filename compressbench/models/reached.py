@@ -17,20 +17,26 @@ _AS_IN_EVALUATION = (nn.modules.batchnorm._NormBase, nn.modules.dropout._Dropout
 
 
 @contextmanager
-def as_in_training(module: nn.Module) -> Iterator[None]:
-    """Inside, a net goes the way of its training; norms keep their statistics and dropouts drop nothing."""
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, parts may change between training and evaluation; afterwards each is in the mode that it was in."""
     modes = {part: part.training for part in module.modules()}
-    module.train()
-    for part in module.modules():
-        if isinstance(part, _AS_IN_EVALUATION):
-            part.training = False
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            yield
+        yield
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+@contextmanager
+def as_in_training(module: nn.Module) -> Iterator[None]:
+    """Inside, a net goes the way of its training; norms keep their statistics and dropouts drop nothing."""
+    with modes_kept(module), torch.random.fork_rng(devices=[]):
+        module.train()
+        for part in module.modules():
+            if isinstance(part, _AS_IN_EVALUATION):
+                part.training = False
+        torch.default_generator.manual_seed(0)
+        yield
 
 
 @dataclass(frozen=True)

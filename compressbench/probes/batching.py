@@ -112,8 +112,9 @@ def _ways(
     import torch
 
     from compressbench.exit_criteria.policy import compacted, queued, waiting
+    from compressbench.inputs import batches
 
-    chunks = _chunks(inputs, batch)
+    chunks = batches(inputs, batch)
 
     def inside(run: Callable[[], list[Answers]]) -> Callable[[], list[Answers]]:
         def inner() -> list[Answers]:
@@ -129,12 +130,10 @@ def _ways(
     }
 
 
-def _chunks(inputs: Inputs, batch: int) -> list[Inputs]:
-    return [tuple(x[at : at + batch] for x in inputs) for at in range(0, len(inputs[0]), batch)]
-
-
 def _whole(run: Callable[..., object], inputs: Inputs, batch: int) -> Callable[[], None]:
-    chunks = _chunks(inputs, batch)
+    from compressbench.inputs import batches
+
+    chunks = batches(inputs, batch)
 
     def once() -> None:
         for chunk in chunks:

@@ -202,13 +202,6 @@ def _try(view: View, settings: Robustness) -> Attacked | NoGradient:
 
 def _log_probs(view: View, images: Tensor) -> Tensor:
     """(n, classes) log-probabilities of encoded images, on the CPU."""
-    import torch
+    from compressbench.tasks.images.attacks import log_probs
 
-    from compressbench.outputs import forward
-    from compressbench.tasks.images.attacks import BATCH
-
-    module = view.fast
-    with torch.inference_mode():
-        return torch.cat(
-            [forward(module, part).logits.float().log_softmax(dim=-1).cpu() for part in images.split(BATCH)]
-        )
+    return log_probs(view.fast, images).cpu()

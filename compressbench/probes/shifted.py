@@ -71,7 +71,7 @@ class Shifted:
             with torch.inference_mode():
                 scores = torch.cat(
                     [
-                        forward(fast, *task.encode(b)).logits.float().log_softmax(dim=-1).cpu()
+                        task.log_probs(forward(fast, *task.encode(b)), b.labels).log_probs.cpu()
                         for b in spoilt.batches(BATCH)
                     ]
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,8 +13,6 @@ from compressbench.records import Metric
 from compressbench.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from compressbench.bench import Bench
     from compressbench.views import View
 
@@ -66,23 +65,18 @@ class Square:
         import torch
 
         from compressbench import metrics
-        from compressbench.outputs import forward
         from compressbench.probes.robustness import attacked_rows
         from compressbench.tasks.images import attacks, square
         from compressbench.tasks.task import NoSurface
 
-        task, feed, fast = bench.task, bench.feed("test"), subject.fast
+        task, feed = bench.task, bench.feed("test")
         surface = task.surface(bench.device)
         if isinstance(surface, NoSurface):
             yield Metric("square_accuracy", None, "%", note=surface.why)
             return
         examples = feed.take(attacked_rows(len(feed), self.examples).to(bench.device))
         (images,), labels = task.encode(examples), examples.labels
-
-        def scores(inputs: Tensor) -> Tensor:
-            parts = inputs.split(attacks.BATCH)
-            return torch.cat([forward(fast, part).logits.float().log_softmax(dim=-1) for part in parts])
-
+        scores = functools.partial(attacks.log_probs, subject.fast)
         ball = attacks.Ball(surface, float(Fraction(str(self.eps))))
         noise = torch.Generator().manual_seed(derive_seed(bench.seed, "square"))
         with torch.inference_mode():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from compressbench.data.examples import Examples
 from compressbench.models.build import copies
 from compressbench.models.exits import every_exit
+from compressbench.models.reached import modes_kept
 from compressbench.outputs import forward
 from compressbench.training.averagers import Averager
 
@@ -99,17 +100,15 @@ def restated(module: nn.Module, feed: Examples, encoded: Encoded) -> int:
     if not norms:
         return 0
     before = [norm.momentum for norm in norms]
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    for norm in norms:
-        norm.train()
-    for place, examples in enumerate(feed.split(-(-len(feed) // BLOCK))):
+    with modes_kept(module):
+        module.eval()
         for norm in norms:
-            norm.momentum = 1 / (place + 1)
-        with every_exit(module):
-            forward(module, *encoded(examples))
+            norm.train()
+        for place, examples in enumerate(feed.split(-(-len(feed) // BLOCK))):
+            for norm in norms:
+                norm.momentum = 1 / (place + 1)
+            with every_exit(module):
+                forward(module, *encoded(examples))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
-    for part, training in modes.items():
-        part.training = training
     return len(feed)

@@ -45,6 +45,13 @@ class Ball:
         return torch.minimum(torch.maximum(near, self.surface.low), self.surface.high)
 
 
+def log_probs(module: nn.Module, inputs: Tensor) -> Tensor:
+    """(n, classes) log-probabilities of encoded images, float32, without gradients, a batch at a time."""
+    with torch.inference_mode():
+        parts = [forward(module, part).logits.float().log_softmax(dim=-1) for part in inputs.split(BATCH)]
+        return torch.cat(parts)
+
+
 def loss_gradient(module: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     """Gradient of the summed loss by the inputs, same shape, and the logits (n, classes) it came from.
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from compressbench.models.exits import every_exit
+from compressbench.models.reached import modes_kept
 from compressbench.outputs import forward
 
 NARROW, LARGE = 16, 32
@@ -33,18 +34,20 @@ def _largest(module: nn.Module, parts: Sequence[nn.Module], shape: Sequence[int]
     """The largest side of what reaches the parts of one blank example; a net may enlarge its pictures."""
     sides: list[int] = []
     handles = [p.register_forward_pre_hook(lambda _, given: sides.extend(given[0].shape[2:])) for p in parts]
-    modes = {part: part.training for part in module.modules()}
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), every_exit(module.eval()):
+        with (
+            modes_kept(module),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+            every_exit(module.eval()),
+        ):
             forward(module, torch.zeros(1, *shape, device=device))
     except Exception:  # a user's forward may fail in any way at all: the training says so
         return 0
     finally:
         for handle in handles:
             handle.remove()
-        for part, training in modes.items():
-            part.training = training
     return max(sides, default=0)
 
 
