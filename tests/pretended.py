@@ -30,6 +30,7 @@ GPU, CPU, EITHER = "cuda", "cpu", "either"
 """Where memory is; ``either``: made by C++ inside of an operation, as autograd's zeros are."""
 MOVES = (Tensor.to, Tensor.cuda, Tensor.cpu)
 BARE = (Tensor.new_tensor, Tensor.__deepcopy__)
+READS = (Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__, Tensor.__contains__)
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "bincount", "equal")
 WAITS_OF_MASKS = ("index", "index_put", "index_put_")
 
@@ -51,6 +52,7 @@ class Pretended:
         self.waits: Counter[str] = Counter()
         self.strict = False
         self.recording: Graph | None = None
+        self._told = False
 
     def place(self, tensor: Tensor) -> str:
         """Where a tensor is."""
@@ -69,11 +71,22 @@ class Pretended:
 
     def wait(self, why: str) -> None:
         """The processor waits for the GPU."""
+        if self._told:
+            return
         if self.recording is not None:
             raise Elsewhere(f"{why} while a graph is recorded: operation not permitted when stream is capturing")
         if self.strict:
             raise Elsewhere(f"{why} waits for the GPU")
         self.waits[why] += 1
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Inside, nothing more is counted: the call as a whole was."""
+        self._told = True
+        try:
+            yield
+        finally:
+            self._told = False
 
     def moved(self, tensor: Tensor, place: str, was: str, source: Tensor) -> Tensor:
         """A tensor's copy on the other device, or itself."""
@@ -153,8 +166,10 @@ class _Calls(TorchFunctionMode):
         if own is not None and there.place(own) == GPU:
             if func in (Tensor.numpy, Tensor.__array__):
                 raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
-            if func is Tensor.tolist:
-                there.wait("tolist")
+            if func in READS:  # in inference mode torch reads a number without an operation
+                there.wait(func.__name__)
+                with there.told():
+                    return func(*args, **kwargs)
             if func is Tensor.get_device:
                 return 0
         if func in MOVES and own is not None:
@@ -304,8 +319,8 @@ def pretended() -> Iterator[Pretended]:
         "get_device_capability": lambda *_: (9, 0),
         "get_device_properties": lambda *_: properties,
         "synchronize": waits,
-        "manual_seed": lambda seed: torch.manual_seed(seed),
-        "manual_seed_all": lambda seed: torch.manual_seed(seed),
+        "manual_seed": torch.default_generator.manual_seed,
+        "manual_seed_all": torch.default_generator.manual_seed,
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
         "set_rng_state": lambda *_: None,
         "max_memory_allocated": lambda *_: 1 << 20,

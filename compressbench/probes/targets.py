@@ -89,6 +89,7 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
     if lowered.price is not None:
         return
     from compressbench.hardware.energy import joules_of, joules_of_gpu
+    from compressbench.hardware.torch_cuda import waited
     from compressbench.inputs import first
 
     note = lowered.runtime
@@ -97,18 +98,10 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
         yield Metric("file_bytes", len(lowered.artefact), "bytes", "on disk", group=name, note=note)
     one = first(lowered.inputs, 1)
     if one[0].is_cuda:
-        joules, calls, said = joules_of_gpu(lambda: _waited(lowered.run(*one)))
+        joules, calls, said = joules_of_gpu(waited(lambda: lowered.run(*one)))
     else:
         joules, calls, said = joules_of(lambda: lowered.run(*one))
     yield Metric("energy_b1", None if joules is None else 1000 * joules, "mJ", n=calls, group=name, note=said)
-
-
-def _waited(result: object) -> object:
-    """What the GPU was asked for, when it is done."""
-    import torch
-
-    torch.cuda.synchronize()
-    return result
 
 
 def _memory(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Metric]:
