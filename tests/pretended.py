@@ -244,6 +244,8 @@ class _Operations(TorchDispatchMode):
 
     def _check(self, name: str, func: Any, args: Any, kwargs: Any, given: list[Tensor], places: list[str]) -> None:
         there = self.there
+        if name == "_has_compatible_shallow_copy_type":
+            return
         if name in ("copy_", "_copy_from"):
             if places[0] != places[1] and EITHER not in places:
                 there.wait("a copy to the CPU" if places[0] == CPU else "a copy to the GPU")
@@ -341,6 +343,8 @@ def pretended() -> Iterator[Pretended]:
         for name, value in replaced.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "compile", _uncompiled))
+        now = SimpleNamespace(is_capturing=replaced["is_current_stream_capturing"])
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", lambda *_: now))
         stack.enter_context(_Operations(there))
         stack.enter_context(_Calls(there))
         yield there

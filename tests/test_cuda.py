@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cases_cuda import ON_A_CARD, gpu, on_gpu  # noqa: F401
 from cases_exits import HEAD, POINTS, RESNET, build, spec
 from compressbench.bench import Bench
 from compressbench.exit_criteria.policy import assigned, compacted, everything, policy_of, queued, waiting
@@ -31,25 +32,8 @@ from compressbench.state import State
 from compressbench.views import View
 from pretended import Elsewhere, Graph, Pretended, pretended
 
-CARD = pytest.param(
-    "card",
-    marks=[
-        pytest.mark.cuda,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: torch finds none"),
-    ],
-)
 NEAR = {"f32": 1e-3, "tf32": 2e-2, "f16": 2e-2, "bf16": 0.1}
 """Of the range of logits, how far one may be from the CPU's."""
-
-
-@pytest.fixture(params=["pretended", CARD])
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretended | None]:
-    """A GPU; None for a real one."""
-    with pretended() if request.param == "pretended" else contextlib.nullcontext() as there:
-        if there is not None:
-            monkeypatch.setattr(torch_cuda, "WARM", 0.0)
-            monkeypatch.setattr(turns, "LEAST_ROUNDS", 2)
-        yield there
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +65,6 @@ def worn(state: State) -> State:
         for n, w in state.weights.items()
     }
     return state.with_groups(weights={n: w * 8 if w.ndim == 2 else w for n, w in changed.items()})
-
-
-def on_gpu(bench: Bench) -> Bench:
-    return dataclasses.replace(bench, device="cuda", feeds={}, say=lambda text: None)
 
 
 def lowered(target: TorchCUDA, state: State, bench: Bench) -> Lowered:
@@ -237,7 +217,7 @@ def wide(place: Bench) -> State:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: torch finds none")
+@ON_A_CARD[1]
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
 def test_two_of_four_runs_sparse(form: str, precision: str, wide: State, place: Bench) -> None:

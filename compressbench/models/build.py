@@ -43,6 +43,12 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
     Raises:
         UserError: the stored edits or tensors don't fit the module that the spec builds.
     """
+    # Whoever asks first may be in inference mode, whose tensors no later caller's gradient could pass.
+    with torch.inference_mode(False), torch.no_grad():
+        return _module_of(state, device)
+
+
+def _module_of(state: State, device: str) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             module = replay(specs.build(state.model, "model"), state.edits)
@@ -51,10 +57,9 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
         raise UserError(f"the stored model can't be rebuilt: {type(error).__name__}: {reason}") from error
     load(module, state.weights, "the state's weights")
     load_scales(module, state.group("scales"))
-    with torch.no_grad():  # a tied weight is stored under each of its names, but masked under the first only
-        for name, parameter in module.named_parameters():
-            if name in state.masks:
-                parameter.mul_(state.masks[name])
+    for name, parameter in module.named_parameters():
+        if name in state.masks:  # a tied weight is stored under each of its names, but masked under the first only
+            parameter.mul_(state.masks[name])
     return module.to(device).eval()
 
 
