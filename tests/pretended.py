@@ -35,6 +35,10 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_
 WAITS_OF_MASKS = ("index", "index_put", "index_put_")
 
 
+_PLACES: dict[int, tuple[StorageWeakRef, str]] = {}
+"""By the address of a memory's owner, which no other one has while it is watched; tensors may be kept for another time."""
+
+
 class Elsewhere(RuntimeError):
     """What torch would refuse on a GPU."""
 
@@ -48,7 +52,7 @@ class Pretended:
     """
 
     def __init__(self) -> None:
-        self.places: dict[int, tuple[StorageWeakRef, str]] = {}
+        self.places = _PLACES
         self.waits: Counter[str] = Counter()
         self.strict = False
         self.recording: Graph | None = None
@@ -172,6 +176,8 @@ class _Calls(TorchFunctionMode):
                     return func(*args, **kwargs)
             if func is Tensor.get_device:
                 return 0
+        if func is Tensor.pin_memory:
+            return own
         if func in MOVES and own is not None:
             return self._move(func, own, args[1:], kwargs)
         wanted = kwargs.pop("device", None)
