@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 GPU, CPU, EITHER = "cuda", "cpu", "either"
 """Where memory is; ``either``: made by C++ inside of an operation, as autograd's zeros are."""
@@ -113,7 +113,7 @@ class Graph:
 
     def replay(self) -> None:
         """Does all that was recorded, on the same memory."""
-        with torch.no_grad():
+        with torch.no_grad(), torch._C.DisableTorchFunction(), _disable_current_modes():
             for step in self.steps:
                 step()
 
@@ -317,6 +317,14 @@ def pretended() -> Iterator[Pretended]:
     def strictly(mode: int | str) -> None:
         there.strict = mode in (2, "error")
 
+    grouped = torch._C._group_tensors_by_device_and_dtype
+
+    def groups(tensors: Any, with_indices: bool = False) -> Any:
+        return {
+            (torch.device("cuda", 0) if there.place(part[0][0]) == GPU else device, dtype): (part, places)
+            for (device, dtype), (part, places) in grouped(tensors, with_indices).items()
+        }
+
     properties = SimpleNamespace(name="pretended", major=9, minor=0, total_memory=2**33, multi_processor_count=1)
     replaced: dict[str, Any] = {
         "is_available": lambda: True,
@@ -350,6 +358,7 @@ def pretended() -> Iterator[Pretended]:
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "compile", _uncompiled))
         now = SimpleNamespace(is_capturing=replaced["is_current_stream_capturing"])
+        stack.enter_context(mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", groups))
         stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", lambda *_: now))
         stack.enter_context(_Operations(there))
         stack.enter_context(_Calls(there))
