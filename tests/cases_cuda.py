@@ -6,15 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from compressbench.bench import Bench
 from compressbench.hardware import torch_cuda, turns
 from pretended import Pretended, pretended
 
-NONE = "needs an NVIDIA GPU: torch finds none"
-ON_A_CARD = (pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason=NONE))
-CARD = pytest.param("card", marks=ON_A_CARD)
+CARD = pytest.param("card", marks=pytest.mark.cuda)
 
 
 @pytest.fixture(params=["pretended", CARD])

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cases_cuda import ON_A_CARD, gpu, on_gpu  # noqa: F401
+from cases_cuda import gpu, on_gpu  # noqa: F401
 from cases_exits import HEAD, POINTS, RESNET, build, spec
 from compressbench.bench import Bench
 from compressbench.exit_criteria.policy import assigned, compacted, everything, policy_of, queued, waiting
 from compressbench.hardware import torch_cuda, turns
 from compressbench.hardware.exits import lower
 from compressbench.hardware.target import Lowered, Unsupported
+from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.hardware.torch_cuda import FORMS, PRECISIONS, TorchCUDA, arithmetic
 from compressbench.models import exit_policies
 from compressbench.models.build import module_of, snapshot
@@ -153,9 +154,16 @@ def test_throughput_with_exits_is_measured_when_the_gpu_is_done(
     gpu: Pretended | None, form: str, early: State, place: Bench
 ) -> None:
     bench = on_gpu(place)
-    probe = Batching({"card": TorchCUDA(seconds=0.01, form=form)}, (8, 32), examples=24, seconds=0.01)
+    targets: dict[str, Any] = {"card": TorchCUDA(seconds=0.01, form=form)}
+    if form == "eager":
+        targets["cpu"] = TorchCPU(seconds=0.01)
+    probe = Batching(targets, (8, 32), examples=24, seconds=0.01)
     view = View(early, bench)
     rows = {(m.name, m.group): m for m in probe.measure(view, view, bench)}
+    if form == "eager":
+        beside = rows["exit_throughput_b32", "cpu/compacted"]
+        assert beside.value is not None
+        assert "GPU" not in beside.note
     for batch in (8, 32):
         for way in (FULL, "waiting", "compacted", "queued"):
             rate = rows[f"exit_throughput_b{batch}", f"card/{way}"]
@@ -217,7 +225,6 @@ def wide(place: Bench) -> State:
 
 
 @pytest.mark.cuda
-@ON_A_CARD[1]
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
 def test_two_of_four_runs_sparse(form: str, precision: str, wide: State, place: Bench) -> None:
