@@ -303,8 +303,9 @@ def _compiled(answer: Part, early: bool, tf32: bool) -> Part:
             if count in seen:
                 return fast(*batch)  # type: ignore[no-any-return]
             if early and count > 1:
-                for x in batch:
+                for x in batch:  # dynamo takes all parts for one function, and their sizes for that one's changes
                     torch._dynamo.maybe_mark_dynamic(x, 0)
+                    torch._dynamo.mark_static(x, list(range(1, x.ndim)))
             with quietly(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
                 result: tuple[Tensor, ...] = fast(*batch)
             seen.add(count)
