@@ -52,10 +52,9 @@ class _Recording(TorchDispatchMode):
         self.graph = graph
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten._local_scalar_dense.default:
-            raise RuntimeError(
-                "operation not permitted when stream is capturing: a number is read from the device"
-            )
+        indices = [t for t in tree_leaves(args[1:]) if isinstance(t, Tensor)]
+        if function in WAITS or (function in INDEXED and any(t.dtype == torch.bool for t in indices)):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
         out = function(*args, **(kwargs or {}))
         self.graph.steps.append((function, args, kwargs or {}, out))
         return out
