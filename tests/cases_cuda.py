@@ -30,4 +30,3 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 def on_gpu(bench: Bench) -> Bench:
     """The same bench, its examples not yet there."""
     return dataclasses.replace(bench, device="cuda", feeds={}, say=lambda text: None)
-

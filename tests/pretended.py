@@ -1,9 +1,10 @@
-"""A CUDA device that is none: tensors keep their values in the processor's memory, and which device they are said to be on.
+"""A CUDA device that is none: tensors stay in the processor's memory, and it is kept where they are said to be.
 
 Inside ``pretended()`` torch finds a GPU. What would fail there fails here: an operation on tensors of two devices, a
-processor's generator for a tensor of the GPU, ``.numpy()`` of one, and, while a graph is recorded, anything that waits for
-the GPU or reads the processor's memory. What would wait for the GPU is counted. A recorded graph does nothing until it is
-replayed, and then repeats the recorded operations on the recorded memory, numbers of Python as they were.
+processor's generator for a tensor of the GPU, ``.numpy()`` of one, and, while a graph is recorded, anything that
+waits for the GPU or reads the processor's memory. What would wait for the GPU is counted. A recorded graph does
+nothing until it is replayed, and then repeats the recorded operations on the recorded memory, numbers of Python as
+they were.
 
 It is no GPU: kernels, their limits (types, alignment, memory) and their time aren't pretended, ``torch.compile`` does
 nothing, and what C++ does with a device of its own choosing is taken to be right.
@@ -30,13 +31,29 @@ GPU, CPU, EITHER = "cuda", "cpu", "either"
 """Where memory is; ``either``: made by C++ inside of an operation, as autograd's zeros are."""
 MOVES = (Tensor.to, Tensor.cuda, Tensor.cpu)
 BARE = (Tensor.new_tensor, Tensor.__deepcopy__)
-READS = (Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__float__, Tensor.__bool__, Tensor.__index__, Tensor.__contains__)
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "bincount", "equal")
+READS = (
+    Tensor.item,
+    Tensor.tolist,
+    Tensor.__int__,
+    Tensor.__float__,
+    Tensor.__bool__,
+    Tensor.__index__,
+    Tensor.__contains__,
+)
+WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_consecutive",
+    "bincount",
+    "equal",
+)
 WAITS_OF_MASKS = ("index", "index_put", "index_put_")
 
 
 _PLACES: dict[int, tuple[StorageWeakRef, str]] = {}
-"""By the address of a memory's owner, which no other one has while it is watched; tensors may be kept for another time."""
+"""By the address of a memory's owner, which no other has while it is watched; tensors may be kept for later."""
 
 
 class Elsewhere(RuntimeError):
@@ -78,7 +95,9 @@ class Pretended:
         if self._told:
             return
         if self.recording is not None:
-            raise Elsewhere(f"{why} while a graph is recorded: operation not permitted when stream is capturing")
+            raise Elsewhere(
+                f"{why} while a graph is recorded: operation not permitted when stream is capturing"
+            )
         if self.strict:
             raise Elsewhere(f"{why} waits for the GPU")
         self.waits[why] += 1
@@ -182,7 +201,7 @@ class _Calls(TorchFunctionMode):
             return self._move(func, own, args[1:], kwargs)
         wanted = kwargs.pop("device", None)
         result = func(*args, **kwargs)
-        given = [t for t in _tensors((args, kwargs))]
+        given = _tensors((args, kwargs))
         if wanted is not None:
             place = GPU if torch.device(wanted).type == "cuda" else CPU
             drawn = kwargs.get("generator")
@@ -248,7 +267,9 @@ class _Operations(TorchDispatchMode):
                 there.put(tensor, place)
         return result
 
-    def _check(self, name: str, func: Any, args: Any, kwargs: Any, given: list[Tensor], places: list[str]) -> None:
+    def _check(
+        self, name: str, func: Any, args: Any, kwargs: Any, given: list[Tensor], places: list[str]
+    ) -> None:
         there = self.there
         if name == "_has_compatible_shallow_copy_type":
             return
@@ -259,14 +280,18 @@ class _Operations(TorchDispatchMode):
         lent: list[Tensor] = []
         if name in WAITS_OF_MASKS:
             lent = [t for t in args[1] if t is not None]
-            if any(t.dtype in (torch.bool, torch.uint8) for t in lent) or any(there.place(t) == CPU for t in lent):
+            if any(t.dtype in (torch.bool, torch.uint8) for t in lent) or any(
+                there.place(t) == CPU for t in lent
+            ):
                 there.wait(name)
         if name in WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
             there.wait(name)
         for tensor, place in zip(given, places, strict=True):
             first = tensor is given[0] and name in WAITS_OF_MASKS
             if place == CPU and (first or (tensor.ndim and not any(tensor is t for t in lent))):
-                raise Elsewhere(f"{func}: expected all tensors to be on the same device, found cuda:0 and cpu")
+                raise Elsewhere(
+                    f"{func}: expected all tensors to be on the same device, found cuda:0 and cpu"
+                )
         for value in pytree.tree_leaves((args, kwargs)):
             if isinstance(value, torch.Generator) and value.device.type == "cpu":
                 raise Elsewhere(f"{func}: expected a 'cuda' device type for generator but found 'cpu'")
@@ -325,7 +350,9 @@ def pretended() -> Iterator[Pretended]:
             for (device, dtype), (part, places) in grouped(tensors, with_indices).items()
         }
 
-    properties = SimpleNamespace(name="pretended", major=9, minor=0, total_memory=2**33, multi_processor_count=1)
+    properties = SimpleNamespace(
+        name="pretended", major=9, minor=0, total_memory=2**33, multi_processor_count=1
+    )
     replaced: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
@@ -359,7 +386,7 @@ def pretended() -> Iterator[Pretended]:
         stack.enter_context(mock.patch.object(torch, "compile", _uncompiled))
         now = SimpleNamespace(is_capturing=replaced["is_current_stream_capturing"])
         stack.enter_context(mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", groups))
-        stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", lambda *_: now))
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", return_value=now))
         stack.enter_context(_Operations(there))
         stack.enter_context(_Calls(there))
         yield there

@@ -26,7 +26,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": ADAM, "lr": 0.002},
     "nesterov": {"optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9, "nesterov": True}},
     "clip": {"clip": 0.5},
-    "rate that falls": {"warmup": "4it", "schedule": {"_target_": "compressbench.training.schedules.cosine", "_partial_": True}},
+    "rate that falls": {
+        "warmup": "4it", "schedule": {"_target_": "compressbench.training.schedules.cosine", "_partial_": True},
+    },
     "sam": {"stepper": {"_target_": "compressbench.training.sam.sam", "_partial_": True, "rho": 0.2}},
     "asam": {"stepper": {"_target_": "compressbench.training.sam.asam", "_partial_": True, "rho": 1.0}},
     "ema": {"averager": {"_target_": "compressbench.training.averagers.ema", "_partial_": True, "decay": 0.5}},
@@ -59,7 +61,12 @@ def bench_of(place: Bench, teacher: State, launch: str, said: list[str]) -> Benc
 
 @pytest.mark.parametrize("name", WAYS)
 def test_a_recorded_iteration_is_the_one_that_python_says(
-    name: str, gpu: Pretended | None, place: Bench, start: State, teacher: State, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    gpu: Pretended | None,
+    place: Bench,
+    start: State,
+    teacher: State,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     replayed = []
     real = Recorded._replay
@@ -116,7 +123,9 @@ def test_nothing_waits_for_the_gpu_within_an_epoch(
 
 
 @pytest.mark.parametrize("launch", ["eager", "graph"])
-def test_lanes_on_a_gpu_are_lanes_on_the_cpu(launch: str, gpu: Pretended | None, place: Bench, start: State) -> None:
+def test_lanes_on_a_gpu_are_lanes_on_the_cpu(
+    launch: str, gpu: Pretended | None, place: Bench, start: State
+) -> None:
     seeds, stage, said = (3, 4), train(**{**STEP, "length": "8it"}), []  # type: ignore[var-annotated]
 
     def benches(bench: Bench) -> list[Bench]:

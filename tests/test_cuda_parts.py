@@ -1,4 +1,4 @@
-"""Probes, criteria and stages on a GPU: what they give is what they give on the CPU; on a pretended one, and on a card."""
+"""Probes, criteria and stages on a GPU: what they give is what the CPU gives; on a pretended one, and a card."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from compressbench.state import State
 from compressbench.store import Store
 from compressbench.views import View
 from pretended import Pretended
-from short import ADAM, SGD, train
+from short import ADAM, train
 from tiny import TINY
 
 CONF = conf_dir()
@@ -44,8 +44,16 @@ PROBES = sorted(p.stem for p in (CONF / "probe").glob("*.yaml"))
 CRITERIA = sorted(p.stem for p in (CONF / "stage/prune").glob("*.yaml") if p.stem[0] != "_")
 METHODS = sorted(p.stem for p in (CONF / "reparametrise").glob("*.yaml"))
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
-FEW = {"square": {"queries": 30, "examples": 32}, "robustness": {"steps": 3, "examples": 32}, "connectivity": {"points": 3}}
-ELSEWHERE = ("deployed", "targets", "batching")  # they ask runtimes, not the GPU: ``test_cuda`` has those that do
+FEW = {
+    "square": {"queries": 30, "examples": 32},
+    "robustness": {"steps": 3, "examples": 32},
+    "connectivity": {"points": 3},
+}
+ELSEWHERE = (
+    "deployed",
+    "targets",
+    "batching",
+)  # they ask runtimes, not the GPU: ``test_cuda`` has those that do
 
 
 def read(folder: str, name: str) -> Any:
@@ -108,7 +116,9 @@ def test_every_probe_measures_what_it_does_on_the_cpu(
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_every_criterion_scores_as_on_the_cpu(name: str, gpu: Pretended | None, place: Bench, dense: State) -> None:
+def test_every_criterion_scores_as_on_the_cpu(
+    name: str, gpu: Pretended | None, place: Bench, dense: State
+) -> None:
     from compressbench.criteria.given import Given, Saliency
 
     criterion = specs.build(read("stage/prune", name)["criterion"], "criterion")
@@ -132,7 +142,12 @@ def test_every_criterion_scores_as_on_the_cpu(name: str, gpu: Pretended | None, 
 STAGES: dict[str, Any] = {
     "8 bits": Quantize(weights=8, inputs=8, examples=64),
     "4 bits, mse, corrected": Quantize(
-        weights=4, inputs=8, examples=64, weight_observer=read("observer", "mse"), observer=read("observer", "entropy"), bias_correction=True
+        weights=4,
+        inputs=8,
+        examples=64,
+        weight_observer=read("observer", "mse"),
+        observer=read("observer", "entropy"),
+        bias_correction=True,
     ),
     "percentile": Quantize(weights=8, inputs=8, examples=64, observer=read("observer", "percentile")),
     "adaptive rounding": Quantize(weights=4, inputs=8, examples=64, rounding="adaptive", rounding_steps=5),
@@ -164,7 +179,8 @@ def test_every_stage_gives_what_it_does_on_the_cpu(
     name: str, gpu: Pretended | None, place: Bench, learnt: State, tmp_path: Path
 ) -> None:
     here, there = (
-        STAGES[name].apply(learnt, dataclasses.replace(bench, name="stage")) for bench in (place, on_gpu(place))
+        STAGES[name].apply(learnt, dataclasses.replace(bench, name="stage"))
+        for bench in (place, on_gpu(place))
     )
     assert there.edits == here.edits
     assert here.tensors.keys() == there.tensors.keys()
@@ -184,7 +200,11 @@ def kept(state: State, place: Bench, folder: Path) -> None:
     assert View(back, place).log_probs.isfinite().all()
 
 
-@pytest.mark.parametrize("stage", [Channels(MAGNITUDE, fraction=0.3), Blocks(MAGNITUDE, fraction=0.4), Replace()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "stage",
+    [Channels(MAGNITUDE, fraction=0.3), Blocks(MAGNITUDE, fraction=0.4), Replace()],
+    ids=lambda s: type(s).__name__,
+)
 def test_nets_are_cut_and_rebuilt_on_a_gpu(stage: Any, gpu: Pretended | None, place: Bench) -> None:
     net = drawn({**RESNET, "build": {**RESNET["build"], "depth": 14}}, place)
     here, there = (stage.apply(net, dataclasses.replace(b, name="cut")) for b in (place, on_gpu(place)))
@@ -192,13 +212,17 @@ def test_nets_are_cut_and_rebuilt_on_a_gpu(stage: Any, gpu: Pretended | None, pl
     assert not apart(here, there)
 
 
-def test_an_ensemble_and_a_policy_on_a_gpu(gpu: Pretended | None, place: Bench, early: State, learnt: State) -> None:
+def test_an_ensemble_and_a_policy_on_a_gpu(
+    gpu: Pretended | None, place: Bench, early: State, learnt: State
+) -> None:
     for bench in (place, on_gpu(place)):
         both = dataclasses.replace(bench, references={"a": learnt, "b": learnt})
         joined = Ensemble(("a", "b")).apply(None, both)
         assert (View(joined, bench).answers == View(learnt, place).answers).double().mean() > 0.99
         chosen = Choose(spec("margin"), budget=0.7).apply(early, bench)
-        assert chosen.policies["exit"]["thresholds"] == pytest.approx(early.policies["exit"]["thresholds"], abs=0.02)
+        assert chosen.policies["exit"]["thresholds"] == pytest.approx(
+            early.policies["exit"]["thresholds"], abs=0.02
+        )
         assert (View(early, bench).answers == View(early, place).answers).double().mean() > 0.98
 
 
@@ -237,14 +261,17 @@ def test_a_few_steps_end_where_they_do_on_the_cpu(
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_on_a_gpu(name: str, gpu: Pretended | None, place: Bench, dense: State) -> None:
     """Those that draw on the device draw other numbers there: they need only train."""
-    settings = train("3it", validate=None, reparametrise={name: read("reparametrise", name)})
+    method = read("reparametrise", name)
     if name == "shared":
         dense = Share(bits=3, iterations=5).apply(dense, place)
     if name == "qat":
         dense = Quantize(weights=8, inputs=8, examples=64).apply(dense, place)
     if name == "gradual":
-        settings = train("3it", validate=None, reparametrise={name: {**read("reparametrise", name), "every": "1it",
-                         **{k: read(k, read("reparametrise", name)[k]) for k in ("scope", "grain")}, "criterion": MAGNITUDE}})  # fmt: skip
+        method |= {k: read(k, method[k]) for k in ("scope", "grain")} | {
+            "every": "1it",
+            "criterion": MAGNITUDE,
+        }
+    settings = train("3it", validate=None, reparametrise={name: method})
     here, there = stepped(settings, dense, place), stepped(settings, dense, on_gpu(place))
     assert {g: set(t) for g, t in here.tensors.items()} == {g: set(t) for g, t in there.tensors.items()}
     if name not in ("dropout", "l0", "supermask", "targeted_dropout", "variational_dropout"):
@@ -259,7 +286,16 @@ def test_exits_train_on_a_gpu(objective: str, gpu: Pretended | None, place: Benc
 
 
 @pytest.mark.parametrize(
-    ("labels", "distance"), [("soft", "kl"), ("kd_topk", "mse"), ("shuffled", "js"), ("class_mean", "cross_entropy"), ("kd_sim", "kl"), ("kd_pt", "cosine"), ("hard", "kl")]
+    ("labels", "distance"),
+    [
+        ("soft", "kl"),
+        ("kd_topk", "mse"),
+        ("shuffled", "js"),
+        ("class_mean", "cross_entropy"),
+        ("kd_sim", "kl"),
+        ("kd_pt", "cosine"),
+        ("hard", "kl"),
+    ],
 )
 def test_distillation_on_a_gpu(
     labels: str, distance: str, gpu: Pretended | None, place: Bench, dense: State, learnt: State
@@ -270,13 +306,16 @@ def test_distillation_on_a_gpu(
     }  # fmt: skip
     settings = train("4it", validate=None, objective=own)
     here, there = (
-        stepped(settings, dense, dataclasses.replace(b, references={"teacher": learnt})) for b in (place, on_gpu(place))
+        stepped(settings, dense, dataclasses.replace(b, references={"teacher": learnt}))
+        for b in (place, on_gpu(place))
     )
     assert not apart(here, there, 5e-3)
 
 
 @pytest.mark.parametrize("feature", ["hint", "attention", "similarity", "pooled"])
-def test_mimicking_on_a_gpu(feature: str, gpu: Pretended | None, place: Bench, dense: State, learnt: State) -> None:
+def test_mimicking_on_a_gpu(
+    feature: str, gpu: Pretended | None, place: Bench, dense: State, learnt: State
+) -> None:
     own = {
         "_target_": "compressbench.training.distillation.mimic", "_partial_": True, "teacher": "teacher",
         "labels": read("labels", "soft"), "distance": read("distance", "kl"), "temperature": 4.0, "share": 0.9,
@@ -284,6 +323,7 @@ def test_mimicking_on_a_gpu(feature: str, gpu: Pretended | None, place: Bench, d
     }  # fmt: skip
     settings = train("4it", validate=None, objective=own)
     here, there = (
-        stepped(settings, dense, dataclasses.replace(b, references={"teacher": learnt})) for b in (place, on_gpu(place))
+        stepped(settings, dense, dataclasses.replace(b, references={"teacher": learnt}))
+        for b in (place, on_gpu(place))
     )
     assert not apart(here, there, 5e-3)

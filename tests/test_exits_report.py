@@ -182,9 +182,10 @@ def test_throughputs_have_figures_beside_their_charts() -> None:
 
 
 def test_a_cpu_and_a_gpu_of_one_run_are_both_drawn() -> None:
-    """"Better suited to CPU than GPU": the same ways on two targets, each with its chart and its table."""
+    """Better suited to CPU than GPU? The same ways on two targets, each with its chart and its table."""
     like = {
-        "probe": "batching", "series": "by a budget", "state": "of_joint_0p3.choose", "order": 2, "key": "b", "machine": "here",
+        "probe": "batching", "series": "by a budget", "state": "of_joint_0p3.choose", "order": 2, "key": "b",
+        "machine": "here",
     }  # fmt: skip
     speeds = {"cpu_torch": (1.5, 1.25), "cuda_eager": (1.1, 0.5), "cuda_graph": (1.2, 0.75)}
     rows = [
@@ -198,7 +199,10 @@ def test_a_cpu_and_a_gpu_of_one_run_are_both_drawn() -> None:
     tables = {t.title: t for t in exits.exit_tables(panel, "final") if t.title.startswith("Throughput")}
     assert list(tables) == [f"Throughput on {target}" for target in speeds]
     for target, (single, many) in speeds.items():
-        told = [c.text.replace("\u202f", "").replace("\u00a0", "") for c in tables[f"Throughput on {target}"].rows[1].cells]
+        told = [
+            c.text.replace("\u202f", "").replace("\u00a0", "")
+            for c in tables[f"Throughput on {target}"].rows[1].cells
+        ]
         assert float(told[1]) == pytest.approx(single)
         assert float(told[3]) == pytest.approx(many)
     charts = exit_throughput(panel, "final", "", "rates")

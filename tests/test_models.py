@@ -659,4 +659,6 @@ def test_what_is_first_asked_for_in_inference_mode_can_be_trained_with(digits) -
         module, feed = build.module_of(state), bench.feed("train")
     (images,), labels = bench.task.encode(feed.head(4)), feed.labels[:4]
     torch.nn.functional.cross_entropy(module(images), labels).backward()
-    assert not any(t.is_inference() for t in (*module.parameters(), *module.buffers(), feed["images"], feed.labels))
+    assert not any(
+        t.is_inference() for t in (*module.parameters(), *module.buffers(), feed["images"], feed.labels)
+    )

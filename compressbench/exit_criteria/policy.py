@@ -244,7 +244,7 @@ class _Queue:
 
 
 def _parted(gone: Tensor, leaving: int) -> tuple[Tensor, Tensor]:
-    """(rows that leave, rows that stay), in order, where it is known how many leave: a GPU needn't be waited for again."""
+    """(rows that leave, rows that stay), in order, how many leave being known: no GPU is waited for again."""
     if gone.device.type == "cpu":
         return gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1)
     order = gone.argsort(stable=True)

@@ -1,11 +1,12 @@
 """An NVIDIA GPU: torch eager, compiled, or as a CUDA graph; 2:4 weights where they pay; timed with the GPU's own events.
 
-No part of this was run on a GPU in this repository. Tests run it on a pretended one (``tests/pretended.py``), which finds a
-tensor left on the processor and a wrong recording of a graph, but knows nothing of kernels and their limits.
+No part of this was run on a GPU in this repository. Tests run it on a pretended one (``tests/pretended.py``), which
+finds a tensor left on the processor and a wrong recording of a graph, but knows nothing of kernels and their limits.
 
-All forms run the same net: batch norms folded, ``channels_last`` (see ``compressbench.models.prepared``). The batch is on the
-GPU, in its type and layout, before a timing begins; no copy from the processor is timed. Inputs and weights are those of the
-call before, so that what fits is found in the GPU's L2 cache. Float32 is float32: TF32 is a precision of its own here.
+All forms run the same net: batch norms folded, ``channels_last`` (see ``compressbench.models.prepared``). The batch
+is on the GPU, in its type and layout, before a timing begins; no copy from the processor is timed. Inputs and weights
+are those of the call before, so that what fits is found in the GPU's L2 cache. Float32 is float32: TF32 is a
+precision of its own here.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ Part = Callable[..., tuple["Tensor", ...]]
 class TorchCUDA:
     """torch on the current CUDA device. Quantized layers go on simulating, in float, and are named.
 
-    A net with early exits runs part by part, and rows leave the batch in between: that is for the processor to decide, which
-    waits for the GPU once for each part. Compiled parts take any number of rows; a recorded graph takes one, so that rows
-    are filled up to the next power of two, whose graph is recorded when it is first met.
+    A net with early exits runs part by part, and rows leave the batch in between: that is for the processor to
+    decide, which waits for the GPU once for each part. Compiled parts take any number of rows; a recorded graph takes
+    one, so that rows are filled up to the next power of two, whose graph is recorded when it is first met.
 
     Attributes:
         batches: sizes to time.
@@ -301,9 +302,11 @@ def _compiled(answer: Part, early: bool, tf32: bool) -> Part:
         with torch.no_grad(), arithmetic(tf32):
             count = len(batch[0])
             if count in seen:
-                return fast(*batch)  # type: ignore[no-any-return]
+                return fast(*batch)
             if early and count > 1:
-                for x in batch:  # dynamo takes all parts for one function, and their sizes for that one's changes
+                for (
+                    x
+                ) in batch:  # dynamo takes all parts for one function, and their sizes for that one's changes
                     torch._dynamo.maybe_mark_dynamic(x, 0)
                     torch._dynamo.mark_static(x, list(range(1, x.ndim)))
             with quietly(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
@@ -372,7 +375,11 @@ def _sparse(nets: Sequence[nn.Module]) -> tuple[tuple[str, ...], tuple[str, ...]
     for net in nets:
         for path, part in net.named_modules():
             weight = part._parameters.get("weight")
-            if not isinstance(part, (nn.Linear, nn.Conv2d)) or weight is None or pattern_of(weight) != TWO_OF_FOUR:
+            if (
+                not isinstance(part, (nn.Linear, nn.Conv2d))
+                or weight is None
+                or pattern_of(weight) != TWO_OF_FOUR
+            ):
                 continue
             name = path.partition(".")[2]  # a prepared net holds its forms under names of its own
             if type(part) is not nn.Linear:

@@ -57,8 +57,9 @@ def _module_of(state: State, device: str) -> nn.Module:
         raise UserError(f"the stored model can't be rebuilt: {type(error).__name__}: {reason}") from error
     load(module, state.weights, "the state's weights")
     load_scales(module, state.group("scales"))
+    # A tied weight is stored under each of its names, but masked under the first only.
     for name, parameter in module.named_parameters():
-        if name in state.masks:  # a tied weight is stored under each of its names, but masked under the first only
+        if name in state.masks:
             parameter.mul_(state.masks[name])
     return module.to(device).eval()
 

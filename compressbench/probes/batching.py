@@ -30,10 +30,10 @@ FULL = "full depth"
 class Batching:
     """Throughput and cost against batch size: a batch waits, or finished rows leave it, or rows queue before each part.
 
-    All ways run the same test images and answer alike; the net without its exits (full depth) is timed beside them, in
-    turns. The cost is what was really computed, in MACs, of all examples at full depth. On a GPU a pass is over when the GPU
-    is done with it; who leaves is decided on the processor, which waits for the GPU once for each part but the last that a
-    batch is run through: the note says how often a pass does.
+    All ways run the same test images and answer alike; the net without its exits (full depth) is timed beside them,
+    in turns. The cost is what was really computed, in MACs, of all examples at full depth. On a GPU a pass is over
+    when the GPU is done with it; who leaves is decided on the processor, which waits for the GPU once for each part
+    but the last that a batch is run through: the note says how often a pass does.
 
     Attributes:
         targets: hardware targets by name; modelled ones have no figures.
@@ -46,7 +46,9 @@ class Batching:
     batches: tuple[int, ...] = (1, 4, 16, 64)
     examples: Count = 256
     seconds: Positive = 1.0
-    VERSION: ClassVar[int] = 4  # 2: ratios by turn; 3: quantized nets with exits; 4: a pass of a batch at least, GPUs waited for
+    VERSION: ClassVar[int] = (
+        4  # 2: ratios by turn; 3: quantized nets with exits; 4: a pass of a batch at least, GPUs waited for
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
