@@ -347,20 +347,40 @@ def test_bytes_are_multiplied_by_a_transposed_matrix(
 
 def test_float32_is_float32(resnet: State, place: Bench) -> None:
     """torch lets convolutions round to TF32 unless told otherwise."""
-    from torch.backends import cuda, cudnn
+    from torch.backends import cudnn
 
     seen = []
     with pretended(), arithmetic(True):
         for precision in ("f32", "tf32", "f16"):
             found = lowered(TorchCUDA((8,), precision=precision), resnet, place)
-            hook = lambda *_: seen.append((cudnn.allow_tf32, cuda.matmul.allow_tf32))  # noqa: E731
+            hook = lambda *_: seen.append((cudnn.allow_tf32, torch.get_float32_matmul_precision()))  # noqa: E731
             handle = nn.modules.module.register_module_forward_pre_hook(hook)
             found.run(*found.inputs)
             handle.remove()
             assert len(set(seen)) == 1
-            assert seen[0] == (precision == "tf32",) * 2
+            assert seen[0] == ((True, "high") if precision == "tf32" else (False, "highest"))
             seen.clear()
         assert cudnn.allow_tf32, "it is put back"
+
+
+def test_precisions_are_said_as_trainings_say_them() -> None:
+    """torch has two ways to say it, and after one of them the other one's getter fails: both are asked here."""
+    from compressbench.training.launching import exact
+
+    def told() -> tuple[bool, str]:
+        return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+    before = told()
+    for tf32 in (True, False):
+        with exact(tf32, "cuda"):
+            outer = told()
+            with arithmetic(not tf32):
+                assert told() == ((False, "highest") if tf32 else (True, "high"))
+            assert told() == outer
+        assert told() == before
+        with arithmetic(tf32), exact(not tf32, "cuda"):
+            assert told() == ((False, "highest") if tf32 else (True, "high"))
+        assert told() == before
 
 
 def test_no_gpu_is_said_so(

@@ -209,14 +209,15 @@ class TorchCUDA:
         """
         runs, forwards = calls(lowered, batch)
         timers = [_timer(run) for run in runs]
-        warm = time.perf_counter()
-        while True:
-            for timer in timers:
-                timer()
-            if time.perf_counter() - warm > WARM:
-                break
         fewest = FEWEST if forwards == 1 else FEWEST_OF_MANY
-        taken, disturbed = undisturbed(lambda: in_turns(timers, self.seconds, fewest))
+        with arithmetic(self.precision == "tf32"):
+            warm = time.perf_counter()
+            while True:
+                for timer in timers:
+                    timer()
+                if time.perf_counter() - warm > WARM:
+                    break
+            taken, disturbed = undisturbed(lambda: in_turns(timers, self.seconds, fewest))
         return [timing(batch, turns, forwards, False, disturbed) for turns in taken]
 
 
@@ -251,14 +252,26 @@ def waited(call: Callable[[], object]) -> Callable[[], object]:
 @contextmanager
 def arithmetic(tf32: bool) -> Iterator[None]:
     """Inside, products of float32 on a GPU are TF32 or not; torch itself begins with TF32 in convolutions alone."""
-    from torch.backends import cuda, cudnn
+    import torch
 
-    before = cudnn.allow_tf32, cuda.matmul.allow_tf32
-    cudnn.allow_tf32 = cuda.matmul.allow_tf32 = tf32
+    # Of torch's two ways to say it for matrices the other one's getter fails where this one is used.
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    wanted = (True, "high") if tf32 else (False, "highest")
+    if before == wanted:  # setting it takes longer than launching a kernel
+        yield
+        return
     try:
+        _say(*wanted)
         yield
     finally:
-        cudnn.allow_tf32, cuda.matmul.allow_tf32 = before
+        _say(*before)
+
+
+def _say(convolutions: bool, matrices: str) -> None:
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.set_float32_matmul_precision(matrices)
 
 
 def _ready(module: nn.Module, early: bool, sample: Inputs) -> list[nn.Module]:
