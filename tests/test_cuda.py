@@ -205,7 +205,21 @@ def test_a_stopwatch_of_a_gpu_waits_for_it(form: str, early: State, place: Bench
 def test_targets_reports_what_a_gpu_measures(gpu: Pretended | None, resnet: State, place: Bench) -> None:
     bench = on_gpu(place)
     view = View(resnet, bench)
-    found = {m.name: m for m in Targets({"card": TorchCUDA((1, 8), 0.01)}).measure(view, view, bench)}
+    probe = Targets({"card": TorchCUDA((1, 8), 0.01)}, memory=True)
+    found = {m.name: m for m in probe.measure(view, view, bench)}
+    few, many = (found[f"peak_memory_b{batch}"].value for batch in (1, 8))
+    assert few is not None
+    assert many is not None
+    if gpu is None:
+        assert 0 < few < many
+    else:
+        assert few == many == (1 << 20) - (1 << 10), (
+            "what the pretended GPU says at most, less what was there"
+        )
+    recorded = Targets({"card": TorchCUDA((1,), 0.01, form="graph")}, memory=True)
+    (memory,) = {m for m in recorded.measure(view, view, bench) if m.name == "peak_memory_b1"}
+    assert memory.value is None
+    assert "keeps its memory" in memory.note
     assert found["latency_b1"].value is not None
     assert found["throughput_b8"].value is not None
     assert found["speedup_b8"].value is not None
