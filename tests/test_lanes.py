@@ -79,6 +79,11 @@ CASES = {
         "averager": {"_target_": "compressbench.training.averagers.ema", "_partial_": True, "decay": 0.5}
     },
     "only": {"only": "fc.*"},
+    "edge_popup": {
+        "reparametrise": {
+            "edge_popup": {"_target_": "compressbench.training.reparametrisations.edge_popup.edge_popup"}
+        }
+    },
     "gradual": {
         "reparametrise": {
             "gradual": {
@@ -113,7 +118,11 @@ def test_methods_in_lanes_are_those_alone(bench, case) -> None:
         validate=None,
         **{
             **CASES[case],
-            **({"reparametrise": specs.expand(CASES[case]["reparametrise"])} if case == "gradual" else {}),
+            **(
+                {"reparametrise": specs.expand(CASES[case]["reparametrise"])}
+                if "reparametrise" in CASES[case]
+                else {}
+            ),
         },
     )
     alone, at_once = both(stage, states, bench)
@@ -195,7 +204,7 @@ def test_what_cannot_go_in_lanes_is_said(bench, monkeypatch) -> None:
 
     def turned(*args):
         forward = real(*args)
-        return lambda inputs: (forward(inputs)[0].flip(0), {})
+        return lambda inputs, instead: (forward(inputs, instead)[0].flip(0), {})
 
     monkeypatch.setattr(lanes, "_batched", turned)
     with pytest.raises(UserError, match="stage answers otherwise in lanes, by"):
