@@ -273,6 +273,23 @@ def test_a_sweep_over_seeds_goes_in_lanes(command, monkeypatch, tmp_path) -> Non
     assert "beside" not in table.read_text()
 
 
+def test_other_nets_with_the_same_settings_leave_the_lanes_free(command, monkeypatch) -> None:
+    seen = waves(monkeypatch)
+    short = (
+        "recipe.length=1it",
+        "recipe.teacher_length=1it",
+        "recipe.few_length=1it",
+        "evaluation.probes=null",
+    )
+    told = command(
+        "run", "-m", "recipe=distill_resnet", "scale=smoke", *short, "seed=0,1", "hardware.lanes=2",
+        "recipe.compare.floor=false",
+    )  # fmt: skip
+    assert told.returncode == 0
+    assert [("teacher", 0), ("teacher", 1)] in seen
+    assert all(len(wave) == 2 for wave in seen)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
