@@ -22,7 +22,7 @@ def _conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 class WideBlock(nn.Module):
     """Norm, ReLU and 3 x 3 convolution, twice, dropout between, and the sum; nothing follows it.
 
-    Where the shape changes, a projection reads what the first ReLU gives; padding, and the plain shortcut, read the input.
+    Where the shape changes, a projection reads what the first ReLU gives; padding and the plain shortcut read the input.
     """
 
     def __init__(self, before: int, width: int, stride: int, shortcut: str, dropout: float) -> None:
@@ -54,14 +54,14 @@ class WideResNet(nn.Module):
     """WRN-depth-widen for small images: 3 x 3 stem of 16, three stages 16, 32, 64 times ``widen`` wide, average.
 
     On CIFAR-10, WRN-16-8 has 10,961,370 parameters, WRN-28-10 36,479,194. With ``widen`` 1 and shortcut A it is the
-    pre-activation ResNet of four layers fewer in its own count, 6 n + 2 of them: depth 22 is ResNet-20, 269,722 parameters.
+    pre-activation ResNet (He et al. 2016b), whose depth is said as 6 n + 2: 22 is its ResNet-20, 269,722 parameters.
 
     Args:
         depth: 6 n + 4, n blocks a stage: 16, 22, 28, 40 …
         widen: how many times as wide as the thin net.
         shape: (channels, height, width) of an image; any size.
         classes: number of logits.
-        shortcut: where the shape changes: ``B`` (1 x 1 convolution, as published) or ``A`` (stride and zero-padded channels).
+        shortcut: where the shape changes: ``B`` (1 x 1 convolution, as published) or ``A`` (stride, zero channels).
         dropout: share of a block's inner values that is dropped in training, in [0, 1).
         init: fills a weight; Kaiming normal (fan-in). Bias 0; norms weight 1, bias 0.
 
