@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -380,7 +381,9 @@ def test_commands(own: Path) -> None:
         except subprocess.TimeoutExpired:
             told.append(f"- {case.words}\n    took more than 60 s")
             continue
-        if fault := judged(case, ended.returncode, ended.stdout, ended.stderr):
+        # what the OpenMP runtime says of its own variable, when torch loads it, isn't ours
+        own_words = re.sub(r"\nlibgomp: .*\n", "", ended.stderr)
+        if fault := judged(case, ended.returncode, ended.stdout, own_words):
             told.append(f"- {case.words[:1500]}\n    {fault}")
     if told:
         pytest.fail(f"FUZZ_SEED={SEED}: {len(told)} of {count} commands\n" + "\n".join(told), pytrace=False)

@@ -124,7 +124,7 @@ def test_no_two_studies_are_answered_by_the_same_run() -> None:
     assert len(runs) == len(set(runs)) > 8
 
 
-# by the sources: study, state, peak rate, decay, batch, length, the rate as a share of its peak at some epochs (or iterations)
+# by the sources: study, state, peak rate, decay, batch, length, shares of the peak rate at some epochs (or iterations)
 PROTOCOLS: tuple[tuple[str, str, float, float, int, str, dict[float, float]], ...] = (
     ("dense.he_20", "dense", 0.1, 1e-4, 128, "64000it", {31999: 1, 32000: 0.1, 47999: 0.1, 48000: 0.01}),
     ("dense.torchdistill_20", "dense", 0.1, 1e-4, 128, "182ep", {90: 1, 91: 0.1, 135: 0.1, 136: 0.01}),
@@ -459,15 +459,22 @@ def test_the_command_reads_runs_and_names_what_answers_nothing(
         replace(rows[0], overrides="model.build.shortcut=B", seed=9),
     ]
     write_jsonl(other, tmp_path / "run1/more.jsonl")
-    assert published(str(tmp_path), str(tmp_path / "run1/more.jsonl")) == 0
-    told_of = capsys.readouterr()
-    assert "91.50 ± 0.71 % (2 seeds)" in told_of.out
-    assert (
-        "recipe=one_shot scale=paper: left out, no published figure here asks for this recipe" in told_of.err
-    )
-    assert "scale=laptop model.build.shortcut=A: left out, only scale=paper answers" in told_of.err
-    assert "model.build.shortcut=B: left out, no study asks for resnet20 on cifar10" in told_of.err
-    assert len(told_of.err.splitlines()) == 3
+    given = (str(tmp_path), str(tmp_path / "run1/more.jsonl"))
+    assert published(*given, "--write", str(tmp_path / "page.md")) == 0
+    said = capsys.readouterr()
+    assert not said.err
+    *notes, last = said.out.splitlines()
+    assert last == f"page: {tmp_path / 'page.md'}"
+    assert [n.partition("left out, ")[2][:40] for n in notes] == [
+        "no published figure here asks for this r",
+        "only scale=paper answers published figur",
+        "no study asks for resnet20 on cifar10 wi",
+    ]
+    assert published(*given) == 0
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "91.50 ± 0.71 % (2 seeds)" in printed
+    assert printed.partition("## Left out")[2].count("left out, ") == 3
     assert published(str(tmp_path / "nowhere")) == 2
     assert "there is no such file or folder" in capsys.readouterr().err
 

@@ -35,14 +35,15 @@ def main(argv: list[str]) -> int:
 
     known = topics()
     rows, missing = rows_of(paths) if paths else ((), ())
-    text = page(known, rows, args.any_scale)
+    left_out = (*missing, *unasked(known, rows, args.any_scale))
+    text = page(known, rows, args.any_scale, left_out)
     if args.write is None:
         say(text.removesuffix("\n"))
-    else:
-        from compressbench.paths import write_text
+        return 0
+    from compressbench.paths import write_text
 
-        write_text(a_path(args.write), text)
-        say(f"page: {args.write}")
-    for sentence in (*missing, *unasked(known, rows, args.any_scale)):
-        say(f"note: {sentence}", error=True)
+    write_text(a_path(args.write), text)
+    for sentence in left_out:
+        say(f"note: {sentence}")
+    say(f"page: {args.write}")
     return 0

@@ -166,8 +166,13 @@ def unasked(topics: Sequence[Topic], rows: Iterable[Row], any_scale: bool = Fals
     return list(said)
 
 
-def page(topics: Sequence[Topic], rows: Sequence[Row] = (), any_scale: bool = False) -> str:
+def page(
+    topics: Sequence[Topic], rows: Sequence[Row] = (), any_scale: bool = False, left_out: Sequence[str] = ()
+) -> str:
     """The whole page as Markdown.
+
+    Args:
+        left_out: sentences on what is not on it.
 
     Raises:
         UserError: one seed has two values that should be the same.
@@ -180,6 +185,8 @@ def page(topics: Sequence[Topic], rows: Sequence[Row] = (), any_scale: bool = Fa
     for topic in topics:
         parts.append(f"## {escaped(topic.title)}\n")
         parts += [_study(study, rows, any_scale) for study in topic.studies]
+    if left_out:
+        parts += ["## Left out\n", *(f"- {escaped(sentence)}" for sentence in left_out), ""]
     return "\n".join(parts)
 
 
