@@ -379,6 +379,8 @@ def test_other_scales_answer_only_when_asked_and_say_so() -> None:
     assert "not run yet" in page(topics(), [small])
     text = page(topics(), [small], any_scale=True)
     assert "70.00 % (one seed) [1]" in text
+    assert "another scale: not compared" in text
+    assert "points" not in next(x for x in text.splitlines() if "70.00 %" in x)
     assert "scale=smoke, resnet8 on digits" in text
     assert "Made with --any-scale" in text
 
@@ -397,6 +399,8 @@ def test_words_claim_no_more_than_the_seeds_carry() -> None:
     )
     assert reading(figure(95.0), three).endswith("lies below it")
     assert reading(figure(85.0), three).endswith("lies above it")
+    # two seeds carry little: an interval that leaves the possible is cut
+    assert "0.00 to 100.00, contains it" in reading(figure(), [60.0, 90.0])
     # just outside of the mean's interval, well within that of a further run
     assert reading(figure(high + 0.1), three).endswith("of our mean, 90.51 to 92.03, lies below it")
     single = reading(figure(high + 0.1, n=1), three)

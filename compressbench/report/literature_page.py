@@ -210,7 +210,7 @@ def reading(figure: Figure, values: Sequence[float]) -> str:
         else f"lies {'above' if low > figure.value else 'below'} it"
     )
     whose = "range of a further run of ours" if single else "interval of our mean"
-    told = f"{signed}; the 95 % {whose}, {low:.2f} to {high:.2f}, {place}"
+    told = f"{signed}; the 95 % {whose}, {max(low, 0):.2f} to {min(high, 100):.2f}, {place}"
     if figure.spread is not None:
         inside = "within" if abs(apart) <= figure.spread else "outside"
         told += f"; our mean is {inside} their ± {figure.spread:g}"
@@ -249,7 +249,8 @@ def _study(study: Study, rows: Sequence[Row], any_scale: bool) -> str:
         for one, by_seed in found.items():
             values = list(by_seed.values())
             place = made.setdefault(one, len(made) + 1)
-            table.append(f"{start} {_ours(figure, values)} [{place}] | {escaped(reading(figure, values))} |")
+            stands = reading(figure, values) if one.scale == SCALE else "another scale: not compared"
+            table.append(f"{start} {_ours(figure, values)} [{place}] | {escaped(stands)} |")
     told = [f"[{place}] {escaped(one.words())}" for one, place in made.items()]
     lines = [
         f"- Source: {escaped(study.source)}",
