@@ -479,6 +479,8 @@ def test_the_command_reads_runs_and_names_what_answers_nothing(
     assert printed == (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "91.50 ± 0.71 % (2 seeds)" in printed
     assert printed.partition("## Left out")[2].count("left out, ") == 3
+    assert published(*given, "--any-scale") == 0
+    assert "91.00 % (one seed) [2] | another scale: not compared" in capsys.readouterr().out
     assert published(str(tmp_path / "nowhere")) == 2
     assert "there is no such file or folder" in capsys.readouterr().err
 
