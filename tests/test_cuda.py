@@ -246,7 +246,7 @@ def wide(place: Bench) -> State:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["eager", "graph"])
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
 def test_two_of_four_runs_sparse(form: str, precision: str, wide: State, place: Bench) -> None:
     if torch.cuda.get_device_capability() < (8, 0):
