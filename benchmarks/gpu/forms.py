@@ -1,0 +1,123 @@
+"""What a form of a net brings on the card, by batch size and by how it is launched, each beside the dense float32 net.
+
+ResNet-20 for channels removed and early exits; the small vision transformer for 2:4 and int8, which this project runs as
+such on a GPU in linear layers alone. Random weights and images: only time is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from benchmarks.gpu import nets
+from benchmarks.gpu.rows import Sheet
+from compressbench.bench import Bench
+from compressbench.hardware.exits import lower
+from compressbench.hardware.target import HardwareTarget, Lowered
+from compressbench.hardware.torch_compiled import TorchCompiled
+from compressbench.hardware.torch_cpu import TorchCPU
+from compressbench.hardware.torch_cuda import TorchCUDA
+from compressbench.hardware.turns import ratio
+from compressbench.models.exit_policies import with_exits
+from compressbench.stages.exits import Attach, Choose
+from compressbench.stages.prune import Prune
+from compressbench.stages.quantize import Quantize
+from compressbench.stages.shrink import Channels
+from compressbench.state import State
+from compressbench.views import View
+
+LAUNCHES = ("eager", "graph", "compiled")
+BATCHES = (1, 64, 1024)
+DENSE = "dense, f32"
+
+
+@dataclass(frozen=True)
+class Form:
+    """A state and the settings of ``TorchCUDA`` that it is run with."""
+
+    state: State
+    settings: Mapping[str, Any]
+
+
+def run(sheet: Sheet) -> None:
+    """All forms; compiled ones last, since compiling takes most of the time."""
+    batches = (1, 4) if sheet.smoke else BATCHES
+    dataset = nets.noise(64, batches[-1], 8 if sheet.smoke else 32)
+    bench = nets.bench(dataset, "cpu", "init")
+    kinds = {"ResNet": of_convolutions(bench, 8 if sheet.smoke else 20), "ViT": of_linear_layers(bench)}
+    for launch in LAUNCHES:
+        for batch in batches:
+            for kind, forms in kinds.items():
+                arm = f"{kind}, {launch}"
+                nets.tried(sheet, arm, partial(one, sheet, arm, forms, launch, batch, bench))
+
+
+def of_convolutions(bench: Bench, depth: int) -> dict[str, Form]:
+    """ResNet: precisions, half of its channels, exits that half of the MACs are saved by."""
+    dense = nets.begun(nets.resnet(depth), bench.dataset)
+    half = Channels(criterion=nets.named("criteria.magnitude.magnitude"), fraction=0.5).apply(dense, bench)
+    return {
+        DENSE: Form(dense, {}),
+        "f16": Form(dense, {"precision": "f16"}),
+        "bf16": Form(dense, {"precision": "bf16"}),
+        "half of the channels, f32": Form(half, {}),
+        "half of the channels, f16": Form(half, {"precision": "f16"}),
+        "early exits at half of the MACs, f32": Form(leaving(dense, bench), {}),
+    }
+
+
+def leaving(dense: State, bench: Bench) -> State:
+    """The net with an exit after each of its first two stages, left so that half of the MACs are spent."""
+    head = nets.named("exit_heads.pooled.pooled")
+    state = with_exits(dense, bench, Attach(("layer1", "layer2"), head))
+    return Choose(nets.named("exit_criteria.max_probability.max_probability"), budget=0.5).apply(state, bench)
+
+
+def of_linear_layers(bench: Bench) -> dict[str, Form]:
+    """The transformer: precisions, 2:4, int8."""
+    dense = nets.begun(nets.vit(), bench.dataset)
+    n_m = nets.named("scopes.n_m.n_m", n=2, m=4)
+    sparse = Prune(nets.named("criteria.magnitude.magnitude"), fraction=None, scope=n_m).apply(dense, bench)
+    eight = Quantize(examples=16).apply(dense, bench)
+    return {
+        DENSE: Form(dense, {}),
+        "f16": Form(dense, {"precision": "f16"}),
+        "2:4, f16": Form(sparse, {"precision": "f16", "semi_structured": True}),
+        "int8, rest f16": Form(eight, {"precision": "f16", "integers": True}),
+    }
+
+
+def target(form: Form, launch: str, batch: int, seconds: float, device: str) -> HardwareTarget:
+    """What runs a form on the card; in a smoke run the processor's targets, which know no graph."""
+    if device == "cuda" or launch == "graph":
+        return TorchCUDA(batches=(batch,), seconds=seconds, form=launch, **form.settings)
+    return (TorchCompiled if launch == "compiled" else TorchCPU)(batches=(batch,), seconds=seconds)
+
+
+def one(sheet: Sheet, arm: str, forms: dict[str, Form], launch: str, batch: int, bench: Bench) -> None:
+    """Rows of all forms of a net at one batch size: they take turns."""
+    own = replace(bench, device=sheet.device, feeds={})
+    if sheet.smoke and launch == "compiled":  # a minute of compiling each on a processor
+        forms = {DENSE: forms[DENSE]} if batch == 1 else {}
+    ready: dict[str, Lowered] = {}
+    for name, form in forms.items():
+        how = target(form, launch, batch, 0.05 if sheet.smoke else 0.25, sheet.device)
+        lowered = lower(how, View(form.state, own))
+        if isinstance(lowered, Lowered):
+            ready[name] = lowered
+        else:
+            sheet.failed(f"{arm}, {name}, batch {batch}", lowered.why)
+    if not ready:
+        return
+    how = target(forms[DENSE], launch, batch, (0.05 if sheet.smoke else 0.25) * len(ready), sheet.device)
+    timings = dict(zip(ready, how.time(list(ready.values()), batch), strict=True))
+    for name, timing in timings.items():
+        label = f"{arm}, {name}, batch {batch}"
+        sheet.add(label, "latency", 1000 * timing.median, "ms", n=len(timing.seconds),
+                  repeats=[1000 * s for s in timing.estimates], note=ready[name].runtime)  # fmt: skip
+        if name != DENSE and DENSE in timings:
+            gain = ratio(timings[DENSE].estimates, timing.estimates)
+            sheet.add(label, "speed-up over dense f32", timings[DENSE].median / timing.median, "x",
+                      n=len(timing.estimates), note=f"in turns: {gain}")  # fmt: skip
