@@ -83,7 +83,7 @@ class Train:
         data: a state that carries a data set made on the way (``stages.transfer``), in place of the train split.
         clip: largest norm of the whole gradient; a longer one is scaled down to it. Null for any.
         augment: whether the data set's augmentation is applied.
-        precision: ``fp32`` or ``bf16`` (autocast; reported in the records).
+        precision: ``fp32``, ``tf32`` (matrix units of a GPU; on the CPU it is fp32) or ``bf16`` (autocast); reported in the records.
         validate: how often the validation split is evaluated for the curve, null for never.
         reparametrise: what the training computes with in place of its weights, and prunes on the way: specs of
             methods by name, applied in order, see ``compressbench.training.reparametrisations``.
@@ -125,7 +125,7 @@ class Train:
             value = getattr(self, name)
             if value is not None or name == "length":
                 (lengths.check_some if name == "length" else lengths.check)(value, name)
-        for name, allowed in (("precision", ("fp32", "bf16")), ("decay", ("weights", "all"))):
+        for name, allowed in (("precision", ("fp32", "tf32", "bf16")), ("decay", ("weights", "all"))):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"{name}: unknown {getattr(self, name)!r}; {nearest(getattr(self, name), allowed)}"
