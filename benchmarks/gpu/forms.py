@@ -46,7 +46,11 @@ def run(sheet: Sheet) -> None:
     batches = (1, 4) if sheet.smoke else BATCHES
     dataset = nets.noise(64, batches[-1], 8 if sheet.smoke else 32)
     bench = nets.bench(dataset, "cpu", "init")
-    kinds = {"ResNet": of_convolutions(bench, 8 if sheet.smoke else 20), "ViT": of_linear_layers(bench)}
+    kinds: dict[str, dict[str, Form]] = {"ResNet": {}, "ViT": {}}
+    nets.tried(
+        sheet, "ResNet", lambda: kinds["ResNet"].update(of_convolutions(bench, 8 if sheet.smoke else 20))
+    )
+    nets.tried(sheet, "ViT", lambda: kinds["ViT"].update(of_linear_layers(bench)))
     for launch in LAUNCHES:
         for batch in batches:
             for kind, forms in kinds.items():
@@ -60,11 +64,13 @@ def of_convolutions(bench: Bench, depth: int) -> dict[str, Form]:
     half = Channels(criterion=nets.named("criteria.magnitude.magnitude"), fraction=0.5).apply(dense, bench)
     return {
         DENSE: Form(dense, {}),
+        "tf32": Form(dense, {"precision": "tf32"}),
         "f16": Form(dense, {"precision": "f16"}),
         "bf16": Form(dense, {"precision": "bf16"}),
         "half of the channels, f32": Form(half, {}),
         "half of the channels, f16": Form(half, {"precision": "f16"}),
         "early exits at half of the MACs, f32": Form(leaving(dense, bench), {}),
+        "early exits at half of the MACs, f16": Form(leaving(dense, bench), {"precision": "f16"}),
     }
 
 
@@ -79,7 +85,8 @@ def of_linear_layers(bench: Bench) -> dict[str, Form]:
     """The transformer: precisions, 2:4, int8."""
     dense = nets.begun(nets.vit(), bench.dataset)
     n_m = nets.named("scopes.n_m.n_m", n=2, m=4)
-    sparse = Prune(nets.named("criteria.magnitude.magnitude"), fraction=None, scope=n_m).apply(dense, bench)
+    by, rates = nets.named("criteria.magnitude.magnitude"), {"patches.weight": 0.0}
+    sparse = Prune(by, fraction=None, scope=n_m, rates=rates).apply(dense, bench)
     eight = Quantize(examples=16).apply(dense, bench)
     return {
         DENSE: Form(dense, {}),
@@ -100,18 +107,24 @@ def one(sheet: Sheet, arm: str, forms: dict[str, Form], launch: str, batch: int,
     """Rows of all forms of a net at one batch size: they take turns."""
     own = replace(bench, device=sheet.device, feeds={})
     if sheet.smoke and launch == "compiled":  # a minute of compiling each on a processor
-        forms = {DENSE: forms[DENSE]} if batch == 1 else {}
+        sheet.failed(f"{arm}, batch {batch}", nets.TOO_LONG)
+        return
     ready: dict[str, Lowered] = {}
+    seconds = 0.05 if sheet.smoke else 0.25
     for name, form in forms.items():
-        how = target(form, launch, batch, 0.05 if sheet.smoke else 0.25, sheet.device)
-        lowered = lower(how, View(form.state, own))
-        if isinstance(lowered, Lowered):
-            ready[name] = lowered
-        else:
-            sheet.failed(f"{arm}, {name}, batch {batch}", lowered.why)
+        label = f"{arm}, {name}, batch {batch}"
+
+        def lowering(name: str = name, form: Form = form, label: str = label) -> None:
+            lowered = lower(target(form, launch, batch, seconds, sheet.device), View(form.state, own))
+            if isinstance(lowered, Lowered):
+                ready[name] = lowered
+            else:
+                sheet.failed(label, lowered.why)
+
+        nets.tried(sheet, label, lowering)
     if not ready:
         return
-    how = target(forms[DENSE], launch, batch, (0.05 if sheet.smoke else 0.25) * len(ready), sheet.device)
+    how = target(forms[DENSE], launch, batch, seconds * len(ready), sheet.device)
     timings = dict(zip(ready, how.time(list(ready.values()), batch), strict=True))
     for name, timing in timings.items():
         label = f"{arm}, {name}, batch {batch}"

@@ -34,8 +34,8 @@ def one(sheet: Sheet, arm: str, dataset: Dataset, count: int, precision: str, la
     clock = training.Clock(0.2 if sheet.smoke else 4.0, sheet.device)
     model = nets.resnet(8 if sheet.smoke else 20)
     starts = [nets.begun(model, dataset, seed) for seed in range(count)]
-    first = nets.bench(dataset, sheet.device, "dense", progress=clock, lanes=count)
+    first = nets.bench(dataset, sheet.device, "dense", progress=clock, say=clock.said.append)
     benches = [replace(training.launched(first, launch), seed=seed) for seed in range(count)]
     stages = [training.settings(sheet.device, precision=precision)] * count
-    clock.run(lambda: lanes.train(starts, benches, stages))
+    clock.run(lambda: lanes.train(starts, benches, stages, count))
     training.tell(sheet, arm, clock, dataset, count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu import carry
 from benchmarks.gpu.rows import Sheet
 from compressbench import specs
 from compressbench.bench import Bench
@@ -19,6 +19,7 @@ from compressbench.state import State
 from compressbench.tasks.images.classification import Classification
 
 EPOCHS, BATCH = 160, 128
+TOO_LONG = "not tried in a smoke run: compiling it takes a CPU minutes"
 AUGMENT = {"pad": 4, "flip": True}
 
 
@@ -30,7 +31,13 @@ def named(target: str, **settings: Any) -> dict[str, Any]:
 def resnet(depth: int) -> dict[str, Any]:
     """A CIFAR ResNet."""
     target = {specs.TARGET: "compressbench.models.resnet.CifarResNet", "depth": depth}
-    return {"name": f"resnet{depth}", "build": {**target, "shape": "@shape", "classes": "@classes"}}
+    return {"name": f"ResNet-{depth}", "build": {**target, "shape": "@shape", "classes": "@classes"}}
+
+
+def lenet() -> dict[str, Any]:
+    """LeNet-300-100: what compiles in seconds on a CPU."""
+    target = {specs.TARGET: "compressbench.models.lenet.LeNet300100"}
+    return {"name": "LeNet-300-100", "build": {**target, "shape": "@shape", "classes": "@classes"}}
 
 
 def vit() -> dict[str, Any]:
@@ -55,7 +62,7 @@ def cifar(sheet: Sheet) -> Dataset:
     """CIFAR-10, 45,000 training images, a tenth held out; noise of 320 in a smoke run."""
     if sheet.smoke:
         return noise(320, 64, 8)
-    read = {specs.TARGET: "compressbench.data.cifar.cifar10", "data_dir": str(carry.DATA)}
+    read = {specs.TARGET: "compressbench.data.cifar.cifar10", "data_dir": os.environ["COMPRESSBENCH_DATA"]}
     return load({"name": "cifar10", "read": read, "validation": 0.1, "augment": AUGMENT})
 
 
@@ -68,7 +75,7 @@ def fashion(sheet: Sheet, train: int, test: int) -> Dataset:
 
 def bench(dataset: Dataset, device: str, name: str, seed: int = 0, **more: Any) -> Bench:
     """A silent bench."""
-    return Bench(dataset, seed=seed, name=name, device=device, say=lambda _: None, **more)
+    return Bench(dataset, seed=seed, name=name, device=device, **{"say": lambda _: None, **more})
 
 
 def begun(model: dict[str, Any], dataset: Dataset, seed: int = 0) -> State:

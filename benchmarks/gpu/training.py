@@ -1,7 +1,7 @@
 """How fast a training step of ResNet-20 is, ours and a bare loop's, by precision and by how it is launched.
 
-A whole run is extrapolated from seconds of it, and called so. The bare loop is what one writes who wants speed and nothing
-else: all data on the device, cropped and mirrored there, channels_last, a fused optimiser, no look at the loss.
+A whole run is extrapolated from seconds of it, and called so. The bare loop is written for speed alone: data on the device,
+cropped and mirrored there, channels_last, a fused optimiser, no look at the loss; compiled, it is captured too, as ours is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,10 +27,14 @@ from compressbench.data.examples import order
 from compressbench.models.build import module_of
 from compressbench.seeds import derive_seed
 from compressbench.state import State
+from compressbench.training.launching import exact
 
 SEED = 0
-EVERY = 50
+EVERY = {"cuda": 351, "cpu": 25}
 """Iterations after which the bare loop is timed; it waits for the device there, as ours does to check its loss."""
+SMOKE_BATCH = 32
+LEAST = 3
+"""Marks that are timed."""
 ARMS = (
     ("graph", "bf16"),
     ("eager", "fp32"),
@@ -46,11 +51,12 @@ class Enough(Exception):
 
 @dataclass
 class Clock:
-    """Progress that times a training from its second mark on, then counts its waits for the device, then ends it.
+    """Progress that times a training from its first mark on, then counts its waits for the device, then ends it.
 
     Attributes:
         seconds: to be timed.
         device: ``cuda`` counts waits.
+        said: what the training said, that it couldn't be captured for example.
         marks: (iterations, seconds since the clock was made) at each mark that was timed.
         waits: synchronising calls within ``counted`` iterations; marks wait too, and are among them.
     """
@@ -63,6 +69,7 @@ class Clock:
     counted: int = 0
     began: float = field(default_factory=time.perf_counter)
     seen: int = -1
+    said: list[str] = field(default_factory=list)
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def step(self, done: int, total: int, **figures: float) -> None:
@@ -75,7 +82,7 @@ class Clock:
         if self.counted:
             raise Enough
         self.marks.append((done, now))
-        if len(self.marks) > 3 and now - self.marks[1][1] >= self.seconds:
+        if len(self.marks) >= LEAST and now - self.marks[0][1] >= self.seconds:
             if self.device != "cuda":
                 raise Enough
             self.counted = done
@@ -90,9 +97,8 @@ class Clock:
 
     @property
     def rates(self) -> list[float]:
-        """Iterations a second between marks, the first two left out: the first comes with compiling and capturing."""
-        timed = self.marks[1:] if len(self.marks) > 2 else self.marks
-        return [(b - a) / (t - s) for (a, s), (b, t) in zip(timed, timed[1:], strict=False)]
+        """Iterations a second between marks; compiling and capturing are over at the first."""
+        return [(b - a) / (t - s) for (a, s), (b, t) in pairwise(self.marks)]
 
 
 @contextlib.contextmanager
@@ -120,11 +126,13 @@ def run(sheet: Sheet) -> None:
 def measure(sheet: Sheet, arms: tuple[tuple[str, str], ...], seconds: float) -> None:
     """Each arm, ours after the bare one."""
     dataset = nets.cifar(sheet)
-    depth = 8 if sheet.smoke else 20
-    start = nets.begun(nets.resnet(depth), dataset)
+    model = (
+        nets.resnet(20) if not sheet.smoke else nets.lenet() if arms[0][0] == "compiled" else nets.resnet(8)
+    )
+    start = nets.begun(model, dataset)
     for launch, precision in arms:
         for who, make in (("bare", bare), ("ours", ours)):
-            arm = f"ResNet-{depth}, {who}, {precision}, {launch}"
+            arm = f"{model['name']}, {who}, {precision}, {launch}"
             nets.tried(sheet, arm, partial(one, sheet, arm, make, start, dataset, precision, launch, seconds))
 
 
@@ -142,21 +150,20 @@ def one(
     clock = Clock(seconds, sheet.device)
     if sheet.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    clock.run(
-        make(start, nets.bench(dataset, sheet.device, "dense", SEED, progress=clock), precision, launch)
-    )
+    bench = nets.bench(dataset, sheet.device, "dense", SEED, progress=clock, say=clock.said.append)
+    clock.run(make(start, bench, precision, launch))
     tell(sheet, arm, clock, dataset)
 
 
 def tell(sheet: Sheet, arm: str, clock: Clock, dataset: Dataset, lanes: int = 1) -> None:
     """Rows of what a clock saw."""
-    rates = clock.rates
-    batch = nets.BATCH if not sheet.smoke else SMOKE_BATCH
+    rates, batch = clock.rates, SMOKE_BATCH if sheet.smoke else nets.BATCH
     per_epoch = len(dataset.split("train")) // batch
-    sheet.middle(arm, "training images", [lanes * batch * r for r in rates], "images/s", seed=SEED)
+    sheet.middle(arm, "training images", [lanes * batch * r for r in rates], "images/s", seed=SEED,
+                 note="; ".join(clock.said))  # fmt: skip
     whole = [nets.EPOCHS * per_epoch / r / lanes for r in rates]
     sheet.middle(arm, "whole run of 160 epochs, a seed, extrapolated", whole, "s", seed=SEED,
-                 note=f"from {clock.marks[-1][0] - clock.marks[0][0]} iterations of batch {batch}, no validation")  # fmt: skip
+                 note=f"from {clock.marks[-1][0] - clock.marks[0][0]} iterations of batch {batch}")  # fmt: skip
     sheet.add(arm, "first iterations, compiling and capturing included", clock.marks[0][1], "s", seed=SEED,
               note=f"{clock.marks[0][0]} iterations")  # fmt: skip
     sheet.add(arm, "loss at the end", clock.loss, "nats", seed=SEED, note=f"iteration {clock.seen}")
@@ -167,12 +174,9 @@ def tell(sheet: Sheet, arm: str, clock: Clock, dataset: Dataset, lanes: int = 1)
         sheet.add(arm, "peak memory", torch.cuda.max_memory_allocated() / 2**20, "MiB", seed=SEED)
 
 
-SMOKE_BATCH = 32
-
-
-def settings(sheet_device: str, **changes: Any) -> Any:
+def settings(device: str, **changes: Any) -> Any:
     """The training of all arms; small batches of small images on a CPU."""
-    return nets.training(batch_size=nets.BATCH if sheet_device == "cuda" else SMOKE_BATCH, **changes)
+    return nets.training(batch_size=nets.BATCH if device == "cuda" else SMOKE_BATCH, **changes)
 
 
 def launched(bench: Bench, launch: str) -> Bench:
@@ -194,7 +198,6 @@ def bare(start: State, bench: Bench, precision: str, launch: str) -> Callable[[]
     module = module_of(start, bench.device).to(memory_format=torch.channels_last).train()
     feed = bench.feed("train")
     images, labels = F.pad(feed["images"], (4, 4, 4, 4)), feed.labels
-    side = images.shape[-1] - 8
     mean = torch.tensor(bench.task.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(bench.task.std, device=device).view(1, -1, 1, 1)
     rate = torch.tensor(how.lr, device=device)
@@ -202,16 +205,14 @@ def bare(start: State, bench: Bench, precision: str, launch: str) -> Callable[[]
     plain = [p for p in module.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": how.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
-    across, channels = torch.arange(side, device=device), torch.arange(images.shape[1], device=device)
 
     def loss_of(picked: Tensor) -> Tensor:
         n = len(picked)
         down, right = torch.randint(0, 9, (2, n, 1), device=device)
-        columns = torch.where(torch.rand(n, 1, device=device) < 0.5, side - 1 - across, across) + right
-        rows = across + down
-        cut = images[picked[:, None, None, None], channels[:, None, None], rows[:, None, :, None],
-                     columns[:, None, None, :]]  # fmt: skip
-        x = ((cut / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+        mirrored = torch.rand(n, 1, device=device) < 0.5
+        x = ((cut(images, picked, down, right, mirrored) / 255 - mean) / std).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
             return F.cross_entropy(module(x), labels[picked])
 
@@ -228,34 +229,33 @@ def bare(start: State, bench: Bench, precision: str, launch: str) -> Callable[[]
     per_epoch = len(labels) // batch
 
     def loop() -> None:
-        go = captured(step, torch.arange(batch, device=device)) if launch == "graph" else step
+        alone = launch == "eager" or bench.device != "cuda"
+        go = step if alone else captured(step, torch.arange(batch, device=device))
         for epoch in range(nets.EPOCHS):
             rows = order(len(labels), derive_seed(bench.seed, how.order, epoch)).to(device)
             rate.fill_(how.lr * 0.1 ** ((epoch >= 80) + (epoch >= 120)))
             for place in range(per_epoch):
                 loss = go(rows[place * batch : (place + 1) * batch])
                 done = epoch * per_epoch + place + 1
-                if done % EVERY == 0:
+                if done % EVERY[bench.device] == 0:
                     bench.progress.step(done, nets.EPOCHS * per_epoch, loss=float(loss))
 
     def whole() -> None:
-        with set_to(precision):
+        with exact(precision == "tf32", bench.device):
+            torch.backends.cudnn.benchmark = True
             loop()
 
     return whole
 
 
-@contextlib.contextmanager
-def set_to(precision: str) -> Iterator[None]:
-    """How the card multiplies float32 within; and cuDNN tries its kernels, to take the fastest."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision
-    how = "tf32" if precision == "tf32" else "ieee"
-    try:
-        cudnn.benchmark, torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision = True, how, how
-        yield
-    finally:
-        cudnn.benchmark, torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision = before
+def cut(padded: Tensor, picked: Tensor, down: Tensor, right: Tensor, mirrored: Tensor) -> Tensor:
+    """(n, channels, side, side) of images padded by 4: those picked, from rows and columns (n, 1) on, mirrored or not."""
+    across = torch.arange(padded.shape[-1] - 8, device=padded.device)
+    channels = torch.arange(padded.shape[1], device=padded.device)
+    columns = torch.where(mirrored, across.flip(0), across) + right
+    rows = across + down
+    return padded[picked[:, None, None, None], channels[:, None, None], rows[:, None, :, None],
+                  columns[:, None, None, :]]  # fmt: skip
 
 
 def captured(step: Callable[[Tensor], Tensor], picked: Tensor) -> Callable[[Tensor], Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from benchmarks.gpu import nets, training
 from benchmarks.gpu.rows import Sheet
+from compressbench.errors import Diverged
 from compressbench.state import State
 from compressbench.views import View
 
@@ -55,12 +57,13 @@ def length(sheet: Sheet) -> str:
     return "1ep" if sheet.smoke else f"{nets.EPOCHS}ep"
 
 
-def tell(sheet: Sheet, arm: str, states: list[State], seconds: float) -> None:
+def tell(sheet: Sheet, arm: str, states: Sequence[State | Diverged], seconds: float) -> None:
     """Time and accuracy of trainings that are done."""
     sheet.add(arm, "whole run, a seed", seconds / len(states), "s", n=len(states), note=length(sheet))
     dataset = nets.cifar(sheet)
     found = [
         100 * float(View(state, nets.bench(dataset, sheet.device, "dense", seed)).right.float().mean())
         for seed, state in enumerate(states)
+        if not isinstance(state, Diverged)
     ]
     sheet.middle(arm, "top-1 on the test images", found, "%", note=f"{len(dataset.split('test')):,} images")

@@ -24,8 +24,9 @@ def one(sheet: Sheet, arm: str, count: int, precision: str, launch: str) -> None
     dataset = nets.cifar(sheet)
     starts = [nets.begun(nets.resnet(20), dataset, seed) for seed in range(count)]
     progress = whole.Milestones(sheet, arm)
-    first = nets.bench(dataset, sheet.device, "dense", progress=progress, lanes=count)
+    first = nets.bench(dataset, sheet.device, "dense", progress=progress)
     benches = [replace(training.launched(first, launch), seed=seed) for seed in range(count)]
     stages = [training.settings(sheet.device, precision=precision, length=whole.length(sheet))] * count
     began = time.perf_counter()
-    whole.tell(sheet, arm, lanes.train(starts, benches, stages), time.perf_counter() - began)
+    found = lanes.train(starts, benches, stages, count)
+    whole.tell(sheet, arm, found, time.perf_counter() - began)
