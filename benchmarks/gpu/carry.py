@@ -50,7 +50,7 @@ def pack(published: bytes) -> bytes:
     from PIL import Image
 
     at = published.find(BEGINS)
-    if at < 0:
+    if at < 0 or len(published) < at + len(BEGINS) + PIXELS:
         raise ValueError("no pixels found; is this a published CIFAR-10 batch?")
     at += len(BEGINS)
     pixels = np.frombuffer(published, np.uint8, PIXELS, at).reshape(IMAGES, 3, SIDE, SIDE)

@@ -1,7 +1,8 @@
 """How fast a training step of ResNet-20 is, ours and a bare loop's, by precision and by how it is launched.
 
-A whole run is extrapolated from seconds of it, and called so. The bare loop is written for speed alone: data on the device,
-cropped and mirrored there, channels_last, a fused optimiser, no look at the loss; compiled, it is captured too, as ours is.
+A whole run is extrapolated from seconds of it, and called so. The bare loop is written for speed alone: images on the
+card, cropped and mirrored there, channels_last, a fused optimiser, no look at the loss; a compiled
+one is captured too, as ours is.
 """
 
 from __future__ import annotations
