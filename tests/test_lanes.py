@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 
 import pytest
 import torch
@@ -199,6 +200,86 @@ def test_what_cannot_go_in_lanes_is_said(bench, monkeypatch) -> None:
     monkeypatch.setattr(lanes, "_batched", turned)
     with pytest.raises(UserError, match="stage answers otherwise in lanes, by"):
         lanes.train(states, own, [train()] * 3, 3)
+
+
+# in runs --------------------------------------------------------------------------------------------------------------
+
+
+def waves(monkeypatch) -> list[list[tuple[str, int]]]:
+    """Which trainings went at once, by state and seed, as runs make them."""
+    seen: list[list[tuple[str, int]]] = []
+    real = lanes.train
+
+    def spy(states, benches, settings, width):
+        seen.append([(b.name, b.seed) for b in benches])
+        return real(states, benches, settings, width)
+
+    monkeypatch.setattr(lanes, "train", spy)
+    return seen
+
+
+RUN = (
+    "run", "recipe=population", "scale=smoke", "recipe.length=2it", "recipe.finetune=1it", "recipe.seeds=3", "model=mlp",
+    "evaluation.probes=null", "checkpoint_seconds=0",
+)  # fmt: skip
+
+
+def states_of(folder) -> list[str]:
+    """The states in a store, by name and seed, sorted."""
+    made = [
+        json.loads(path.read_text())["body"]["provenance"]
+        for path in (folder / "outputs" / "store" / "states").rglob("state.json")
+    ]
+    return sorted(f"{m['name'].partition('@')[0]} {m['seed']}" for m in made)
+
+
+def test_a_run_takes_trainings_of_its_plan_along(command, monkeypatch, tmp_path) -> None:
+    seen = waves(monkeypatch)
+    assert command(*RUN, "hardware.lanes=2").returncode == 0
+    assert [("dense", 0), ("dense", 1)] in seen
+    assert sorted(name for wave in seen for name in wave) == [
+        (name, seed) for name in ("dense", "pruned", "random") for seed in (0, 1, 2)
+    ]
+    assert max(map(len, seen)) == 2
+    at_once = states_of(tmp_path)
+    assert len(at_once) == len(set(at_once)) == 18
+    seen.clear()
+    assert command(*RUN, "hardware.lanes=2").returncode == 0
+    assert not seen
+    assert command(*RUN).returncode == 0
+    assert states_of(tmp_path) == sorted([*at_once, *(n for n in at_once if not n.startswith("init"))])
+
+
+def test_a_sweep_over_seeds_goes_in_lanes(command, monkeypatch, tmp_path) -> None:
+    seen = waves(monkeypatch)
+    told = command(
+        "run", "-m", "recipe=one_shot", "scale=smoke", "recipe.length=2it", "recipe.finetune=1it", "model=mlp",
+        "seed=0,1,2", "hardware.lanes=4", "recipe.compare.floor=false", "evaluation=quick",
+    )  # fmt: skip
+    assert told.returncode == 0
+    assert seen[0] == [("dense", 0), ("dense", 1), ("dense", 2)]
+    names = [name for wave in seen for name in wave]
+    assert len(names) == len(set(names))
+    (table,) = tmp_path.glob("outputs/sweeps/*/records.csv")
+    assert "beside" not in table.read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("hardware.lanes=0", "hardware.lanes: 0 is not a whole number from 1 to 64"),
+        ("hardware.lanes=2.5", "hardware.lanes: 2.5 is not a whole number from 1 to 64"),
+        ("hardware.launch=fast", "hardware.launch: unknown 'fast'"),
+        ("hardware.launch=graph", "a graph is recorded on a GPU, and the device is cpu"),
+        ("beside=[1]", "set hardware.lanes to 2 or more as well"),
+        ("beside=3", "beside: 3 is no list of seeds"),
+    ],
+)
+def test_settings_that_mean_nothing_are_one_line(command, given, said) -> None:
+    told = command("run", "recipe=one_shot", "scale=smoke", given)
+    assert told.returncode == 2
+    assert said in told.stderr
+    assert told.stderr.count("\n") == 1
 
 
 class Drops(nn.Module):

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,16 @@ from compressbench.inputs import Inputs
 from compressbench.models.reached import modes_kept
 from compressbench.models.where import reason_of
 from compressbench.outputs import Outputs, forward, tapped
-from compressbench.stages.train import Train
-from compressbench.state import State
 from compressbench.training import loop, optimising
 from compressbench.training.held import Held
 from compressbench.training.live import Job, Kept
 from compressbench.training.objectives import Batch
 from compressbench.training.steppers import Stepper
 from compressbench.training.team import autocast
+
+if TYPE_CHECKING:
+    from compressbench.stages.train import Train
+    from compressbench.state import State
 
 TOLERANCE = 1e-3
 """Of a net's answers in lanes, as a share of its largest one, before training begins."""

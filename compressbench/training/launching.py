@@ -177,9 +177,9 @@ class Recorded:
     def _moved(self) -> list[Tensor]:
         """All that an iteration changes."""
         team = self.iteration.team
-        found: list[Tensor] = [p for group in team.optimizer.param_groups for p in group["params"]]
-        found += [t for p in list(found) for t in team.optimizer.state[p].values() if isinstance(t, Tensor)]
-        return found + team.remembered()
+        params = [p for group in team.optimizer.param_groups for p in group["params"]]
+        kept = [t for p in params for t in team.optimizer.state[p].values() if isinstance(t, Tensor)]
+        return [p.detach() for p in params] + kept + team.remembered()
 
     @staticmethod
     def _put(tensors: list[Tensor], values: list[Tensor]) -> None:
