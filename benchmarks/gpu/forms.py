@@ -50,7 +50,7 @@ def run(sheet: Sheet) -> None:
     nets.tried(
         sheet, "ResNet", lambda: kinds["ResNet"].update(of_convolutions(bench, 8 if sheet.smoke else 20))
     )
-    nets.tried(sheet, "ViT", lambda: kinds["ViT"].update(of_linear_layers(bench)))
+    nets.tried(sheet, "ViT", lambda: kinds["ViT"].update(of_linear_layers(bench, 1 if sheet.smoke else 6)))
     for launch in LAUNCHES:
         for batch in batches:
             for kind, forms in kinds.items():
@@ -81,9 +81,9 @@ def leaving(dense: State, bench: Bench) -> State:
     return Choose(nets.named("exit_criteria.max_probability.max_probability"), budget=0.5).apply(state, bench)
 
 
-def of_linear_layers(bench: Bench) -> dict[str, Form]:
+def of_linear_layers(bench: Bench, depth: int) -> dict[str, Form]:
     """The transformer: precisions, 2:4, int8."""
-    dense = nets.begun(nets.vit(), bench.dataset)
+    dense = nets.begun(nets.vit(depth), bench.dataset)
     n_m = nets.named("scopes.n_m.n_m", n=2, m=4)
     by, rates = nets.named("criteria.magnitude.magnitude"), {"patches.weight": 0.0}
     sparse = Prune(by, fraction=None, scope=n_m, rates=rates).apply(dense, bench)

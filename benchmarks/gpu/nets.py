@@ -40,10 +40,10 @@ def lenet() -> dict[str, Any]:
     return {"name": "LeNet-300-100", "build": {**target, "shape": "@shape", "classes": "@classes"}}
 
 
-def vit() -> dict[str, Any]:
+def vit(depth: int = 6) -> dict[str, Any]:
     """The small vision transformer: almost all of it linear layers, which 2:4 and int8 are for on a GPU."""
-    target = {specs.TARGET: "compressbench.models.vit.VisionTransformer", "patch": 4}
-    return {"name": "vit", "build": {**target, "shape": "@shape", "classes": "@classes"}}
+    target = {specs.TARGET: "compressbench.models.vit.VisionTransformer", "patch": 4, "depth": depth}
+    return {"name": "ViT", "build": {**target, "shape": "@shape", "classes": "@classes"}}
 
 
 def noise(train: int, test: int, side: int = 32) -> Dataset:
