@@ -24,8 +24,8 @@ CARRIED = ROOT / ".gpu"
 CACHE = Path(os.environ.get("GPU_CACHE", Path(tempfile.gettempdir()) / "compressbench-gpu"))
 SITE, DATA = CACHE / "site", CACHE / "data"
 BATCHES = DATA / "cifar-10-batches-py"
-LACKING = ("hydra-core", "omegaconf", "antlr4-python3-runtime")
-"""What the project needs and the lent machine doesn't have; all of it plain Python, so any Python's wheels will do."""
+LACKING = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "torch-pruning")
+"""What the project and these parts need and the lent machine doesn't have; plain Python, so any Python's wheels will do."""
 FOLDERS = {
     "a": ("batches.meta", "data_batch_1", "data_batch_2", "data_batch_3"),
     "b": ("data_batch_4", "data_batch_5", "test_batch"),
@@ -149,14 +149,14 @@ def _plain(name: str) -> str:
 
 
 def commit() -> str:
-    """What is measured: the commit, marked where files differ from it; else that of the carried folder and a digest."""
+    """What is measured: the commit, marked where files differ from it; else a digest."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         pass
     known = CARRIED / "a" / "commit"
-    return f"{known.read_text() if known.exists() else 'unknown'}, sources {sources()}"
+    return f"sources {sources()}{f', carried at {known.read_text()}' if known.exists() else ''}"
 
 
 def sources() -> str:
