@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu import __main__ as script  # noqa: E402
-from benchmarks.gpu import carry, rows, tests, training  # noqa: E402
+from benchmarks.gpu import carry, rows, training  # noqa: E402
 
 CARD = {
     "device": "cuda",
@@ -246,22 +246,39 @@ def test_training_is_measured_arm_by_arm(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(1.5 < loss < 3.5 for loss in losses)
 
 
-def test_reports_of_tests_become_rows(tmp_path: Path) -> None:
-    own = sheet(tmp_path, "tests")
-    tests.tell(
-        own,
-        """<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure message="assert 1 == 2">
-        long</failure></testcase><testcase name="c">
-        <skipped message="no card"/></testcase><testcase name="d"/></testsuite></testsuites>""",
+def test_tests_become_rows_as_they_end(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cuda")
+    (tmp_path / "test_cuda_some.py").write_text(
+        "import pytest\npytestmark = pytest.mark.cuda\n"
+        "def test_a(): pass\n"
+        "def test_b(): assert 1 == 2, 'no /usr/lib/x.so'\n"
+        "@pytest.mark.skip(reason='no card')\ndef test_c(): pass\n"
+        "@pytest.fixture\ndef broken(): raise ValueError('torn')\n"
+        "def test_d(broken): pass\n"
     )
-    found = {(r["arm"], r["metric"]): (r["value"], r["n"], r["note"]) for r in rows.read(own.path)}
-    assert found == {
-        ("b", "failed"): (None, 0, "assert 1 == 2"),
-        ("c", "skipped"): (None, 0, "no card"),
-        ("tests/test_cuda.py", "tests passed"): (2, 4, ""),
-        ("tests/test_cuda.py", "tests failed"): (1, 4, ""),
-        ("tests/test_cuda.py", "tests skipped"): (1, 4, ""),
-    }
+    (tmp_path / "test_cuda_torn.py").write_text("import nothing_of_this_name")
+    (tmp_path / "test_cuda_other.py").write_text("def test_unmarked(): assert False")
+    code = "import sys; from pathlib import Path; from benchmarks.gpu import rows, tests; "
+    code += f"tests.tell(rows.Sheet(Path(sys.argv[1]) / 'gpu.jsonl', 'tests', {CARD}), [*map(Path, sys.argv[2:])])"
+    for names in (("test_cuda_some.py", "test_cuda_other.py"), ("test_cuda_torn.py",), ()):
+        files = [str(tmp_path / name) for name in names]
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), *files], cwd=ROOT, check=True)
+    found = [
+        (r["arm"], r["metric"], r["note"]) for r in rows.read(tmp_path / "gpu.jsonl") if r["arm"] != "all"
+    ]
+    assert found == [
+        ("test_cuda_some.py::test_a", "passed", ""),
+        ("test_cuda_some.py::test_b", "failed", "AssertionError: no x.so assert 1 == 2"),
+        ("test_cuda_some.py::test_c", "skipped", "no card"),
+        ("test_cuda_some.py::test_d", "failed", "ValueError: torn"),
+        ("test_cuda_torn.py", "failed", "E ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("tests", "failed", "there is no test with the marker cuda"),
+    ]
+    counts = [
+        (r["metric"], r["value"], r["n"]) for r in rows.read(tmp_path / "gpu.jsonl") if r["arm"] == "all"
+    ]
+    assert counts[:3] == [("tests passed", 1, 4), ("tests failed", 2, 4), ("tests skipped", 1, 4)]
+    assert counts[3:6] == [("tests passed", 0, 1), ("tests failed", 1, 1), ("tests skipped", 0, 1)]
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ CACHE = Path(os.environ.get("GPU_CACHE", Path(tempfile.gettempdir()) / "compress
 SITE, DATA = CACHE / "site", CACHE / "data"
 BATCHES = DATA / "cifar-10-batches-py"
 LACKING = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "torch-pruning")
-"""What the project and these parts need and the lent machine doesn't have; plain Python, so any Python's wheels will do."""
+"""What the project and these parts need and a lent machine lacks; plain Python, so any Python's wheels will do."""
 FOLDERS = {
     "a": ("batches.meta", "data_batch_1", "data_batch_2", "data_batch_3"),
     "b": ("data_batch_4", "data_batch_5", "test_batch"),

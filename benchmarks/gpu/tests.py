@@ -1,45 +1,69 @@
-"""The project's CUDA tests: how many passed, and each that didn't, with its reason."""
+"""The project's CUDA tests: each that passed, failed or was skipped, as soon as it is over."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-import xml.etree.ElementTree as ElementTree
+import contextlib
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from benchmarks.gpu import carry
 from benchmarks.gpu.rows import Sheet
 
 OUTCOMES = ("passed", "failed", "skipped")
+WORDS = 300
 
 
 def run(sheet: Sheet) -> None:
-    """One row of each outcome, one of each test that failed or was skipped."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "found.xml"
-        subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "cuda", "tests/test_cuda.py",
-                        f"--junitxml={found}"], cwd=carry.ROOT, stdout=subprocess.DEVNULL)  # fmt: skip
-        if not found.exists():
-            raise SystemExit("pytest left no report")
-        tell(sheet, found.read_text(encoding="utf-8"))
+    """All tests with the marker ``cuda``."""
+    tell(sheet, sorted((carry.ROOT / "tests").glob("test_cuda*.py")))
 
 
-def tell(sheet: Sheet, report: str) -> None:
-    """Rows of a JUnit report."""
-    cases = list(ElementTree.fromstring(report).iter("testcase"))
-    if not cases:
-        sheet.failed("tests/test_cuda.py", "there is no test with the marker cuda")
-    counts: Counter[str] = Counter()
-    for case in cases:
-        outcome, why = "passed", ""
-        for part in case:
-            if part.tag in ("failure", "error", "skipped"):
-                outcome = "skipped" if part.tag == "skipped" else "failed"
-                why = part.get("message") or part.text or ""
-        counts[outcome] += 1
-        if outcome != "passed":
-            sheet.add(case.get("name") or "", outcome, None, "", n=0, note=why[:300])
+def tell(sheet: Sheet, files: Sequence[Path]) -> None:
+    """A row of each test of some files that has the marker ``cuda``, then how many passed, failed and were skipped."""
+    told = Told(sheet)
+    if files:
+        asked = ["-p", "no:cacheprovider", "-p", "no:xdist", "-m", "cuda", *map(str, files)]
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            pytest.main(asked, plugins=[told])
+    if not told.counts:
+        sheet.failed("tests", "there is no test with the marker cuda")
     for outcome in OUTCOMES:
-        sheet.add("tests/test_cuda.py", f"tests {outcome}", counts[outcome], "1", n=len(cases))
+        sheet.add("all", f"tests {outcome}", told.counts[outcome], "1", n=told.counts.total())
+
+
+class Told:
+    """A plug-in of pytest that writes rows."""
+
+    def __init__(self, sheet: Sheet) -> None:
+        self.sheet = sheet
+        self.counts: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """A test's own report, or that of a fixture that failed or skipped it."""
+        if report.passed and report.when != "call":
+            return
+        self.counts[report.outcome] += 1
+        name = report.nodeid.rpartition("/")[2]
+        self.sheet.add(name, report.outcome, round(report.duration, 2), "s", note=why(report)[:WORDS])
+
+    def pytest_collectreport(self, report: Any) -> None:
+        """A file that couldn't be read is a failure too."""
+        if report.failed:
+            self.counts["failed"] += 1
+            self.sheet.add(report.nodeid.rpartition("/")[2], "failed", None, "", note=why(report)[:WORDS])
+
+
+def why(report: Any) -> str:
+    """Why a test failed or was skipped, in a line; empty where it passed."""
+    if report.passed:
+        return ""
+    said = report.longrepr
+    if isinstance(said, tuple):
+        return str(said[2]).removeprefix("Skipped: ")
+    crash = getattr(said, "reprcrash", None)
+    return crash.message if crash else str(said).strip().splitlines()[-1]
