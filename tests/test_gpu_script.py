@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu import __main__ as script  # noqa: E402
-from benchmarks.gpu import carry, rows, training  # noqa: E402
+from benchmarks.gpu import carry, nets, rows, training  # noqa: E402
 
 CARD = {
     "device": "cuda",
@@ -244,6 +244,20 @@ def test_training_is_measured_arm_by_arm(tmp_path: Path, monkeypatch: pytest.Mon
     # chance is ln 10; a net that is not trained, or diverges, is elsewhere
     losses = [r["value"] for r in found if r["metric"] == "loss at the end"]
     assert all(1.5 < loss < 3.5 for loss in losses)
+
+
+def test_the_bare_loop_learns_as_ours_does() -> None:
+    dataset = nets.noise(320, 64, 8)
+    for part in dataset.splits.values():  # the label is how bright the image is
+        part["images"][:] = part["images"] // 10 + 23 * part.labels[:, None, None, None].astype(np.uint8)
+    start = nets.begun(nets.resnet(8), dataset)
+    losses = []
+    for make in (training.bare, training.ours):
+        clock = training.Clock(seconds=0.0, device="cpu")
+        clock.run(make(start, nets.bench(dataset, "cpu", "dense", progress=clock), "fp32", "eager"))
+        assert clock.seen == 75
+        losses.append(clock.loss)
+    assert all(loss < 2.0 for loss in losses), losses
 
 
 def test_tests_become_rows_as_they_end(tmp_path: Path) -> None:

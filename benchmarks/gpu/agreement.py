@@ -14,10 +14,12 @@ import torch
 
 from benchmarks.gpu import nets, training
 from benchmarks.gpu.rows import Sheet
+from compressbench.bench import Bench
 from compressbench.data.dataset import Dataset
 from compressbench.stages.prune import Prune
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.shrink import Channels
+from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.views import View
 
@@ -34,34 +36,28 @@ def run(sheet: Sheet) -> None:
     """States first, then trainings."""
     dataset = nets.fashion(sheet, 1000, 200) if sheet.smoke else nets.fashion(sheet, 5000, 2000)
     start = nets.begun(nets.resnet(8), dataset)
-    made: dict[str, State] = {}
-
-    def make() -> None:
-        made.update(states(start, dataset, sheet))
-
-    nets.tried(sheet, "states", make)
-    for name, state in made.items():
-        nets.tried(sheet, name, partial(same, sheet, name, state, dataset))
-    trainings(sheet, start, dataset)
-
-
-def states(start: State, dataset: Dataset, sheet: Sheet) -> dict[str, State]:
-    """Made on the card by the project's own stages."""
     bench = nets.bench(dataset, sheet.device, "dense")
     stage = nets.training("1ep" if sheet.smoke else "4ep", batch_size=64, lr=0.05)
     dense = stage.apply(start, bench)
+    for name, make in makers(stage, dense, bench).items():
+        nets.tried(sheet, name, partial(same, sheet, name, make, dataset))
+    trainings(sheet, start, dataset)
+
+
+def makers(stage: Train, dense: State, bench: Bench) -> dict[str, Callable[[], State]]:
+    """How each state is made on the card, by the project's own stages."""
     by = nets.named("criteria.magnitude.magnitude")
-    pruned = Prune(by, fraction=0.8).apply(dense, bench)
     return {
-        "dense": dense,
-        "pruned to 20 %, trained on": stage.apply(pruned, bench),
-        "int8": Quantize(examples=256).apply(dense, bench),
-        "half of the channels": Channels(criterion=by, fraction=0.5).apply(dense, bench),
+        "dense": lambda: dense,
+        "pruned to 20 %, trained on": lambda: stage.apply(Prune(by, fraction=0.8).apply(dense, bench), bench),
+        "int8": lambda: Quantize(examples=256).apply(dense, bench),
+        "half of the channels": lambda: Channels(criterion=by, fraction=0.5).apply(dense, bench),
     }
 
 
-def same(sheet: Sheet, name: str, state: State, dataset: Dataset) -> None:
+def same(sheet: Sheet, name: str, make: Callable[[], State], dataset: Dataset) -> None:
     """Rows of one state: measured where it was made, and on the processor."""
+    state = make()
     there, here = (View(state, nets.bench(dataset, device, "dense")) for device in (sheet.device, "cpu"))
     apart = float((there.log_probs - here.log_probs).abs().max())
     loyal = 100 * float((there.answers == here.answers).float().mean())

@@ -15,7 +15,7 @@ from benchmarks.gpu import nets
 from benchmarks.gpu.rows import Sheet
 from compressbench.bench import Bench
 from compressbench.hardware.exits import lower
-from compressbench.hardware.target import HardwareTarget, Lowered
+from compressbench.hardware.target import HardwareTarget, Lowered, Timing
 from compressbench.hardware.torch_compiled import TorchCompiled
 from compressbench.hardware.torch_cpu import TorchCPU
 from compressbench.hardware.torch_cuda import TorchCUDA
@@ -43,7 +43,7 @@ class Form:
 
 def run(sheet: Sheet) -> None:
     """All forms; compiled ones last, since compiling takes most of the time."""
-    batches = (1, 4) if sheet.smoke else BATCHES
+    batches = (4,) if sheet.smoke else BATCHES
     dataset = nets.noise(64, batches[-1], 8 if sheet.smoke else 32)
     bench = nets.bench(dataset, "cpu", "init")
     kinds: dict[str, dict[str, Form]] = {"ResNet": {}, "ViT": {}}
@@ -66,7 +66,6 @@ def of_convolutions(bench: Bench, depth: int) -> dict[str, Form]:
         DENSE: Form(dense, {}),
         "tf32": Form(dense, {"precision": "tf32"}),
         "f16": Form(dense, {"precision": "f16"}),
-        "bf16": Form(dense, {"precision": "bf16"}),
         "half of the channels, f32": Form(half, {}),
         "half of the channels, f16": Form(half, {"precision": "f16"}),
         "early exits at half of the MACs, f32": Form(leaving(dense, bench), {}),
@@ -104,33 +103,42 @@ def target(form: Form, launch: str, batch: int, seconds: float, device: str) -> 
 
 
 def one(sheet: Sheet, arm: str, forms: dict[str, Form], launch: str, batch: int, bench: Bench) -> None:
-    """Rows of all forms of a net at one batch size: they take turns."""
+    """Rows of all forms of a net at one batch size: each takes turns with the dense net, as soon as it is lowered."""
     own = replace(bench, device=sheet.device, feeds={})
     if sheet.smoke and launch == "compiled":  # a minute of compiling each on a processor
         sheet.failed(f"{arm}, batch {batch}", nets.TOO_LONG)
         return
-    ready: dict[str, Lowered] = {}
-    seconds = 0.05 if sheet.smoke else 0.25
-    for name, form in forms.items():
-        label = f"{arm}, {name}, batch {batch}"
+    seconds = 0.05 if sheet.smoke else 0.15
 
-        def lowering(name: str = name, form: Form = form, label: str = label) -> None:
-            lowered = lower(target(form, launch, batch, seconds, sheet.device), View(form.state, own))
-            if isinstance(lowered, Lowered):
-                ready[name] = lowered
-            else:
-                sheet.failed(label, lowered.why)
+    def lowered(name: str) -> Lowered | None:
+        how = target(forms[name], launch, batch, seconds, sheet.device)
+        found = lower(how, View(forms[name].state, own))
+        if isinstance(found, Lowered):
+            return found
+        sheet.failed(f"{arm}, {name}, batch {batch}", found.why)
+        return None
 
-        nets.tried(sheet, label, lowering)
-    if not ready:
-        return
-    how = target(forms[DENSE], launch, batch, seconds * len(ready), sheet.device)
-    timings = dict(zip(ready, how.time(list(ready.values()), batch), strict=True))
-    for name, timing in timings.items():
+    dense = lowered(DENSE)
+    how = target(forms[DENSE], launch, batch, 2 * seconds, sheet.device)
+
+    def beside(name: str) -> None:
+        form = lowered(name) if dense else None
+        if not dense or not form:
+            return
+        reference, timing = how.time([dense, form], batch)
         label = f"{arm}, {name}, batch {batch}"
-        sheet.add(label, "latency", 1000 * timing.median, "ms", n=len(timing.seconds),
-                  repeats=[1000 * s for s in timing.estimates], note=ready[name].runtime)  # fmt: skip
-        if name != DENSE and DENSE in timings:
-            gain = ratio(timings[DENSE].estimates, timing.estimates)
-            sheet.add(label, "speed-up over dense f32", timings[DENSE].median / timing.median, "x",
-                      n=len(timing.estimates), note=f"in turns: {gain}")  # fmt: skip
+        latency(sheet, label, timing, form)
+        latency(sheet, f"{arm}, {DENSE}, batch {batch}, beside {name}", reference, dense)
+        gain = ratio(reference.estimates, timing.estimates)
+        sheet.add(label, "speed-up over dense f32", gain.median if gain else None, "x", n=len(timing.estimates),
+                  note=f"in turns, {gain}; {timing.disturbed}".removesuffix("; "))  # fmt: skip
+
+    for name in forms:
+        if name != DENSE:
+            nets.tried(sheet, f"{arm}, {name}, batch {batch}", partial(beside, name))
+
+
+def latency(sheet: Sheet, label: str, timing: Timing, lowered: Lowered) -> None:
+    """A row of one form's latency."""
+    sheet.add(label, "latency", 1000 * timing.median, "ms", n=len(timing.seconds),
+              repeats=[1000 * s for s in timing.estimates], note=lowered.runtime)  # fmt: skip

@@ -8,6 +8,7 @@ one is captured too, as ours is.
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -148,8 +149,10 @@ def one(
     seconds: float,
 ) -> None:
     """Rows of one arm."""
+    gc.collect()  # the arm before, with its graph
     clock = Clock(seconds, sheet.device)
     if sheet.device == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     bench = nets.bench(dataset, sheet.device, "dense", SEED, progress=clock, say=clock.said.append)
     clock.run(make(start, bench, precision, launch))

@@ -9,6 +9,7 @@ from functools import partial
 
 from benchmarks.gpu import nets, training
 from benchmarks.gpu.rows import Sheet
+from compressbench.data.dataset import Dataset
 from compressbench.errors import Diverged
 from compressbench.state import State
 from compressbench.views import View
@@ -49,7 +50,13 @@ def one(sheet: Sheet, arm: str, precision: str, launch: str) -> None:
     bench = nets.bench(dataset, sheet.device, "dense", training.SEED, progress=Milestones(sheet, arm))
     began = time.perf_counter()
     stage = training.settings(sheet.device, precision=precision, length=length(sheet))
-    tell(sheet, arm, [stage.apply(start, training.launched(bench, launch))], time.perf_counter() - began)
+    tell(
+        sheet,
+        arm,
+        dataset,
+        [stage.apply(start, training.launched(bench, launch))],
+        time.perf_counter() - began,
+    )
 
 
 def length(sheet: Sheet) -> str:
@@ -57,10 +64,11 @@ def length(sheet: Sheet) -> str:
     return "1ep" if sheet.smoke else f"{nets.EPOCHS}ep"
 
 
-def tell(sheet: Sheet, arm: str, states: Sequence[State | Diverged], seconds: float) -> None:
+def tell(
+    sheet: Sheet, arm: str, dataset: Dataset, states: Sequence[State | Diverged], seconds: float
+) -> None:
     """Time and accuracy of trainings that are done."""
     sheet.add(arm, "whole run, a seed", seconds / len(states), "s", n=len(states), note=length(sheet))
-    dataset = nets.cifar(sheet)
     found = [
         100 * float(View(state, nets.bench(dataset, sheet.device, "dense", seed)).right.float().mean())
         for seed, state in enumerate(states)

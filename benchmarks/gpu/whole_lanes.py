@@ -29,4 +29,4 @@ def one(sheet: Sheet, arm: str, count: int, precision: str, launch: str) -> None
     stages = [training.settings(sheet.device, precision=precision, length=whole.length(sheet))] * count
     began = time.perf_counter()
     found = lanes.train(starts, benches, stages, count)
-    whole.tell(sheet, arm, found, time.perf_counter() - began)
+    whole.tell(sheet, arm, dataset, found, time.perf_counter() - began)
