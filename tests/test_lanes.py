@@ -79,6 +79,11 @@ CASES = {
         "averager": {"_target_": "compressbench.training.averagers.ema", "_partial_": True, "decay": 0.5}
     },
     "only": {"only": "fc.*"},
+    "edge_popup": {
+        "reparametrise": {
+            "edge_popup": {"_target_": "compressbench.training.reparametrisations.edge_popup.edge_popup"}
+        }
+    },
     "gradual": {
         "reparametrise": {
             "gradual": {
@@ -113,7 +118,11 @@ def test_methods_in_lanes_are_those_alone(bench, case) -> None:
         validate=None,
         **{
             **CASES[case],
-            **({"reparametrise": specs.expand(CASES[case]["reparametrise"])} if case == "gradual" else {}),
+            **(
+                {"reparametrise": specs.expand(CASES[case]["reparametrise"])}
+                if "reparametrise" in CASES[case]
+                else {}
+            ),
         },
     )
     alone, at_once = both(stage, states, bench)
@@ -195,7 +204,7 @@ def test_what_cannot_go_in_lanes_is_said(bench, monkeypatch) -> None:
 
     def turned(*args):
         forward = real(*args)
-        return lambda inputs: (forward(inputs)[0].flip(0), {})
+        return lambda inputs, instead: (forward(inputs, instead)[0].flip(0), {})
 
     monkeypatch.setattr(lanes, "_batched", turned)
     with pytest.raises(UserError, match="stage answers otherwise in lanes, by"):
@@ -262,6 +271,23 @@ def test_a_sweep_over_seeds_goes_in_lanes(command, monkeypatch, tmp_path) -> Non
     assert len(names) == len(set(names))
     (table,) = tmp_path.glob("outputs/sweeps/*/records.csv")
     assert "beside" not in table.read_text()
+
+
+def test_other_nets_with_the_same_settings_leave_the_lanes_free(command, monkeypatch) -> None:
+    seen = waves(monkeypatch)
+    short = (
+        "recipe.length=1it",
+        "recipe.teacher_length=1it",
+        "recipe.few_length=1it",
+        "evaluation.probes=null",
+    )
+    told = command(
+        "run", "-m", "recipe=distill_resnet", "scale=smoke", *short, "seed=0,1", "hardware.lanes=2",
+        "recipe.compare.floor=false",
+    )  # fmt: skip
+    assert told.returncode == 0
+    assert [("teacher", 0), ("teacher", 1)] in seen
+    assert all(len(wave) == 2 for wave in seen)
 
 
 @pytest.mark.parametrize(

@@ -347,81 +347,80 @@ class Executor:
 
     def _make(self, node: Node) -> State:
         began = time.monotonic()
-        with ExitStack() as locks:
-            company = self._company(node, locks)
-            if getattr(node.stage, "goes_in_lanes", bool)() and self.setting.context.lanes > 1:
-                return self._make_in_lanes([node, *company], began)
-            self.bench()
-            before = self.state(node.parent) if node.parent else None
-            with self.watcher.working(node.name, in_short(node)) as progress:
-                making = self._making(node, progress)
-                try:
-                    state = node.stage.apply(before, making.bench)
-                except UserError as error:
-                    raise type(error)(f"stage {node.name}: {error}") from error
-            return self._kept_state(making, before, state, time.monotonic() - began)
+        self.bench()
+        before = self.state(node.parent) if node.parent else None
+        if before is not None and self._goes_in_lanes(node):
+            with ExitStack() as locks:
+                return self._make_in_lanes([(node, before), *self._company(node, before, locks)], began)
+        with self.watcher.working(node.name, in_short(node)) as progress:
+            making = self._making(node, progress)
+            try:
+                state = node.stage.apply(before, making.bench)
+            except UserError as error:
+                raise type(error)(f"stage {node.name}: {error}") from error
+        return self._kept_state(making, before, state, time.monotonic() - began)
 
-    def _make_in_lanes(self, nodes: Sequence[Node], began: float) -> State:
-        """The first node's state; those of the others are made beside it and kept."""
+    def _make_in_lanes(self, pairs: Sequence[tuple[Node, State]], began: float) -> State:
+        """The first node's state; those of the others are made beside it and kept.
+
+        Args:
+            pairs: nodes, and the states that they continue.
+        """
         from compressbench.training import lanes
 
-        first, width = nodes[0], self.setting.context.lanes
-        self.bench()
-        before = [self.state(str(n.parent)) for n in nodes]
-        shape = lanes.shape(before[0], first.stage)
-        fits = [lanes.shape(state, n.stage) == shape for n, state in zip(nodes, before, strict=True)]
-        nodes = [n for n, fit in zip(nodes, fits, strict=True) if fit]
-        before = [state for state, fit in zip(before, fits, strict=True) if fit]
-        words = f"{in_short(first)}; {len(nodes)} of {width} lanes"
+        (first, _), width = pairs[0], self.setting.context.lanes
+        words = f"{in_short(first)}; {len(pairs)} of {width} lanes"
         with self.watcher.working(first.name, words) as progress:
-            making = [self._making(n, progress) for n in nodes]
+            making = [self._making(n, progress) for n, _ in pairs]
+            before, stages = [state for _, state in pairs], [n.stage for n, _ in pairs]
             try:
-                found = lanes.train(before, [m.bench for m in making], [n.stage for n in nodes], width)
+                found = lanes.train(before, [m.bench for m in making], stages, width)
             except UserError as error:
                 raise type(error)(f"stage {first.name}: {error}") from error
-        seconds = (time.monotonic() - began) / len(nodes)
-        lost = {n.name: end for n, end in zip(nodes, found, strict=True) if isinstance(end, Diverged)}
+        seconds = (time.monotonic() - began) / len(pairs)
         made = [
-            self._kept_state(m, old, end, seconds)
+            end if isinstance(end, Diverged) else self._kept_state(m, old, end, seconds)
             for m, old, end in zip(making, before, found, strict=True)
-            if not isinstance(end, Diverged)
         ]
-        for name, end in lost.items():
-            if name == first.name:
-                raise Diverged(f"stage {name}: {end}") from end
-            self.watcher.say(f"{name}: {end}")
+        for (node, _), end in zip(pairs, made, strict=True):
+            if isinstance(end, Diverged) and node is not first:
+                self.watcher.say(f"{node.name}: {end}")
+        if isinstance(made[0], Diverged):
+            raise Diverged(f"stage {first.name}: {made[0]}") from made[0]
         return made[0]
 
-    def _company(self, node: Node, locks: ExitStack) -> list[Node]:
-        """Trainings like a node's that are still to be done and could be done now, as many as there are lanes for.
+    def _goes_in_lanes(self, node: Node) -> bool:
+        return self.setting.context.lanes > 1 and getattr(node.stage, "goes_in_lanes", bool)()
+
+    def _company(self, node: Node, before: State, locks: ExitStack) -> list[tuple[Node, State]]:
+        """Trainings of a node's shape that are still to be done and could be done now, as many as there are lanes for.
 
         Each is locked; one that another process is making is left to it.
         """
-        wanted = self.setting.context.lanes - 1
-        if not wanted or not getattr(node.stage, "goes_in_lanes", bool)():
-            return []
-        found: list[Node] = []
-        alike = _without_refs(node)
+        from compressbench.training import lanes
+
+        found: list[tuple[Node, State]] = []
+        alike, shape = _without_refs(node), lanes.shape(before, node.stage)
         for other in self.plan.nodes:
-            if len(found) == wanted:
+            if len(found) == self.setting.context.lanes - 1:
                 break
-            taken = {node.key, *(n.key for n in found)}
+            taken = {node.key, *(n.key for n, _ in found)}
             if (
                 other.key in taken
                 or type(other.stage) is not type(node.stage)
                 or _without_refs(other) != alike
             ):
                 continue
-            before = [n for n in lineage(self.plan.nodes, [other.name]) if n is not other]
-            waits = any(hasattr(n.stage, "goes_in_lanes") and self._facts(n) is None for n in before)
-            if (
-                waits
-                or self._facts(other) is not None
-                or not locks.enter_context(self.store.attempt(other.key))
-            ):
+            if self._facts(other) is not None or other.parent is None:
                 continue
-            if self._facts(other) is None:
-                found.append(other)
+            needed = [n for n in lineage(self.plan.nodes, [other.name]) if n is not other]
+            if any(hasattr(n.stage, "goes_in_lanes") and self._facts(n) is None for n in needed):
+                continue
+            state = self.state(other.parent)
+            if lanes.shape(state, other.stage) != shape:
+                continue
+            if locks.enter_context(self.store.attempt(other.key)) and self._facts(other) is None:
+                found.append((other, state))
         return found
 
     def _making(self, node: Node, progress: Progress) -> _Making:

@@ -41,6 +41,10 @@ RETURNS = {"schedule": "float", "stepper": "Stepper", "objective": "Objective", 
 """What the shipped functions at each of these places return, as written."""
 BY_ELEMENT = tuple(f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW"))
 """Optimisers that treat each weight by itself, so that those of several nets may be moved at once."""
+IN_LANES = tuple(
+    f"{trust.OWN}.training.reparametrisations.{name}" for name in ("gradual.gradual", "edge_popup.edge_popup")
+)
+"""Methods that a training in lanes may have."""
 
 
 def _check_part(name: str, spec: Any) -> None:
@@ -171,9 +175,8 @@ class Train:
             and stepper.startswith(made_here)
             and objective.startswith(made_here)
             and not objective.endswith(".mimic")
-            and all(
-                str(spec[specs.TARGET]).endswith(".gradual.gradual") for spec in self.reparametrise.values()
-            )
+            and {str(spec[specs.TARGET]) for spec in self.reparametrise.values()} <= {*IN_LANES}
+            and (not self.reparametrise or (stepper.endswith(".plain") and self.clip is None))
         )
 
     def beside(self, lanes: int, launch: str) -> dict[str, Any]:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from compressbench.stages.train import Train
     from compressbench.state import State
 
+Forward = Callable[[Inputs, Mapping[str, Tensor]], tuple[Tensor, Mapping[str, Tensor]]]
+
 TOLERANCE = 1e-3
 """Of a net's answers in lanes, as a share of its largest one, before training begins."""
 WITHOUT = "train it by itself: hardware.lanes=1"
@@ -105,7 +107,7 @@ class Lanes:
     buffers: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     held: Held = field(default_factory=Held)
-    _forward: Callable[[Inputs], tuple[Tensor, Mapping[str, Tensor]]] | None = None
+    _forward: Forward | None = None
 
     @staticmethod
     def of(jobs: Sequence[Job], width: int) -> Lanes:
@@ -126,14 +128,9 @@ class Lanes:
                 buffers[name] = torch.stack(kept)
                 for t, view in zip(kept[: len(jobs)], buffers[name].unbind(), strict=False):
                     t.data = view
-        optimizer = optimising.made(
-            settings,
-            [p for p in params.values() if p.requires_grad],
-            run.lr,
-            None,
-            jobs[0].bench.device,
-            True,
-        )
+        trained = [p for p in params.values() if p.requires_grad]
+        methods = [job.live.methods for job in jobs if job.live.methods]
+        optimizer = optimising.made(settings, trained, run.lr, methods, jobs[0].bench.device, True)
         for name, parameter in params.items():
             own = [job.live.module.get_parameter(name) for job in filled]
             before = [job.live.optimizer.state.get(p, {}) for job, p in zip(filled, own, strict=True)]
@@ -142,6 +139,9 @@ class Lanes:
                 optimizer.state[parameter][entry] = (
                     torch.stack(each) if value.shape == own[0].shape else value
                 )
+        for job in jobs:
+            for parameter in job.live.beside().values():
+                optimizer.state[parameter] = job.live.optimizer.state[parameter]
         return Lanes(jobs, width, params, buffers, optimizer)
 
     @contextlib.contextmanager
@@ -188,7 +188,7 @@ class Lanes:
         """(trainings,): what each one's objective says of its own lane."""
         first = self.jobs[0]
         with autocast(first.run.autocast, first.bench.device):
-            logits, taps = self._answers(inputs)
+            logits, taps = self._answers(inputs, self._effective(True))
             each = [
                 job.objective(
                     Batch(
@@ -203,10 +203,19 @@ class Lanes:
             ]
         return torch.stack(each)
 
-    def _answers(self, inputs: Inputs) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def _effective(self, training: bool) -> dict[str, Tensor]:
+        """What methods compute with in place of parameters, (lanes, ...)."""
+        each = [job.live.methods for job in self.jobs if job.live.methods]
+        filled = [*each, *each[:1] * (self.lanes - len(each))]
+        names = each[0].replaced() if each else ()
+        return {name: torch.stack([one.effective(name, training) for one in filled]) for name in names}
+
+    def _answers(
+        self, inputs: Inputs, effective: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert self._forward is not None
         try:
-            return self._forward(inputs)
+            return self._forward(inputs, effective)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # a user's forward may fail in any way at all
@@ -221,9 +230,10 @@ class Lanes:
         plain = bench.task.encode(some)
         inputs = tuple(torch.stack([x] * self.lanes) for x in self.jobs[0].live.lay(plain))
         with torch.no_grad():
-            logits, _ = self._answers(inputs)
+            logits, _ = self._answers(inputs, self._effective(False))
             for job, own in zip(self.jobs, logits, strict=False):
-                wanted = forward(job.live.module, *job.live.lay(plain)).logits
+                with job.live.computing(False):
+                    wanted = forward(job.live.module, *job.live.lay(plain)).logits
                 own, wanted = (
                     own.nan_to_num(),
                     wanted.nan_to_num(),
@@ -260,6 +270,8 @@ class Lanes:
                 for entry, value in self.optimizer.state.get(parameter, {}).items():
                     cut = isinstance(value, Tensor) and value.shape == parameter.shape
                     kept.state[own][entry] = value[k] if cut else value
+            for parameter in live.beside().values():
+                kept.state[parameter] = self.optimizer.state[parameter]
             live.optimizer = kept
 
 
@@ -276,14 +288,12 @@ class _Computing(nn.Module):
         return outputs.logits, dict(outputs.taps)
 
 
-def _batched(
-    computing: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
-) -> Callable[[Inputs], tuple[Tensor, Mapping[str, Tensor]]]:
-    """The forward of all lanes: inputs (lanes, n, ...) to logits and taps (lanes, n, ...)."""
+def _batched(computing: nn.Module, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Forward:
+    """The forward of all lanes: inputs (lanes, n, ...), and what stands in for parameters, to logits and taps."""
 
     def one(own: dict[str, Tensor], kept: dict[str, Tensor], inputs: Inputs) -> Any:
         return torch.func.functional_call(computing, {**own, **kept}, inputs)
 
     every = torch.func.vmap(one, randomness="error")
     own, kept = ({f"net.{n}": t for n, t in part.items()} for part in (params, buffers))
-    return lambda inputs: every(own, kept, inputs)
+    return lambda inputs, instead: every({**own, **{f"net.{n}": t for n, t in instead.items()}}, kept, inputs)

@@ -78,7 +78,8 @@ def _python_matters(team: Team) -> str:
     """Why the iteration is not the same program every time; empty where it is."""
     for job in team.jobs:
         for label, method in job.live.methods.methods.items() if job.live.methods else ():
-            if method.effective or method.penalty or method.after_gradient or method.after_step:
+            changes = method.effective and not method.steady
+            if changes or method.penalty or method.after_gradient or method.after_step:
                 return f"reparametrise.{label} may do something else at each iteration"
         for part in ("objective", "stepper", "optimizer"):
             target = str(getattr(job.settings, part)[TARGET])

@@ -54,7 +54,9 @@ def train(state: State, bench: Bench, settings: Train) -> State:
     job = ready(state, bench, settings)
     live = job.live
     parameters = [p for p in (*live.module.parameters(), *live.own.values()) if p.requires_grad]
-    optimizer = optimising.made(settings, parameters, job.run.lr, live.methods, bench.device)
+    optimizer = optimising.made(
+        settings, parameters, job.run.lr, [live.methods] if live.methods else [], bench.device
+    )
     live.optimizer = optimizer
     go_on(job)
     by = stepper(settings, live.module, optimizer)

@@ -23,7 +23,7 @@ def made(
     settings: Train,
     params: Sequence[nn.Parameter],
     lr: float,
-    methods: Reparametrised | None,
+    methods: Sequence[Reparametrised],
     device: str,
     lanes: bool = False,
 ) -> torch.optim.Optimizer:
@@ -43,7 +43,7 @@ def made(
         for group, decay in ((decayed, settings.weight_decay), (plain, 0.0))
         if group
     ]
-    groups += methods.optimised(settings.weight_decay, lr) if methods else []
+    groups += [group for each in methods for group in each.optimised(settings.weight_decay, lr)]
     factory = settings.built("optimizer")
     known = inspect.signature(getattr(factory, "func", factory)).parameters
     for key in getattr(factory, "keywords", {}):
