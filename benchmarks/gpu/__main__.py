@@ -81,6 +81,9 @@ def main() -> int:
     parser.add_argument("--about", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False  # as runs have it
         sheet = Sheet(args.out / "gpu.jsonl", args.inside, args.about)
         importlib.import_module(f"benchmarks.gpu.{args.inside}").run(sheet)
         return 0
