@@ -59,6 +59,7 @@ def test_rows_hold_no_path_and_survive_a_cut(tmp_path: Path) -> None:
 
 def test_the_table_says_what_never_ran_on_a_card(tmp_path: Path) -> None:
     sheet(tmp_path).middle("an | arm", "latency", [3.0, 1.0, 2.5], "ms")
+    sheet(tmp_path).add("test_a", "passed", 0.1, "s")
     sheet(tmp_path, "exits", **SMOKE).add("arm", "latency", 1.0, "ms")
     text = rows.table(
         rows.read(tmp_path / "gpu.jsonl"), {"forms": "which?", "exits": "where?", "lanes": "how?"}
@@ -68,6 +69,7 @@ def test_the_table_says_what_never_ran_on_a_card(tmp_path: Path) -> None:
     for part in ("exits: where?", "lanes: how?"):
         assert f"### {part}\n\nNever run on a card.\n" in text
     assert text.count("Never run") == 2
+    assert "test_a" not in text
 
 
 def test_the_page_has_every_part() -> None:
@@ -264,6 +266,7 @@ def test_tests_become_rows_as_they_end(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cuda")
     (tmp_path / "test_cuda_some.py").write_text(
         "import pytest\npytestmark = pytest.mark.cuda\n"
+        "def test_compiled(): pass\n"
         "def test_a(): pass\n"
         "def test_b(): assert 1 == 2, 'no /usr/lib/x.so'\n"
         "@pytest.mark.skip(reason='no card')\ndef test_c(): pass\n"
@@ -285,13 +288,14 @@ def test_tests_become_rows_as_they_end(tmp_path: Path) -> None:
         ("test_cuda_some.py::test_b", "failed", "AssertionError: no x.so assert 1 == 2"),
         ("test_cuda_some.py::test_c", "skipped", "no card"),
         ("test_cuda_some.py::test_d", "failed", "ValueError: torn"),
+        ("test_cuda_some.py::test_compiled", "passed", ""),
         ("test_cuda_torn.py", "failed", "E ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("tests", "failed", "there is no test with the marker cuda"),
     ]
     counts = [
         (r["metric"], r["value"], r["n"]) for r in rows.read(tmp_path / "gpu.jsonl") if r["arm"] == "all"
     ]
-    assert counts[:3] == [("tests passed", 1, 4), ("tests failed", 2, 4), ("tests skipped", 1, 4)]
+    assert counts[:3] == [("tests passed", 2, 5), ("tests failed", 2, 5), ("tests skipped", 1, 5)]
     assert counts[3:6] == [("tests passed", 0, 1), ("tests failed", 1, 1), ("tests skipped", 0, 1)]
 
 

@@ -43,6 +43,10 @@ class Told:
         self.sheet = sheet
         self.counts: Counter[str] = Counter()
 
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """What compiles comes last: it takes longest, and a cut loses the last ones."""
+        items.sort(key=lambda item: "compiled" in item.nodeid)
+
     def pytest_runtest_logreport(self, report: Any) -> None:
         """A test's own report, or that of a fixture that failed or skipped it."""
         if report.passed and report.when != "call":
