@@ -248,7 +248,9 @@ def test_training_is_measured_arm_by_arm(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(1.5 < loss < 3.5 for loss in losses)
 
 
-def test_the_bare_loop_learns_as_ours_does() -> None:
+def test_the_bare_loop_learns_as_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "LEAST", 8)
+    torch.manual_seed(2)  # the bare loop's crops are drawn by torch's own generator
     dataset = nets.noise(320, 64, 8)
     for part in dataset.splits.values():  # the label is how bright the image is
         part["images"][:] = part["images"] // 10 + 23 * part.labels[:, None, None, None].astype(np.uint8)
@@ -257,9 +259,9 @@ def test_the_bare_loop_learns_as_ours_does() -> None:
     for make in (training.bare, training.ours):
         clock = training.Clock(seconds=0.0, device="cpu")
         clock.run(make(start, nets.bench(dataset, "cpu", "dense", progress=clock), "fp32", "eager"))
-        assert clock.seen == 75
+        assert clock.seen == 200
         losses.append(clock.loss)
-    assert all(loss < 2.0 for loss in losses), losses
+    assert all(loss < 1.5 for loss in losses), losses
 
 
 def test_tests_become_rows_as_they_end(tmp_path: Path) -> None:
