@@ -44,7 +44,8 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
         UserError: the stored edits or tensors don't fit the module that the spec builds.
     """
     # Whoever asks first may be in inference mode, whose tensors no later caller's gradient could pass.
-    with torch.inference_mode(False), torch.no_grad():
+    # A weight that was computed becomes a parameter only where gradients are on.
+    with torch.inference_mode(False), torch.enable_grad():
         return _module_of(state, device)
 
 
@@ -57,11 +58,11 @@ def _module_of(state: State, device: str) -> nn.Module:
         raise UserError(f"the stored model can't be rebuilt: {type(error).__name__}: {reason}") from error
     load(module, state.weights, "the state's weights")
     load_scales(module, state.group("scales"))
-    # A tied weight is stored under each of its names, but masked under the first only.
-    for name, parameter in module.named_parameters():
-        if name in state.masks:
-            parameter.mul_(state.masks[name])
-    return module.to(device).eval()
+    with torch.no_grad():  # a tied weight is stored under each of its names, but masked under the first only
+        for name, parameter in module.named_parameters():
+            if name in state.masks:
+                parameter.mul_(state.masks[name])
+        return module.to(device).eval()
 
 
 def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
