@@ -181,11 +181,10 @@ def company(given: Sequence[str]) -> list[str]:
 
     try:
         parsed = OverridesParser.create().parse_override(swept)
-    except HydraException:  # Hydra itself says of it
+        seeds = list(parsed.sweep_string_iterator()) if parsed.is_discrete_sweep() else []
+    except HydraException:  # Hydra says itself what is wrong
         return []
-    if not parsed.is_discrete_sweep():
-        return []
-    return [f"beside=[{','.join(map(str, parsed.sweep_string_iterator()))}]"]
+    return [f"beside=[{','.join(map(str, seeds))}]"] if seeds else []
 
 
 def check_recipe(given: Iterable[str], verb: str = "run") -> None:

@@ -136,7 +136,9 @@ class Lanes:
             before = [job.live.optimizer.state.get(p, {}) for job, p in zip(filled, own, strict=True)]
             for entry, value in before[0].items():
                 each = [torch.as_tensor(part[entry]) for part in before]
-                by_element = entry != "step" and value.shape == own[0].shape  # a parameter may be one number too
+                by_element = (
+                    entry != "step" and value.shape == own[0].shape
+                )  # a parameter may be one number too
                 optimizer.state[parameter][entry] = torch.stack(each) if by_element else value
         for job in jobs:
             for parameter in job.live.beside().values():
