@@ -168,7 +168,9 @@ def accuracies(
     first, second = (reference == labels)[known], (other == labels)[known]
     kept, lost = int((first & second).sum()), int((first & ~second).sum())
     won = int((second & ~first).sum())
-    value, low, high = (100 * float(x) for x in paired_difference(kept, lost, won, n - kept - lost - won, level))
+    value, low, high = (
+        100 * float(x) for x in paired_difference(kept, lost, won, n - kept - lost - won, level)
+    )
     drop = Estimate(value, low, high, n, level)
     verdict = NO_WORSE if high < margin else WORSE if low > margin else CANT_TELL
     needed = examples_needed(lost, won, n, margin, level) if verdict == CANT_TELL else None
@@ -215,4 +217,3 @@ def examples_needed(
         return math.inf
     reach = z + normal_quantile(2 * power - 1)
     return float(max(n + 1, math.ceil(reach**2 * (apart - drop**2) / gap**2)))
-

@@ -68,9 +68,7 @@ def fitting(labels: Ints, n: int, classes: int) -> None:
         UserError: they aren't.
     """
     if labels.shape != (n,):
-        raise UserError(
-            f"labels: one an example is needed, so {n:,}, and the shape is {said_shape(labels)}"
-        )
+        raise UserError(f"labels: one an example is needed, so {n:,}, and the shape is {said_shape(labels)}")
     if labels.dtype.kind not in "iu":
         raise UserError(f"labels: whole numbers are needed, and these are {labels.dtype}")
     wrong = np.flatnonzero((labels < -1) | (labels >= classes))

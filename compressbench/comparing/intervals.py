@@ -125,7 +125,9 @@ def binomial_tail(k: int, n: int) -> float:
         return 0.0
     if k >= n:
         return 1.0
-    down = np.arange(min(k, n - k - 1), 0, -1, dtype=float)  # of the shorter tail: terms are of one sign and fall
+    down = np.arange(
+        min(k, n - k - 1), 0, -1, dtype=float
+    )  # of the shorter tail: terms are of one sign and fall
     short = binomial_point(len(down), n) * (1 + np.cumprod(down / (n - down + 1)).sum())
     return float(short if k <= n - k - 1 else 1 - short)
 
