@@ -103,7 +103,9 @@ def probabilities(scores: Floats, kind: str) -> Floats:
     """
     with np.errstate(invalid="ignore"):
         if kind == LOGITS:
-            found = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=float)
+            found = scores.astype(float)
+            found -= found.max(axis=1, keepdims=True)
+            np.exp(found, out=found)
         else:
             found = np.maximum(scores.astype(float), 0)
             found[(found == 0).all(axis=1)] = 1.0
