@@ -101,8 +101,13 @@ def odd(
 
 
 def _wide(scores: Floats) -> Floats:
-    """Scores as float32 or float64: sums and differences of narrower ones, and of whole numbers, overflow."""
-    return scores.astype(np.result_type(scores.dtype, np.float32), copy=False)
+    """Scores as float32 or float64, since sums and differences of narrower ones, and of whole numbers, overflow.
+
+    What is minus infinity becomes the lowest number there is.
+    """
+    found = scores.astype(np.result_type(scores.dtype, np.float32), copy=False)
+    endless = np.isneginf(found)
+    return np.where(endless, found[~endless].min(), found) if endless.any() else found
 
 
 def worst_first(found: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -213,6 +218,8 @@ def dead_classes(
 
     It speaks of a class that the reference answers k times where (1 - r)^k is below ``CHANCE`` / classes: r is half the
     share of all other classes' examples on which the two agree, so that a class may be kept half as well as the rest.
+    Examples of one class may change together, though: it is silent where more than a tenth of the other classes, of
+    those that the reference answers five times or more, are kept less than half.
 
     Args:
         reference, other: (n,) answers, -1 for none.
@@ -226,7 +233,8 @@ def dead_classes(
     rest = before.sum() - before
     rate = (kept.sum() - kept) / np.maximum(rest, 1) / 2
     dead = np.flatnonzero((after == 0) & (before > 0) & ((1 - rate) ** before <= CHANCE / classes))
-    if not len(dead):
+    told = (before >= 5) & (after > 0)
+    if not len(dead) or (2 * kept < before)[told].sum() > 0.1 * told.sum():
         return ()
     times = int(before[dead].sum())
     rows = np.flatnonzero(np.isin(reference, dead))
