@@ -383,12 +383,12 @@ def duplicated(
         return ()
     size = float(np.abs(other).max())
     near = 1e-5 * size
-    drawn = np.random.default_rng(0).normal(size=n).astype(other.dtype) / math.sqrt(n)
-    key = drawn @ other
-    order = key.argsort(kind="stable")
+    drawn = np.random.default_rng(0).normal(size=(3, n)).astype(other.dtype) / math.sqrt(n)
+    keys = drawn @ other  # equal columns have equal sums, and few others have three
+    order = keys[0].argsort(kind="stable")
     found: list[list[int]] = []
     for here, after in pairwise(order):
-        if key[after] - key[here] > 10 * near:
+        if np.abs(keys[:, after] - keys[:, here]).max() > 10 * near:
             continue
         one, two = other[:, here], other[:, after]
         varies = int((np.abs(one - np.median(one)) > 10 * near).sum()) >= 10
@@ -493,8 +493,9 @@ def scaled(
     """Logits of the other that are the reference's times a number: another temperature, or a scale that was forgotten.
 
     Rows have their mean taken off; the ratio is that of what is left, root mean square. It speaks from 3 times on
-    (or 1/3) where the two correlate by 0.95 or more, so are those of one net; and from 8 times on (1/8) where they do
-    by 0.5. Of probabilities the logarithms are taken, of those of which both are above 1e-6 and two steps of rounding.
+    (or 1/3), where the two correlate by 0.95 or more, so are those of one net: one that was hardly trained, or hard
+    pruned, may honestly be fifteen times less sure, and correlates by less. Of probabilities the logarithms are taken,
+    of those of which both are above 1e-6 and two steps of rounding.
 
     Args:
         reference, other: (n, classes), finite.
@@ -519,7 +520,7 @@ def scaled(
         return ()
     ratio, alike = math.sqrt(sums[1] / sums[0]), sums[2] / math.sqrt(sums[0] * sums[1])
     times = max(ratio, 1 / ratio)
-    if not ((times >= 3 and alike >= 0.95) or (times >= 8 and alike >= 0.5)):
+    if times < 3 or alike < 0.95:
         return ()
     size = f"{ratio:.3g} times as large as" if ratio > 1 else f"{1 / ratio:.3g} times smaller than"
     effect = "more sure of itself" if ratio > 1 else "less sure of itself"
