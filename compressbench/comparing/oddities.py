@@ -493,9 +493,11 @@ def scaled(
     """Logits of the other that are the reference's times a number: another temperature, or a scale that was forgotten.
 
     Rows have their mean taken off; the ratio is that of what is left, root mean square. It speaks from 3 times on
-    (or 1/3), where the two correlate by 0.95 or more, so are those of one net: one that was hardly trained, or hard
-    pruned, may honestly be fifteen times less sure, and correlates by less. Of probabilities the logarithms are taken,
-    of those of which both are above 1e-6 and two steps of rounding.
+    (or 1/3), where the two are of one net: where they correlate by 0.95 or more, and by 0.9 or more among the examples
+    of one answer. (Another net finds the same classes, but not the same examples of a class the likeliest; one that was
+    hardly trained, or hard pruned, may honestly be fifteen times less sure.) Of probabilities the logarithms are taken,
+    of those of which both are above 1e-6 and two steps of rounding, where rows that have them times classes less one
+    make 300 or more.
 
     Args:
         reference, other: (n, classes), finite.
@@ -504,23 +506,34 @@ def scaled(
     """
     clip = PROBABILITIES in (kinds[0].name, kinds[1].name)
     least = math.log(max(1e-6, 2 * max(k.step for k in kinds)))
-    sums = np.zeros(3)
-    used = 0
+    classes, order = reference.shape[1], answers(reference).labels.argsort(kind="stable")
+    answered = answers(reference).labels[order]
+    sums, used = np.zeros(3), 0
+    of_answer = np.zeros((3, classes, classes))
     for rows in pieces(*other.shape):
         x, y = (
-            log_probabilities(s[rows], k.name) if clip else s[rows].astype(float)
+            log_probabilities(s[order[rows]], k.name) if clip else s[order[rows]].astype(float)
             for s, k in ((reference, kinds[0]), (other, kinds[1]))
         )
         seen = (x > least) & (y > least) if clip else np.ones(x.shape, bool)
         count = np.maximum(seen.sum(axis=1, keepdims=True), 1)
         x, y = (np.where(seen, v - (v * seen).sum(axis=1, keepdims=True) / count, 0) for v in (x, y))
         used += int((seen.sum(axis=1) > 1).sum())
-        sums += np.einsum("ij,ij->", x, x), np.einsum("ij,ij->", y, y), np.einsum("ij,ij->", x, y)
-    if used < FEW or not sums[:2].all():
+        sums += _products(x, y)
+        there, starts = np.unique(answered[rows], return_index=True)
+        for total, v in zip(of_answer, (x, y, seen), strict=True):
+            total[there] += np.add.reduceat(v, starts, axis=0, dtype=float)
+    roots = np.sqrt(np.maximum(of_answer[2], 1))
+    inside = sums - _products(of_answer[0] / roots, of_answer[1] / roots)
+    few = used * (classes - 1) < 300 if clip else used < FEW
+    if few or not (sums[:2] > 0).all() or not (inside[:2] > 1e-9 * sums[:2]).all():
         return ()
-    ratio, alike = math.sqrt(sums[1] / sums[0]), sums[2] / math.sqrt(sums[0] * sums[1])
+    ratio, (alike, within) = (
+        math.sqrt(sums[1] / sums[0]),
+        (s[2] / math.sqrt(s[0] * s[1]) for s in (sums, inside)),
+    )
     times = max(ratio, 1 / ratio)
-    if times < 3 or alike < 0.95:
+    if times < 3 or alike < 0.95 or within < 0.9:
         return ()
     size = f"{ratio:.3g} times as large as" if ratio > 1 else f"{1 / ratio:.3g} times smaller than"
     effect = "more sure of itself" if ratio > 1 else "less sure of itself"
@@ -534,6 +547,11 @@ def scaled(
             WRONG,
         ),
     )
+
+
+def _products(x: Floats, y: Floats) -> Floats:
+    """Sums over all numbers of x², y² and x y."""
+    return np.array([np.einsum("ij,ij->", a, b) for a, b in ((x, x), (y, y), (x, y))])
 
 
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1, "int8": 2e-1}
