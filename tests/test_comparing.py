@@ -293,6 +293,7 @@ def test_accuracies() -> None:
         ((8000, 900, 100, 1000), an.WORSE, True),
         ((800, 30, 10, 160), an.CANT_TELL, True),
         ((80, 6, 6, 8), an.CANT_TELL, False),
+        ((80, 8, 4, 8), an.CANT_TELL, False),
         ((100, 0, 0, 0), an.CANT_TELL, False),
     ],
 )
@@ -322,7 +323,14 @@ def test_so_many_examples_give_a_verdict_four_times_in_five() -> None:
 
 def test_where_no_number_of_examples_would_do() -> None:
     assert an.examples_needed(15, 5, 1000, margin=1.0) == math.inf
-    assert an.examples_needed(0, 0, 100, margin=1.0) > 100
+    assert an.examples_needed(0, 0, 1_000_000, margin=1.0) == 1_000_001
+
+
+def test_no_difference_seen_in_a_few_examples_does_not_promise_that_there_is_none() -> None:
+    z, reach = stats.norm.ppf(0.975), stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
+    assert an.examples_needed(0, 0, 100, margin=1.0) == math.ceil(
+        reach**2 * (z**2 / 2) / (100 + z**2) / 0.01**2
+    )
 
 
 # probabilities
