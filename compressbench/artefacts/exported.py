@@ -74,7 +74,8 @@ FOREIGN = (
 """Operators that reach beyond their tensors."""
 TEXTS = {
     "approximate", "equation", "indexing", "interpolation", "interpolation_mode", "mode", "norm", "ord", "pad_mode",
-    "padding", "padding_mode", "padding_side", "reduce", "reduction", "rounding_mode", "side", "UPLO", "driver", "assert_msg",
+    "padding", "padding_mode", "padding_side", "reduce", "reduction", "rounding_mode", "side", "UPLO", "driver",
+    "assert_msg",
 }  # fmt: skip
 """Arguments of text that choose how is computed; no other text is passed to an operator."""
 QUANTIZED = {

@@ -42,6 +42,8 @@ class Preparation:
         channels: 1 (grey, as Pillow weighs colours) or 3; None: as they are.
         interpolation: one of ``INTERPOLATIONS``.
         dtype: numpy's name; pixels stay integers where nothing is computed and it is ``uint8``.
+        floor: where the middle lies between two pixels it begins at the first, as transformers takes it; else at the even
+            one, as torchvision does.
 
     Raises:
         UserError: one of them is out of range.
@@ -57,9 +59,11 @@ class Preparation:
     channels: int | None = None
     interpolation: str = "bilinear"
     dtype: str = "float32"
+    floor: bool = False
 
     def __post_init__(self) -> None:
-        sides = [*(self.crop or ()), *(self.resize if isinstance(self.resize, tuple) else [self.resize or 1])]
+        short = [] if self.resize is None else [self.resize]
+        sides = [*(self.crop or ()), *(self.resize if isinstance(self.resize, tuple) else short)]
         if not all(type(n) is int and 0 < n <= MOST for n in sides):
             raise UserError(
                 f"preprocessing: size {self.resize} and crop {self.crop} must be 1 to {MOST:,} pixels"
@@ -143,7 +147,7 @@ class Preparation:
                 image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         pixels = np.asarray(image)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        return pixels if self.crop is None else _middle(pixels, self.crop)
+        return pixels if self.crop is None else _middle(pixels, self.crop, self.floor)
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
         if self.order == "BGR" and pixels.shape[-1] == 3:
@@ -204,12 +208,13 @@ def _target(size: Sides, resize: int | Sides) -> Sides:
     return (longer, resize) if width <= height else (resize, longer)
 
 
-def _middle(pixels: np.ndarray, crop: Sides) -> np.ndarray:
-    """The middle, as torchvision's CenterCrop takes it."""
+def _middle(pixels: np.ndarray, crop: Sides, floor: bool) -> np.ndarray:
+    """The middle, as torchvision's CenterCrop takes it, or transformers."""
     short = [max(c - n, 0) for c, n in zip(crop, pixels.shape, strict=False)]
     if any(short):
         pixels = np.pad(pixels, [*((s // 2, (s + 1) // 2) for s in short), (0, 0)])
-    top, left = (round((n - c) / 2.0) for c, n in zip(crop, pixels.shape, strict=False))
+    rest = [n - c for c, n in zip(crop, pixels.shape, strict=False)]
+    top, left = (n // 2 if floor else round(n / 2.0) for n in rest)
     return pixels[top : top + crop[0], left : left + crop[1]]
 
 
@@ -312,6 +317,7 @@ def of_hugging_face(config: Mapping[str, Any]) -> Preparation | None:
         std=std,
         order="BGR" if config.get("do_flip_channel_order") else "RGB",
         interpolation=INTERPOLATIONS[number] if known else "bilinear",
+        floor=isinstance(crop, tuple),
     )
 
 
