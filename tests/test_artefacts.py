@@ -627,6 +627,22 @@ def test_a_model_config_names_what_weights_belong_to(tmp_path: Path, inputs: np.
     assert found.form.startswith("safetensors weights in CifarResNet")
 
 
+def test_masks_of_torchs_own_pruning_are_applied(tmp_path: Path, net: Tiny, inputs: np.ndarray) -> None:
+    import copy
+
+    from torch.nn.utils import prune
+
+    pruned = copy.deepcopy(net).requires_grad_(True)
+    prune.l1_unstructured(pruned.fc, "weight", amount=0.5)
+    prune.ln_structured(pruned.features[0], "weight", amount=0.5, n=2, dim=0)
+    torch.save(pruned.state_dict(), tmp_path / "pruned.pt")
+    with torch.no_grad():
+        expected = pruned(torch.from_numpy(inputs)).numpy()
+    got = told.read(str(tmp_path / "pruned.pt"), TINY_MODEL).open().answers((inputs,))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert np.abs(got - net(torch.from_numpy(inputs)).numpy()).max() > 0.01
+
+
 def test_pickles_are_refused_and_never_opened(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Evil(mark)))
@@ -901,6 +917,27 @@ def test_tflite_of_integers_takes_floats_or_its_own_integers(tmp_path: Path, lay
     np.testing.assert_allclose(by_floats / 0.1, np.round(by_floats / 0.1), atol=1e-3)
 
 
+def test_what_kills_the_interpreter_is_one_line(
+    tmp_path: Path, layer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, bias, _ = layer
+    path = tmp_path / "net.tflite"
+    tflite(path, weights, bias, 1)
+    for script, words in (
+        ("import os; os.kill(os.getpid(), 11)", r"LiteRT crashes on it \(signal 11\)"),
+        ("raise ValueError('of some kind')", "LiteRT can't run it: of some kind$"),
+        ("import time; time.sleep(9)", "didn't run it once in 0.2 seconds"),
+    ):
+        monkeypatch.setattr("compressbench.artefacts.tflite.TRIAL", script)
+        monkeypatch.setattr("compressbench.artefacts.tflite.SECONDS", 0.2 if "sleep" in script else 60)
+        with pytest.raises(UserError, match=words):
+            told.read(str(path))
+    monkeypatch.undo()
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="LiteRT"):
+        told.read(str(path))
+
+
 # --- functions
 
 
@@ -1076,6 +1113,29 @@ def test_paths_that_are_none_are_one_line(text: str, words: str) -> None:
         told.read(text)
 
 
+@pytest.mark.parametrize("name", ["net.onnx", "net.xml", "net.bin", "net.pt2", "net.safetensors", "net.pt"])
+def test_whatever_is_damaged_is_one_line_or_answers(
+    made: Path, tmp_path: Path, name: str, inputs: np.ndarray
+) -> None:
+    draw = np.random.RandomState(5)
+    for each in ("net.xml", "net.bin"):
+        shutil.copy(made / each, tmp_path / each)
+    content = np.frombuffer((made / name).read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(25):
+        damaged = content.copy()
+        end = len(damaged) if draw.rand() < 0.5 else 1000
+        damaged[draw.randint(0, end, 3)] = draw.randint(0, 256, 3)
+        (tmp_path / name).write_bytes(damaged.tobytes())
+        try:
+            found = told.read(str(tmp_path / ("net.xml" if name == "net.bin" else name)), TINY_MODEL)
+            found.open().answers((inputs,))
+        except UserError as error:
+            refused += 1
+            assert str(error).isprintable()
+    assert refused or name == "net.bin", "damage in weights alone is none that shows"
+
+
 # --- predictions
 
 
@@ -1105,6 +1165,15 @@ def written(folder: Path, values: np.ndarray, ids: Sequence[str] | None = None) 
     yield from (folder / n for n in ("a.npz", "b.npz", "a.csv", "b.csv"))
     if not ids:
         yield folder / "a.npy"
+
+
+def test_a_name_in_a_file_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    linear(tmp_path / "net.onnx", outputs=("a\x1b[31m", "b"))
+    (tmp_path / "a.csv").write_text("a,\x1b[2J\n1,\x1b]0;x\n")
+    for name in ("net.onnx", "a.csv"):
+        with pytest.raises(UserError) as caught:
+            told.read(str(tmp_path / name))
+        assert str(caught.value).isprintable()
 
 
 def test_predictions_are_the_same_in_every_format(tmp_path: Path, logits: np.ndarray) -> None:

@@ -106,21 +106,26 @@ def test_a_timm_config_that_is_not_done_here_is_unknown() -> None:
         of_timm({"input_size": [3, 24, 24], "std": [0, 1, 1]})
 
 
-VIT = {"do_resize": True, "size": {"height": 24, "width": 28}, "do_rescale": True, "do_normalize": True,
-       "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 2}  # fmt: skip
-CLIP = {"do_resize": True, "size": {"shortest_edge": 28}, "do_center_crop": True, "resample": 3, 
-        "do_normalize": True, "crop_size": {"height": 24, "width": 24}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}  # fmt: skip
-CONVNEXT = {"do_resize": True, "size": {"shortest_edge": 28}, "crop_pct": 0.875, "do_normalize": True, "resample": 3,
-            "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}  # fmt: skip
+NUMBERS = {"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+OWN = Preparation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+VIT = {"size": {"height": 24, "width": 28}, "do_rescale": True, "resample": 2, **NUMBERS}
+CLIP = {
+    "size": {"shortest_edge": 28},
+    "do_center_crop": True,
+    "crop_size": {"height": 24, "width": 24},
+    **NUMBERS,
+}
+CLIP |= {"resample": 3}
+CONVNEXT = {"size": {"shortest_edge": 28}, "crop_pct": 0.875, "resample": 3, **NUMBERS}
 PLAIN = {"do_resize": False, "do_normalize": False, "do_rescale": True, "rescale_factor": 2 / 255}
 
 
 @pytest.mark.parametrize(
     ("config", "found"),
     [
-        (VIT, Preparation((24, 28), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))),
-        (CLIP, Preparation(28, (24, 24), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic", floor=True)),
-        (CONVNEXT, Preparation(32, (28, 28), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic", floor=True)),
+        (VIT, replace(OWN, resize=(24, 28))),
+        (CLIP, replace(OWN, resize=28, crop=(24, 24), interpolation="bicubic", floor=True)),
+        (CONVNEXT, replace(OWN, resize=32, crop=(28, 28), interpolation="bicubic", floor=True)),
         (PLAIN, Preparation(span=(0, 2))),
         ({"do_resize": True, "size": 24, "do_flip_channel_order": True, "do_normalize": False},
          Preparation((24, 24), order="BGR")),

@@ -100,8 +100,21 @@ def _loaded(path: Path, kind: str, found: Mapping[str, Tensor], given: Given) ->
     from compressbench.models.checkpoint import fitted
 
     module, model = _module(path, given)
-    load(module, fitted(found, module), str(path))
+    load(module, fitted(unmasked(found), module), str(path))
     return Checkpoint(path, kind, frozen(module), model, _wants(given))
+
+
+def unmasked(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors in which what ``torch.nn.utils.prune`` left behind, a weight and its mask, is their product."""
+    masked = {
+        name.removesuffix("_orig"): tensor * found[mask]
+        for name, tensor in found.items()
+        if name.endswith("_orig")
+        and (mask := f"{name.removesuffix('_orig')}_mask") in found
+        and found[mask].shape == tensor.shape
+    }
+    gone = {f"{name}{end}" for name in masked for end in ("_orig", "_mask")}
+    return {**{name: tensor for name, tensor in found.items() if name not in gone}, **masked}
 
 
 def _wants(given: Given) -> Wanted:

@@ -75,7 +75,7 @@ FOREIGN = (
 TEXTS = {
     "approximate", "equation", "indexing", "interpolation", "interpolation_mode", "mode", "norm", "ord", "pad_mode",
     "padding", "padding_mode", "padding_side", "reduce", "reduction", "rounding_mode", "side", "UPLO", "driver",
-    "assert_msg",
+    "assert_msg", "mapping_type", "zero_point_domain",
 }  # fmt: skip
 """Arguments of text that choose how is computed; no other text is passed to an operator."""
 QUANTIZED = {
@@ -322,8 +322,8 @@ def _tensors(archive: _Archive, folder: str, config: str) -> dict[str, Tensor]:
             or not record.startswith(("weight_", "tensor_"))
         ):
             raise UserError(
-                f"{archive.path}: {name} is pickled (a tensor subclass or an object), and no pickle is opened; export "
-                f"the net to ONNX, or {INSTEAD}"
+                f"{archive.path}: {name} is pickled (a tensor subclass or an object), and no pickle is opened; "
+                "torchao's unwrap_tensor_subclass(model) makes plain tensors of them before the export"
             )
         form = meta["tensor_meta"]
         dtype = _dtype(form["dtype"], archive.path)
@@ -518,6 +518,8 @@ def _keeper(outputs: Sequence[Mapping[str, Any]]) -> Callable[[Env, Any], None]:
         return lambda env, result: env.__setitem__(only, result)
 
     def keep(env: Env, result: Any) -> None:
+        if not each:
+            return
         results = [result] if len(each) == 1 else result
         for name, one in zip(each, results, strict=True):
             if isinstance(name, str):

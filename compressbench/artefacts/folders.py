@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from compressbench.artefacts.preparation import Preparation
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 HEADS = {
     "ForImageClassification": "AutoModelForImageClassification",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
@@ -179,6 +180,8 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
             f"{path}: holds a {architecture or config.get('model_type')}, which answers no classes; read are "
             f"{' and '.join(HEADS)}"
         )
+    if (path / ADAPTER).exists():
+        raise UserError(f"{path}: holds an adapter of another model; merge it into its weights and save them")
     files = (path / CONFIG, *_shards(path))
     try:
         import transformers

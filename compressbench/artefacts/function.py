@@ -74,7 +74,7 @@ class OpenFunction:
         return
 
     def answers(self, inputs: Arrays) -> np.ndarray:
-        """(n, classes), see ``artefact.Opened``; a mapping is passed by name, anything else in order."""
+        """(n, classes), see ``artefact.Opened``; arrays are passed in order, those of a mapping too."""
         arrays = in_order(self.wants, inputs, self.name)
         try:
             with torch_threads(self.threads):

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -167,7 +168,7 @@ def _array(file: Any, size: int, where: str) -> np.ndarray:
         if len(text) < count * dtype.itemsize:
             raise UserError(f"{where}: ends too early; is it whole?")
         found = np.ndarray(shape, dtype, buffer=text, order="F" if fortran else "C")
-    except (ValueError, EOFError, TypeError) as error:
+    except (ValueError, EOFError, TypeError, SyntaxError, TokenError, RecursionError) as error:
         raise UserError(f"{where}: no array as numpy saves it: {reason(error)}") from error
     return found.astype(dtype.newbyteorder("="), copy=False)
 
@@ -255,9 +256,15 @@ def parquet(path: Path, given: Given) -> Predictions:
             groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
             if max(sum(g.total_byte_size for g in groups), 8 * file.metadata.num_rows) > UNPACKED:
                 raise UserError(f"{path}: unpacks to more than the {UNPACKED:,} bytes that are read")
-            found = file.read()
+            return made(path, ".parquet", _columns(path, file.read(), given), given)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: a damaged file, or no parquet: {reason(error)}") from error
+
+
+def _columns(path: Path, found: Any, given: Given) -> Columns:
+    """What a table of pyarrow's holds."""
+    import pyarrow
+
     names = found.column_names
     if len(set(names)) < len(names):
         raise UserError(f"{path}: has two columns of one name")
@@ -273,12 +280,12 @@ def parquet(path: Path, given: Given) -> Predictions:
             raise UserError(
                 f"{path}: has lists in {', '.join(lists)}; --output NAME says which are the answers"
             )
-        return made(path, ".parquet", (_listed(found.column(name), path, name), own, true, None, name), given)
+        return _listed(found.column(name), path, name), own, true, None, name
     odd = next((n for n in rest if not _numeric(found.schema.field(n).type)), None)
     if odd is not None or not rest:
         raise UserError(f"{path}: its column {odd} holds no numbers; ids are called {' or '.join(IDS[:3])}")
     values = np.stack([np.asarray(found.column(n).cast("float64")) for n in rest], axis=1)
-    return made(path, ".parquet", (values, own, true, tuple(rest), ""), given)
+    return values, own, true, tuple(rest), ""
 
 
 def _numeric(kind: Any) -> bool:

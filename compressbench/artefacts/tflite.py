@@ -6,8 +6,13 @@ own scales, as an application does it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +28,18 @@ if TYPE_CHECKING:
 
 LARGEST = 2**31 - 1
 """Bytes of a flatbuffer at most."""
+SECONDS = 120
+"""How long a first run may take."""
+TRIAL = """
+import sys
+path, *sys.path = sys.argv[1:]
+from ai_edge_litert.interpreter import Interpreter
+made = Interpreter(model_path=path, num_threads=1)
+made.allocate_tensors()
+made.get_input_details(), made.get_output_details()
+made.invoke()
+"""
+"""What is run aside before a file is opened here."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,8 @@ def read(path: Path, given: Given) -> TFLite:
     """
     from importlib.metadata import version
 
+    package()
+    _trial(a_file(path, LARGEST))
     interpreter = _interpreter(path, 1)
     details = interpreter.get_input_details()
     inputs = tuple(
@@ -147,13 +166,52 @@ def read(path: Path, given: Given) -> TFLite:
     return TFLite(path, wants, place, rounds, version("ai-edge-litert"))
 
 
+def _trial(path: Path) -> None:
+    """Opens and runs it once in a process of its own: the interpreter believes a file's offsets, and may die of them.
+
+    Raises:
+        UserError: it fails, crashes, or takes for ever.
+    """
+    command = [sys.executable, "-c", TRIAL, str(path), *sys.path]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{path}: LiteRT didn't run it once in {SECONDS} seconds") from None
+    if done.returncode < 0:
+        raise UserError(
+            f"{path}: LiteRT crashes on it (signal {-done.returncode}); it is damaged, or no TFLite model"
+        )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        said = next(
+            (line for line in reversed(lines) if re.match(r"\w+(Error|Exception): ", line)), lines[-1]
+        )
+        raise UserError(f"{path}: LiteRT can't run it: {said.partition(': ')[2][:300] or said[:300]}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The interpreter tells the error stream which delegate it made, from its own code."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _interpreter(path: Path, threads: int) -> Any:
-    a_file(path, LARGEST)
     made = package()
     try:
         # The default delegate computes in other kernels on every kind of processor; that is what users run
-        found = made.Interpreter(model_path=str(path), num_threads=threads)
-        found.allocate_tensors()
+        with _quiet():
+            found = made.Interpreter(model_path=str(path), num_threads=threads)
+            found.allocate_tensors()
     except Exception as error:  # the runtime's errors have no common base
         raise UserError(f"{path}: LiteRT can't open it: {reason(error)}") from error
     return found

@@ -52,6 +52,16 @@ def read(text: str, given: Given = NOTHING) -> Answering:
     Raises:
         UserError: one line: nothing there, nothing that is read, damaged, or untrusted.
     """
+    try:
+        return _read(text, given)
+    except UserError as error:  # names in a file are its maker's, and may hold what a terminal obeys
+        said = str(error)
+        if said.isprintable():
+            raise
+        raise type(error)("".join(c if c.isprintable() else " " for c in said)) from error
+
+
+def _read(text: str, given: Given) -> Answering:
     from compressbench.artefacts import function, run_state
 
     if not text.strip() or "\0" in text:
@@ -122,7 +132,7 @@ def _file(path: Path) -> Reader:
         raise _refused(path, SUFFIXES[path.suffix.lower()])
     if _is_table(head):
         return _predictions("table")
-    raise UserError(f"{path}: is nothing that is read here: {KNOWN}; for what isn't, {INSTEAD}")
+    raise UserError(f"{path}: is nothing that is read here, which is: {KNOWN}")
 
 
 def _zip(path: Path) -> Reader:
