@@ -447,6 +447,14 @@ def test_an_export_is_walked_as_torch_runs_it(tmp_path: Path) -> None:
     x = torch.randn(6, 3, 8, 8)
     expected = program.module()(x)["logits"].detach().numpy()
     np.testing.assert_allclose(found.open().answers((x.numpy(),)), expected, atol=1e-6)
+    grads = []
+    for run in (program.module(), found.differentiable()):
+        given = x.clone().requires_grad_()
+        answer = run(given)
+        (answer["logits"] if isinstance(answer, dict) else answer)[:, 1].sum().backward()
+        grads.append(given.grad)
+    assert grads[0].abs().max() > 1e-6
+    torch.testing.assert_close(grads[1], grads[0])
 
 
 def test_a_quantized_export_rounds(tmp_path: Path) -> None:
@@ -1227,6 +1235,19 @@ def test_a_table_without_names_and_with_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         told.read(str(tmp_path / "c.csv")).answers.values, [[1.5, np.nan], [-2, np.inf]]
     )
+
+
+def test_a_table_of_a_thousand_classes_is_one(tmp_path: Path) -> None:
+    """The first line is longer than what is looked at to tell what a file is, and cut off in the middle of a letter."""
+    values = np.random.RandomState(4).randn(3, 1000)
+    for names in ([f"größe {k}" for k in range(1000)], [f"x{k:05}é" for k in range(1000)]):
+        lines = [",".join(names), *(",".join(map(repr, row)) for row in values.tolist())]
+        (tmp_path / "a.csv").write_text("\r\n".join(lines), encoding="utf-8")
+        found = told.read(str(tmp_path / "a.csv")).answers
+        np.testing.assert_array_equal(found.values, values)
+        assert found.classes == tuple(names)
+    rows = np.vstack([np.full((5000, 2), 0.5), [[0.5, 0.75]]])
+    assert kind_of(rows) == "shares", "all rows count"
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_pixels_by_hand() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(41, 30), (30, 41), (33, 33), (20, 90)])
 @pytest.mark.parametrize(
-    ("resize", "crop"), [(36, 32), (16, 16), (24, 32), ((20, 28), None), (None, 24), (None, 64)]
+    ("resize", "crop"), [(36, 32), (36, 33), (16, 16), (24, 32), ((20, 28), None), (None, 24), (None, 64)]
 )
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_sizes_as_torchvision(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import io
 import itertools
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from compressbench.artefacts.artefact import Given
-from compressbench.artefacts.files import UNPACKED, a_file, digest_of
+from compressbench.artefacts.files import HEADER, UNPACKED, a_file, digest_of
 from compressbench.errors import UserError, nearest, reason
 
 KINDS = ("logits", "probabilities")
@@ -157,7 +156,7 @@ def _array(file: Any, size: int, where: str) -> np.ndarray:
         if read is None:
             raise UserError(f"{where}: an array in format {version}, which isn't read")
         shape, fortran, dtype = read(file)
-        if dtype.hasobject or dtype.kind not in "fiubUS":
+        if dtype.kind not in "fiubUS":
             raise UserError(f"{where}: holds {dtype}; numbers are wanted, and no pickle is opened")
         count = int(np.prod(shape, dtype=object))
         if count < 0 or count * dtype.itemsize > min(size, UNPACKED):
@@ -180,12 +179,16 @@ def table(path: Path, given: Given) -> Predictions:
         UserError: see ``made``; or a line has too few or too many values, or one that is no number.
     """
     try:
-        text = a_file(path, UNPACKED).read_text(encoding="utf-8-sig")
+        with a_file(path, UNPACKED).open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline(HEADER)
+            file.seek(0)
+            return _table(path, csv.reader(file, delimiter=max(",;\t", key=first.count)), given)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: no text of UTF-8: {reason(error)}") from error
-    first = text.partition("\n")[0]
-    mark = max(",;\t", key=first.count)
-    rows = csv.reader(io.StringIO(text), delimiter=mark)
+
+
+def _table(path: Path, rows: Any, given: Given) -> Predictions:
+    """What a reader of lines gives."""
     try:
         head = next(rows)
         named = not all(_is_number(word) for word in head)
@@ -358,13 +361,21 @@ def told(values: np.ndarray) -> str:
     Probabilities are between 0 and 1 and sum to 1; ``percentages`` to 100; ``shares`` lie between 0 and 1 and don't. Only
     rows whose numbers are all finite count; with none, they are logits.
     """
-    rows = values[np.isfinite(values).all(axis=1)].astype(np.float64)
-    if not len(rows) or rows.min() < -1e-6:
+    highest, least, most = -np.inf, np.inf, -np.inf
+    for start in range(0, len(values), 4096):
+        rows = values[start : start + 4096]
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        if not len(rows):
+            continue
+        if rows.min() < -1e-6:
+            return "logits"
+        sums = rows.sum(axis=1, dtype=np.float64)
+        highest, least, most = max(highest, rows.max()), min(least, sums.min()), max(most, sums.max())
+    if highest < 0:
         return "logits"
-    sums, highest = rows.sum(axis=1), rows.max()
     if highest <= 1 + 1e-6:
-        return "probabilities" if np.abs(sums - 1).max() <= NEAR else "shares"
-    return "percentages" if highest <= 100 + 1e-3 and np.abs(sums - 100).max() <= 100 * NEAR else "logits"
+        return "probabilities" if max(1 - least, most - 1) <= NEAR else "shares"
+    return "percentages" if highest <= 100 + 1e-3 and max(100 - least, most - 100) <= 100 * NEAR else "logits"
 
 
 def _ids(path: Path, given: Any, count: int) -> np.ndarray | None:

@@ -41,16 +41,20 @@ class RunState:
 
     @functools.cached_property
     def wants(self) -> Wanted:
-        """By its task: names, shapes and types of inputs, classes, and for pictures how they are prepared."""
+        """By its task: names and types of inputs, classes; of pictures the size too, and how they are prepared."""
         from compressbench.artefacts.preparation import of_task
 
         task = self.view.bench.task
-        blank = task.blank(1)
+        known = of_task(task)
         inputs = tuple(
-            Input(name, (None, *x.shape[1:]), str(x.dtype).removeprefix("torch."))
-            for name, x in zip(task.inputs, blank, strict=True)
+            Input(
+                name,
+                (None, *(x.shape[1:] if known is not None else [None] * (x.ndim - 1))),
+                str(x.dtype).removeprefix("torch."),
+            )
+            for name, x in zip(task.inputs, task.blank(1), strict=True)
         )
-        return Wanted(inputs, len(task.classes), of_task(task))
+        return Wanted(inputs, len(task.classes), known)
 
     @property
     def identity(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 import zipfile
@@ -220,9 +221,8 @@ def _protobuf(path: Path, size: int) -> Reader | None:
 
 def _is_table(head: bytes) -> bool:
     """Whether the beginning of a file is lines of text with several values."""
-    cut = head.rpartition(b"\n")[0] or head
     try:
-        text = cut.decode("utf-8-sig")
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError:
         return False
     line = text.partition("\n")[0]
