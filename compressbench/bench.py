@@ -44,6 +44,7 @@ class Bench:
         feeds: split name -> examples on the device, filled on first use.
         say: takes a sentence for the user.
         target: the hardware target that probes of cost ask, or None.
+        launch: how iterations of a training are launched: ``eager``, ``compiled``, or recorded as a CUDA ``graph``.
     """
 
     dataset: Dataset
@@ -57,6 +58,7 @@ class Bench:
     say: Callable[[str], None] = print
     feeds: dict[str, Examples] = field(default_factory=dict)
     target: Any = None
+    launch: str = "eager"
 
     def generator(self, *parts: Any) -> torch.Generator:
         """A CPU generator seeded by (seed, name, parts)."""

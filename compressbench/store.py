@@ -41,6 +41,14 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
+class _Taken(Exception):
+    """Another process has a lock."""
+
+
+def _give_up() -> None:
+    raise _Taken
+
+
 class Damaged(Exception):
     """An entry whose bytes are not those that were written, or that was written for another key."""
 
@@ -282,6 +290,25 @@ class Store:
         file = self._locked(path, waiting)
         try:
             yield
+        finally:
+            path.unlink(missing_ok=True)
+            file.close()
+
+    @contextlib.contextmanager
+    def attempt(self, key: str) -> Iterator[bool]:
+        """As ``lock``, but where another process has it, False at once.
+
+        Raises:
+            UserError: the file system has no locks.
+        """
+        path = self.root / "locks" / key
+        try:
+            file = self._locked(path, _give_up)
+        except _Taken:
+            yield False
+            return
+        try:
+            yield True
         finally:
             path.unlink(missing_ok=True)
             file.close()

@@ -588,8 +588,9 @@ TASKS: dict[str, tuple[dict[str, Any], str]] = {
     "identity": ({"identity": lambda: (np.int64(3),)}, r"identity\(\)\[0\] is a int64"),
     "global": (
         {"encode": lambda e, g=None: (torch.rand(len(e), 9), torch.rand(len(e), 9))},
-        "two calls differ in 0: .* torch; draw from the generator that encode is given",
+        "two calls differ in 0: .* torch; draw from what variation gives",
     ),
+    "variation": ({"variation": lambda n, g: torch.rand(n, generator=g)}, "a tuple of tensors on the CPU is wanted"),
     "no tuple": ({"encode": lambda e, g=None: torch.zeros(len(e), 9)}, "a tuple of tensors is wanted"),
     "blank": ({"blank": lambda n: (torch.zeros(n, 9), torch.ones(n, 9))}, r"blank\(3\): ids is torch.float32"),
     "drawn": (

@@ -31,7 +31,15 @@ def cpu_seconds(*args: str) -> float:
 
 @pytest.mark.parametrize(
     "args",
-    [("--help",), ("list",), ("list", "recipes"), ("store",), ("data", "digits"), ("report", "nowhere")],
+    [
+        ("--help",),
+        ("list",),
+        ("list", "recipes"),
+        ("store",),
+        ("data", "digits"),
+        ("report", "nowhere"),
+        ("published",),
+    ],
 )
 def test_light_verbs_import_nothing_heavy(args: tuple[str, ...], tmp_path: Path) -> None:
     code = (

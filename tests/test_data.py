@@ -34,7 +34,7 @@ from compressbench.data.load import load
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError
 from compressbench.specs.conf import conf_dir
-from compressbench.tasks.images.augment import pad_crop_flip
+from compressbench.tasks.images.augment import crops_and_flips, pad_crop_flip
 from compressbench.tasks.images.classification import moments
 
 # which examples -------------------------------------------------------------------------------------------------------
@@ -363,6 +363,11 @@ def crops(image: torch.Tensor, pad: int, flip: bool) -> list[torch.Tensor]:
     return results
 
 
+def varied(images: torch.Tensor, generator: torch.Generator, pad: int, flip: bool) -> torch.Tensor:
+    changes = crops_and_flips(len(images), generator, pad, flip)
+    return pad_crop_flip(images, *(t.to(images.device) for t in changes), pad, flip)
+
+
 @pytest.mark.parametrize(
     ("c", "h", "w", "pad", "flip"),
     [(3, 8, 8, 2, True), (1, 5, 7, 3, True), (2, 4, 6, 1, False), (1, 3, 4, 0, True)],
@@ -371,7 +376,7 @@ def test_augmentation_is_one_of_the_possible_crops(c: int, h: int, w: int, pad: 
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(1, 256, (40, c, h, w), dtype=torch.uint8, generator=generator)
     before = images.clone()
-    out = pad_crop_flip(images, generator, pad, flip)
+    out = varied(images, generator, pad, flip)
     assert out.shape == images.shape
     assert out.dtype == torch.uint8
     assert torch.equal(images, before)
@@ -381,7 +386,7 @@ def test_augmentation_is_one_of_the_possible_crops(c: int, h: int, w: int, pad: 
 
 def test_augmentation_equals_a_slow_loop_over_the_same_draws() -> None:
     images = torch.randint(0, 256, (30, 3, 9, 6), dtype=torch.uint8)
-    out = pad_crop_flip(images, torch.Generator().manual_seed(11), 2, True)
+    out = varied(images, torch.Generator().manual_seed(11), 2, True)
     draws = torch.Generator().manual_seed(11)
     mirrored = torch.randint(0, 2, (30,), generator=draws)
     down, right = torch.randint(0, 5, (2, 30), generator=draws)
@@ -394,7 +399,7 @@ def test_augmentation_of_nothing_is_identity() -> None:
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
-    assert pad_crop_flip(images, generator, 0, False) is images
+    assert varied(images, generator, 0, False) is images
     assert torch.equal(generator.get_state(), state)
 
 
@@ -403,9 +408,9 @@ def test_augmentation_is_repeatable_and_uniform() -> None:
     image = torch.zeros(1, 1, 7, 9, dtype=torch.uint8)
     image[0, 0, 3, 3] = 255
     images = image.expand(9000, 1, 7, 9).contiguous()
-    out, again = (pad_crop_flip(images, torch.Generator().manual_seed(5), 1, True) for _ in range(2))
+    out, again = (varied(images, torch.Generator().manual_seed(5), 1, True) for _ in range(2))
     assert torch.equal(out, again)
-    assert not torch.equal(out, pad_crop_flip(images, torch.Generator().manual_seed(6), 1, True))
+    assert not torch.equal(out, varied(images, torch.Generator().manual_seed(6), 1, True))
     rows, columns = out.flatten(1).argmax(1) // 9, out.flatten(1).argmax(1) % 9
     assert (out.flatten(1).sum(1) == 255).all()
     # Unmirrored the pixel lies in columns 2..4, mirrored (column 5) in 4..6; 4 belongs to both.
@@ -413,7 +418,7 @@ def test_augmentation_is_repeatable_and_uniform() -> None:
         assert (columns == column).float().mean() == pytest.approx(share, abs=0.02)
     for row in (2, 3, 4):
         assert (rows == row).float().mean() == pytest.approx(1 / 3, abs=0.02)
-    flipped = pad_crop_flip(images, torch.Generator().manual_seed(5), 0, True)
+    flipped = varied(images, torch.Generator().manual_seed(5), 0, True)
     assert (flipped[:, 0, 3, 5] == 255).float().mean() == pytest.approx(0.5, abs=0.02)
 
 
@@ -421,8 +426,7 @@ def test_augmentation_is_repeatable_and_uniform() -> None:
 def test_augmentation_is_the_same_on_cuda() -> None:
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     here, there = (
-        pad_crop_flip(images.to(device), torch.Generator().manual_seed(2), 4, True)
-        for device in ("cpu", "cuda")
+        varied(images.to(device), torch.Generator().manual_seed(2), 4, True) for device in ("cpu", "cuda")
     )
     assert torch.equal(here, there.cpu())
 

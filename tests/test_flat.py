@@ -80,6 +80,7 @@ class Toy:
     params: list[nn.Parameter]
     loss: object
     masked: tuple = ((), ())
+    lanes: None = None
     calls: int = 0
     seen: list = dataclasses.field(default_factory=list)
 

@@ -28,6 +28,7 @@ from compressbench.models.lenet import LeNet5, LeNet300100
 from compressbench.models.resnet import CifarResNet, ImageNetResNet
 from compressbench.models.vgg import CifarVgg
 from compressbench.models.vit import VisionTransformer
+from compressbench.models.wide_resnet import WideResNet
 from tiny import blank
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -130,6 +131,89 @@ def test_vgg_counts():
 )
 def test_other_parameter_counts(name, shape, classes, expected):
     assert parameters(on_meta(name, shape=shape, classes=classes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "convolutions"),
+    [
+        # counted by hand from the paper's table 1; its convolutions: 6 n + 1, and a projection a stage
+        ("wrn_16_8", 10_961_370, 16),
+        ("wrn_22_8", 17_158_106, 22),
+        ("wrn_28_10", 36_479_194, 28),
+        # as many as the ResNets that have their norms behind
+        ("preact_resnet20", 269_722, 19),
+        ("preact_resnet44", 658_586, 43),
+    ],
+)
+def test_wide_resnet_counts(name, expected, convolutions):
+    module = on_meta(name)
+    assert parameters(module) == expected
+    assert sum(isinstance(m, nn.Conv2d) for m in module.modules()) == convolutions
+    assert f"{expected:,} parameters" in (CONF / "model" / f"{name}.yaml").read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(("widen", "shortcut"), [(2, "B"), (1, "A"), (1, "B"), (2, "A")])
+def test_a_wide_resnet_computes_what_the_paper_says(widen, shortcut):
+    """Written again in functions: x + conv(relu(bn(conv(relu(bn(x)))))), a projection reading the first ReLU."""
+    torch.manual_seed(0)
+    module = WideResNet(10, widen, CIFAR, 10, shortcut).eval()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(std=0.1)
+            part.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(part.weight)
+            nn.init.normal_(part.bias)
+    held = module.state_dict()
+
+    def act(x, name):
+        figures = [held[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        mean, var, weight, bias = (f.view(1, -1, 1, 1) for f in figures)
+        return ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp(min=0)
+
+    x = torch.randn(2, *CIFAR)
+    y = nn.functional.conv2d(x, held["conv1.weight"], padding=1)
+    for stage, stride in ((1, 1), (2, 2), (3, 2)):
+        block = f"layer{stage}.0"
+        first = act(y, f"{block}.bn1")
+        inner = nn.functional.conv2d(first, held[f"{block}.conv1.weight"], stride=stride, padding=1)
+        through = y
+        if f"{block}.downsample.weight" in held:
+            through = nn.functional.conv2d(first, held[f"{block}.downsample.weight"], stride=stride)
+        elif y.shape[1] != inner.shape[1]:
+            thinned = y[:, :, ::stride, ::stride]
+            through = torch.cat([thinned, torch.zeros(2, inner.shape[1] - y.shape[1], *thinned.shape[2:])], 1)
+        inner = act(inner, f"{block}.bn2")
+        y = through + nn.functional.conv2d(inner, held[f"{block}.conv2.weight"], padding=1)
+    expected = nn.functional.linear(act(y, "bn").mean((2, 3)), held["fc.weight"], held["fc.bias"])
+    with torch.no_grad():
+        assert torch.allclose(module(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_of_a_wide_resnet_is_in_its_blocks_and_only_in_training():
+    torch.manual_seed(0)
+    module = WideResNet(10, 1, DIGITS, 10, dropout=0.5)
+    assert [m.p for m in module.modules() if isinstance(m, nn.Dropout)] == [0.5] * 3
+    assert not [m for m in on_meta("wrn_16_8").modules() if isinstance(m, nn.Dropout)]
+    x = torch.randn(4, *DIGITS)
+    assert not torch.equal(module(x), module(x))
+    assert torch.equal(module.eval()(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"depth": 20}, r"depth must be 6n \+ 4 \(10, 16, 22, 28, 40 …\); got 20"),
+        ({"depth": 4}, "depth must be 6n"),
+        ({"widen": 0}, "widen must be an integer of at least 1; got 0"),
+        ({"widen": 1.5}, "widen must be an integer of at least 1; got 1.5"),
+        ({"shortcut": "C"}, "WRN-16-1: shortcut must be A \\(padding\\) or B \\(projection\\); got 'C'"),
+        ({"dropout": 1}, "WRN-16-1: dropout must be a share in"),
+        ({"classes": 0}, "WRN-16-1"),
+    ],
+)
+def test_wide_resnets_that_are_none(settings, words):
+    with pytest.raises(UserError, match=words):
+        WideResNet(**{"depth": 16, "widen": 1, "shape": DIGITS, "classes": 10, **settings})
 
 
 def test_the_figures_in_the_configs_are_true():
@@ -287,7 +371,12 @@ def test_channels_last_single_examples_and_no_writing_into_the_input(name):
     assert torch.allclose(logits, last, atol=1e-4 * size)
 
 
-@pytest.mark.parametrize("name", [n for n in OWN if n not in ("resnet110", "vgg19", "resnet44", "resnet56")])
+# their norms stand before the convolutions, behind a sum
+PREACTIVATED = [n for n in OWN if n.startswith(("wrn", "preact"))]
+LARGE = ("resnet110", "vgg19", "resnet44", "resnet56")
+
+
+@pytest.mark.parametrize("name", [n for n in OWN if n not in (*LARGE, *PREACTIVATED)])
 def test_fx_traces_and_every_batch_norm_is_right_behind_its_convolution(name):
     module = on_meta(name)
     traced = torch.fx.symbolic_trace(module)
@@ -321,7 +410,7 @@ def test_batch_norm_folds_by_fx(name):
         assert torch.allclose(folded(x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["lenet_5", "conv_2", "resnet8", "resnet18_small", "vit"])
+@pytest.mark.parametrize("name", ["lenet_5", "conv_2", "resnet8", "resnet18_small", "vit", "preact_resnet20"])
 def test_every_parameter_learns(name):
     module = built(name, DIGITS).train()
     nn.functional.cross_entropy(module(torch.randn(8, *DIGITS)), torch.arange(8)).backward()

@@ -168,9 +168,9 @@ def test_gradual_pruning_nests_its_masks(bench, monkeypatch) -> None:
     seen: list[tuple[int, dict]] = []
     real = loop._remask
 
-    def spy(live, state, held):
-        out = real(live, state, held)
-        seen.append((live.step, dict(live.masks)))
+    def spy(job):
+        out = real(job)
+        seen.append((job.live.step, dict(job.live.masks)))
         return out
 
     monkeypatch.setattr(loop, "_remask", spy)

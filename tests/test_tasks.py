@@ -42,12 +42,15 @@ class Tokens:
     metric: str = "top1"
     inputs: tuple[str, ...] = ("ids", "mask")
 
-    def encode(self, examples: Examples, generator: torch.Generator | None = None) -> Inputs:
+    def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
         ids, there = examples["words"].padded(0, LONGEST)
         return ids, there.float()
 
     def varies(self) -> bool:
         return False
+
+    def variation(self, n: int, generator: torch.Generator) -> Inputs:
+        return ()
 
     def blank(self, n: int) -> Inputs:
         return torch.zeros(n, LONGEST, dtype=torch.int64), torch.ones(n, LONGEST)

@@ -102,18 +102,27 @@ def _words(task: Task) -> None:
 
 
 def _inputs(task: Task, some: Examples) -> None:
-    plain = twice(lambda: task.encode(some), "the generator that encode is given")
+    plain = twice(lambda: task.encode(some), "what variation gives")
     _check_inputs(task, plain, len(some), "encode(examples)")
-    varied = twice(
-        lambda: task.encode(some, torch.Generator().manual_seed(3)), "the generator that encode is given"
+    changes = twice(
+        lambda: task.variation(len(some), torch.Generator().manual_seed(3)),
+        "the generator that variation is given",
     )
-    _check_inputs(task, varied, len(some), "encode(examples, generator)")
+    if not isinstance(changes, tuple) or not all(
+        isinstance(t, torch.Tensor) and t.ndim and len(t) == len(some) and t.device.type == "cpu"
+        for t in changes
+    ):
+        raise Unfit(
+            f"variation(n, generator) gives {changes!r:.60}; a tuple of tensors on the CPU is wanted, a row an example"
+        )
+    varied = twice(lambda: task.encode(some, changes), "what variation gives")
+    _check_inputs(task, varied, len(some), "encode(examples, variation)")
     varies = task.varies()
     if not isinstance(varies, bool):
         raise Unfit(f"varies() gives {varies!r}; True or False is wanted")
     if not varies and differs(plain, varied):
         raise Unfit(
-            "varies() says False, but encode(examples, generator) gives other inputs than encode(examples)"
+            "varies() says False, but encode(examples, variation) gives other inputs than encode(examples)"
         )
     blank = task.blank(3)
     _check_inputs(task, blank, 3, "blank(3)", like=plain)

@@ -33,6 +33,10 @@ VERBS = {
         "run a recipe: compressbench run recipe=NAME [model=… dataset=… scale=… seed=…]",
     ),
     "report": ("compressbench.cli.report", "draw one report of one or many runs: compressbench report PATH…"),
+    "published": (
+        "compressbench.cli.published",
+        "published figures with ours beside them, a Markdown page from records: published [RUN…] --write FILE",
+    ),
     "export": (
         "compressbench.cli.export",
         "a state of a run as a file to deploy: export RUN --state NAME --to onnx|openvino|torch_export|…",

@@ -21,7 +21,15 @@ from compressbench.errors import Incomplete, UserError
 from compressbench.paths import outputs_folder, write_text
 from compressbench.specs.compose import composed
 from compressbench.specs.conf import conf_dir
-from compressbench.specs.overrides import check_recipe, check_word, is_override, readable, told, usage
+from compressbench.specs.overrides import (
+    check_recipe,
+    check_word,
+    company,
+    is_override,
+    readable,
+    told,
+    usage,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -92,6 +100,7 @@ def main(argv: list[str]) -> int:
     argv = ["retime=true" if a == "--retime" else a for a in argv]
     several = bool({"-m", "--multirun"} & set(argv)) or any(a.startswith("sweep=") for a in argv)
     overrides = [a for a in argv if is_override(a)]
+    overrides += company(overrides) if several else []
     # Hydra's parser takes overrides in one piece only; a user may mix them with options
     options = [a for a in argv if not is_override(a)]
     sys.argv = ["compressbench run", *options, *readable(overrides, several)]

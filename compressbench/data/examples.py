@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -216,7 +217,7 @@ class Examples:
         """A copy with one column replaced."""
         return replace(self, columns={**self.columns, name: column})
 
-    @property
+    @functools.cached_property
     def labelled(self) -> bool:
         """Whether every example has a label."""
         return bool((self.labels >= 0).all())

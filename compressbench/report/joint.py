@@ -171,7 +171,7 @@ class _Arm:
 
 def _drawn(kept: dict[Path, Records]) -> Records:
     """Calls recipes by what their runs differ in, where they would otherwise collide."""
-    known = {file: _overrides(file) for file in kept}
+    known = {file: overrides_of(file) for file in kept}
     runs: dict[_Arm, dict[Record, None]] = {}
     for file, rows in kept.items():
         for row in rows.rows:
@@ -201,7 +201,7 @@ def _drawn(kept: dict[Path, Records]) -> Records:
     return Records(drawn)
 
 
-def _overrides(file: Path) -> tuple[str, ...] | None:
+def overrides_of(file: Path) -> tuple[str, ...] | None:
     """What the command line of a run changed, as Hydra wrote it; ``None`` if it didn't."""
     given = command(file.parent)
     return None if given is None else parted(told(given))

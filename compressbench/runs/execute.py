@@ -6,18 +6,18 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from compressbench import specs
 from compressbench.bench import Bench, Progress, Silent
 from compressbench.declared import is_timing
-from compressbench.errors import Incomplete, UserError
+from compressbench.errors import Diverged, Incomplete, UserError
 from compressbench.probes.speedups import is_disturbed
 from compressbench.records import Metric, Record
 from compressbench.runs import provenance
-from compressbench.runs.plan import FLOOR, Context, Measure, Node, Plan
+from compressbench.runs.plan import FLOOR, Context, Measure, Node, Plan, lineage
 from compressbench.runs.predictions import (
     LABELS,
     LOG_PROBS,
@@ -334,10 +334,97 @@ class Executor:
             torch.set_num_threads(context.threads)
             keep_freed_memory()
             target = specs.build(self.setting.target, "hardware.target") if self.setting.target else None
-            self._base = Bench(dataset, self.setting.columns.seed, device=context.device, target=target)
+            if context.device.startswith("cuda"):
+                torch.backends.cudnn.allow_tf32 = False  # what is measured in float32 is float32
+            self._base = Bench(
+                dataset,
+                self.setting.columns.seed,
+                device=context.device,
+                target=target,
+                launch=context.launch,
+            )
         return self._base
 
     def _make(self, node: Node) -> State:
+        began = time.monotonic()
+        self.bench()
+        before = self.state(node.parent) if node.parent else None
+        if before is not None and self._goes_in_lanes(node):
+            with ExitStack() as locks:
+                return self._make_in_lanes([(node, before), *self._company(node, before, locks)], began)
+        with self.watcher.working(node.name, in_short(node)) as progress:
+            making = self._making(node, progress)
+            try:
+                state = node.stage.apply(before, making.bench)
+            except UserError as error:
+                raise type(error)(f"stage {node.name}: {error}") from error
+        return self._kept_state(making, before, state, time.monotonic() - began)
+
+    def _make_in_lanes(self, pairs: Sequence[tuple[Node, State]], began: float) -> State:
+        """The first node's state; those of the others are made beside it and kept.
+
+        Args:
+            pairs: nodes, and the states that they continue.
+        """
+        from compressbench.training import lanes
+
+        (first, _), width = pairs[0], self.setting.context.lanes
+        words = f"{in_short(first)}; {len(pairs)} of {width} lanes"
+        with self.watcher.working(first.name, words) as progress:
+            making = [self._making(n, progress) for n, _ in pairs]
+            before, stages = [state for _, state in pairs], [n.stage for n, _ in pairs]
+            try:
+                found = lanes.train(before, [m.bench for m in making], stages, width)
+            except UserError as error:
+                raise type(error)(f"stage {first.name}: {error}") from error
+        seconds = (time.monotonic() - began) / len(pairs)
+        made = [
+            end if isinstance(end, Diverged) else self._kept_state(m, old, end, seconds)
+            for m, old, end in zip(making, before, found, strict=True)
+        ]
+        for (node, _), end in zip(pairs, made, strict=True):
+            if isinstance(end, Diverged) and node is not first:
+                self.watcher.say(f"{node.name}: {end}")
+        if isinstance(made[0], Diverged):
+            raise Diverged(f"stage {first.name}: {made[0]}") from made[0]
+        return made[0]
+
+    def _goes_in_lanes(self, node: Node) -> bool:
+        return self.setting.context.lanes > 1 and getattr(node.stage, "goes_in_lanes", bool)()
+
+    def _company(self, node: Node, before: State, locks: ExitStack) -> list[tuple[Node, State]]:
+        """Trainings of a node's shape that are still to be done and could be done now, as many as there are lanes for.
+
+        Each is locked; one that another process is making is left to it.
+        """
+        from compressbench.training import lanes
+
+        found: list[tuple[Node, State]] = []
+        alike, shape = _without_refs(node), lanes.shape(before, node.stage)
+        for other in self.plan.nodes:
+            if len(found) == self.setting.context.lanes - 1:
+                break
+            taken = {node.key, *(n.key for n, _ in found)}
+            if (
+                other.key in taken
+                or type(other.stage) is not type(node.stage)
+                or _without_refs(other) != alike
+            ):
+                continue
+            if self._facts(other) is not None or other.parent is None:
+                continue
+            needed = [n for n in lineage(self.plan.nodes, [other.name]) if n is not other]
+            if any(hasattr(n.stage, "goes_in_lanes") and self._facts(n) is None for n in needed):
+                continue
+            state = self.state(other.parent)
+            if lanes.shape(state, other.stage) != shape:
+                continue
+            if locks.enter_context(self.store.attempt(other.key)) and self._facts(other) is None:
+                found.append((other, state))
+        return found
+
+    def _making(self, node: Node, progress: Progress) -> _Making:
+        """The surroundings of one stage at work."""
         told: list[str] = []
 
         def say(text: str) -> None:
@@ -351,19 +438,20 @@ class Executor:
             references={ref: self.state(ref) for ref in node.refs},
             checkpoints=self.store.checkpoints(node.key),
             checkpoint_seconds=self.setting.checkpoint_seconds,
+            progress=progress,
             say=say,
         )
+        return _Making(node, bench, told)
+
+    def _kept_state(self, making: _Making, before: State | None, state: State, seconds: float) -> State:
+        """Checks and stores what a stage made, and says what there is to say of it."""
         from compressbench.runs.flags import checked
 
-        before = self.state(node.parent) if node.parent else None
-        with self.watcher.working(node.name, in_short(node)) as progress:
-            bench = replace(bench, progress=progress)
-            began = time.monotonic()
-            try:
-                state = checked(before, node.stage.apply(before, bench))
-            except UserError as error:
-                raise type(error)(f"stage {node.name}: {error}") from error
-        context = self.setting.context
+        node, context = making.node, self.setting.context
+        try:
+            state = checked(before, state)
+        except UserError as error:
+            raise type(error)(f"stage {node.name}: {error}") from error
         self.store.save(
             node.key,
             state,
@@ -377,10 +465,10 @@ class Executor:
         )
         self._known_facts[node.key] = dict(state.facts)
         self.store.drop_checkpoints(node.key)
-        self.history.add(history_key(self.plan, node, context), time.monotonic() - began)
+        self.history.add(history_key(self.plan, node, context), seconds)
         known = before.facts.get("flags", []) if before else []
         for flag in state.facts.get("flags", []):
-            if flag not in known and f"{node.local}: {flag}" not in told:
+            if flag not in known and f"{node.local}: {flag}" not in making.told:
                 self.watcher.say(f"{node.name}: {flag}")
         for name in state.facts.get("empty_layers", []):
             self.watcher.say(f"{node.name}: layer {name} is empty, nothing is left in it")
@@ -649,6 +737,24 @@ class Executor:
                 "target": as_first_named(self.setting.target),
             }
         )
+
+
+@dataclass(frozen=True)
+class _Making:
+    """A stage at work.
+
+    Attributes:
+        told: what it said.
+    """
+
+    node: Node
+    bench: Bench
+    told: list[str]
+
+
+def _without_refs(node: Node) -> Any:
+    """A node's settings but for the states that they refer to."""
+    return specs.map_refs(node.spec, lambda ref, many, _: "*")
 
 
 def _check_facts(facts: Any) -> None:

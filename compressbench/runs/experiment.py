@@ -42,9 +42,12 @@ KEYS = (
     "retime",
     "log_probs_up_to",
     "sweep",
+    "beside",
 )
-OPTIONAL = ("trust", "data_dir", "retime", "log_probs_up_to", "sweep")
-HARDWARE = ("name", "threads", "device", "target")
+OPTIONAL = ("beside", "trust", "data_dir", "retime", "log_probs_up_to", "sweep")
+HARDWARE = ("name", "threads", "device", "lanes", "launch", "target")
+LAUNCHES = ("eager", "compiled", "graph")
+MOST_LANES = 64
 MAPPINGS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
 
 
@@ -102,9 +105,10 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     if columns.scale not in SCALES:
         raise UserError(f"scale.name: unknown {columns.scale!r}; {nearest(columns.scale, SCALES)}")
     dataset = load_data(config["dataset"], trusted)
-    context = Context(dataset.fingerprint, device, threads, trusted)
+    lanes, launch = hardware.get("lanes", 1), hardware.get("launch", "eager")
+    context = Context(dataset.fingerprint, device, threads, trusted, lanes, launch)
     recipe = config["recipe"]
-    plan = make(recipe, seed, context)
+    plan = make(recipe, seed, context, _beside(config.get("beside"), lanes))
     _check_moments(plan, probes)
     asked = _asked(plan, config["evaluation"].get("probes") or {}, config["scale"])
     retime = config.get("retime", False)
@@ -143,6 +147,32 @@ def check_keys(config: Mapping[str, Any]) -> None:
     device = hardware.get("device")
     if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"hardware.device: unknown {device!r}; cpu, cuda or cuda:0 are known")
+    lanes, launch = hardware.get("lanes", 1), hardware.get("launch", "eager")
+    if isinstance(lanes, bool) or not isinstance(lanes, int) or not 1 <= lanes <= MOST_LANES:
+        raise UserError(f"hardware.lanes: {lanes!r} is not a whole number from 1 to {MOST_LANES}")
+    if launch not in LAUNCHES:
+        raise UserError(f"hardware.launch: unknown {launch!r}; {nearest(str(launch), LAUNCHES)}")
+    if launch == "graph" and device == "cpu":
+        raise UserError(
+            "hardware.launch: a graph is recorded on a GPU, and the device is cpu; eager or compiled"
+        )
+
+
+def _beside(seeds: Any, lanes: int) -> tuple[int, ...]:
+    """Seeds that are trained beside the run's own.
+
+    Raises:
+        UserError: they are no seeds, or there are no lanes for them.
+    """
+    if not seeds:
+        return ()
+    if not isinstance(seeds, list | tuple):
+        raise UserError(f"beside: {seeds!r} is no list of seeds, e.g. [1,2,3]")
+    for seed in seeds:
+        check_seed(seed)
+    if lanes == 1:
+        raise UserError("beside: other seeds are company in lanes; set hardware.lanes to 2 or more as well")
+    return tuple(seeds)
 
 
 def _reader(dataset: Mapping[str, Any]) -> str:

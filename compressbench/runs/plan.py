@@ -96,12 +96,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Context:
-    """What is part of every key beside the stage itself."""
+    """What is part of every key beside the stage itself.
+
+    Attributes:
+        lanes: how many trainings of the same shape go at once.
+        launch: how their iterations are launched, see ``training.launching``.
+    """
 
     fingerprint: str
     device: str
     threads: int
     trusted: tuple[str, ...] = ()
+    lanes: int = 1
+    launch: str = "eager"
 
     def digest(self) -> list[Any]:
         return [self.fingerprint, self.device.partition(":")[0], self.threads]
@@ -115,8 +122,11 @@ class _Unrolled:
     ends: dict[str, str] = field(default_factory=dict)
 
 
-def make(recipe: Mapping[str, Any], seed: int, context: Context) -> Plan:
+def make(recipe: Mapping[str, Any], seed: int, context: Context, beside: Sequence[int] = ()) -> Plan:
     """The plan of one run.
+
+    Args:
+        beside: other seeds whose states are made too, though not measured: company in lanes.
 
     Raises:
         UserError: an unknown key or target, a value out of range, a reference that is missing, later or circular,
@@ -127,7 +137,9 @@ def make(recipe: Mapping[str, Any], seed: int, context: Context) -> Plan:
     measures, floor = _measures(compare, [n.name for n in nodes])
     populations = _populations(compare.get("populations") if compare else None, nodes, seed)
     wanted = [*populations, *([_Population(FLOOR, floor, range(seed + 1, seed + 2))] if floor else [])]
-    nodes += _of_other_seeds(nodes, wanted, seed, context)
+    also = dict.fromkeys(m.state for m in measures) or dict.fromkeys(n.name for n in nodes)
+    company = [_Population("", of, range(other, other + 1)) for of in also for other in beside]
+    nodes += _of_other_seeds(nodes, [*wanted, *company], seed, context)
     if floor is not None:
         measures.insert(1, Measure(FLOOR, FINAL, 0, wanted[-1].states(seed)[0], floor))
     return Plan(tuple(nodes), (*measures, *_of_populations(populations, compare.get("reference"), seed)))
@@ -166,7 +178,7 @@ def _populations(block: Any, nodes: Sequence[Node], seed: int) -> list[_Populati
         if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
             raise UserError(f"{here}.seeds: {seeds!r} is not a whole number from 1 to {MOST_SEEDS}")
         found.append(_Population(str(name), of, range(seed, seed + seeds)))
-    count = sum((len(p.seeds) - 1) * len(_lineage(nodes, [p.of])) for p in found)
+    count = sum((len(p.seeds) - 1) * len(lineage(nodes, [p.of])) for p in found)
     if count > MOST_STATES:
         raise UserError(
             f"{where}: these are {count:,} states of other seeds, more than {MOST_STATES:,}; name fewer seeds"
@@ -199,7 +211,7 @@ def _of_other_seeds(
     for seed in sorted({s for p in populations for s in p.seeds if s != own}):
         rename = {n.name: _name(n.name, seed, own) for n in nodes}
         known: dict[str, Node] = {}
-        for node in _lineage(nodes, [p.of for p in populations if seed in p.seeds]):
+        for node in lineage(nodes, [p.of for p in populations if seed in p.seeds]):
             known[node.name] = _with_key(replace(node, seed=seed), known, context)
         made += [_renamed(n, rename, context) for n in known.values()]
     return made
@@ -407,12 +419,14 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
             "seed": node.seed,
             "code": specs.sources_digest(node.spec),
             "version": getattr(node.stage, "version", getattr(type(node.stage), "VERSION", 1)),
+            **(node.stage.beside(context.lanes, context.launch) if hasattr(node.stage, "beside") else {}),
         }
     )
     return Node(node.name, node.spec, node.stage, node.parent, node.refs, node.seed, key)
 
 
-def _lineage(nodes: Sequence[Node], names: Iterable[str]) -> list[Node]:
+def lineage(nodes: Sequence[Node], names: Iterable[str]) -> list[Node]:
+    """Some nodes and all that they continue or refer to, in the given order."""
     by_name = {n.name: n for n in nodes}
     wanted: set[str] = set()
     todo = list(names)

@@ -25,6 +25,7 @@ COLUMNS = (
     "retime",
     "checkpoint_seconds",
     "log_probs_up_to",
+    "beside",
 )
 """Overrides that the records have columns for, or that change no figure."""
 NEEDED = ("recipe", "model", "dataset", "evaluation", "hardware", "scale")
@@ -167,6 +168,20 @@ def _below_home(text: str) -> str:
     """``~/…/x`` names no user: its last part is told."""
     key, sign, value = text.partition("=")
     return f"{key}{sign}…/{Path(value).name}" if value.startswith("~/") and Path(value).name != "~" else text
+
+
+def company(given: Sequence[str]) -> list[str]:
+    """For a sweep over seeds whose trainings go in lanes: ``beside`` for each of its jobs, the seeds of all of them."""
+    lanes = {"", "1"} >= {t.partition("=")[2] for t in given if key_of(t) == "hardware.lanes"}
+    swept = next((t for t in given if key_of(t) == "seed"), "")
+    if lanes or not swept or any(key_of(t) == "beside" for t in given):
+        return []
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(swept)
+    if not parsed.is_sweep_override():
+        return []
+    return [f"beside=[{','.join(map(str, parsed.sweep_string_iterator()))}]"]
 
 
 def check_recipe(given: Iterable[str], verb: str = "run") -> None:

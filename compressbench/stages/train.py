@@ -39,6 +39,12 @@ def _short(value: Any) -> str:
 
 RETURNS = {"schedule": "float", "stepper": "Stepper", "objective": "Objective", "averager": "float | None"}
 """What the shipped functions at each of these places return, as written."""
+BY_ELEMENT = tuple(f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW"))
+"""Optimisers that treat each weight by itself, so that those of several nets may be moved at once."""
+IN_LANES = tuple(
+    f"{trust.OWN}.training.reparametrisations.{name}" for name in ("gradual.gradual", "edge_popup.edge_popup")
+)
+"""Methods that a training in lanes may have."""
 
 
 def _check_part(name: str, spec: Any) -> None:
@@ -83,7 +89,7 @@ class Train:
         data: a state that carries a data set made on the way (``stages.transfer``), in place of the train split.
         clip: largest norm of the whole gradient; a longer one is scaled down to it. Null for any.
         augment: whether the data set's augmentation is applied.
-        precision: ``fp32`` or ``bf16`` (autocast; reported in the records).
+        precision: ``fp32``, ``tf32`` (matrix units; on the CPU it is fp32) or ``bf16`` (autocast); in the records.
         validate: how often the validation split is evaluated for the curve, null for never.
         reparametrise: what the training computes with in place of its weights, and prunes on the way: specs of
             methods by name, applied in order, see ``compressbench.training.reparametrisations``.
@@ -125,7 +131,7 @@ class Train:
             value = getattr(self, name)
             if value is not None or name == "length":
                 (lengths.check_some if name == "length" else lengths.check)(value, name)
-        for name, allowed in (("precision", ("fp32", "bf16")), ("decay", ("weights", "all"))):
+        for name, allowed in (("precision", ("fp32", "tf32", "bf16")), ("decay", ("weights", "all"))):
             if getattr(self, name) not in allowed:
                 raise UserError(
                     f"{name}: unknown {getattr(self, name)!r}; {nearest(getattr(self, name), allowed)}"
@@ -157,6 +163,28 @@ class Train:
             name: specs.build({**spec, specs.PARTIAL: True}, f"reparametrise.{name}")
             for name, spec in self.reparametrise.items()
         }
+
+    def goes_in_lanes(self) -> bool:
+        """Whether several of these can go at once, see ``training.lanes``; otherwise each goes by itself."""
+        made_here = f"{trust.OWN}.training."
+        objective, stepper = (str(spec[specs.TARGET]) for spec in (self.objective, self.stepper))
+        return (
+            self.checkpoint is None
+            and self.data is None
+            and str(self.optimizer[specs.TARGET]) in BY_ELEMENT
+            and stepper.startswith(made_here)
+            and objective.startswith(made_here)
+            and not objective.endswith(".mimic")
+            and {str(spec[specs.TARGET]) for spec in self.reparametrise.values()} <= {*IN_LANES}
+            and (not self.reparametrise or (stepper.endswith(".plain") and self.clip is None))
+        )
+
+    def beside(self, lanes: int, launch: str) -> dict[str, Any]:
+        """What of the way it is launched rounds otherwise, and so is part of its key."""
+        if self.checkpoint:
+            return {}
+        found: dict[str, Any] = {"lanes": lanes} if lanes > 1 and self.goes_in_lanes() else {}
+        return found | ({"launch": launch} if launch == "compiled" else {})
 
     def files(self) -> tuple[str, ...]:
         """Files whose content is part of the key."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 ASKED = (
-    "classes", "metric", "inputs", "encode", "varies", "blank", "drawn", "placed", "loss", "answers", "right",
-    "log_probs", "surface", "facts", "feeding", "in_words", "identity",
+    "classes", "metric", "inputs", "encode", "varies", "variation", "blank", "drawn", "placed", "loss", "answers",
+    "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
 
@@ -86,11 +86,17 @@ class Task(Protocol):
     @property
     def inputs(self) -> tuple[str, ...]: ...
 
-    def encode(self, examples: Examples, generator: torch.Generator | None = None) -> Inputs:
-        """A model's inputs; with a generator (of the CPU) as training varies them, else as they are."""
+    def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
+        """A model's inputs; varied as ``variation`` says (see there), else as the examples are.
+
+        A GPU records this once and repeats it: what differs from batch to batch comes in by the arguments alone.
+        """
 
     def varies(self) -> bool:
         """Whether training varies the examples at all."""
+
+    def variation(self, n: int, generator: torch.Generator) -> Inputs:
+        """The random numbers by which training varies ``n`` examples: tensors on the CPU, a row an example."""
 
     def blank(self, n: int) -> Inputs:
         """Inputs of ``n`` examples with nothing on them, on the CPU, of the usual size."""

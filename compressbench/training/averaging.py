@@ -15,6 +15,7 @@ from compressbench.models.exits import every_exit
 from compressbench.models.reached import modes_kept
 from compressbench.outputs import forward
 from compressbench.training.averagers import Averager
+from compressbench.training.held import Held
 
 Encoded = Callable[[Examples], tuple[Tensor, ...]]
 BLOCK = 256
@@ -65,7 +66,7 @@ class Average:
     def settle(
         self,
         named: Mapping[str, nn.Parameter],
-        masks: tuple[list[Tensor], list[Tensor]],
+        held: Held,
         module: nn.Module,
         computing: Callable[[], contextlib.AbstractContextManager[None]],
         feed: Examples,
@@ -77,8 +78,7 @@ class Average:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 named[name].copy_(weight)
-            if masks[0]:
-                torch._foreach_mul_(*masks)
+            held.apply()
             with computing():
                 self.read = restated(module, feed, encoded)
 

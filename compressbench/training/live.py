@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from compressbench.bench import Bench
+from compressbench.errors import Diverged
 from compressbench.inputs import Inputs
+from compressbench.state import State
 from compressbench.training.averaging import Average
+from compressbench.training.objectives import Objective
 from compressbench.training.reparametrise import Reparametrised
+
+if TYPE_CHECKING:
+    from compressbench.stages.train import Train
 
 OBJECTIVE = "objective"
 AVERAGE = "average"
@@ -34,6 +42,21 @@ class Run:
     varies: bool
     autocast: bool
     validate: int
+    tf32: bool = False
+
+
+class Optimised(Protocol):
+    """What is kept of an optimiser: by parameter its tensors by name."""
+
+    @property
+    def state(self) -> Any: ...
+
+
+@dataclass
+class Kept:
+    """An optimiser's state apart from it, as one of several trainings that share an optimiser has it."""
+
+    state: dict[nn.Parameter, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
 
 
 @dataclass
@@ -41,7 +64,7 @@ class Live:
     """What changes while a training runs."""
 
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimised
     step: int
     masks: dict[str, Tensor] = field(default_factory=dict)
     methods: Reparametrised | None = None
@@ -74,3 +97,21 @@ class Live:
     def computing(self, training: bool) -> contextlib.AbstractContextManager[None]:
         """Inside, the module computes with effective weights."""
         return self.methods.in_place(training) if self.methods else contextlib.nullcontext()
+
+
+@dataclass
+class Job:
+    """One training made ready.
+
+    Attributes:
+        state: what it began with.
+        lost: why it ended before its time, None while it goes well.
+    """
+
+    state: State
+    bench: Bench
+    settings: Train
+    run: Run
+    live: Live
+    objective: Objective
+    lost: Diverged | None = None

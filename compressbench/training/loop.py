@@ -6,12 +6,11 @@ any iteration and continued, by a checkpoint or by another stage, is the same tr
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,30 +18,30 @@ from torch import Tensor, nn
 
 from compressbench.bench import Bench
 from compressbench.data.examples import Examples
-from compressbench.data.examples import order as draw_order
 from compressbench.errors import Diverged, UserError, nearest
-from compressbench.inputs import Inputs
 from compressbench.masks import masked
 from compressbench.models.build import copies, load, module_of, snapshot
 from compressbench.models.counting import count, in_training_alone
 from compressbench.models.exit_policies import without_policy
-from compressbench.models.where import reason_of, watched
-from compressbench.outputs import Outputs, forward, tapped
+from compressbench.outputs import forward
 from compressbench.pruning.unstructured import saying_what_stays
-from compressbench.seeds import derive_seed
 from compressbench.specs import TARGET
 from compressbench.specs.length import steps
 from compressbench.state import State
-from compressbench.training import checkpoints, optimising, reparametrise, schedules
+from compressbench.training import checkpoints, launching, optimising, reparametrise, schedules
 from compressbench.training.averaging import Average
-from compressbench.training.live import AVERAGE, OBJECTIVE, Live, Run
-from compressbench.training.objectives import Batch, Objective
+from compressbench.training.batches import Batches
+from compressbench.training.held import Held
+from compressbench.training.live import AVERAGE, OBJECTIVE, Job, Kept, Live, Run
 from compressbench.training.steppers import Stepper
+from compressbench.training.team import Alone, Iteration, Team
 
 if TYPE_CHECKING:
     from compressbench.stages.train import Train
 
 CHECK_EVERY = 25
+"""Iterations after which losses are looked at, on the CPU; on a GPU, which must not be waited for, an epoch."""
+CHECK_AT_MOST = 1000
 
 
 def train(state: State, bench: Bench, settings: Train) -> State:
@@ -52,45 +51,80 @@ def train(state: State, bench: Bench, settings: Train) -> State:
         Diverged: the loss is not finite; names iteration and learning rate.
         UserError: lengths that don't fit each other, or a batch larger than the training set.
     """
+    job = ready(state, bench, settings)
+    live = job.live
+    parameters = [p for p in (*live.module.parameters(), *live.own.values()) if p.requires_grad]
+    optimizer = optimising.made(
+        settings, parameters, job.run.lr, [live.methods] if live.methods else [], bench.device
+    )
+    live.optimizer = optimizer
+    go_on(job)
+    by = stepper(settings, live.module, optimizer)
+    carry_out(Alone(job, optimizer), by)
+    if job.lost is not None:
+        raise job.lost
+    return finished(job, by)
+
+
+def ready(state: State, bench: Bench, settings: Train) -> Job:
+    """A training made ready at its beginning; its optimiser is still to be made."""
     bench = _on_data(settings, bench)
     run = _run(settings, bench)
-    facts = state.facts
-    module = module_of(state, bench.device)
-    placed = bench.task.placed(module)
+    placed = bench.task.placed(module_of(state, bench.device))
     module = placed.module
     frozen = _freeze(module, settings.only) if settings.only else []
     methods = reparametrise.built(module, bench, state, run, settings.methods())
     objective = settings.built("objective")(bench)
     own = _begun(objective, module)
-    optimizer = optimising.made(settings, module, run.lr, methods, own)
-    live = Live(
-        module, optimizer, run.start, dict(state.masks), methods, own, frozen=frozen, lay=placed.inputs
-    )
+    live = Live(module, Kept(), run.start, dict(state.masks), methods, own, frozen=frozen, lay=placed.inputs)
+    return Job(state, bench, settings, run, live, objective)
+
+
+def go_on(job: Job) -> None:
+    """Takes up what the stage before left, or this stage's own checkpoint.
+
+    Raises:
+        UserError: it was left by another optimiser, objective or averager.
+    """
+    state, settings, run, live = job.state, job.settings, job.run, job.live
     averager = settings.averager[TARGET] if settings.averager else None
     left = state.group(AVERAGE) if run.start else {}
-    if left and facts.get("averager") != averager:
-        raise checkpoints.another(facts.get("averager"), averager or "no averager")
+    if left and state.facts.get("averager") != averager:
+        raise checkpoints.another(state.facts.get("averager"), averager or "no averager")
     if settings.averager is not None:
         live.average = Average.begun(settings.built("averager"), left)
     if run.start and state.group("optimizer"):
         checkpoints.take_up(live, state, settings.optimizer[TARGET])
-    checkpoints.resume(live, bench)
-    stepper = _stepper(settings, module, optimizer)
-    devices = [torch.device(bench.device)] if bench.device.startswith("cuda") else []
-    taps = getattr(objective, "taps", ())
-    with torch.random.fork_rng(devices=devices), tapped(module, taps) as compute:
-        _loop(live, run, bench, compute, objective, stepper, state)
+    checkpoints.resume(live, job.bench)
+
+
+def carry_out(team: Team, stepper: Stepper) -> None:
+    """All iterations; each training's ``live`` is afterwards what came of it, or ``lost`` says why nothing did."""
+    device = team.jobs[0].bench.device
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        launching.exact(team.jobs[0].run.tf32, device),
+        team.computing(),
+    ):
+        _loop(team, stepper)
+
+
+def finished(job: Job, stepper: Stepper) -> State:
+    """The trained state."""
+    bench, settings, run, live = job.bench, job.settings, job.run, job.live
+    facts, module, methods = job.state.facts, live.module, live.methods
     module.eval()
-    state = _baked(live, state) if methods else state
+    state = _baked(live, job.state) if methods else job.state
     weights = snapshot(module)
     examples = (run.stop - run.start) * run.batch_size
     short = run.stop < run.total
     result = state.with_groups(
         weights=weights,
-        optimizer=optimising.tensors(optimizer, live.named()) if short else {},
+        optimizer=optimising.tensors(live.optimizer, live.named()) if short else {},
         data={},
         **{
-            OBJECTIVE: copies(own) if short else {},
+            OBJECTIVE: copies(live.own) if short else {},
             AVERAGE: live.average.tensors() if short and live.average else {},
         },
     )
@@ -101,12 +135,12 @@ def train(state: State, bench: Bench, settings: Train) -> State:
         macs=facts.get("macs", 0)
         + _step_macs(facts, module, settings.only, bench) * getattr(stepper, "passes", 1) * examples
         + facts.get("forward_macs", 0) * (live.average.read if live.average else 0)
-        + _beside(objective, run, examples),
+        + _beside(job.objective, run, examples),
         seconds=facts.get("seconds", 0.0) + live.seconds,
         curve=[*_before(facts, run.start), *live.curve],
-        dtype="bf16" if run.autocast else "fp32",
+        dtype="bf16" if run.autocast else "tf32" if run.tf32 else "fp32",
         optimizer=settings.optimizer[TARGET],
-        averager=averager,
+        averager=settings.averager[TARGET] if settings.averager else None,
         predicted_loss_increase=None,
     )
 
@@ -204,7 +238,12 @@ def _baked(live: Live, state: State) -> State:
     return state.with_groups(masks=found, **live.methods.groups())
 
 
-def _stepper(settings: Train, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
+def stepper(settings: Train, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
+    """The stepper that the settings name.
+
+    Raises:
+        UserError: it can't be made of a net and its optimiser.
+    """
     try:
         made: Stepper = settings.built("stepper")(module, optimizer)
     except TypeError as error:
@@ -245,6 +284,7 @@ def _run(settings: Train, bench: Bench) -> Run:
         varies=settings.augment and bench.task.varies(),
         autocast=settings.precision == "bf16",
         validate=steps(settings.validate, per_epoch) if settings.validate else 0,
+        tf32=settings.precision == "tf32",
     )
 
 
@@ -253,206 +293,123 @@ def rate(run: Run, step: int) -> float:
     return run.lr * run.schedule(step / max(1, run.total)) * schedules.warmup(step, run.warmup)
 
 
-def _loop(
-    live: Live,
-    run: Run,
-    bench: Bench,
-    compute: Callable[..., Outputs],
-    objective: Objective,
-    stepper: Stepper,
-    state: State,
-) -> None:
-    feed, task, module, optimizer = bench.feed("train"), bench.task, live.module, live.optimizer
-    masks = _masks(module, live.masks)
-    context: Any = (
-        torch.autocast(bench.device.partition(":")[0], torch.bfloat16)
-        if run.autocast
-        else contextlib.nullcontext()
-    )
-    live.training()
+def _loop(team: Team, stepper: Stepper) -> None:
+    jobs = team.jobs
+    run, bench = jobs[0].run, jobs[0].bench
+    feed = bench.feed("train")
+    batches = Batches(run, bench.task, [job.bench.seed for job in jobs], len(feed), bench.device)
+    iteration = Iteration(team, stepper)
+    for job in jobs:
+        job.live.training()
     began = saved = time.monotonic()
-    before = live.seconds
+    before = [job.live.seconds for job in jobs]
     losses: list[Tensor] = []
-    rows: Tensor | None = None
-    epoch = -1
-    asks_again = getattr(stepper, "passes", 1) > 1
-    if live.methods and live.step == run.start:
-        masks = _remask(live, state, masks)
-    while live.step < run.stop:
-        step = live.step
-        if step // run.per_epoch != epoch:
-            epoch = step // run.per_epoch
-            rows = draw_order(len(feed), derive_seed(bench.seed, run.order, epoch)).to(bench.device)
-        assert rows is not None
-        at = (step % run.per_epoch) * run.batch_size
-        picked = rows[at : at + run.batch_size]
-        examples = feed.take(picked)
-        seed = derive_seed(bench.seed, run.order, "step", step)
-        draw = torch.Generator().manual_seed(seed) if run.varies else None
-        inputs = live.lay(task.encode(examples, draw))
-        now = rate(run, step)
-        for group in optimizer.param_groups:
-            group["lr"] = now * group.get("share", 1.0)
+    step = jobs[0].live.step
+    moved = [_remask(job) for job in jobs if job.live.methods and step == run.start]
+    team.hold()
+    if any(moved):
+        team.held.apply()
+    launch = launching.launched(iteration, bench)
+    check_every = CHECK_EVERY if bench.device == "cpu" else min(run.per_epoch, CHECK_AT_MOST)
 
-        batch = _Iteration(
-            live, run, compute, objective, context, inputs, examples.labels, picked, seed, masks,
-            [t.detach().clone() for t in live.remembered()] if asks_again else None,
-        )  # fmt: skip
-        losses.append(stepper(batch))
-        if masks[0]:
-            with torch.no_grad():
-                torch._foreach_mul_(masks[0], masks[1])
-        live.step = step + 1
-        if live.methods:
-            live.methods.after_step()
-            masks = _remask(live, state, masks)
-        last = live.step == run.stop
-        if live.average is not None:
-            live.average.take(live.named(), live.step, run.total, run.per_epoch)
-            if live.step == run.total:
-                live.average.settle(
-                    live.named(),
-                    masks,
-                    live.module,
-                    lambda: live.computing(False),
-                    feed,
-                    lambda part: live.lay(task.encode(part)),
-                )
+    def spent() -> None:
+        for job, seconds in zip(jobs, before, strict=True):
+            job.live.seconds = seconds + (time.monotonic() - began) / len(jobs)
+
+    while step < run.stop:
+        rows, variation = batches.at(step)
+        now = rate(run, step)
+        optimising.set_rate(team.optimizer, now)
+        iteration.seed = batches.seed(step)
+        losses.append(launch(rows, variation))
+        step += 1
+        for job in jobs:
+            job.live.step = step
+            if job.live.methods:
+                job.live.methods.after_step()
+        moved = [_remask(job) for job in jobs if job.live.methods]
+        if any(moved):
+            team.hold()
+            team.held.apply()
+        last = step == run.stop
+        for job in jobs:
+            if job.live.average is not None and job.lost is None:
+                _averaged(job, team.held)
         due = (
             bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
         )
-        if len(losses) == CHECK_EVERY or last or due:
-            mean = _checked(losses, step, run)
+        valid = bool(run.validate and (step % run.validate == 0 or last))
+        if len(losses) >= check_every or last or due:
+            mean = _checked(losses, step, jobs)
             losses.clear()
-            bench.progress.step(live.step - run.start, run.stop - run.start, loss=mean, lr=now)
-        if run.validate and (live.step % run.validate == 0 or last):
-            live.curve.append({"step": live.step, "lr": now, **_validate(live, bench)})
-        if due and bench.checkpoints is not None:
-            live.seconds = before + time.monotonic() - began
-            checkpoints.write(live, bench.checkpoints)
+            bench.progress.step(step - run.start, run.stop - run.start, loss=mean, lr=now)
+            if all(job.lost for job in jobs):
+                break
+        for job in jobs if valid else ():
+            if job.lost is None:
+                job.live.curve.append({"step": step, "lr": now, **_validate(job.live, job.bench)})
+        if due:
+            spent()
+            team.settle()
+            for job in jobs:
+                if job.bench.checkpoints is not None and job.lost is None:
+                    checkpoints.write(job.live, job.bench.checkpoints)
             saved = time.monotonic()
-    live.seconds = before + time.monotonic() - began
+    spent()
+    team.settle()
 
 
-@dataclass
-class _Iteration:
-    """The gradient of one iteration, as often as a stepper asks for it; see ``steppers.Gradient``."""
-
-    live: Live
-    run: Run
-    compute: Callable[..., Outputs]
-    objective: Objective
-    context: Any
-    inputs: Inputs
-    labels: Any
-    rows: Tensor
-    seed: int
-    masked: tuple[list[Tensor], list[Tensor]]
-    before: list[Tensor] | None
-
-    def __call__(self) -> Tensor:
-        """Fills the gradients; returns the loss."""
-        live, clip = self.live, self.run.clip
-        torch.default_generator.manual_seed(self.seed)
-        if self.inputs[0].is_cuda:
-            torch.cuda.manual_seed(self.seed)
-        live.optimizer.zero_grad(set_to_none=True)
-        with self.context, live.computing(True):
-            batch = Batch(self._outputs(), self.inputs, self.labels, self.rows, not self.run.varies)
-            loss = self.objective(batch)
-        if live.methods and (penalty := live.methods.penalties(live.step)) is not None:
-            loss = loss + penalty
-        try:
-            loss.backward()
-        except (RuntimeError, NotImplementedError) as error:
-            raise UserError(f"no gradient could be taken: {reason_of(error)}") from error
-        if live.methods:
-            live.methods.after_gradient()
-        if clip is not None:
-            nn.utils.clip_grad_norm_([p for g in live.optimizer.param_groups for p in g["params"]], clip)
-        return loss.detach()
-
-    def _outputs(self) -> Outputs:
-        try:
-            return self.compute(*self.inputs)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # a user's forward may fail in any way at all
-            raise UserError(_why_not(self.live.module, self.inputs, error)) from error
-
-    def again(self) -> Tensor:
-        """The same, from what was remembered before the first time; afterwards that is what the first time left.
-
-        Raises:
-            UserError: the stepper didn't say that it asks more than once.
-        """
-        if self.before is None:
-            raise UserError(
-                "stepper: one that asks for the gradient again needs an attribute passes, 2 or more"
-            )
-        remembered = self.live.remembered()
-        after = [tensor.detach().clone() for tensor in remembered]
-        _put_back(remembered, self.before)
-        loss = self()
-        _put_back(remembered, after)
-        return loss
+def _averaged(job: Job, held: Held) -> None:
+    """Takes the weights into the average, and puts it in their place at the end."""
+    live, run, task = job.live, job.run, job.bench.task
+    assert live.average is not None
+    live.average.take(live.named(), live.step, run.total, run.per_epoch)
+    if live.step == run.total:
+        live.average.settle(
+            live.named(),
+            held,
+            live.module,
+            lambda: live.computing(False),
+            job.bench.feed("train"),
+            lambda part: live.lay(task.encode(part)),
+        )
 
 
-def _why_not(module: nn.Module, inputs: Inputs, error: Exception) -> str:
-    """Which layer failed on a training batch, why, and what to do."""
-    place = ""
-    with watched(module) as where:
-        try:
-            module(*inputs)
-        except Exception:  # as the first time
-            place = where()
-    count = len(inputs[0])
-    single = count == 1 and "more than 1 value" in str(error)
-    way = "set batch_size to 2 or more" if single else "in evaluation mode, with 2 examples, it worked"
-    return f"the forward of a training batch of {count} fails: {place}{reason_of(error)}; {way}"
+def _checked(losses: list[Tensor], done: int, jobs: Sequence[Job]) -> float:
+    """The mean of the recent losses; a training of which one is not finite is lost from there on."""
+    values = torch.stack(losses).float().view(len(losses), -1).t().tolist()
+    run = jobs[0].run
+    for job, own in zip(jobs, values, strict=True):
+        for place, value in enumerate(own):
+            if job.lost is None and not math.isfinite(value):
+                step = done - len(own) + place
+                job.lost = Diverged(
+                    f"loss is {value} at iteration {step} of {run.total} with learning rate {rate(run, step):g}; "
+                    "a lower lr or a longer warmup may help"
+                )
+    told = [value for job, own in zip(jobs, values, strict=True) if job.lost is None for value in own]
+    return sum(told) / len(told) if told else math.nan
 
 
-def _put_back(tensors: list[Tensor], values: list[Tensor]) -> None:
-    with torch.no_grad():
-        for tensor, value in zip(tensors, values, strict=True):
-            tensor.copy_(value)
-
-
-def _checked(losses: list[Tensor], last: int, run: Run) -> float:
-    """The mean of the recent losses; stops at the first that is not finite."""
-    values = torch.stack(losses).float().tolist()
-    for place, value in enumerate(values):
-        if not math.isfinite(value):
-            step = last - len(values) + 1 + place
-            raise Diverged(
-                f"loss is {value} at iteration {step} of {run.total} with learning rate {rate(run, step):g}; "
-                "a lower lr or a longer warmup may help"
-            )
-    return sum(values) / len(values)
-
-
-def _remask(
-    live: Live, state: State, held: tuple[list[Tensor], list[Tensor]]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """New masks where a method wants some now: weights moved and zeroed, and what the loop multiplies by."""
+def _remask(job: Job) -> bool:
+    """Whether a method wants new masks now; weights are then moved as it says."""
+    live = job.live
     assert live.methods is not None
 
     def current() -> State:
         groups = live.methods.groups() if live.methods else {}
-        return state.with_groups(weights=snapshot(live.module), masks=live.masks, **groups)
+        return job.state.with_groups(weights=snapshot(live.module), masks=live.masks, **groups)
 
     found = live.methods.remask(live.step, current)
     if found is None:
-        return held
+        return False
     masks, weights = found
     live.masks = {**live.masks, **masks}
     named = dict(live.module.named_parameters())
-    held = _masks(live.module, live.masks)
     with torch.no_grad():
         for name, weight in (weights or {}).items():
             named[name].copy_(weight)
-        torch._foreach_mul_(held[0], held[1])
-    return held
+    return True
 
 
 def _validate(live: Live, bench: Bench) -> dict[str, float]:
@@ -462,28 +419,22 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
     module = live.module
     module.eval()
     feed, task = bench.feed("validation"), bench.task
-    loss = right = 0.0
+    losses, rights, sizes = [], [], []
     with torch.no_grad(), live.computing(False):
         for batch in feed.batches(256):
             outputs = forward(module, *live.lay(task.encode(batch)))
-            loss += float(task.loss(outputs, batch.labels)) * len(batch)
-            right += float(task.right(task.answers(outputs), batch.labels).sum())
+            losses.append(task.loss(outputs, batch.labels))
+            rights.append(task.right(task.answers(outputs), batch.labels).sum())
+            sizes.append(len(batch))
     live.training()
-    mean = loss / len(feed)
+    loss = 0.0
+    for mean, size in zip(torch.stack(losses).tolist(), sizes, strict=True):
+        loss += mean * size
+    loss /= len(feed)
     return {
-        "validation_loss": mean if math.isfinite(mean) else 1e30,
-        f"validation_{task.metric}": 100 * right / len(feed),
+        "validation_loss": loss if math.isfinite(loss) else 1e30,
+        f"validation_{task.metric}": 100 * int(torch.stack(rights).sum()) / len(feed),
     }
-
-
-def _masks(module: nn.Module, masks: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters with a mask and their masks as multipliers, memory laid out alike."""
-    named = dict(module.named_parameters())
-    unknown = set(masks) - set(named)
-    if unknown:
-        raise UserError(f"masks for {', '.join(sorted(unknown))}, which the model does not have")
-    params: list[Tensor] = [named[n] for n in masks]
-    return params, [torch.empty_like(p).copy_(m) for p, m in zip(params, masks.values(), strict=True)]
 
 
 def adopt(state: State, path: str) -> State:

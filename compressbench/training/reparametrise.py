@@ -53,6 +53,7 @@ class Reparametrisation:
         lr: peak learning rate of ``parameters``, null for the training's; schedule and warm-up are the training's.
         decay: whether weight decay goes to ``parameters``.
         frozen: none of the module's own parameters is trained.
+        steady: ``effective`` is the same work on the device at every iteration, so that a GPU may record it.
         penalty: added to the loss of iteration ``step``.
         remask: called before the first and after every iteration with the number of iterations done and a function
             that gives the present state; new masks, and new weights or None; or None where all stays. Must give the
@@ -69,6 +70,7 @@ class Reparametrisation:
     lr: float | None = None
     decay: bool = False
     frozen: bool = False
+    steady: bool = False
     penalty: Callable[[int], Tensor] | None = None
     remask: Callable[[int, Callable[[], State]], tuple[Masks, Masks | None] | None] | None = None
     after_gradient: Callable[[], None] | None = None
@@ -139,6 +141,10 @@ class Reparametrised:
         return {
             group: copies(named) for method in self.methods.values() for group, named in method.groups.items()
         }
+
+    def replaced(self) -> tuple[str, ...]:
+        """The parameters that something stands in for."""
+        return tuple(self._chains)
 
     def effective(self, name: str, training: bool) -> Tensor:
         """The tensor that stands in for a parameter."""
@@ -245,7 +251,7 @@ def top(scores: Tensor, count: int) -> Tensor:
     """Bool tensor of exactly the ``count`` highest scores, laid out like them."""
     flat = scores.detach().reshape(-1)
     stay = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
-    stay[torch.topk(flat, min(count, flat.numel()), sorted=False).indices] = True
+    stay.scatter_(0, torch.topk(flat, min(count, flat.numel()), sorted=False).indices, True)
     return torch.empty_like(scores, dtype=torch.bool).copy_(stay.view(scores.shape))
 
 

@@ -66,7 +66,7 @@ class _Ascending:
             grads = [
                 p.grad * masked[id(p)] if id(p) in masked else p.grad for p in params if p.grad is not None
             ]
-            moves = uphill(params, grads, self.rho, self.adaptive)
+            moves = uphill(params, grads, self.rho, self.adaptive, gradient.lanes is not None)
             before = [p.detach().clone() for p in params]  # kept, since in floating point w + e - e is not w
             torch._foreach_add_(params, moves)
         gradient.again()
@@ -76,11 +76,22 @@ class _Ascending:
         return loss
 
 
-def uphill(params: list[Tensor], grads: list[Tensor], rho: float, adaptive: bool = False) -> list[Tensor]:
-    """The move e to first order worst within the radius, a tensor for each parameter; zero where the gradient is."""
+def uphill(
+    params: list[Tensor], grads: list[Tensor], rho: float, adaptive: bool = False, lanes: bool = False
+) -> list[Tensor]:
+    """The move e to first order worst within the radius, a tensor for each parameter; zero where the gradient is.
+
+    Args:
+        lanes: whether the first dimension of each tensor is of trainings of their own, each with its radius.
+    """
     if adaptive:
         sizes = torch._foreach_abs(params)
         grads = list(torch._foreach_mul(sizes, grads))
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    moves = torch._foreach_mul(grads, rho / (norm + TINY))
+    if lanes:
+        norms = torch.linalg.vector_norm(torch.stack([g.flatten(1).norm(dim=1) for g in grads]), dim=0)
+        by = [(rho / (norms + TINY)).view(-1, *(1,) * (g.ndim - 1)) for g in grads]
+        moves = torch._foreach_mul(grads, by)
+    else:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        moves = torch._foreach_mul(grads, rho / (norm + TINY))
     return list(torch._foreach_mul(sizes, moves) if adaptive else moves)

@@ -23,9 +23,13 @@ class Gradient(Protocol):
 
     Attributes:
         masked: parameters with a mask, and the masks as multipliers.
+        lanes: how many trainings go at once, a first dimension of all tensors; None for one by itself.
     """
 
-    masked: tuple[list[Tensor], list[Tensor]]
+    @property
+    def masked(self) -> tuple[list[Tensor], list[Tensor]]: ...
+    @property
+    def lanes(self) -> int | None: ...
 
     def __call__(self) -> Tensor:
         """Fills the ``.grad`` fields and returns the loss."""

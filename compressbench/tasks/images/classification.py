@@ -44,23 +44,32 @@ class Classification:
     metric: str = "top1"
     inputs: tuple[str, ...] = (IMAGES,)
 
-    def encode(self, examples: Examples, generator: torch.Generator | None = None) -> Inputs:
-        """Float32 (n, c, h, w): pixels in [0, 1], normalised per channel; with a generator cropped and mirrored."""
+    def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
+        """Float32 (n, c, h, w): pixels in [0, 1], normalised per channel; cropped and mirrored as ``variation`` says."""
         images = examples[IMAGES]
-        if generator is not None and self.varies():
+        if variation is not None and self.varies():
             from compressbench.tasks.images.augment import pad_crop_flip
 
-            pad, flip = int(self.augment.get("pad", 0)), bool(self.augment.get("flip", False))
-            images = pad_crop_flip(images, generator, pad, flip)
+            mirrored, offsets = variation
+            images = pad_crop_flip(images, mirrored, offsets, *self._augmented())
         return (self.normalised(images),)
+
+    def variation(self, n: int, generator: torch.Generator) -> Inputs:
+        """int64 (n,), 1 where an image is mirrored, and (n, 2), its offset in the padded one."""
+        if not self.varies():
+            return ()
+        from compressbench.tasks.images.augment import crops_and_flips
+
+        return crops_and_flips(n, generator, *self._augmented())
+
+    def _augmented(self) -> tuple[int, bool]:
+        return int(self.augment.get("pad", 0)), bool(self.augment.get("flip", False))
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 (n, c, h, w) as float32, normalised per channel."""
         import torch
 
-        scale, shift = _of_channels(self.mean, self.std)
-        by = torch.tensor(scale, device=images.device).view(1, -1, 1, 1)
-        minus = torch.tensor(shift, device=images.device).view(1, -1, 1, 1)
+        by, minus = _of_channels(self.mean, self.std, str(images.device))
         return images.to(torch.float32).mul_(by).sub_(minus)
 
     def varies(self) -> bool:
@@ -162,9 +171,15 @@ class Classification:
         return (self.classes, self.mean, self.std, sorted(self.augment.items()))
 
 
-@functools.cache
-def _of_channels(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[list[float], list[float]]:
-    return [1 / (255 * s) for s in std], [m / s for m, s in zip(mean, std, strict=True)]
+@functools.lru_cache(maxsize=64)
+def _of_channels(mean: tuple[float, ...], std: tuple[float, ...], device: str) -> tuple[Tensor, Tensor]:
+    """Factor and offset of each channel, kept on the device: a copy to it would stop a GPU's recording."""
+    import torch
+
+    scale, shift = [1 / (255 * s) for s in std], [m / s for m, s in zip(mean, std, strict=True)]
+    with torch.inference_mode(False):
+        by, minus = (torch.tensor(part, device=device).view(1, -1, 1, 1) for part in (scale, shift))
+    return by, minus
 
 
 def classification(

@@ -76,6 +76,7 @@ def edge_popup(
         lr=lr,
         decay=True,
         frozen=True,
+        steady=True,
         masks=lambda: {n: chosen(n) for n in weights},
         whole=True,
     )
