@@ -90,7 +90,13 @@ def account(labelled: bool = True, full: bool = True, others: tuple[Said, ...] =
         (
             Expense("onnxruntime", 1_100_000, 52_000_000, (timing(1, 2.0), timing(32, 40.0))),
             *(
-                Expense("onnxruntime", 300_000 + k, None, (timing(1, 1.0, 2.0), timing(32, 16.0, 2.5)), "20 of 21 layers in int8")
+                Expense(
+                    "onnxruntime",
+                    300_000 + k,
+                    None,
+                    (timing(1, 1.0, 2.0), timing(32, 16.0, 2.5)),
+                    "20 of 21 layers in int8",
+                )
                 for k in range(many)
             ),
         ),
@@ -112,7 +118,15 @@ def account(labelled: bool = True, full: bool = True, others: tuple[Said, ...] =
         ("More fragile under noise.", "Not tested here: Square attack."),
     )
     layers = Layers(
-        tuple(Layer(f"layer{k}.{NASTY}" if k == 2 else f"layer{k}.conv", 40.0 - k, 38.0 - 2 * k, "int8 convolution") for k in range(12)),
+        tuple(
+            Layer(
+                f"layer{k}.{NASTY}" if k == 2 else f"layer{k}.conv",
+                40.0 - k,
+                38.0 - 2 * k,
+                "int8 convolution",
+            )
+            for k in range(12)
+        ),
         (Restored(("layer11.conv",), share(379, 400), share(390, 400)),),
         64,
         ("Most of the loss is made in layer11.conv.",),

@@ -190,7 +190,9 @@ class Comparison:
         ]
         pays = [words.groups(self.by_class)] if self.by_class else []
         pays += [words.answered(self.by_answer, whose)] if self.by_answer else []
-        pays += [words.groups(each, f"{name} group", f"{name} groups") for name, each in self.by_group.items()]
+        pays += [
+            words.groups(each, f"{name} group", f"{name} groups") for name, each in self.by_group.items()
+        ]
         sure = [words.threshold(t) for t in self.thresholds]
         if self.calibrated is not None:
             sure.append(words.temperature(self.calibrated[1].temperature, whose))

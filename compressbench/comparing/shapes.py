@@ -48,9 +48,7 @@ class Shapes:
     kl: tuple[int, ...]
 
 
-def shapes(
-    kl: Floats, reference: Beliefs, other: Beliefs, labelled: bool, bins: int = BINS
-) -> Shapes:
+def shapes(kl: Floats, reference: Beliefs, other: Beliefs, labelled: bool, bins: int = BINS) -> Shapes:
     """Counts by bin.
 
     Args:

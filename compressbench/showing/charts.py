@@ -23,7 +23,7 @@ INK, MUTED, HAIR, FLAG, BLUE = "#1a1a1a", "#5f6368", "#dfe1e4", "#b34700", "#007
 ROW = 17
 SHOWN = 30
 """Rows of a chart."""
-LABEL = 19
+LABEL = 17
 """Characters of a row's name."""
 
 
@@ -120,7 +120,7 @@ def estimates(title: str, rows: Iterable[tuple[str, Estimate]], unit: str, capti
     if not known:
         return None
     bars = [Bar(n, v, f"n {v.n:,}", BLUE if k == 0 else INK) for k, (n, v) in enumerate(known)]
-    return Chart(title, _rows(bars, unit), caption)
+    return Chart(title, _rows(bars, unit, label=26), caption)
 
 
 def reliability(found: Shapes, whose: str) -> Chart | None:
@@ -148,7 +148,9 @@ def reliability(found: Shapes, whose: str) -> Chart | None:
         ]
         most = max((c for *_, c in points), default=1)
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b, _ in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.3" opacity="0.7"/>')
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.3" opacity="0.7"/>'
+        )
         for a, b, count in points:
             size = 1.5 + 4 * math.sqrt(count / most)
             told = f"{count:,} examples"
@@ -204,7 +206,8 @@ def divergence(found: Shapes, marks: Sequence[tuple[str, float]]) -> Chart | Non
         return None
     first, last = min(some), max(some)
     shown = counts[first : last + 1]
-    left, top, tall, end = 44, 30, 120, WIDE - 12
+    known = sorted((m for m in marks if math.isfinite(m[1])), key=lambda m: m[1])
+    left, top, tall, end = 44, 16 + 12 * len(known), 120, WIDE - 12
     wide = (end - left) / len(shown)
     most = max(shown)
     parts = []
@@ -226,16 +229,22 @@ def divergence(found: Shapes, marks: Sequence[tuple[str, float]]) -> Chart | Non
 
     for k, edge in enumerate(found.kl_edges):
         if k % 2 == 0 and first <= k <= last and (k // 2 % 2 == 0 or len(shown) < 10):
-            parts.append(_text(left + (k + 1 - first) * wide, top + tall + 15, f"{edge:.0e}".replace("e-0", "e-").replace("e+0", "e"), "middle"))
-    level = 0
-    before = -math.inf
-    for name, nats in sorted((m for m in marks if math.isfinite(m[1])), key=lambda m: m[1]):
-        level = 1 - level if x(nats) - before < 60 else 0
-        before = x(nats)
-        parts.append(_line(x(nats), 12 + 11 * level, x(nats), top + tall, FLAG, 0.9))
-        anchor = "end" if x(nats) > WIDE * 0.7 else "start"
-        parts.append(_text(x(nats) + (-3 if anchor == "end" else 3), 10 + 11 * level + 3, name, anchor, FLAG))
-    parts.append(_text((left + WIDE) / 2, top + tall + 31, "KL from the reference, nats (logarithmic)", "middle"))
+            parts.append(
+                _text(
+                    left + (k + 1 - first) * wide,
+                    top + tall + 15,
+                    f"{edge:.0e}".replace("e-0", "e-").replace("e+0", "e"),
+                    "middle",
+                )
+            )
+    for level, (name, nats) in enumerate(known):
+        high = 12 + 12 * level
+        parts.append(_line(x(nats), high - 9, x(nats), top + tall, FLAG, 0.9))
+        end_of = x(nats) > WIDE * 0.7
+        parts.append(_text(x(nats) + (-4 if end_of else 4), high, name, "end" if end_of else "start", FLAG))
+    parts.append(
+        _text((left + WIDE) / 2, top + tall + 31, "KL from the reference, nats (logarithmic)", "middle")
+    )
     return Chart(
         "How far apart",
         _svg("How far apart", top + tall + 40, parts),
@@ -260,11 +269,16 @@ def noise(layers: Sequence[Layer]) -> Chart | None:
 
     parts = []
     for tick in _ticks(low, high):
-        parts += [_line(left, y(tick), WIDE - 12, y(tick), HAIR), _text(left - 6, y(tick) + 4, f"{tick:g}", "end")]
+        parts += [
+            _line(left, y(tick), WIDE - 12, y(tick), HAIR),
+            _text(left - 6, y(tick) + 4, f"{tick:g}", "end"),
+        ]
     for pick, colour, mark in ((_made, INK, "circle"), (_arrived, BLUE, "rect")):
         points = [(x(k), y(pick(v)), v) for k, v in enumerate(layers) if math.isfinite(pick(v))]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b, _ in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.2" opacity="0.7"/>')
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.2" opacity="0.7"/>'
+        )
         size = 3.2 if len(layers) <= 40 else 1.8
         parts += [_mark(mark, a, b, size, colour, f"{v.name}: {pick(v):.1f} dB") for a, b, v in points]
     parts.append(_text((left + WIDE) / 2, top + tall + 16, "layers, from the input to the output", "middle"))
@@ -297,8 +311,10 @@ def _left(count: int) -> str:
     return f" {count:,} in the middle are left out; the table has all." if count else ""
 
 
-def _rows(bars: Sequence[Bar], unit: str, zero: bool = False, break_at: int | None = None) -> str:
-    left, right, top = 118, 62, 6
+def _rows(
+    bars: Sequence[Bar], unit: str, zero: bool = False, break_at: int | None = None, label: int = LABEL
+) -> str:
+    left, right, top = 16 + 6 * label, 62, 6
     ends = [e for b in bars for e in (b.value.low, b.value.high, b.value.value) if math.isfinite(e)]
     low, high = min(ends), max(ends)
     if zero:
@@ -318,7 +334,7 @@ def _rows(bars: Sequence[Bar], unit: str, zero: bool = False, break_at: int | No
     for k, bar in enumerate(bars):
         y = top + ROW * (k + 0.5)
         name = clean(bar.name)
-        parts.append(_text(left - 8, y + 4, short(name, LABEL), "end", title=name))
+        parts.append(_text(left - 8, y + 4, short(name, label), "end", title=name))
         value = bar.value
         if math.isfinite(value.low) and math.isfinite(value.high):
             parts.append(_line(x(value.low), y, x(value.high), y, bar.colour, 1.4))
@@ -351,7 +367,13 @@ def _bin(edges: Sequence[float], place: int) -> str:
 
 
 def _count(value: float) -> str:
-    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:.0f}" if value >= 10 or value == 0 else f"{value:g}"
+    return (
+        f"{value / 1000:g}k"
+        if value >= 10_000
+        else f"{value:.0f}"
+        if value >= 10 or value == 0
+        else f"{value:g}"
+    )
 
 
 def _key(x: float, y: float, entries: Iterable[tuple[str, str, str]]) -> str:
@@ -393,12 +415,8 @@ def _text(
 ) -> str:
     sized = f' font-size="{size}"' if size else ""
     told = f"<title>{_escaped(title)}</title>" if title else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{sized}>{told}{_escaped(text)}</text>'
-    )
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{sized}>{told}{_escaped(text)}</text>'
 
 
 def _escaped(text: str) -> str:
     return html.escape(clean(text))
-
-

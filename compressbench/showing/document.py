@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,18 +132,12 @@ def _comparison(account: Account, place: int, rows: Sequence[Figure]) -> dict[st
 def _figure(row: Figure, place: int) -> dict[str, Any]:
     before, after = row.values[0], row.values[place + 1]
     return {
-        "reference": _value(before),
-        "other": _value(after),
+        "reference": _estimate(before),
+        "other": _estimate(after),
         "unit": row.unit,
         "better": row.better,
         "note": row.notes[place + 1],
     }
-
-
-def _value(value: Estimate | float | None) -> dict[str, Any]:
-    if isinstance(value, Estimate):
-        return _estimate(value)
-    return _estimate(Estimate(math.nan if value is None else float(value), math.nan, math.nan, 0))
 
 
 def _estimate(found: Estimate | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from compressbench.comparing.intervals import Estimate, share
 from compressbench.showing.account import Account, Expense, Timing
 
 MISSING = "–"
-Value = Estimate | float | None
+Value = Estimate | None
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,36 @@ def figures(account: Account) -> tuple[Figure, ...]:
 
 def is_known(value: Value) -> bool:
     """Whether there is a number at all."""
-    return value is not None and math.isfinite(value.value if isinstance(value, Estimate) else value)
+    return value is not None and value.known
+
+
+def bare(value: float | None, n: int = 0) -> Value:
+    """A figure without an interval; None of None."""
+    return None if value is None else Estimate(float(value), math.nan, math.nan, n)
+
+
+def has_interval(value: Estimate) -> bool:
+    """Whether both ends are numbers."""
+    return math.isfinite(value.low) and math.isfinite(value.high)
 
 
 def text_of(value: Value, unit: str) -> str:
     """A figure without its interval: ``91.60``, ``1.2 MB``; a dash where there is none."""
-    if value is None or not is_known(value):
+    if value is None or not value.known:
         return MISSING
     if unit == "bytes":
-        return bytes_in_words(value.value if isinstance(value, Estimate) else value)
-    if isinstance(value, Estimate):
+        return bytes_in_words(value.value)
+    if has_interval(value):
         return words.signed(value) if unit == "points" else words.figure(value, "")
-    if value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}"
-    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    number = value.value
+    if number == int(number) and abs(number) < 1e6:
+        return f"{int(number):,}"
+    return f"{number:.3g}" if abs(number) < 1e4 else f"{number:,.0f}"
 
 
 def interval_of(value: Value) -> str:
     """``91.04 to 92.13``; empty where there is none."""
-    if not isinstance(value, Estimate) or not (math.isfinite(value.low) and math.isfinite(value.high)):
+    if value is None or not value.known or not has_interval(value):
         return ""
     decimals = words.decimals_of(value)
     return f"{value.low:.{decimals}f} to {value.high:.{decimals}f}"
@@ -90,7 +101,7 @@ def interval_of(value: Value) -> str:
 
 def n_of(values: Iterable[Value]) -> str:
     """``10,000``, or ``9,998 to 10,000`` where figures of a row rest on different numbers; empty for none."""
-    found = sorted({v.n for v in values if isinstance(v, Estimate) and is_known(v) and v.n})
+    found = sorted({v.n for v in values if v is not None and v.known and v.n})
     if not found:
         return ""
     return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
@@ -118,26 +129,49 @@ def _figure(row: _Row, comparisons: Sequence[Comparison]) -> Figure:
 
 
 def _gate(name: str) -> Callable[[Comparison], Value]:
-    return lambda found: found.figures[name]
+    """What a gate would see, with its interval."""
+
+    def of(found: Comparison) -> Value:
+        value = found.figures[name]
+        return value if isinstance(value, Estimate) else bare(value, found.n)
+
+    return of
 
 
 def _moved(kind: str) -> Callable[[Comparison], Value]:
     """Share of the labelled examples."""
     return lambda found: (
-        share(int(getattr(found.changed, kind).sum()), found.labelled, found.level) if found.labelled else None
+        share(int(getattr(found.changed, kind).sum()), found.labelled, found.level)
+        if found.labelled
+        else None
     )
 
 
-def _sure(what: Callable[[Calibrated], Value], whose: int) -> Callable[[Comparison], Value]:
-    return lambda found: what(found.calibrated[whose]) if found.calibrated else None
+def _sure(what: Callable[[Calibrated], float], whose: int) -> Callable[[Comparison], Value]:
+    """Of the examples that have a label and an answer."""
+
+    def of(found: Comparison) -> Value:
+        if found.calibrated is None:
+            return None
+        shapes = found.shapes
+        n = found.labelled if shapes is None else sum((shapes.reference, shapes.other)[whose].counts)
+        return bare(what(found.calibrated[whose]), n)
+
+    return of
 
 
-def _temperature(found: Calibrated) -> Value:
-    return found.temperature.value if found.temperature else None
+def _temperature(whose: int) -> Callable[[Comparison], Value]:
+    """Of the examples that it was fitted on."""
+
+    def of(found: Comparison) -> Value:
+        fitted = found.calibrated[whose].temperature if found.calibrated else None
+        return bare(fitted.value, fitted.fitted_on) if fitted else None
+
+    return of
 
 
 def _quantile(at: float) -> Callable[[Comparison], Value]:
-    return lambda found: found.distances.kl_quantiles.get(at)
+    return lambda found: bare(found.distances.kl_quantiles.get(at), found.distances.kl.n)
 
 
 def _worst_class(found: Comparison) -> str:
@@ -188,8 +222,8 @@ ROWS: tuple[_Row, ...] = (
     _Row("kl", "KL from the reference, mean", "nats", _gate("kl"), brief=True),
     _Row("kl_50", "KL, median", "nats", _quantile(50.0), better=-1),
     _Row("kl_90", "KL, worst of 10", "nats", _quantile(90.0), better=-1),
-    _Row("kl_99", "KL, worst of 100", "nats", _gate("kl_99"), brief=True),
-    _Row("kl_99.9", "KL, worst of 1,000", "nats", _gate("kl_99.9")),
+    _Row("kl_99", "KL, worst of 100", "nats", _quantile(99.0), brief=True),
+    _Row("kl_99.9", "KL, worst of 1,000", "nats", _quantile(99.9)),
     _Row("total_variation", "Total variation, mean", "", _gate("total_variation")),
     _Row("top5_overlap", "Top-5 overlap", "%", _gate("top5_overlap")),
     _Row("rank_correlation", "Rank correlation of scores", "", _gate("rank_correlation")),
@@ -197,7 +231,7 @@ ROWS: tuple[_Row, ...] = (
         "calibration_error",
         "Calibration error",
         "%",
-        _gate("calibration_error"),
+        _sure(lambda s: s.error, 1),
         _sure(lambda s: s.error, 0),
         brief=True,
     ),
@@ -211,7 +245,7 @@ ROWS: tuple[_Row, ...] = (
     ),
     _Row("nll", "Loss (NLL)", "nats", _sure(lambda s: s.loss, 1), _sure(lambda s: s.loss, 0), better=-1),
     _Row("brier", "Brier score", "", _sure(lambda s: s.brier, 1), _sure(lambda s: s.brier, 0), better=-1),
-    _Row("temperature", "Best temperature", "", _sure(_temperature, 1), _sure(_temperature, 0)),
+    _Row("temperature", "Best temperature", "", _temperature(1), _temperature(0)),
     _Row(
         "coverage_90", "Surer than 0.9", "%", _covered(0.9, "after"), _covered(0.9, "before")
     ),
@@ -226,11 +260,13 @@ def _costs(account: Account) -> Iterable[Figure]:
     paid = account.cost.expenses
     none = ("",) * len(paid)
 
-    def row(name: str, title: str, unit: str, better: int, of: Callable[[Expense], Value], brief: bool) -> Figure:
+    def row(
+        name: str, title: str, unit: str, better: int, of: Callable[[Expense], Value], brief: bool
+    ) -> Figure:
         return Figure(name, title, unit, better, tuple(of(e) for e in paid), none, brief)
 
-    yield row("bytes", "On disk", "bytes", -1, lambda e: _float(e.bytes), True)
-    yield row("peak_memory", "Peak memory", "bytes", -1, lambda e: _float(e.peak_memory), False)
+    yield row("bytes", "On disk", "bytes", -1, lambda e: bare(e.bytes), True)
+    yield row("peak_memory", "Peak memory", "bytes", -1, lambda e: bare(e.peak_memory), False)
     for place, batch in enumerate(batches(paid)):
         for name, title, unit, better in (
             ("latency", "Latency", "ms", -1),
@@ -255,7 +291,3 @@ def batches(paid: Iterable[Expense]) -> tuple[int, ...]:
 def timing_of(expense: Expense, batch: int) -> Timing | None:
     """An artefact's timing at a batch size; None where it has none."""
     return next((t for t in expense.timings if t.batch == batch), None)
-
-
-def _float(value: int | None) -> float | None:
-    return None if value is None else float(value)

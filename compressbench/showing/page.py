@@ -44,12 +44,15 @@ from compressbench.showing.figures import (
     timing_of,
 )
 from compressbench.showing.pictures import address
+from compressbench.showing.width import cut
 from compressbench.wording import counted
 
 THUMBNAILS = 60
 ROWS_SHOWN = 1000
 """Of a table of classes; of more the page would be slow, and the JSON has them all."""
 IDS_SHOWN = 12
+HEAD = 36
+"""Characters of a column's head."""
 SEVERITY = {UNUSABLE: "its outputs are no answers", WRONG: "surely not as it was meant", 1: "worth a look"}
 
 
@@ -163,7 +166,7 @@ def page(account: Account, thumbnail: Thumbnail | None = None, beside: Sequence[
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["breakable"] = lambda text: Markup(
-        str(escape(text)).replace("_", "_<wbr>").replace("/", "/<wbr>").replace("&#x2F;", "/<wbr>")
+        str(escape(text)).replace("_", "_<wbr>").replace("/", "/<wbr>")
     )
     style = [
         (folder / name).read_text(encoding="utf-8")
@@ -262,14 +265,21 @@ def _figures(account: Account, rows: Sequence[Figure]) -> Table:
             cells.append((text_of(value, row.unit), "; ".join(beside)))
         cells.append((n_of(row.values), ""))
         told.append(tuple(cells))
-    notes = ["Small figures are the ends of intervals. The worst class and sub-group were chosen after looking, so what they lost is likely less than it seems; what is sure is below, with its correction."]
-    return Table("Figures", ("", *short_names(account.names), "n"), tuple(told), notes=tuple(notes))
+    notes = [
+        "Small figures are the ends of intervals. The worst class and sub-group were chosen after looking, so what they lost is likely less than it seems; what is sure is below, with its correction."
+    ]
+    return Table("Side by side", ("", *_heads(account), "n"), tuple(told), notes=tuple(notes))
+
+
+def _heads(account: Account) -> tuple[str, ...]:
+    """Names of artefacts as heads of columns."""
+    return tuple(cut(name, HEAD) for name in short_names(account.names))
 
 
 def _same(found: Comparison, said: tuple[str, ...], of: str) -> Part:
     drawn: list[Chart | None] = []
     if found.floors:
-        rows = [(found.other, found.loyalty), *((f.name, f.loyalty) for f in found.floors)]
+        rows = [("this model", found.loyalty), *((f.name, f.loyalty) for f in found.floors)]
         caption = (
             "Label loyalty beside that of pairs that nobody compressed: at or above these a difference is what chance or "
             "another training makes too."
@@ -291,9 +301,7 @@ def _same(found: Comparison, said: tuple[str, ...], of: str) -> Part:
             Table(
                 "Loyalty beside its floors",
                 ("", "label loyalty, %", "probability loyalty, %", "n"),
-                tuple(
-                    ((name, ""), _cell(one), _cell(two), (f"{one.n:,}", "")) for name, one, two in rows_
-                ),
+                tuple(((name, ""), _cell(one), _cell(two), (f"{one.n:,}", "")) for name, one, two in rows_),
                 notes=(
                     "A floor is how often two models agree that nobody compressed. Natural logarithm: of models that have "
                     "nothing in common probability loyalty is 16.7 %.",
@@ -338,7 +346,16 @@ def _pays(found: Comparison, said: tuple[str, ...], of: str) -> Part:
             "may be mistaken in 5 % of those.",
             *((left,) if left else ()),
         )
-        tables.append(Table(f"Each {name}", heads, rows, flagged, notes, folded=True))
+        tables.append(
+            Table(
+                f"Each {name if name == 'class' else f'{name} group'}",
+                heads,
+                rows,
+                flagged,
+                notes,
+                folded=True,
+            )
+        )
     if found.by_answer:
         shown = found.by_answer[:ROWS_SHOWN]
         tables.append(
@@ -376,9 +393,7 @@ def _which(account: Account, place: int, of: str, thumbnail: Thumbnail | None) -
     left = (f"{more:,} more are in the list of flips.",) if more else ()
     if any(card.picture for card in cards):
         return Part(of, (told,), cards=tuple(cards), notes=left)
-    rows = tuple(
-        ((c.id, ""), (c.kind, ""), (c.label, ""), *((a[1], a[2]) for a in c.answers)) for c in cards
-    )
+    rows = tuple(((c.id, ""), (c.kind, ""), (c.label, ""), *((a[1], a[2]) for a in c.answers)) for c in cards)
     heads = ("example", "what changed", "label", "reference", "other")
     flagged = frozenset(k for k, c in enumerate(cards) if c.worse)
     table = Table("What changed, worst first", heads, rows, flagged, left)
@@ -430,14 +445,16 @@ def _sure(found: Comparison, said: tuple[str, ...], of: str) -> Part:
         "wrong of these after, %", "n",
     )  # fmt: skip
     note = "Where answers below a confidence are thrown away: how many are left, and how many of those are wrong."
-    return Part(of, said, _some(drawn), tables=(Table("Thresholds", heads, rows, notes=(note,)),) if rows else ())
+    return Part(
+        of, said, _some(drawn), tables=(Table("Thresholds", heads, rows, notes=(note,)),) if rows else ()
+    )
 
 
 def _fragile(account: Account) -> Part:
     found = account.fragility
     if found is None:
         return Part()
-    names = short_names(account.names)
+    names = _heads(account)
     tables = []
     for title, pick in (("Accuracy, %", _accuracy), ("Same answer as the reference, %", _loyalty)):
         some = [a for a in found.attacks if any(v is not None for v in pick(a))]
@@ -520,7 +537,8 @@ def _where(account: Account, place: int, said: tuple[str, ...], of: str) -> Part
         tables.append(Table("What comes back", heads, rows))
     if found.layers:
         told = tuple(
-            ((x.name, x.form), (_decibel(x.made), ""), (_decibel(x.arrived), "")) for x in found.layers[:ROWS_SHOWN]
+            ((x.name, x.form), (_decibel(x.made), ""), (_decibel(x.arrived), ""))
+            for x in found.layers[:ROWS_SHOWN]
         )
         note = (f"n = {found.n:,}",) if found.n else ()
         heads = ("layer", "made here, dB", "arrived here, dB")
@@ -573,11 +591,17 @@ def _provenance(account: Account) -> list[tuple[str, tuple[str, ...]]]:
         told += [keys[place]] if keys[place] else []
         rows.append(("Reference" if place == 0 else "Compared", tuple(t for t in told if t)))
     rows.append(("Data", tuple(dict.fromkeys(x for x in (first.data, made.data) if x))))
-    rows.append(("KL", (f"KL(reference || other) in nats, probabilities below {first.epsilon:g} count as that",)))
+    rows.append(
+        ("KL", (f"KL(reference || other) in nats, probabilities below {first.epsilon:g} count as that",))
+    )
     rows.append(("Seed", (str(made.seed),)))
     rows += [
         (heading, (text,))
-        for heading, text in (("Versions", made.versions), ("Machine", made.machine), ("Command", made.command))
+        for heading, text in (
+            ("Versions", made.versions),
+            ("Machine", made.machine),
+            ("Command", made.command),
+        )
         if text
     ]
     if made.seconds is not None:

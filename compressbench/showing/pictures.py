@@ -44,4 +44,3 @@ def smaller(image: np.ndarray, side: int = SIDE) -> np.ndarray:
     cut = image[: tall * down, : wide * across].astype(np.float32)
     means = cut.reshape(tall, down, wide, across, channels).mean(axis=(1, 3))
     return means.round().astype(np.uint8)
-

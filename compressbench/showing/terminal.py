@@ -25,6 +25,7 @@ from compressbench.showing.account import (
     short_names,
 )
 from compressbench.showing.figures import Figure, figures, interval_of, text_of
+from compressbench.showing.width import cut, wrapped
 from compressbench.wording import counted
 
 if TYPE_CHECKING:
@@ -106,7 +107,11 @@ def screen(
 
 def _facts(found: Comparison) -> str:
     labelled = (
-        "all labelled" if found.labelled == found.n else f"{found.labelled:,} labelled" if found.labelled else "no labels"
+        "all labelled"
+        if found.labelled == found.n
+        else f"{found.labelled:,} labelled"
+        if found.labelled
+        else "no labels"
     )
     forms = "; ".join(dict.fromkeys(f for f in reversed(found.forms) if f))
     return f"{found.data}: {counted(found.n, 'example')}, {labelled}{f'. {forms}' if forms else ''}"
@@ -145,7 +150,9 @@ def _sentences(account: Account, place: int) -> dict[str, list[str]]:
     """What is about this comparison alone, between the table and the oddities, a few sentences each."""
     found, layers = account.comparisons[place], account.layers_of(place)
     whose = found.other
-    same = [words.accuracy(found.accuracy, whose)] if found.accuracy else [words.loyalty(found.loyalty, whose)]
+    same = (
+        [words.accuracy(found.accuracy, whose)] if found.accuracy else [words.loyalty(found.loyalty, whose)]
+    )
     same.append(words.changed(found.changed, whose))
     same += [
         f"{words.capital(floor.name)}: the same answer on {words.figure(floor.loyalty, '%')} "
@@ -154,7 +161,10 @@ def _sentences(account: Account, place: int) -> dict[str, list[str]]:
     ]
     pays = [words.groups(found.by_class)] if found.by_class else []
     pays += [words.answered(found.by_answer, whose)] if found.by_answer else []
-    pays += [words.groups(each, f"{name} group", f"{name} groups") for name, each in list(found.by_group.items())[:2]]
+    pays += [
+        words.groups(each, f"{name} group", f"{name} groups")
+        for name, each in list(found.by_group.items())[:2]
+    ]
     sure = [words.threshold(t) for t in found.thresholds if t.threshold == 0.9][:1]
     sure += [words.temperature(found.calibrated[1].temperature, whose)] if found.calibrated else []
     told = {SAME: same, PAYS: pays, WHICH: _flips(found, account.asked.classes)}
@@ -190,7 +200,10 @@ def table(account: Account, rows: Sequence[Figure], columns: Iterable[int], widt
     heads = [clean_line(name) for name in short_names(account.names)]
     for intervals in (True, False):
         body = [
-            [clean_line(f"{r.title}{f', {r.unit}' if r.unit and r.unit != 'bytes' else ''}"), *(_cell(r, c, intervals) for c in picked)]
+            [
+                clean_line(f"{r.title}{f', {r.unit}' if r.unit and r.unit != 'bytes' else ''}"),
+                *(_cell(r, c, intervals) for c in picked),
+            ]
             for r in brief
         ]
         lines = _columns([["", *(heads[c] for c in picked)], *body], width)
@@ -231,18 +244,6 @@ def _columns(cells: Sequence[Sequence[str]], width: int) -> list[str] | None:
     ]
 
 
-def cut(text: str, width: int) -> str:
-    """A text at most so many cells wide; what goes is its middle, since the ends of files' names tell them apart."""
-    from rich.cells import cell_len
-
-    if cell_len(text) <= width:
-        return text
-    left, right = text[: len(text) // 2], text[len(text) // 2 :]
-    while (left or right) and cell_len(left) + cell_len(right) + 1 > width:
-        left, right = (left[:-1], right) if cell_len(left) > cell_len(right) else (left, right[1:])
-    return f"{left}…{right}"
-
-
 def indented(text: str, width: int) -> list[str]:
     """A sentence two cells in, ``MOST_LINES`` lines at most where a line has room for one."""
     lines = wrapped(text, width, "    ", "  ")
@@ -250,41 +251,3 @@ def indented(text: str, width: int) -> list[str]:
         return lines
     last = lines[MOST_LINES - 1]
     return [*lines[: MOST_LINES - 1], last[: width - 2] + " …"]
-
-
-def wrapped(text: str, width: int, rest: str = "", first: str = "") -> list[str]:
-    """A text without anything that steers a terminal, broken at spaces into lines at most so many cells wide.
-
-    Args:
-        rest, first: what lines after the first, and the first, begin with.
-    """
-    from rich.cells import cell_len
-
-    lines, line = [], first
-    empty = True
-    for word in clean_line(text).split():
-        while True:
-            joint = line if empty else f"{line} "
-            if cell_len(joint) + cell_len(word) <= width:
-                line, empty = joint + word, False
-                break
-            if not empty:
-                lines.append(line)
-                line, empty = rest, True
-                continue
-            fits = _fitting(word, width - cell_len(line))
-            lines.append(line + word[:fits])
-            line, word = rest, word[fits:]
-            if not word:
-                break
-    return [*lines, line] if not empty else lines
-
-
-def _fitting(word: str, width: int) -> int:
-    """How many characters of a word fit, at least one."""
-    from rich.cells import cell_len
-
-    count = 1
-    while count < len(word) and cell_len(word[: count + 1]) <= width:
-        count += 1
-    return count
