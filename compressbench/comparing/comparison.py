@@ -26,6 +26,7 @@ from compressbench.comparing.groups import Answered, Group
 from compressbench.comparing.intervals import LEVEL, Estimate, share
 from compressbench.comparing.oddities import Finding, odd, worst_first
 from compressbench.comparing.probabilities import EPSILON, LOGITS, Kind, Summary, distances, kind_of, summary
+from compressbench.comparing.shapes import Shapes, shapes
 from compressbench.errors import UserError
 
 
@@ -120,6 +121,7 @@ class Comparison:
         thresholds: what a user's threshold did before and does now.
         findings: oddities, the worst first.
         floors: pairs that nobody compressed.
+        shapes: distributions for charts; None where nobody kept them.
     """
 
     reference: str
@@ -143,6 +145,7 @@ class Comparison:
     findings: tuple[Finding, ...]
     floors: tuple[Floor, ...] = ()
     level: float = LEVEL
+    shapes: Shapes | None = None
 
     @property
     def figures(self) -> dict[str, Estimate | float | None]:
@@ -187,7 +190,9 @@ class Comparison:
         ]
         pays = [words.groups(self.by_class)] if self.by_class else []
         pays += [words.answered(self.by_answer, whose)] if self.by_answer else []
-        pays += [words.groups(each, name, f"{name} groups") for name, each in self.by_group.items()]
+        pays += [
+            words.groups(each, f"{name} group", f"{name} groups") for name, each in self.by_group.items()
+        ]
         sure = [words.threshold(t) for t in self.thresholds]
         if self.calibrated is not None:
             sure.append(words.temperature(self.calibrated[1].temperature, whose))
@@ -232,6 +237,7 @@ def compared(
         confidence.beliefs(said.scores, kind.name, labels, epsilon)
         for said, kind in zip((reference, other), kinds, strict=True)
     ]
+    apart = distances(reference.scores, other.scores, (kinds[0].name, kinds[1].name), epsilon=epsilon)
     right = [(answered == labels) & known for answered in (one, two)] if labels is not None else []
     return Comparison(
         reference=reference.name,
@@ -243,9 +249,7 @@ def compared(
         labelled=int(known.sum()),
         loyalty=label_loyalty(one, two),
         changed=found,
-        distances=summary(
-            distances(reference.scores, other.scores, (kinds[0].name, kinds[1].name), epsilon=epsilon)
-        ),
+        distances=summary(apart),
         epsilon=epsilon,
         accuracy=accuracies(one, two, labels, margin) if labels is not None else None,
         by_class=groups.by_group(labels, names, *right) if labels is not None else (),
@@ -270,6 +274,7 @@ def compared(
             [*beside, *odd(reference.scores, other.scores, _names(kinds), names, other.name)]
         ),
         floors=tuple(floors),
+        shapes=shapes(apart.kl, *beliefs, labelled=labels is not None),
     )
 
 
