@@ -6,7 +6,7 @@ Of the reference that is asked with the labels; of the other model with the refe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -163,11 +163,11 @@ def doctored(
     base = _clearly_best([(k, right(first, k), _chance(first, k.of(labels))) for k in numberings], tried)
     hits = right(first, base)
     best, found = (given, base), hits
-    if given is not None and 100 * score(first) < GOOD and sample.part.pictures is not None:
-        known_variants = list(usual(given, artefact.wants, sample.part))
+    model = None if isinstance(artefact, Predictions) or sample.part.pictures is None else artefact
+    if given is not None and model is not None and 100 * score(first) < GOOD:
         hopeless = _hopeless(score(first), outputs)
         search = Search(ask, score, hopeless, enough=GOOD / 100, few=FEW, slack=1.5 / FEW)
-        promising, count = search.found(given, known_variants)
+        promising, count = search.found(given, list(usual(given, model.wants, sample.part)))
         tried = (count + 1) * len(numberings)
         if promising != given:
             scores = ask(promising, sample.part.n)
@@ -232,9 +232,11 @@ def doctored_other(
 
     hits, gaps = right(first), apart(wanted, first)
     best, found, tried = given, hits, 1
+    inside: dict[Preparation, str] = {}
     alike = 100 * hits.mean() >= GOOD and np.median(gaps) < 1e-3
     if given is not None and not alike and sample.part.pictures is not None:
-        known_ones = [*as_theirs(given, theirs), *usual(given, artefact.wants, sample.part), *undone(given)]
+        inside = undone(given)
+        known_ones = [*as_theirs(given, theirs), *usual(given, artefact.wants, sample.part), *inside]
         search = Search(ask, score, float(np.median(gaps)) > 0.5, enough=-1e-4, few=FEWER, slack=0.0)
         promising, count = search.found(given, known_ones)
         tried = count + 1
@@ -245,34 +247,25 @@ def doctored_other(
             nearer = _nearer(gaps, apart(wanted, scores), tried) and new.sum() >= hits.sum()
             if nearer or (agree and _above(new, _chance(scores, truth))):
                 best, found = promising, new
-    return _said(
-        Fit(given, AS_GIVEN, _percent(hits)), (best, AS_GIVEN), (hits, found), tried, nearer_too=True
-    )
+    return _said(Fit(given, AS_GIVEN, _percent(hits)), (best, AS_GIVEN), (hits, found), tried, inside)
 
 
 def differing(
-    other: Doctored, reference: Preparation | None, whose: str = "the other model"
+    other: Doctored, theirs: Preparation | None, whose: str = "the other model"
 ) -> tuple[Finding, ...]:
-    """The finding that two models want their pictures prepared in different ways; empty where they don't.
+    """The finding that another model wants its pictures prepared in another way than it got them; empty where it doesn't.
 
     Args:
         other: by ``doctored_other``.
-        reference: how the reference's were prepared, when it gave its outputs.
-
-    What the two inputs' own forms ask for, layout and type, makes no difference.
+        theirs: how the reference's were prepared, when it gave its outputs.
     """
-    best = other.best.preparation
-    if not other.better or best is None or (reference is not None and what(best) == what(reference)):
+    best, given = other.best.preparation, other.given.preparation
+    if not other.better or best is None or given is None:
         return ()
-    return (
-        Finding(
-            "preprocessing",
-            f"{whose} wants pictures prepared in another way: {other.words}",
-            other.gain.value,
-            other.gain.n,
-            WRONG,
-        ),
-    )
+    words = f"{whose} wants its pictures prepared in another way: {other.words}"
+    if theirs is not None and what(best) == what(theirs):
+        words = f"{whose} is fed in another way than the reference, and would answer as it does fed alike: {other.words}"
+    return (Finding("preprocessing", words, other.gain.value, other.gain.n, WRONG),)
 
 
 def renumbered(material: Material, numbering: Numbering) -> Material:
@@ -451,7 +444,7 @@ def _gain(before: Bools, after: Bools, tried: int) -> Estimate:
         int((a & b).sum())
         for a, b in ((after, before), (after, ~before), (~after, before), (~after, ~before))
     ]
-    value, low, high = (100 * float(x) for x in paired_difference(*counts, level))
+    value, low, high = (100 * float(x) for x in paired_difference(*counts, level=level))
     return Estimate(value, low, high, len(before), level)
 
 
@@ -490,25 +483,27 @@ def _said(
     best: tuple[Preparation | None, Numbering],
     hits: tuple[Bools, Bools],
     tried: int,
-    nearer_too: bool = False,
+    inside: Mapping[Preparation, str] | None = None,
 ) -> Doctored:
-    """With its sentence."""
+    """With its sentence; of another model where ``inside`` says what preparations undo."""
     preparation, numbering = best
-    what = "answered as by the reference" if nearer_too else "right"
+    nearer_too = inside is not None
+    kind = "answered as by the reference" if nearer_too else "right"
     n, gain = len(hits[0]), _gain(*hits, tried)
     before = f"{given.right.value:.1f} %"
     if preparation == given.preparation and numbering is given.numbering:
         others = f"none of {tried - 1:,} others is clearly better" if tried > 1 else "no other was tried"
         return Doctored(
-            given, given, gain, tried, f"as given {before} of {n:,} examples are {what}, and {others}"
+            given, given, gain, tried, f"as given {before} of {n:,} examples are {kind}, and {others}"
         )
     fit = Fit(preparation, numbering, _percent(hits[1]))
     ways = []
     if preparation is not None and given.preparation is not None and preparation != given.preparation:
-        ways.append(f"with {difference(given.preparation, preparation)}")
+        told = difference(given.preparation, preparation)
+        ways.append((inside or {}).get(preparation) or f"with {told}")
     if numbering is not given.numbering:
         ways.append(f"with classes numbered {numbering.words}")
-    words = f"{' and '.join(ways)} {fit.right.value:.1f} % of {n:,} examples are {what}, as given {before}"
+    words = f"{' and '.join(ways)}: {fit.right.value:.1f} % of {n:,} examples are {kind}, as given {before}"
     if nearer_too and gain.value < LEAST:
         words += "; the outputs are less than a quarter as far from the reference's"
     return Doctored(given, fit, gain, tried, words)
