@@ -235,10 +235,10 @@ def doctored_other(
     inside: dict[Preparation, str] = {}
     alike = 100 * hits.mean() >= GOOD and np.median(gaps) < 1e-3
     if given is not None and not alike and sample.part.pictures is not None:
-        inside = undone(given)
-        known_ones = [*as_theirs(given, theirs), *usual(given, artefact.wants, sample.part), *inside]
+        plain_ones = [*as_theirs(given, theirs), *usual(given, artefact.wants, sample.part)]
+        inside = {one: words for one, words in undone(given).items() if one not in plain_ones}
         search = Search(ask, score, float(np.median(gaps)) > 0.5, enough=-1e-4, few=FEWER, slack=0.0)
-        promising, count = search.found(given, known_ones)
+        promising, count = search.found(given, [*plain_ones, *inside])
         tried = count + 1
         if promising != given:
             scores = ask(promising, sample.part.n)
@@ -440,11 +440,9 @@ def _percent(hits: Bools) -> Estimate:
 def _gain(before: Bools, after: Bools, tried: int) -> Estimate:
     """Points, at the level that is left when so many were tried."""
     level = 1 - ALPHA / max(1, tried)
-    counts = [
-        int((a & b).sum())
-        for a, b in ((after, before), (after, ~before), (~after, before), (~after, ~before))
-    ]
-    value, low, high = (100 * float(x) for x in paired_difference(*counts, level=level))
+    both, neither = int((after & before).sum()), int((~after & ~before).sum())
+    won, lost = int((after & ~before).sum()), int((~after & before).sum())
+    value, low, high = (100 * float(x) for x in paired_difference(both, won, lost, neither, level))
     return Estimate(value, low, high, len(before), level)
 
 

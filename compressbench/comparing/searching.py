@@ -105,26 +105,26 @@ def as_theirs(given: Preparation, theirs: Preparation | None) -> Iterator[Prepar
 
 
 def undone(given: Preparation) -> dict[Preparation, str]:
-    """A usual normalisation inside a model undone and another one done, before or after what is done now; and in words."""
+    """A usual normalisation inside a model undone and another done, before or after what is done now; each in words."""
     found: dict[Preparation, str] = {}
     if given.channels == 1:
         return found
     none, own = replace(given, span=(0.0, 1.0), mean=(0.0,), std=(1.0,)), affine(given)
     known = {
-        "what is given": own,
-        "nothing": affine(none),
+        "no normalisation": affine(none),
+        "the given one": own,
         "ImageNet's mean and std": affine(replace(none, mean=IMAGENET[0], std=IMAGENET[1])),
         "CIFAR-10's mean and std": affine(replace(none, mean=CIFAR[0], std=CIFAR[1])),
         "Caffe's mean, of pixels 0-255": affine(
             replace(none, span=(0.0, 255.0), mean=CAFFE[0], std=CAFFE[1])
         ),
-        "-1..1": affine(replace(none, span=(-1.0, 1.0))),
+        "a range of -1..1": affine(replace(none, span=(-1.0, 1.0))),
     }
     for inside, meant in itertools.permutations(known, 2):
         mended = _after(_inverse(known[inside]), known[meant])
         for gain, offset in (_after(mended, own), _after(own, mended)):
             mean, std = (tuple(round(float(v), 6) for v in values) for values in (-offset / gain, 1 / gain))
-            words = f"as if it normalised by {inside} inside, where {meant} was meant"
+            words = f"as if it used {inside} inside, where {meant} was meant"
             found.setdefault(replace(none, mean=mean, std=std), words)
     return found
 
