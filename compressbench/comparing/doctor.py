@@ -30,8 +30,10 @@ from compressbench.errors import UserError
 
 ROWS = 500
 """Examples on which it is decided."""
-FEW = 48
-"""Examples on which all are looked at."""
+FIRST, FEW = 12, 48
+"""Examples on which all are looked at, and those that are not much worse."""
+ALIKE = 0.015
+"""Shares of right answers that are alike, where one of many is to be taken."""
 FEWER = 16
 """The same where outputs are compared, of which each one tells more than an answer does."""
 GOOD = 97.0
@@ -160,20 +162,21 @@ def doctored(
         return max(float(right(scores, k).mean()) for k in numberings)
 
     tried = len(numberings)
-    base = _clearly_best([(k, right(first, k), _chance(first, k.of(labels))) for k in numberings], tried)
+    base = _clearly_best([(k, right(first, k), k.of(labels)) for k in numberings], first, tried)
     hits = right(first, base)
     best, found = (given, base), hits
     model = None if isinstance(artefact, Predictions) or sample.part.pictures is None else artefact
     if given is not None and model is not None and 100 * score(first) < GOOD:
         hopeless = _hopeless(score(first), outputs)
-        search = Search(ask, score, hopeless, enough=GOOD / 100, few=FEW, slack=1.5 / FEW)
+        search = Search(ask, score, hopeless, enough=GOOD / 100, few=FEW, first=FIRST, alike=ALIKE)
         promising, count = search.found(given, list(usual(given, model.wants, sample.part)))
         tried = (count + 1) * len(numberings)
         if promising != given:
             scores = ask(promising, sample.part.n)
             own = max(numberings, key=lambda k: int(right(scores, k).sum()))
             new = right(scores, own)
-            own = base if right(scores, base).sum() == new.sum() else own
+            if own is not base and not _explains(scores, own.of(labels)):
+                own, new = base, right(scores, base)
             mended = (new.sum() - hits.sum()) >= MENDED * (~hits).sum()
             if mended and _clearly(hits, new, tried) and _above(new, _chance(scores, own.of(labels))):
                 best, found = (promising, own), new
@@ -237,7 +240,7 @@ def doctored_other(
     if given is not None and not alike and sample.part.pictures is not None:
         plain_ones = [*as_theirs(given, theirs), *usual(given, artefact.wants, sample.part)]
         inside = {one: words for one, words in undone(given).items() if one not in plain_ones}
-        search = Search(ask, score, float(np.median(gaps)) > 0.5, enough=-1e-4, few=FEWER, slack=0.0)
+        search = Search(ask, score, float(np.median(gaps)) > 0.5, enough=-1e-4, few=FEWER)
         promising, count = search.found(given, [*plain_ones, *inside])
         tried = count + 1
         if promising != given:
@@ -469,11 +472,26 @@ def _hopeless(right: float, outputs: int) -> bool:
     return right < max(2 / outputs, 0.1) if outputs > 2 else right < 0.6
 
 
-def _clearly_best(candidates: Sequence[tuple[Numbering, Bools, float]], tried: int) -> Numbering:
+def _clearly_best(
+    candidates: Sequence[tuple[Numbering, Bools, Ints]], scores: Floats, tried: int
+) -> Numbering:
     """The one with most right among those clearly better than the first; the first where none is."""
-    own = candidates[0][1]
-    good = [(k, h) for k, h, chance in candidates[1:] if _clearly(own, h, tried) and _above(h, chance)]
-    return max(good, key=lambda c: int(c[1].sum()), default=(candidates[0][0], own))[0]
+    best, own = candidates[0][0], candidates[0][1]
+    most = own
+    for numbering, hits, labels in candidates[1:]:
+        sure = _clearly(own, hits, tried) and _above(hits, _chance(scores, labels))
+        if sure and _explains(scores, labels) and hits.sum() > most.sum():
+            best, most = numbering, hits
+    return best
+
+
+def _explains(scores: Floats, labels: Ints, least: int = 3) -> bool:
+    """Whether what most classes of ``least`` examples or more are answered most often is what they are numbered."""
+    mine = answers(scores).labels
+    numbers, counts = np.unique(labels[labels != NONE], return_counts=True)
+    known = [int(k) for k in numbers[counts >= least]]
+    said = [np.bincount(mine[(labels == k) & (mine != NONE)], minlength=1).argmax() for k in known]
+    return 2 * sum(int(a == k) for a, k in zip(said, known, strict=True)) > len(known)
 
 
 def _said(

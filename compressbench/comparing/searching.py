@@ -21,6 +21,8 @@ CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SOME = 160
 """Examples on which the best are looked at."""
 FINALISTS = 4
+FAR = 0.3
+"""Of a score, the share of examples that are right: what is worse by as much on a few is left out."""
 
 Affine = tuple[Floats, Floats]
 """(gain, offset), one for each colour: what a pixel in [0, 1] becomes is gain x pixel + offset."""
@@ -36,7 +38,9 @@ class Search:
         hopeless: whether the given one is no better than chance, so that two things may be wrong at once.
         enough: a score with which nothing else is tried.
         few: examples on which all are looked at.
-        slack: how much worse than the given one, on these, may yet be looked at on more.
+        first: examples on which those are left out that are worse by ``FAR``; 0: none are.
+        alike: scores that are no further apart are alike, on many examples: of these the first is taken, which is nearest
+            to the given one and plainest.
     """
 
     ask: Callable[[Preparation, int], Floats]
@@ -44,7 +48,8 @@ class Search:
     hopeless: bool
     enough: float
     few: int
-    slack: float
+    first: int = 0
+    alike: float = 0.0
 
     def found(self, given: Preparation, known: Sequence[Preparation]) -> tuple[Preparation, int]:
         """The most promising preparation, the given one where none is more so, and how many others were tried."""
@@ -60,11 +65,16 @@ class Search:
         return best, len(tried) - 1
 
     def _best(self, now: Preparation, others: Sequence[Preparation]) -> Preparation:
-        least = self._scored(now, self.few) - self.slack
-        scored = {v: self._scored(v, self.few) for v in others}
-        ranked = sorted((v for v in others if scored[v] >= least), key=lambda v: -scored[v])[:FINALISTS]
-        top = max(ranked, key=lambda v: self._scored(v, SOME), default=now)
-        return top if self._scored(top, SOME) > self._scored(now, SOME) else now
+        """The best of some on more and more examples; what is now, where none is better."""
+        far = self._scored(now, self.first) - FAR if self.first else -math.inf
+        left = [v for v in others if not self.first or self._scored(v, self.first) >= far]
+        scored = {v: self._scored(v, self.few) for v in left}
+        least = self._scored(now, self.few)
+        ranked = sorted((v for v in left if scored[v] >= least), key=lambda v: -scored[v])[:FINALISTS]
+        more = {v: self._scored(v, SOME) for v in ranked}
+        top = max(more.values(), default=-math.inf)
+        found = next((v for v in others if v in more and more[v] >= top - self.alike), now)
+        return found if top > self._scored(now, SOME) + self.alike else now
 
     def _scored(self, preparation: Preparation, count: int) -> float:
         try:
