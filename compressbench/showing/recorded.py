@@ -245,7 +245,7 @@ def _beside(account: Account, place: int) -> Iterator[_Of]:
         paid = account.cost.expenses
         yield _Of("cost", tuple(_sizes(paid[place], paid[0])))
         yield _Of("targets", tuple(_timings(paid[place])))
-    told = []
+    told: list[Metric] = []
     for attack in account.fragility.attacks if account.fragility else ():
         name = _label(attack.name)
         for metric, values in (("attacked_top1", attack.accuracy), ("attacked_loyalty", attack.loyalty)):
