@@ -652,6 +652,11 @@ def test_calibration_error_is_that_of_metrics() -> None:
     assert math.isnan(co.calibration_error(np.array([]), np.array([], bool)))
 
 
+def test_bins_hold_their_upper_end() -> None:
+    confidence, hits = np.array([0.5, 0.6]), np.array([True, False])
+    assert co.calibration_error(confidence, hits, bins=2) == pytest.approx(55)
+
+
 def test_adaptive_calibration_error() -> None:
     rng = np.random.default_rng(0)
     confidence, hits = rng.random(1007), rng.random(1007) < 0.6
@@ -722,6 +727,9 @@ def test_temperature_is_the_best_one() -> None:
     assert found is not None
     assert found.value == pytest.approx(3, rel=0.05)
     assert (found.fitted_on, found.n) == (2000, 2000)
+    held = np.random.default_rng(0).permutation(4000)[2000:]
+    losses = -special.log_softmax(3 * z[held], axis=1)[np.arange(2000), y[held]]
+    assert found.loss_before == pytest.approx(losses.mean())
     assert found.loss_after < found.loss_before
     assert found.error_after < 3 < found.error_before
 

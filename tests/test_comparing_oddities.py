@@ -271,6 +271,41 @@ def test_swaps_need_both_answers_and_columns() -> None:
     assert not oddities.class_order(z, mixed)
 
 
+def test_outputs_that_do_not_belong_together() -> None:
+    z, w = pair(half, 2)
+    for other in (w[:5], w[:5, :4]):
+        with pytest.raises(UserError, match="600 examples and the other 5"):
+            oddities.odd(z, other, LOGITS)
+    assert not oddities.odd(z, w[:, :9], LOGITS)
+
+
+def test_coarse_outputs_are_not_cut_off() -> None:
+    z = np.random.default_rng(0).uniform(-4, 4, (600, 10))
+    assert (np.round(z).max(axis=1) == 4).mean() > 0.3
+    assert not oddities.odd(z, np.round(z), LOGITS)
+
+
+def test_swaps_are_found_wherever_logits_are() -> None:
+    z, w = pair(half, 2, n=1000)
+    assert oddities.class_order(z - 50, swapped(w.copy()) + 100)
+
+
+def test_a_few_examples_are_no_swap() -> None:
+    z, w = pair(half, 2, n=1000)
+    top = z.argmax(axis=1)
+    few = np.concatenate([np.flatnonzero(top == c)[: 3 if c in (1, 4) else 1000] for c in range(10)])
+    assert not oddities.class_order(z[few], swapped(w[few]))
+    many = np.concatenate([np.flatnonzero(top == c)[: 12 if c in (1, 4) else 1000] for c in range(10)])
+    assert oddities.class_order(z[many], swapped(w[many]))
+
+
+def test_some_classes_that_moved_on_are_no_offset() -> None:
+    first = np.repeat(np.arange(6), [100, 30] * 3)
+    second = np.where(first % 2, (first + 1) % 6, first)
+    assert not oddities.offset(first, second, 6, 6)
+    assert oddities.offset(first, (first + 1) % 6, 6, 6)
+
+
 def test_few_examples_say_nothing_of_a_class() -> None:
     z, w = pair(half, 2, n=12)
     assert not oddities.odd(z, emptied(w.copy()), LOGITS)

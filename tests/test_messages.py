@@ -125,12 +125,12 @@ def test_run_says_its_own_version(command: Command) -> None:
 
 
 def test_explain_takes_what_run_takes(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "mystages.py").write_text(
+    (tmp_path / "itsstages.py").write_text(
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Mine:\n    def apply(self, state, bench):\n"
         "        return state\n    def describe(self):\n        return 'mine alone'\n"
     )
-    mine = "+recipe.stages.mine={_target_: mystages.Mine}"
-    done = command("explain", "recipe=one_shot", "--config-dir", str(tmp_path), mine, "trust=[mystages]")
+    mine = "+recipe.stages.mine={_target_: itsstages.Mine}"
+    done = command("explain", "recipe=one_shot", "--config-dir", str(tmp_path), mine, "trust=[itsstages]")
     assert done.returncode == 0, done.stderr
     assert "mine alone" in done.stdout
     shown = command("explain", "one_shot", "~recipe.compare.series.random")

@@ -148,7 +148,31 @@ def _members(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _array(file: Any, size: int, where: str) -> np.ndarray:
-    """One array of numbers or text; its header is held against the bytes that there are before anything is made."""
+    """One array of numbers or text."""
+    shape, fortran, dtype = header_of(file, size, where)
+    wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    text = file.read(wanted)
+    if len(text) < wanted:
+        raise UserError(f"{where}: ends too early; is it whole?")
+    found: np.ndarray = np.ndarray(shape, dtype, buffer=text, order="F" if fortran else "C")
+    return found.astype(dtype.newbyteorder("="), copy=False)
+
+
+def header_of(file: Any, size: int, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What a file, read from its beginning, says of the one array in it; the array's bytes are next.
+
+    It is held against the bytes that there are before anything is made.
+
+    Args:
+        size: bytes of the file, the header among them.
+        where: names it in an error.
+
+    Returns:
+        shape, whether the first dimension's numbers lie side by side, and numpy's type.
+
+    Raises:
+        UserError: it is no array as numpy saves it, holds what only a pickle could, or says more than there is.
+    """
     form = np.lib.format
     try:
         version = form.read_magic(file)
@@ -156,20 +180,14 @@ def _array(file: Any, size: int, where: str) -> np.ndarray:
         if read is None:
             raise UserError(f"{where}: an array in format {version}, which isn't read")
         shape, fortran, dtype = read(file)
-        if dtype.kind not in "fiubUS":
-            raise UserError(f"{where}: holds {dtype}; numbers are wanted, and no pickle is opened")
-        count = int(np.prod(shape, dtype=object))
-        if count < 0 or count * dtype.itemsize > min(size, UNPACKED):
-            raise UserError(
-                f"{where}: says it holds {shape} {dtype}, more than its {size:,} bytes; is it whole?"
-            )
-        text = file.read(count * dtype.itemsize)
-        if len(text) < count * dtype.itemsize:
-            raise UserError(f"{where}: ends too early; is it whole?")
-        found = np.ndarray(shape, dtype, buffer=text, order="F" if fortran else "C")
     except (ValueError, EOFError, TypeError, SyntaxError, TokenError, RecursionError) as error:
         raise UserError(f"{where}: no array as numpy saves it: {reason(error)}") from error
-    return found.astype(dtype.newbyteorder("="), copy=False)
+    if dtype.kind not in "fiubUS":
+        raise UserError(f"{where}: holds {dtype}; numbers are wanted, and no pickle is opened")
+    count = int(np.prod(shape, dtype=object))
+    if min(shape, default=0) < 0 or count * dtype.itemsize > min(size, UNPACKED):
+        raise UserError(f"{where}: says it holds {shape} {dtype}, more than its {size:,} bytes; is it whole?")
+    return shape, fortran, dtype
 
 
 def table(path: Path, given: Given) -> Predictions:

@@ -7,7 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from compressbench.comparing.intervals import Estimate
+from compressbench.comparing.answers import Accuracies, changes, label_loyalty
+from compressbench.comparing.arrays import Ints
+from compressbench.comparing.groups import Group
+from compressbench.comparing.intervals import LEVEL, Estimate, share
+from compressbench.comparing.probabilities import Summary
 from compressbench.errors import UserError, nearest
 
 EXACT = 1e-9
@@ -33,8 +37,12 @@ class Measure:
 MEASURES: Mapping[str, Measure] = {
     "accuracy": Measure(1, "%", "accuracy of the other model"),
     "accuracy_drop": Measure(-1, "points", "accuracy lost"),
-    "worse_class": Measure(-1, "points", "accuracy lost by the class that loses most"),
-    "worse_group": Measure(-1, "points", "accuracy lost by the sub-group that loses most"),
+    "worse_class": Measure(
+        -1, "points", "accuracy lost by the class, of those with enough examples, that loses most"
+    ),
+    "worse_group": Measure(
+        -1, "points", "accuracy lost by the sub-group, of those with enough examples, that loses most"
+    ),
     "loyalty": Measure(1, "%", "label loyalty"),
     "probability_loyalty": Measure(1, "%", "probability loyalty, natural logarithm"),
     "changed": Measure(-1, "%", "answers that changed"),
@@ -188,6 +196,57 @@ def _apart(value: float, limit: float) -> str:
     if abs(value - limit) <= EXACT:
         return f"{limit:.12g}"
     return next(t for d in range(4, 18) if float(t := f"{value:.{d}g}") != limit)
+
+
+def worst_loss(found: Iterable[Group]) -> Estimate | None:
+    """Accuracy lost, in points, by the group that loses most; below 0 where even that one gained.
+
+    Of groups that aren't rare: one example of three is 33 points. None of none. The interval is that group's alone;
+    picked as the worst of many, a group has likely lost less than it seems.
+    """
+    tested = [group.change for group in found if not group.rare]
+    if not tested:
+        return None
+    worst = min(tested, key=lambda change: change.value)
+    return Estimate(-worst.value, -worst.high, -worst.low, worst.n, worst.level)
+
+
+def figures(
+    reference: Ints,
+    other: Ints,
+    found: Summary,
+    accuracy: Accuracies | None = None,
+    classes: Iterable[Group] = (),
+    groups: Iterable[Group] = (),
+    level: float = LEVEL,
+) -> dict[str, Estimate | float | None]:
+    """What ``MEASURES`` names, of one comparison, but for ``calibration_error`` and ``findings``; None where unknown.
+
+    Args:
+        reference, other: (n,) answers, -1 for none.
+        found: see ``probabilities.summary``.
+        accuracy: see ``answers.accuracies``; None without labels.
+        classes, groups: see ``groups.by_group``.
+        level: of the intervals made here.
+    """
+    moved = int(changes(reference, other).changed.sum())
+    lost = share(accuracy.test.lost, accuracy.drop.n, level) if accuracy else None
+    return {
+        "accuracy": accuracy.after if accuracy else None,
+        "accuracy_drop": accuracy.drop if accuracy else None,
+        "worse_class": worst_loss(classes),
+        "worse_group": worst_loss(groups),
+        "loyalty": label_loyalty(reference, other, level),
+        "probability_loyalty": found.loyalty,
+        "changed": share(moved, len(reference), level),
+        "right_to_wrong": lost,
+        "kl": found.kl,
+        "kl_99": found.kl_quantiles.get(99.0),
+        "kl_99.9": found.kl_quantiles.get(99.9),
+        "total_variation": found.total_variation,
+        "top5_overlap": found.overlap,
+        "rank_correlation": found.rank,
+    }
 
 
 def kept(found: Iterable[Verdict]) -> bool | None:

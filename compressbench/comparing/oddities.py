@@ -77,12 +77,13 @@ def odd(
     table(reference, "the reference's outputs"), table(other, f"the outputs of {whose}")
     first = kind_of(reference, kinds[0] if kinds else "")
     second = kind_of(other, kinds[1] if kinds else "")
-    found = [*not_finite(reference, other, whose)]
     classes, others = reference.shape[1], other.shape[1]
+    if classes == others or len(reference) != len(other):
+        both(reference, other)
+    found = list(not_finite(reference, other, whose))
     if classes != others:
         shifted = offset(answers(reference).labels, answers(other).labels, classes, others, whose)
         return worst_first([*found, *shifted])
-    both(reference, other)
     sound = finite_rows(reference) & finite_rows(other)
     if not sound.any():
         return worst_first(found)
@@ -124,30 +125,29 @@ def finite_rows(scores: Floats) -> Bools:
 
 
 def not_finite(reference: Floats, other: Floats, whose: str = "the other model") -> tuple[Finding, ...]:
-    """Rows of the other's that hold NaN or infinity; it speaks of one such row.
+    """Rows that hold NaN or infinity; it speaks of one such row, of either model.
 
-    Where the reference has them in the same rows, which is said, severity is 2 instead of 3.
+    Where both have them in the same rows, which is said, severity is 2 instead of 3; so it is of the reference's own.
     """
-    bad = ~finite_rows(other)
-    if not bad.any():
-        return ()
-    n, rows = len(other), np.flatnonzero(bad)
-    nan = int(np.isnan(other[rows]).any(axis=1).sum())
-    kinds = [f"NaN in {nan:,}"] * (nan > 0) + [f"infinity in {len(rows) - nan:,}"] * (nan < len(rows))
-    own = ~finite_rows(reference)
-    shared = len(own) == n and int((own & bad).sum())
-    beside = f"the reference's of {shared:,} of these do too" if shared else "the reference's of these do not"
-    return (
-        Finding(
-            "not finite",
-            f"{len(rows):,} of {counted(n, 'output')} of {whose} hold what is no number ({', '.join(kinds)}), "
-            f"first in row {rows[0]}; {beside}",
-            100 * len(rows) / n,
-            n,
-            WRONG if shared == len(rows) else UNUSABLE,
-            _first(rows),
-        ),
-    )
+    bad, own = ~finite_rows(other), ~finite_rows(reference)
+    found = []
+    for scores, rows, beside, name, rest in (
+        (other, bad, own, whose, "the reference's"),
+        (reference, own & ~bad, bad, "the reference", f"those of {whose}"),
+    ):
+        if not rows.any():
+            continue
+        n, at = len(scores), np.flatnonzero(rows)
+        nan = int(np.isnan(scores[at]).any(axis=1).sum())
+        kinds = [f"NaN in {nan:,}"] * (nan > 0) + [f"infinity in {len(at) - nan:,}"] * (nan < len(at))
+        shared = int((rows & beside).sum())
+        words = (
+            f"{len(at):,} of {counted(n, 'output')} of {name} hold what is no number ({', '.join(kinds)}), first in "
+            f"row {at[0]}; {rest} hold it in {shared:,} of these"
+        )
+        severe = UNUSABLE if scores is other and shared < len(at) else WRONG
+        found.append(Finding("not finite", words, 100 * len(at) / n, n, severe, _first(at)))
+    return tuple(found)
 
 
 def constant(

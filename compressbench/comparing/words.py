@@ -84,7 +84,7 @@ def probabilities(found: Summary, epsilon: float, whose: str = "the other model"
     if not found.kl.n:
         return f"Not one example has numbers in both: how far {whose} is from the reference can't be told."
     tail = [
-        f"{value:.3g} in the worst of {each}"
+        f"{value:.3g} or more in one of {each}"
         for q, each in ((99.0, "100"), (99.9, "1,000"))
         if (value := found.kl_quantiles.get(q)) is not None
     ]
