@@ -37,7 +37,7 @@ from compressbench.showing.flips import COLUMNS, flips_csv, write_flips
 from compressbench.showing.junit import QUIET, junit, write_junit
 from compressbench.showing.page import chapters, page, write_page
 from compressbench.showing.pictures import SIDE, address
-from compressbench.showing.recorded import records_of
+from compressbench.showing.recorded import keys_of, records_of
 from compressbench.showing.terminal import print_account, screens
 from compressbench.showing.width import cut, wrapped
 
@@ -663,9 +663,16 @@ def test_no_other_is_taken_for_the_reference_or_the_floor() -> None:
     assert series == ["dense", "dense (other)", "floor (other)", "floor"]
 
 
-def test_records_need_content_addresses(bare: Account) -> None:
-    with pytest.raises(ValueError, match="content addresses"):
-        records_of(bare)
+def test_states_without_content_addresses_are_told_apart_by_their_answers(bare: Account) -> None:
+    keys = keys_of(bare)
+    assert len(set(keys)) == 3
+    assert keys_of(cases.account(labelled=False, full=False)) == keys
+    far = cases.account(
+        labelled=False, full=False, others=(cases.said("models/small_int8.onnx", 0.7, 2), cases.broken())
+    )
+    assert [a == b for a, b in zip(keys_of(far), keys, strict=True)] == [False, False, True]
+    half = Account(bare.comparisons, bare.asked, Provenance(keys=("", "mine", "")))
+    assert keys_of(half) == (keys[0], "mine", keys[2])
 
 
 def test_records_without_labels_hold_no_accuracy(bare: Account) -> None:

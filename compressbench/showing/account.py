@@ -118,7 +118,8 @@ class Fragility:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's output against the reference's, in dB of signal to noise; NaN where it could not be told.
+    """One layer's output against the reference's, in dB of signal to noise; infinite where there is no noise,
+    NaN where it could not be told.
 
     Attributes:
         name: of the layer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -549,7 +550,9 @@ def _where(account: Account, place: int, said: tuple[str, ...], of: str) -> Part
 
 
 def _decibel(value: float) -> str:
-    return f"{value:.1f}" if value == value and abs(value) != float("inf") else MISSING
+    if value == math.inf:
+        return "no noise"
+    return f"{value:.1f}" if math.isfinite(value) else MISSING
 
 
 def _odd(
