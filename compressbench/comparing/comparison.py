@@ -269,12 +269,12 @@ def compared(
         )
         if labels is not None
         else None,
-        thresholds=confidence.thresholds(*beliefs, labelled=labels is not None),
+        thresholds=confidence.thresholds(beliefs[0], beliefs[1], labelled=labels is not None),
         findings=worst_first(
             [*beside, *odd(reference.scores, other.scores, _names(kinds), names, other.name)]
         ),
         floors=tuple(floors),
-        shapes=shapes(apart.kl, *beliefs, labelled=labels is not None),
+        shapes=shapes(apart.kl, beliefs[0], beliefs[1], labelled=labels is not None),
     )
 
 

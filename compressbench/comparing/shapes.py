@@ -10,7 +10,7 @@ import numpy as np
 from compressbench.comparing.arrays import Floats
 from compressbench.comparing.confidence import BINS, Beliefs
 
-KL_EDGES = tuple(float(f"1e{e}") * f for e in range(-8, 2) for f in (1.0, 10**0.5)) + (100.0,)
+KL_EDGES = (*(float(f"1e{e}") * f for e in range(-8, 2) for f in (1.0, 10**0.5)), 100.0)
 """Edges of bins of KL in nats, two a decade."""
 
 
@@ -74,8 +74,8 @@ def _sureness(found: Beliefs, labelled: bool, bins: int) -> Sureness:
     sums = np.bincount(place, confidence, bins)
     with np.errstate(invalid="ignore"):
         mean = sums / np.where(counts > 0, counts, np.nan)
-    right = np.bincount(place, found.right[rows], bins).astype(int) if labelled else []
-    return Sureness(tuple(map(int, counts)), tuple(map(float, mean)), tuple(map(int, right)))
+    right = tuple(map(int, np.bincount(place, found.right[rows], bins))) if labelled else ()
+    return Sureness(tuple(map(int, counts)), tuple(map(float, mean)), right)
 
 
 def _counted(values: Floats, edges: Sequence[float]) -> tuple[int, ...]:

@@ -118,7 +118,8 @@ class Fragility:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's output against the reference's, in dB of signal to noise; NaN where it could not be told.
+    """One layer's output against the reference's, in dB of signal to noise; infinite where there is no noise,
+    NaN where it could not be told.
 
     Attributes:
         name: of the layer.
@@ -291,7 +292,7 @@ def short_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def by_question(account: Account, place: int) -> Mapping[str, tuple[str, ...]]:
-    """Question -> sentences, of one comparison, in the order of ``QUESTIONS``; questions that nobody asked are left out."""
+    """Question -> sentences, of one comparison, in the order of ``QUESTIONS``, but for questions nobody asked."""
     told = dict(account.comparisons[place].in_words())
     layers = account.layers_of(place)
     if account.fragility is not None:

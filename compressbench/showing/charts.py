@@ -160,8 +160,8 @@ def reliability(found: Shapes, whose: str) -> Chart | None:
     return Chart(
         "Reliability",
         _svg("Reliability", top + side + 58, parts),
-        "How often answers of a confidence are right (vertical, %), by bin of it; the larger a mark, the more examples. On the "
-        "dashed line confidence means what it says; below it a model is too sure.",
+        "How often answers of a confidence are right (vertical, %), by bin of it; larger marks are of more examples. "
+        "On the dashed line confidence means what it says; below it a model is too sure.",
     )
 
 
@@ -286,8 +286,8 @@ def noise(layers: Sequence[Layer]) -> Chart | None:
     return Chart(
         "Signal to noise by layer",
         _svg("Signal to noise by layer", top + tall + 44, parts),
-        "In dB, the lower the more is wrong. Black: given the reference's input, so what this layer does itself; blue: given "
-        "the network's own.",
+        "In dB, the lower the more is wrong. Black: given the reference's input, so what this layer does itself; blue: "
+        "given the network's own.",
     )
 
 

@@ -245,7 +245,7 @@ ROWS: tuple[_Row, ...] = (
     ),
     _Row("nll", "Loss (NLL)", "nats", _sure(lambda s: s.loss, 1), _sure(lambda s: s.loss, 0), better=-1),
     _Row("brier", "Brier score", "", _sure(lambda s: s.brier, 1), _sure(lambda s: s.brier, 0), better=-1),
-    _Row("temperature", "Best temperature", "", _temperature(1), _temperature(0)),
+    _Row("temperature", "Best temperature", "", _temperature(1), _temperature(0), brief=True),
     _Row(
         "coverage_90", "Surer than 0.9", "%", _covered(0.9, "after"), _covered(0.9, "before")
     ),

@@ -39,7 +39,14 @@ def flips_csv(account: Account) -> str:
     writer.writerow(COLUMNS)
     for place, found in enumerate(account.comparisons):
         for flip in found.flips:
-            cells = [names[0], names[place + 1], flip.row, flip.id, flip.kind, *_class(account, flip.label)]
+            cells: list[int | float | str] = [
+                names[0],
+                names[place + 1],
+                flip.row,
+                flip.id,
+                flip.kind,
+                *_class(account, flip.label),
+            ]
             cells += [*_class(account, flip.reference), _number(flip.reference_confidence)]
             cells += [*_class(account, flip.other), _number(flip.other_confidence), _number(flip.weight)]
             writer.writerow([no_formula(c) for c in cells])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,10 +266,11 @@ def _figures(account: Account, rows: Sequence[Figure]) -> Table:
             cells.append((text_of(value, row.unit), "; ".join(beside)))
         cells.append((n_of(row.values), ""))
         told.append(tuple(cells))
-    notes = [
-        "Small figures are the ends of intervals. The worst class and sub-group were chosen after looking, so what they lost is likely less than it seems; what is sure is below, with its correction."
-    ]
-    return Table("Side by side", ("", *_heads(account), "n"), tuple(told), notes=tuple(notes))
+    note = (
+        "Small figures are the ends of intervals. The worst class and sub-group were chosen after looking, so what they "
+        "lost is likely less than it seems; what is sure is below, with its correction."
+    )
+    return Table("Side by side", ("", *_heads(account), "n"), tuple(told), notes=(note,))
 
 
 def _heads(account: Account) -> tuple[str, ...]:
@@ -303,8 +305,8 @@ def _same(found: Comparison, said: tuple[str, ...], of: str) -> Part:
                 ("", "label loyalty, %", "probability loyalty, %", "n"),
                 tuple(((name, ""), _cell(one), _cell(two), (f"{one.n:,}", "")) for name, one, two in rows_),
                 notes=(
-                    "A floor is how often two models agree that nobody compressed. Natural logarithm: of models that have "
-                    "nothing in common probability loyalty is 16.7 %.",
+                    "A floor is how often two models agree that nobody compressed. Natural logarithm: of models "
+                    "that have nothing in common probability loyalty is 16.7 %.",
                 ),
             )
         )
@@ -342,8 +344,8 @@ def _pays(found: Comparison, said: tuple[str, ...], of: str) -> Part:
         flagged = frozenset(k for k, g in enumerate(ordered) if g.pays)
         left = f"The {ROWS_SHOWN:,} that lost most of {len(groups):,}." if len(groups) > ROWS_SHOWN else ""
         notes = (
-            "McNemar’s exact test in each group; Holm’s correction decides who pays, Benjamini’s and Hochberg’s names more and "
-            "may be mistaken in 5 % of those.",
+            "McNemar’s exact test in each group; Holm’s correction decides who pays, Benjamini’s and Hochberg’s names "
+            "more, and may be mistaken in 5 % of those.",
             *((left,) if left else ()),
         )
         tables.append(
@@ -389,7 +391,8 @@ def _which(account: Account, place: int, of: str, thumbnail: Thumbnail | None) -
     shown = found.flips[:THUMBNAILS]
     cards = [_card(account, place, flip, thumbnail) for flip in shown]
     more = len(found.flips) - len(shown)
-    told = f"{counted(len(found.flips), 'answer')} changed; worst first: what was right and is wrong, the surer the higher."
+    many = counted(len(found.flips), "answer")
+    told = f"{many} changed; worst first: what was right and is wrong, the surer the higher."
     left = (f"{more:,} more are in the list of flips.",) if more else ()
     if any(card.picture for card in cards):
         return Part(of, (told,), cards=tuple(cards), notes=left)
@@ -541,13 +544,15 @@ def _where(account: Account, place: int, said: tuple[str, ...], of: str) -> Part
             for x in found.layers[:ROWS_SHOWN]
         )
         note = (f"n = {found.n:,}",) if found.n else ()
-        heads = ("layer", "made here, dB", "arrived here, dB")
-        tables.append(Table("Each layer", heads, told, notes=note, folded=True))
+        of_layers = ("layer", "made here, dB", "arrived here, dB")
+        tables.append(Table("Each layer", of_layers, told, notes=note, folded=True))
     return Part(of, said, _some([charts.noise(found.layers)]), tables=tuple(tables))
 
 
 def _decibel(value: float) -> str:
-    return f"{value:.1f}" if value == value and abs(value) != float("inf") else MISSING
+    if value == math.inf:
+        return "no noise"
+    return f"{value:.1f}" if math.isfinite(value) else MISSING
 
 
 def _odd(

@@ -17,9 +17,13 @@ from compressbench.console import clean_line
 from compressbench.records import Metric, Record
 from compressbench.runs.plan import DENSE, FINAL, FLOOR
 from compressbench.showing.account import Account, Expense, Layers
+from compressbench.showing.document import document
 from compressbench.showing.figures import has_interval
+from compressbench.store import digest
 
 RECIPE, SCALE = "compare", "as given"
+ANSWERED = ("counts", "accuracy", "classes", "answered", "calibration", "thresholds", "shapes", "flips")
+"""Parts of the document that hang on answers alone, by which a state without an address is known."""
 SURE_OF = "at {:g}"
 """The group of what is done at a threshold."""
 
@@ -38,13 +42,9 @@ def records_of(account: Account, seed: int | None = None, hardware: str = "cpu")
     Args:
         seed: column of it; the account's own by default.
         hardware: name of the target.
-
-    Raises:
-        ValueError: the account has no content addresses of its artefacts, by which states are told apart.
     """
     made = account.provenance
-    if len(made.keys) != len(account.names):
-        raise ValueError("records tell states apart by content addresses: provenance.keys has none")
+    keys = keys_of(account)
     series = series_of(account)
     found: list[Record] = []
 
@@ -74,20 +74,35 @@ def records_of(account: Account, seed: int | None = None, hardware: str = "cpu")
                         n=metric.n,
                         note=metric.note,
                         key=key,
-                        reference=made.keys[0],
+                        reference=keys[0],
                         dtype="",
                         versions=made.versions,
                         machine=made.machine,
                     )
                 )
 
-    add(0, series[0], made.keys[0], _of_reference(account))
+    add(0, series[0], keys[0], _of_reference(account))
     for place in range(len(account.comparisons)):
-        add(place + 1, series[place + 1], made.keys[place + 1], _of_other(account, place))
+        add(place + 1, series[place + 1], keys[place + 1], _of_other(account, place))
     floors = next((c.floors for c in account.comparisons if c.floors), ())
     if floors:
-        add(0, FLOOR, f"{made.keys[0]}:floor", [_floor(floors[0])])
+        add(0, FLOOR, digest([keys[0], floors[0].name]), [_floor(floors[0])])
     return found
+
+
+def keys_of(account: Account) -> tuple[str, ...]:
+    """Content addresses of the artefacts, the reference's first.
+
+    Of one that has none, a function without a name, it is made of all that was found of its answers, so that equal ones
+    still are equal states.
+    """
+    given = account.provenance.keys or ("",) * len(account.names)
+    told = [{part: one[part] for part in ANSWERED} for one in document(account)["comparisons"]]
+    whole = [
+        [account.names[0], told],
+        *([name, one] for name, one in zip(account.names[1:], told, strict=True)),
+    ]
+    return tuple(key or digest(one) for key, one in zip(given, whole, strict=True))
 
 
 def series_of(account: Account) -> tuple[str, ...]:
@@ -245,7 +260,7 @@ def _beside(account: Account, place: int) -> Iterator[_Of]:
         paid = account.cost.expenses
         yield _Of("cost", tuple(_sizes(paid[place], paid[0])))
         yield _Of("targets", tuple(_timings(paid[place])))
-    told = []
+    told: list[Metric] = []
     for attack in account.fragility.attacks if account.fragility else ():
         name = _label(attack.name)
         for metric, values in (("attacked_top1", attack.accuracy), ("attacked_loyalty", attack.loyalty)):

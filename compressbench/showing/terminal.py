@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from compressbench.comparing import words
 from compressbench.comparing.comparison import Comparison
+from compressbench.comparing.confidence import Threshold
+from compressbench.comparing.intervals import Estimate
 from compressbench.comparing.oddities import UNUSABLE, WRONG
 from compressbench.console import clean_line
 from compressbench.showing.account import (
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 NARROWEST = 24
-FINDINGS, FLIPS = 4, 3
-"""So many are told on a screen."""
+FINDINGS, FLIPS, THRESHOLD = 4, 2, 0.9
+"""So many are told on a screen, and what is done at this confidence."""
 HEAD_LEAST = 8
 """A column's head is cut to no less."""
 MOST_LINES = 3
@@ -165,12 +167,25 @@ def _sentences(account: Account, place: int) -> dict[str, list[str]]:
         words.groups(each, f"{name} group", f"{name} groups")
         for name, each in list(found.by_group.items())[:2]
     ]
-    sure = [words.threshold(t) for t in found.thresholds if t.threshold == 0.9][:1]
-    sure += [words.temperature(found.calibrated[1].temperature, whose)] if found.calibrated else []
+    sure = [_threshold(t) for t in found.thresholds if t.threshold == THRESHOLD]
     told = {SAME: same, PAYS: pays, WHICH: _flips(found, account.asked.classes)}
     told[SURE] = sure
     told[WHERE] = list(layers.words[:2]) if layers else []
     return {question: sentences for question, sentences in told.items() if sentences}
+
+
+def _threshold(found: Threshold) -> str:
+    """A threshold's coverage and error in short; the page has the sentence."""
+
+    def both(before: Estimate, after: Estimate) -> str:
+        told = [f"{text_of(e, '%')} % ({interval_of(e)})" if e.known else "none" for e in (before, after)]
+        return f"{told[0]} before, {told[1]} now"
+
+    before, after = found.before, found.after
+    text = f"Surer than {found.threshold:g}: {both(before.coverage, after.coverage)}, n = {found.coverage_change.n:,}"
+    if before.error is None or after.error is None:
+        return f"{text}."
+    return f"{text}; wrong of these: {both(before.error, after.error)}."
 
 
 def _flips(found: Comparison, classes: Sequence[str]) -> list[str]:

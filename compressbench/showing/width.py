@@ -13,7 +13,7 @@ def cut(text: str, width: int) -> str:
         return text
     left, right = text[: len(text) // 2], text[len(text) // 2 :]
     while (left or right) and cell_len(left) + cell_len(right) + 1 > width:
-        left, right = (left[:-1], right) if cell_len(left) > cell_len(right) else (left, right[1:])
+        left, right = (left[:-1], right) if cell_len(left) >= cell_len(right) else (left, right[1:])
     return f"{left}…{right}"
 
 
