@@ -210,7 +210,7 @@ def fragility(
     )
     of = "right" if labels is not None else "of their own clean answers kept"
     words = [f"Under every attack and noise together, {of}: {worst}; n = {found.worst[0].n}, 95 % intervals."]
-    words += [f"{said[0].upper()}{said[1:]}." for said in found.said]
+    words += [f"{said}." for said in found.said]
     return Fragility(attacks, tuple(words)), [tuple(f) for f in found.findings[1:]]
 
 
