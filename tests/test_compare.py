@@ -191,6 +191,18 @@ def test_fragility_counts_by_hand() -> None:
     assert len(found.said) == 2
 
 
+def test_a_module_that_passes_no_gradient_is_attacked_by_queries_alone() -> None:
+    class Whole(nn.Module):
+        def forward(self, x):
+            return (10 * x.mean(dim=(2, 3))).detach()
+
+    pictures = np.random.default_rng(0).integers(0, 255, (8, 4, 4, 3), dtype=np.uint8)
+    ask = lambda x: x.astype(float).mean(axis=(1, 2))  # noqa: E731
+    found = fragility.fragile(pictures, None, ("a", "b"), (ask, ask), (Whole(), None), ("logits", "logits"))
+    assert not any("PGD" in t.name for t in found.trials)
+    assert [said.split()[0] for said in found.said] == ["b", "a"]
+
+
 def net(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, CLASSES)).eval()

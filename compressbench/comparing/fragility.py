@@ -90,6 +90,7 @@ def fragile(
     """
     import torch
 
+    from compressbench.tasks.images.attacks import NoGradient
     from compressbench.tasks.images.corruptions import corrupted
 
     clean = [answers(ask(pictures)).labels for ask in asks]
@@ -121,10 +122,15 @@ def fragile(
         fallen = [f | (s != truth) for f, s, truth in zip(fallen, said, some, strict=True)]
         progress(len(trials), total)
     by_gradient: list[float | None] = [None] * len(asks)
+    without = [name for name, module in zip(names, modules, strict=True) if module is None]
     for place, module in enumerate(modules):
         if module is None:
             continue
-        moved = _pgd(module, few, torch.from_numpy(some[place]))
+        try:
+            moved = _pgd(module, few, torch.from_numpy(some[place]))
+        except NoGradient:
+            without.append(names[place])
+            continue
         said = [answers(each(_pictures(moved))).labels for each in asks]
         trials.append(_trial(f"PGD made on {names[place]}, {STEPS} steps", ATTACKS, said, some))
         by_gradient[place] = float(np.mean(said[place] == some[place]))
@@ -133,8 +139,7 @@ def fragile(
     worst = tuple(share(int((~f).sum()), len(f)) for f in fallen)
     others = tuple(
         f"{name} has no gradients here: it is attacked by queries and by what was made on others"
-        for name, module in zip(names, modules, strict=True)
-        if module is None
+        for name in without
     )
     return Fragility(
         tuple(names), tuple(trials), worst, _masked(names, trials, by_gradient, len(few)), others
