@@ -168,6 +168,11 @@ def temperature(found: Temperature | None, whose: str = "the other model") -> st
         return f"Too few labelled examples: a temperature of {whose} can't be fitted."
     end = " (as far as was looked)" if found.at_bound else ""
     sure = "too sure" if found.value > 1 else "not sure enough"
+    if not found.loss_after < found.loss_before:
+        return (
+            f"{capital(whose)}: the best temperature on {found.fitted_on:,} examples, {found.value:.3g}{end}, helps no "
+            f"others: on {found.n:,} the loss is {found.loss_before:.3g} nats without it and {found.loss_after:.3g} with it."
+        )
     return (
         f"{capital(whose)} is best calibrated at a temperature of {found.value:.3g}{end}, so it is {sure}: on "
         f"{counted(found.n, 'other example')} it brings the calibration error from {found.error_before:.2g} to "
