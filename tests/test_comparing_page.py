@@ -210,6 +210,37 @@ def test_findings_name_their_examples(full: Account) -> None:
     assert "photos/00007.jpg" in first.rows
     assert "photos/00011.jpg" in first.rows
     assert "not finite" in first.severity
+    dead = next(f for f in part.findings if f.severity.startswith("dead class"))
+    assert dead.rows.endswith(" more.")
+    rows = next(f.rows for f in full.comparisons[1].findings if f.kind == "dead class")
+    assert int(re.findall(r"and (\d+) more", dead.rows)[0]) == len(rows) - dead.rows.count(".jpg")
+
+
+def test_what_is_beside_the_comparison_is_on_the_page(full: Account) -> None:
+    """Cost, fragility, layers: as they were given."""
+    rows = [row for row in Read(page(full)).rows if row]
+
+    def row(name: str, *more: str) -> list[str]:
+        return next(r for r in rows if r[0].startswith(name) and all(any(m in c for c in r) for m in more))
+
+    assert row("gaussian noise", "more fragile")[1:] == [
+        "75.0|70.5 to 79.0", "65.0|60.2 to 69.5; more fragile", "55.0|50.1 to 59.8; more fragile", "400",
+    ]  # fmt: skip
+    assert row("gaussian noise", "87.5")[1:3] == ["–", "87.5|83.9 to 90.4"]
+    assert row("small_int8.onnx|onnxruntime")[1:] == ["300 kB", "–", "20 of 21 layers in int8"]
+    assert row("small_int8.onnx|batch 32")[1:] == [
+        "16.00|15.20 to 16.80", "2000|1900 to 2100", "2.50|2.40 to 2.60", "31",
+    ]  # fmt: skip
+    assert row("layer7.conv|int8 convolution")[1:] == ["33.0", "24.0"]
+    assert row("layer11.conv", "97.5")[1:] == ["94.8|92.1 to 96.5", "97.5|95.5 to 98.6", "400"]
+    provenance = " ".join(c for r in rows for c in r)
+    for told in (
+        "resized to 32 x 32, scaled to 0-1 (2)",
+        "compressbench compare a b",
+        "a processor",
+        "/data/photos",
+    ):
+        assert told in provenance
 
 
 def test_the_gallery_is_the_flips_in_order(one: Account) -> None:
@@ -250,12 +281,20 @@ def test_a_thumbnail_is_the_picture_made_smaller(shape: tuple[int, ...]) -> None
     image[: shape[0] // 2] = 50
     encoded = address(image).removeprefix("data:image/png;base64,")
     read = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
-    assert max(read.shape[:2]) <= SIDE
+    assert max(read.shape[:2]) <= SIDE == 112
     assert read.ndim == (3 if shape[2:] in ((3,), (4,)) else 2)
     assert int(read.reshape(read.shape[0], -1)[0, 0]) == 50
     assert int(read.reshape(read.shape[0], -1)[-1, 0]) == 200
     if max(shape[:2]) <= SIDE and len(shape) == 3 and shape[2] == 3:
         assert np.array_equal(read, image)
+
+
+def test_a_smaller_picture_is_the_mean_of_squares() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (240, 226, 3)).astype(np.uint8)
+    encoded = address(image).removeprefix("data:image/png;base64,")
+    read = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
+    assert read.shape == (80, 75, 3)
+    assert np.array_equal(read[10, 20], np.round(image[30:33, 60:63].astype(float).mean((0, 1))))
 
 
 @pytest.mark.parametrize(
@@ -355,6 +394,8 @@ def test_one_screen(one: Account) -> None:
         if row.brief:
             assert text_of(row.values[1], row.unit) in text
             assert interval_of(row.values[1]) in text
+    lost = min(found.by_class, key=lambda g: g.change.value)
+    assert f"({-lost.change.high:.0f} to {-lost.change.low:.0f}) {lost.name}" in text
     assert "58 of 400 answers" in text
     assert f"{found.flips[0].id} (right to wrong" in text
     assert "BROKEN: accuracy_drop<=1" in text
@@ -652,6 +693,21 @@ def test_records_figures_are_the_comparisons(full: Account) -> None:
         changes = {r.group: r.value for r in own.where(probe="forgetting", metric="recall_change")}
         assert changes == {g.name.replace("\x1b", "\\x1b"): g.change.value for g in found.by_class}
         assert len(own.where(metric="flip")) == len(found.flips)
+    small = rows.where(series=full.names[1])
+    for probe, metric, group, value in (
+        ("cost", "dense_bytes", "", 300_000),
+        ("cost", "compression_ratio", "", 1_100_000 / 300_000),
+        ("targets", "file_bytes", "onnxruntime", 300_000),
+        ("targets", "latency_b32", "onnxruntime", 16.0),
+        ("targets", "throughput_b32", "onnxruntime", 2000.0),
+        ("targets", "speedup_low_b32", "onnxruntime", 2.4),
+        ("fragility", "attacked_top1", "gaussian noise, severity 3", 65.0),
+        ("fragility", "attacked_loyalty", "gaussian noise, severity 3", 87.5),
+        ("noise", "noise_made", "layer7.conv", 33.0),
+        ("noise", "noise_arrived", "layer7.conv", 24.0),
+    ):
+        (row,) = small.where(probe=probe, metric=metric, group=group)
+        assert row.value == pytest.approx(value)
     (floor,) = rows.where(series="floor", metric="label_loyalty")
     assert floor.value == full.comparisons[0].floors[0].loyalty.value
     assert {r.reference for r in rows} == {full.provenance.keys[0]}
