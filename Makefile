@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all lint format bench lock clean
+.PHONY: help setup demo test test-slow test-all lint format bench gpu gpu-carry gpu-table lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -57,6 +57,17 @@ bench: setup  ## speed against a bare loop, as ratios in CPU time at one thread
 	$(BIN)/python benchmarks/flatness.py
 	$(BIN)/python benchmarks/cheap_convolutions.py
 	$(BIN)/python benchmarks/exits.py
+
+# where nothing is installed (a lent machine), python3 is the one that has torch
+GPU_PYTHON ?= $(if $(wildcard $(STAMP)),$(BIN)/python,python3)
+gpu:  ## all that is measured on a GPU, nine minutes at most; PART=training,forms runs some, SMOKE=1 tries it on the CPU
+	@$(GPU_PYTHON) -m benchmarks.gpu $(if $(PART),--part $(PART)) $(if $(SMOKE),--smoke) $(if $(OUT),--out $(OUT))
+
+gpu-carry: setup  ## fill .gpu with what a GPU machine without network lacks: wheels, and CIFAR-10 from DATA=folder
+	@$(BIN)/python -m benchmarks.gpu --carry $(or $(DATA),data)
+
+gpu-table: setup  ## write what gpu.jsonl (FILE=...) holds into docs/gpu.md
+	@$(BIN)/python -m benchmarks.gpu --table $(FILE)
 
 lock: setup  ## pin the versions anew, for each Python version
 	for v in 3.11 3.12 3.13; do $(BIN)/uv pip compile -q --upgrade pyproject.toml --extra dev --python-version $$v \

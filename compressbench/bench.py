@@ -74,5 +74,9 @@ class Bench:
     def feed(self, split: str) -> Examples:
         """The split's examples as tensors on the device."""
         if split not in self.feeds:
-            self.feeds[split] = self.dataset.split(split).to(self.device)
+            import torch
+
+            # Kept for all: what inference mode makes, no later training could take a gradient by.
+            with torch.inference_mode(False):
+                self.feeds[split] = self.dataset.split(split).to(self.device)
         return self.feeds[split]

@@ -64,6 +64,14 @@ class Bomb:
             raise Killed
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked ``cuda`` needs a card."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU: torch finds none"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_power_cut() -> Iterator[None]:
     """Nothing here pulls the plug, so nothing waits for the disk: thousands of small files are written."""

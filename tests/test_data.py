@@ -422,7 +422,7 @@ def test_augmentation_is_repeatable_and_uniform() -> None:
     assert (flipped[:, 0, 3, 5] == 255).float().mean() == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_augmentation_is_the_same_on_cuda() -> None:
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     here, there = (

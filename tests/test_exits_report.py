@@ -181,6 +181,34 @@ def test_throughputs_have_figures_beside_their_charts() -> None:
     assert len(exit_throughput(panel, "final", "", "rates")) == 1
 
 
+def test_a_cpu_and_a_gpu_of_one_run_are_both_drawn() -> None:
+    """Better suited to CPU than GPU? The same ways on two targets, each with its chart and its table."""
+    like = {
+        "probe": "batching", "series": "by a budget", "state": "of_joint_0p3.choose", "order": 2, "key": "b",
+        "machine": "here",
+    }  # fmt: skip
+    speeds = {"cpu_torch": (1.5, 1.25), "cuda_eager": (1.1, 0.5), "cuda_graph": (1.2, 0.75)}
+    rows = [
+        record(**like, metric=f"exit_{what}_b{size}", value=value, unit=unit, group=f"{target}/{way}", seed=0)
+        for target, factors in speeds.items()
+        for size, factor in zip((1, 64), factors, strict=True)
+        for way, times in (("full depth", 1.0), ("compacted", factor))
+        for what, unit, value in (("throughput", "examples/s", 1000 * times), ("speedup", "x", times))
+    ]
+    (panel,) = panels(Records([*found(seeds=(0,)), *rows]))
+    tables = {t.title: t for t in exits.exit_tables(panel, "final") if t.title.startswith("Throughput")}
+    assert list(tables) == [f"Throughput on {target}" for target in speeds]
+    for target, (single, many) in speeds.items():
+        told = [
+            c.text.replace("\u202f", "").replace("\u00a0", "")
+            for c in tables[f"Throughput on {target}"].rows[1].cells
+        ]
+        assert float(told[1]) == pytest.approx(single)
+        assert float(told[3]) == pytest.approx(many)
+    charts = exit_throughput(panel, "final", "", "rates")
+    assert len(charts) == len(speeds)
+
+
 def test_what_the_section_shows_of_one_policy_is_still_shown_of_the_others(panel: Panel) -> None:
     left = {table.title: [head for head, _ in table.heads] for table in leftover_tables(panel, "final")}
     assert left["exits, final"] == ["Density", "State", "MACs by the policy"]  # the section only draws them

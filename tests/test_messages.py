@@ -125,12 +125,12 @@ def test_run_says_its_own_version(command: Command) -> None:
 
 
 def test_explain_takes_what_run_takes(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "mystages.py").write_text(
+    (tmp_path / "itsstages.py").write_text(
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Mine:\n    def apply(self, state, bench):\n"
         "        return state\n    def describe(self):\n        return 'mine alone'\n"
     )
-    mine = "+recipe.stages.mine={_target_: mystages.Mine}"
-    done = command("explain", "recipe=one_shot", "--config-dir", str(tmp_path), mine, "trust=[mystages]")
+    mine = "+recipe.stages.mine={_target_: itsstages.Mine}"
+    done = command("explain", "recipe=one_shot", "--config-dir", str(tmp_path), mine, "trust=[itsstages]")
     assert done.returncode == 0, done.stderr
     assert "mine alone" in done.stdout
     shown = command("explain", "one_shot", "~recipe.compare.series.random")
@@ -467,7 +467,7 @@ def test_a_gate_on_a_net_at_chance_says_so(command: Command, tmp_path: Path) -> 
         ),
         (("run", "recipe=one_shot", "hydra/launcher=nope"), ("known: basic",)),
         (("run", "recipe=one_shot", "model=lenet"), ("did you mean lenet_300_100 or lenet_5?",)),
-        (("run", "recipe=zzzz"), ("and 34 more (compressbench list recipes)",)),
+        (("run", "recipe=zzzz"), ("and 40 more (compressbench list recipes)",)),
         (("run", "recipe=one_shot", "-config-dir", "x"), ("-config-dir; did you mean --config-dir?",)),
         (("run", "recipe=one_shot", "--multi"), ("did you mean --multirun?",)),
         (("list", "-config-dir", "x"), ("did you mean --config-dir?",)),

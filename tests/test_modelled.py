@@ -443,9 +443,7 @@ def test_settings_of_a_gpu_are_checked(settings: dict[str, Any], said: str) -> N
         TorchCUDA(**settings)
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs an NVIDIA GPU: none of these forms was ever run"
-)
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("cuda")])
 def test_a_gpu_computes_what_the_state_does(name: str, place: Bench, dense: State) -> None:
     from compressbench.models.build import module_of
@@ -453,7 +451,7 @@ def test_a_gpu_computes_what_the_state_does(name: str, place: Bench, dense: Stat
     found = target(name).lower(View(dense, place))
     assert isinstance(found, Lowered), found
     with torch.no_grad():
-        own = module_of(dense)(found.inputs[0].cpu())
+        own = module_of(dense)(found.inputs[0].float().cpu())
     there = found.run(*found.inputs)
     assert isinstance(there, torch.Tensor)
     assert float((there.float().cpu() - own).abs().max()) < 0.03 * float(own.max() - own.min())

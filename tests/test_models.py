@@ -17,19 +17,21 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressbench import specs
+from compressbench.bench import Bench
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
 from compressbench.models import build
 from compressbench.models.checkpoint import fitted, read_weights
 from compressbench.models.conv import ConvN
 from compressbench.models.counting import count
+from compressbench.models.draw import drawn
 from compressbench.models.external import timm_model, torchvision_model
 from compressbench.models.lenet import LeNet5, LeNet300100
 from compressbench.models.resnet import CifarResNet, ImageNetResNet
 from compressbench.models.vgg import CifarVgg
 from compressbench.models.vit import VisionTransformer
 from compressbench.models.wide_resnet import WideResNet
-from tiny import blank
+from tiny import TINY, blank
 
 CONF = Path(__file__).parents[1] / "conf"
 DIGITS, FASHION, CIFAR, IMAGENET = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)
@@ -736,3 +738,16 @@ def test_unreadable_checkpoints_get_one_clear_line(tmp_path):
             read_weights(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_first_asked_for_in_inference_mode_can_be_trained_with(digits) -> None:
+    """Views and benches keep what they make, for whoever comes next."""
+    bench = Bench(digits, seed=0, name="init")
+    state = drawn(TINY, bench)
+    with torch.inference_mode():
+        module, feed = build.module_of(state), bench.feed("train")
+    (images,), labels = bench.task.encode(feed.head(4)), feed.labels[:4]
+    torch.nn.functional.cross_entropy(module(images), labels).backward()
+    assert not any(
+        t.is_inference() for t in (*module.parameters(), *module.buffers(), feed["images"], feed.labels)
+    )

@@ -473,14 +473,6 @@ def test_cuda_target_without_a_gpu_is_unsupported():
     assert "no CUDA device" in found.why
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_target_times_the_gpu():
-    bench = replace(bench_of(), target=TorchCUDA(batches=(1, 64), seconds=0.1))
-    found = table(Cost().measure(net(bench), net(bench, seed=1), bench))
-    assert found["latency_median_b1", ""].value > 0
-    assert found["throughput_b64", ""].value > 0
-
-
 def test_timing_restores_the_threads_and_takes_turns():
     bench = bench_of()
     target = TorchCPU(threads=1, batches=(1,), seconds=0.01)

@@ -17,7 +17,7 @@ from compressbench.cli import calibrate
 from compressbench.deploying.handing_over import check
 from compressbench.hardware import agreement, calibrating, turns
 from compressbench.hardware.target import Lowered, Unsupported
-from compressbench.hardware.torch_compiled import _quietly
+from compressbench.hardware.torch_compiled import quietly
 from compressbench.hardware.torch_sparse import TorchSparse
 from compressbench.outputs import Outputs
 from compressbench.state import State
@@ -101,7 +101,7 @@ def test_compiling_is_quiet_and_goes_on_as_it_was(caplog: pytest.LogCaptureFixtu
     before = logging.root.manager.disable
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.WARNING):
         warnings.simplefilter("always")
-        with _quietly():
+        with quietly():
             warnings.warn("of its own lowering", stacklevel=1)
             logging.getLogger("torch._dynamo").warning("recompiled")
         assert not caught

@@ -146,7 +146,7 @@ def compacted(parts: Sequence[Part], policy: Policy, *inputs: Tensor) -> Answers
         live = tuple(rest)
         before = (*before, judged)
         if leaving:
-            out, stay = gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1)
+            out, stay = _parted(gone, leaving)
             done.append((out if rows is None else rows[out], logits[out], place))
             rows = stay if rows is None else rows[stay]
             live = tuple(_gathered(t, stay) for t in live)
@@ -157,7 +157,7 @@ def compacted(parts: Sequence[Part], policy: Policy, *inputs: Tensor) -> Answers
 def waiting(parts: Sequence[Part], policy: Policy, *inputs: Tensor) -> Answers:
     """The batch stays whole and goes on until its slowest row is sure; each row's answer is that of its own exit."""
     live: tuple[Tensor, ...] = inputs
-    count = len(inputs[0])
+    count = left = len(inputs[0])
     before: tuple[Tensor, ...] = ()
     open_ = torch.ones(count, dtype=torch.bool, device=inputs[0].device)
     done: list[tuple[Tensor | None, Tensor, int]] = []
@@ -168,11 +168,13 @@ def waiting(parts: Sequence[Part], policy: Policy, *inputs: Tensor) -> Answers:
         last = place == len(parts) - 1
         judged = logits if last else policy.calibrated(place, logits)
         gone = open_ if last else open_ & policy.leaves(place, judged, before)
-        out = gone.nonzero().squeeze(1)
-        if len(out):
+        leaving = left if last else int(gone.sum())
+        if leaving:
+            out, _ = _parted(gone, leaving)
             done.append((out, logits[out], place))
             open_ = open_ & ~gone
-        if not bool(open_.any()):
+        left -= leaving
+        if not left:
             break
         live = tuple(rest)
         before = (*before, judged)
@@ -199,13 +201,13 @@ def queued(parts: Sequence[Part], policy: Policy, *inputs: Tensor, batch: int) -
             continue
         own = policy.calibrated(place, logits)
         gone = policy.leaves(place, own, before)
-        stay = (~gone).nonzero().squeeze(1)
-        if len(stay) < len(rows):
-            out = gone.nonzero().squeeze(1)
+        leaving = int(gone.sum())
+        out, stay = _parted(gone, leaving)
+        if leaving:
             done.append((rows[out], logits[out], place))
-        if len(stay):
+        if leaving < len(rows):
             judged = (*before, own)
-            if len(stay) < len(rows):
+            if leaving:
                 rows, judged = rows[stay], tuple(t[stay] for t in judged)
                 rest = [_gathered(t, stay) for t in rest]
             waits[place + 1].add(rows, tuple(rest), judged)
@@ -239,6 +241,14 @@ class _Queue:
             return picked[0]
         rows, live, before = zip(*picked, strict=True)
         return torch.cat(rows), _joined(live), _joined(before)
+
+
+def _parted(gone: Tensor, leaving: int) -> tuple[Tensor, Tensor]:
+    """(rows that leave, rows that stay), in order, how many leave being known: no GPU is waited for again."""
+    if gone.device.type == "cpu":
+        return gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1)
+    order = gone.argsort(stable=True)
+    return order[len(gone) - leaving :], order[: len(gone) - leaving]
 
 
 def _part_of(entry: Any, rows: slice) -> Any:

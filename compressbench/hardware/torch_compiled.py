@@ -114,7 +114,7 @@ class TorchCompiled:
                 in_integers(module, candidates, graph)
             )
         compiled = torch.compile(
-            _with_code_of_its_own(lambda *x: forward(module, *x).logits.float()), dynamic=False
+            with_code_of_its_own(lambda *x: forward(module, *x).logits.float()), dynamic=False
         )
         sizes: set[int] = set()
 
@@ -123,7 +123,7 @@ class TorchCompiled:
                 if len(batch[0]) in sizes:
                     return compiled(*batch)
                 with (
-                    _quietly(),
+                    quietly(),
                     torch._inductor.config.patch(options),
                     torch._dynamo.config.patch(fail_on_recompile_limit_hit=True),
                 ):
@@ -142,7 +142,7 @@ class TorchCompiled:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Of its own compiling torch warns and logs about what no user could change; a failure is an error all the same."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -161,7 +161,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {told[:160]}"
 
 
-def _with_code_of_its_own(function: Any) -> Any:
+def with_code_of_its_own(function: Any) -> Any:
     """The same function: torch counts compilations by code object, and after eight runs it uncompiled."""
     code = function.__code__.replace()
     return types.FunctionType(code, function.__globals__, function.__name__, None, function.__closure__)

@@ -51,6 +51,13 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
     Raises:
         UserError: the stored edits or tensors don't fit the module that the spec builds.
     """
+    # Whoever asks first may be in inference mode, whose tensors no later caller's gradient could pass.
+    # A weight that was computed becomes a parameter only where gradients are on.
+    with torch.inference_mode(False), torch.enable_grad():
+        return _module_of(state, device)
+
+
+def _module_of(state: State, device: str) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             module = replay(specs.build(state.model, "model"), state.edits)
@@ -63,7 +70,7 @@ def module_of(state: State, device: str = "cpu") -> nn.Module:
         for name, parameter in module.named_parameters():
             if name in state.masks:
                 parameter.mul_(state.masks[name])
-    return module.to(device).eval()
+        return module.to(device).eval()
 
 
 def load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:

@@ -30,13 +30,15 @@ FULL = "full depth"
 class Batching:
     """Throughput and cost against batch size: a batch waits, or finished rows leave it, or rows queue before each part.
 
-    All ways run the same test images and answer alike; the net without its exits (full depth) is timed beside them, in
-    turns. The cost is what was really computed, in MACs, of all examples at full depth.
+    All ways run the same test images and answer alike; the net without its exits (full depth) is timed beside them,
+    in turns. The cost is what was really computed, in MACs, of all examples at full depth. On a GPU a pass is over
+    when the GPU is done with it; who leaves is decided on the processor, which waits for the GPU once for each part
+    but the last that a batch is run through: the note says how often a pass does.
 
     Attributes:
         targets: hardware targets by name; modelled ones have no figures.
         batches: sizes.
-        examples: test images in a pass.
+        examples: test images in a pass; as many as a batch, where that is larger.
         seconds: of timing for each batch size, for all ways in turns; at least 3 passes.
     """
 
@@ -44,7 +46,9 @@ class Batching:
     batches: tuple[int, ...] = (1, 4, 16, 64)
     examples: Count = 256
     seconds: Positive = 1.0
-    VERSION: ClassVar[int] = 3  # 2: ratios by turn; 3: quantized nets with exits
+    VERSION: ClassVar[int] = (
+        4  # 2: ratios by turn; 3: quantized nets with exits; 4: a pass of a batch at least, GPUs waited for
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -69,7 +73,8 @@ class Batching:
 
     def _on(self, target: HardwareTarget, name: str, subject: View, policy: Policy) -> Iterable[Metric]:
         from compressbench.hardware.torch_cpu import examples, threads
-        from compressbench.inputs import on
+        from compressbench.hardware.torch_cuda import waited
+        from compressbench.inputs import first, on
         from compressbench.models.counting import of_exits
         from compressbench.models.exits import parts_of
         from compressbench.views import View
@@ -84,24 +89,28 @@ class Batching:
                 return
         assert not isinstance(lowered, Unsupported)
         assert not isinstance(whole, Unsupported)
-        inputs = on(examples(subject, self.examples), lowered.inputs[0].device)
+        ready = lowered.inputs
         costs = of_exits(parts_of(subject.module), subject.bench.task.blank(1))
-        count = getattr(target, "threads", 1)
+        count, on_gpu = getattr(target, "threads", 1), ready[0].is_cuda
         for batch in self.batches:
+            rows = max(self.examples, batch)
+            few = len(ready[0]) < rows
+            inputs = on(examples(subject, rows), ready[0].device) if few else first(ready, rows)
             ways = _ways(lowered.parts, policy, inputs, batch)
             runs: dict[str, Callable[[], Any]] = {FULL: _whole(whole.run, inputs, batch), **ways}
-            timers = [stopwatch(run) for run in runs.values()]
+            timers = [stopwatch(waited(run) if on_gpu else run) for run in runs.values()]
             with threads(count):
                 taken, disturbed = undisturbed(partial(in_turns, timers, self.seconds, FEWEST))
-            by_cpu = count == 1 and not inputs[0].is_cuda
-            timings = [timing(batch, turns, 1, by_cpu, disturbed) for turns in taken]
-            note = "; ".join(x for x in (lowered.runtime, disturbed) if x)
+            timings = [timing(batch, turns, 1, count == 1 and not on_gpu, disturbed) for turns in taken]
             for way, own in zip(runs, timings, strict=True):
+                answers = ways[way]() if way in ways else []
+                stops = f"{_stops(answers, lowered.parts)} waits for the GPU to decide" if on_gpu else ""
+                note = "; ".join(x for x in (lowered.runtime, stops, disturbed) if x)
                 group, rate, n = f"{name}/{way}", len(inputs[0]) / own.median, len(own.seconds)
                 yield Metric(f"exit_throughput_b{batch}", rate, "examples/s", n=n, group=group, note=note)
                 yield from speedup("exit_speedup", timings[0], own, group, "over full depth")
                 if way in ways:
-                    spent = 100 * _spent(ways[way](), costs) / (len(inputs[0]) * costs[-1])
+                    spent = 100 * _spent(answers, costs) / (len(inputs[0]) * costs[-1])
                     yield Metric(f"exit_cost_b{batch}", spent, "%", "computed", n=len(inputs[0]), group=group,
                                  note="MACs, of all at the last exit, heads included")  # fmt: skip
 
@@ -146,3 +155,8 @@ def _spent(answers: Sequence[Answers], costs: Sequence[int]) -> float:
     """MACs of all parts that ran, for all rows that they ran on."""
     own = [cost - before for cost, before in zip(costs, [0, *costs], strict=False)]
     return float(sum(own[place] * rows for answer in answers for place, rows in answer.rows))
+
+
+def _stops(answers: Sequence[Answers], parts: Sequence[Any]) -> int:
+    """How often who leaves was decided on the processor."""
+    return sum(place < len(parts) - 1 for answer in answers for place, _ in answer.rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError
@@ -36,7 +37,8 @@ class Targets:
 
     Attributes:
         targets: hardware targets by name.
-        memory: whether OpenVINO's and ONNX Runtime's peak memory is measured too, each in a process of its own.
+        memory: whether peak memory is measured too: OpenVINO's and ONNX Runtime's, each in a process of its own; on a GPU
+            that of one forward.
     """
 
     targets: Mapping[str, HardwareTarget]
@@ -63,7 +65,9 @@ class Targets:
                 continue
             beside = lower(target, reference)
             yield from _facts(lowered, name)
-            if self.memory and lowered.artefact:
+            if self.memory and lowered.inputs[0].is_cuda:
+                yield from _on_gpu(target, lowered, name)
+            elif self.memory and lowered.artefact:
                 yield from _memory(target, lowered, name)
             ready = [lowered, beside] if isinstance(beside, Lowered) else [lowered]
             for batch in target.batches:
@@ -89,6 +93,7 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
     if lowered.price is not None:
         return
     from compressbench.hardware.energy import joules_of, joules_of_gpu
+    from compressbench.hardware.torch_cuda import waited
     from compressbench.inputs import first
 
     note = lowered.runtime
@@ -97,18 +102,10 @@ def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
         yield Metric("file_bytes", len(lowered.artefact), "bytes", "on disk", group=name, note=note)
     one = first(lowered.inputs, 1)
     if one[0].is_cuda:
-        joules, calls, said = joules_of_gpu(lambda: _waited(lowered.run(*one)))
+        joules, calls, said = joules_of_gpu(waited(lambda: lowered.run(*one)))
     else:
         joules, calls, said = joules_of(lambda: lowered.run(*one))
     yield Metric("energy_b1", None if joules is None else 1000 * joules, "mJ", n=calls, group=name, note=said)
-
-
-def _waited(result: object) -> object:
-    """What the GPU was asked for, when it is done."""
-    import torch
-
-    torch.cuda.synchronize()
-    return result
 
 
 def _memory(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Metric]:
@@ -121,6 +118,29 @@ def _memory(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Met
     for batch in (target.batches[0], target.batches[-1]):
         found, said = peak_bytes(runtime, lowered.artefact, first(lowered.inputs, batch))
         yield Metric(f"peak_memory_b{batch}", found, "bytes", n=1, group=name, note=said)
+
+
+def _on_gpu(target: HardwareTarget, lowered: Lowered, name: str) -> Iterable[Metric]:
+    """Bytes that one forward has allocated at most; a recorded graph allocates nothing when it is replayed."""
+    import torch
+
+    from compressbench.hardware.torch_cuda import waited
+    from compressbench.inputs import first
+
+    recorded = getattr(target, "form", "") == "graph"
+    told = (
+        "a recorded graph keeps its memory"
+        if recorded
+        else "torch's, of one forward, its weights and inputs not counted"
+    )
+    for batch in (target.batches[0], target.batches[-1]):
+        run = waited(partial(lowered.run, *first(lowered.inputs, batch)))
+        run()
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        peak = None if recorded else torch.cuda.max_memory_allocated() - held
+        yield Metric(f"peak_memory_b{batch}", peak, "bytes", n=1, group=name, note=told)
 
 
 def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:
