@@ -27,6 +27,7 @@ from compressbench.errors import UserError
 
 CLASSES, SIDE = 10, 12
 RIGHT = Preparation(mean=IMAGENET[0], std=IMAGENET[1])
+MOST = 1150
 Call = Callable[[Tensor], Tensor]
 TURNED: list[dict[str, Any]] = [
     {"mean": IMAGENET[0], "std": IMAGENET[1]},
@@ -180,8 +181,10 @@ def test_a_range_on_digits() -> None:
 def test_honest_nets_are_left_alone(material: Material) -> None:
     x, y = toy(1500, 0)
     for seed, steps in enumerate((15, 30, 60)):
-        found = doctored(artefact(trained(RIGHT.apply(x), y, steps, seed)), material, given(RIGHT))
+        asked_net = artefact(trained(RIGHT.apply(x), y, steps, seed))
+        found = doctored(asked_net, material, given(RIGHT))
         assert not found.better, found.words
+        assert count(asked_net) < MOST
 
 
 @pytest.mark.parametrize("shift", [1, -1])
@@ -236,6 +239,43 @@ def test_a_constant_net_is_no_matter_of_numbering(material: Material) -> None:
     skewed = replace(material, labels=np.where(np.arange(600) % 3 == 0, material.labels, 3))
     constant = artefact(lambda x: torch.eye(CLASSES)[2].expand(len(x), -1))
     assert not doctored(constant, skewed, given(RIGHT)).better
+
+
+def test_a_preparation_that_makes_a_net_constant_is_no_better(material: Material) -> None:
+    """Most labels are 3; fed with 0-255 it always answers 3, else by chance."""
+    assert material.labels is not None
+    random = np.random.RandomState(0)
+    skewed = replace(material, labels=np.where(np.arange(600) % 3 == 0, material.labels, 3))
+    call = artefact(
+        lambda x: torch.eye(CLASSES)[3 if x.max() > 9 else random.randint(0, CLASSES, len(x))].expand(
+            len(x), -1
+        )
+    )
+    assert not doctored(call, skewed, given(Preparation())).better
+
+
+@pytest.mark.parametrize(("share", "better"), [(0.45, False), (0.50, True)])
+def test_a_bad_net_that_gains_a_little_is_left_alone(share: float, better: bool) -> None:
+    """500 examples, the first 200 right as given; of the 300 others 25, then 50 more with 0-255: a tenth is asked for."""
+    n = 500
+    labels = np.arange(n) % CLASSES
+    pixels = np.zeros((n, SIDE, SIDE, 3), np.uint8)
+    pixels[:, 0, 0, 0], pixels[:, 0, 1, 0], pixels[:, 0, 2, 0] = labels, np.arange(n) // 2, 255
+    pixels[:, 0, 1, 0][pixels[:, 0, 1, 0] == 0] = 1
+
+    def call(x: Tensor) -> Tensor:
+        scale = x[:, 0, 0, 2].max()
+        label, place = ((x[:, 0, 0, k] / scale * 255).round() for k in (0, 1))
+        right = place < n / 2 * (share if scale == 255 else 0.4)
+        return torch.eye(CLASSES)[((label + 3 * (~right).float()).round() % CLASSES).long()]
+
+    material = Material(
+        "m", np.arange(n).astype(str), labels, None, source=Stacked(pixels, "NHWC"), rows=np.arange(n)
+    )
+    found = doctored(artefact(call), material, given(Preparation()))
+    assert found.given.right.value == 40
+    assert found.better is better
+    assert found.best.right.value == (100 * share if better else 40)
 
 
 def others(net: nn.Module) -> dict[str, tuple[Call, str]]:

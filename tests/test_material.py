@@ -321,6 +321,24 @@ def test_a_data_set_by_its_config() -> None:
         read("dataset=digit")
 
 
+def test_a_data_set_that_is_mixed_is_asked_in_its_sources_order(photos: Path) -> None:
+    """A source sorted by class is mixed when it is loaded; files of predictions are in the source's order."""
+    for k in range(12):
+        save(photos / ("cat" if k % 2 else "dog") / f"more{k}.png", picture(k))
+    found = read(
+        [
+            "dataset=image_folder",
+            f"dataset.read.root={photos}",
+            "dataset.read.size=6",
+            "dataset.read.test_fraction=0.5",
+        ]
+    )
+    assert found.labels is not None
+    assert (np.diff(found.ids.astype(int)) > 0).all()
+    assert (np.diff(found.labels) >= 0).all()
+    assert found.n > 5
+
+
 def test_a_limit_keeps_the_classes_shares() -> None:
     labels = np.repeat([0, 1, 2, -1], [60, 30, 6, 4])
     material = Material("m", np.arange(100).astype(str), labels, None, rows=np.arange(100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -298,6 +299,4 @@ def _kept(place: Path, n: int, fed: str) -> Said | None:
 
 
 def _digest(scores: NDArray[np.float32]) -> str:
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(scores).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(scores).data).hexdigest()

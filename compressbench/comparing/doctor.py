@@ -48,6 +48,8 @@ ABOVE_CHANCE = 5.0
 """Standard errors by which one must be better than answers of the same shares given at random."""
 LEFT = 0.25
 """Of the distance to the reference's outputs, or of other answers than its, what may be left at most."""
+LIKE = 95.0
+"""Percent that must be answered as by the reference then: a net that saturates gains by less contrast, and less far."""
 HELD = 256 * 2**20
 """Bytes of pictures that are held instead of being read for each variant again."""
 
@@ -131,10 +133,10 @@ def doctored(
 
     The usual preparations are those of ``preparation.variants``; numberings are shifted by one (1,001 classes), by the
     folders' numbers or without regard to capitals, by the outputs' names, and ImageNet's. Where ``GOOD`` of the given are
-    right no other preparation is tried. Else all that differ in one thing are looked at on ``FEW`` examples, the best on
-    more, and from the best of these on once more; where none is better than nothing all that differ in two. It is
-    decided on all ``rows``: clearly better is one whose paired interval lies above 0, at the level that
-    ``ALPHA`` leaves when as many were tried, by ``LEAST`` points, ``MENDED`` of what is wrong, and above chance.
+    right no other preparation is tried. Else all that differ in one thing are looked at on ``FIRST`` and ``FEW``
+    examples, the best on more, and from the best of these on once more; where the given one is no better than chance all
+    that differ in more. It is decided on all ``rows``: clearly better is one whose paired interval lies above 0, at the
+    level that ``ALPHA`` leaves when as many were tried, by ``LEAST`` points, ``MENDED`` of what is wrong, above chance.
 
     Args:
         given: as it is to be prepared, layout and all (``asking.prepared``); None where inputs are no pictures, or of a
@@ -206,6 +208,7 @@ def doctored_other(
     ``LEFT`` of the other answers at most: a pruned net that answers differently gains by more contrast, and gains less.
     Or what comes nearer to the reference's outputs: at most ``LEFT`` of the distance (1 - the correlation of an example's
     outputs) is left, of the median example, and of more examples than chance makes (a sign test, at the same level).
+    Either way ``LIKE`` of the answers must be the reference's then.
 
     Args:
         given: as it is prepared now.
@@ -248,7 +251,7 @@ def doctored_other(
             new = right(scores)
             agree = (~new).sum() <= LEFT * (~hits).sum() and _clearly(hits, new, tried)
             nearer = _nearer(gaps, apart(wanted, scores), tried) and new.sum() >= hits.sum()
-            if nearer or (agree and _above(new, _chance(scores, truth))):
+            if 100 * new.mean() >= LIKE and (nearer or (agree and _above(new, _chance(scores, truth)))):
                 best, found = promising, new
     return _said(Fit(given, AS_GIVEN, _percent(hits)), (best, AS_GIVEN), (hits, found), tried, inside)
 
@@ -479,8 +482,7 @@ def _clearly_best(
     best, own = candidates[0][0], candidates[0][1]
     most = own
     for numbering, hits, labels in candidates[1:]:
-        sure = _clearly(own, hits, tried) and _above(hits, _chance(scores, labels))
-        if sure and _explains(scores, labels) and hits.sum() > most.sum():
+        if _clearly(own, hits, tried) and _explains(scores, labels) and hits.sum() > most.sum():
             best, most = numbering, hits
     return best
 
