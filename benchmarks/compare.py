@@ -1,6 +1,6 @@
 """Comparisons of artefacts that no stage of ours made, as docs/compare.md shows them.
 
-    python benchmarks/compare.py --run RUN --data-dir DIR [--imagenette FOLDER] [--only onnxruntime,prune] --outputs FOLDER
+    python benchmarks/compare.py --run RUN --data-dir DIR [--imagenette FOLDER] [--only prune] --outputs FOLDER
 
 RUN is a run whose state ``dense`` is a trained CIFAR ResNet. From it are made, by other people's tools: an ONNX model
 quantized by onnxruntime, an OpenVINO model quantized by nncf, a net pruned by torch.nn.utils.prune, and one quantized by

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from compressbench.cli import trusting
 from compressbench.cli.parser import Parser, a_path, count, number
-from compressbench.console import say
 from compressbench.errors import CantTell, UserError
 from compressbench.paths import nameless, outputs_folder
 
@@ -52,12 +51,6 @@ def main(argv: list[str]) -> int:
     _shown(account, page)
     if not limits:
         return 0
-    for each in account.verdicts:
-        for verdict in each:
-            say(
-                ("ok: " if verdict.kept else "can't tell: " if verdict.kept is None else "BROKEN: ")
-                + verdict.words
-            )
     judged = [kept(each) for each in account.verdicts]
     if any(k is False for k in judged):
         return 1
@@ -277,7 +270,7 @@ def _written(account: Account, material: Any, args: argparse.Namespace, outputs:
     if args.csv:
         write_flips(account, args.csv)
     beside = ("records.jsonl", "records.csv", "comparison.json", "flips.csv")
-    return write_page(account, place / "report.html", material.thumbnail, beside)
+    return write_page(account, place / "compare.html", material.thumbnail, beside)
 
 
 def _shown(account: Account, page: Path) -> None:

@@ -207,7 +207,7 @@ def _masked(
     names: Sequence[str], trials: Sequence[Trial], by_gradient: Sequence[float | None], n: int
 ) -> tuple[tuple[Finding, ...], ...]:
     """Of each model, whether its own gradients find far less than what needs none of them."""
-    found = []
+    found: list[tuple[Finding, ...]] = []
     for place, (name, own) in enumerate(zip(names, by_gradient, strict=True)):
         others = [
             (t.right[place].value / 100, t.name)

@@ -138,7 +138,8 @@ def _openvino(path: Path, opened: Opened) -> tuple[dict[str, np.ndarray], Execut
         for op in model.get_ops()
         if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) > 1
     }
-    integer, floating = [], []
+    integer: list[str] = []
+    floating: list[str] = []
     for op in opened.runtime.get_runtime_model().get_ops():
         info = op.get_rt_info()
         told = {key: str(info[key].value) for key in ("layerType", "runtimePrecision") if key in info}
@@ -218,7 +219,7 @@ def _emptied(reference: Held, other: Held, whose: str) -> Iterator[Finding]:
         if name in emptied or twin is None or twin.shape != weight.shape or weight.ndim < 2:
             continue
         rows = weight.reshape(len(weight), -1)
-        dead = ~rows.any(axis=1) & twin.reshape(len(twin), -1).any(axis=1)
+        dead = np.asarray(~rows.any(axis=1) & twin.reshape(len(twin), -1).any(axis=1))
         # a run of rows to the end, as a file that was cut off and filled up has it
         last = int(dead[::-1].argmin()) if not dead.all() else len(dead)
         if last >= 2 and last == int(dead.sum()) and float(np.mean(other.weights[name] == 0)) < 0.9:

@@ -114,7 +114,8 @@ def groups(found: Sequence[Group], kind: str = "class", kinds: str = "classes") 
     of = f"{counted(len(tested), kind, kinds)} tested, Holm's correction"
     if not paying:
         least, most = min(g.detectable for g in tested), max(g.detectable for g in tested)
-        ends = f"{least:.2g}" if f"{least:.2g}" == f"{most:.2g}" else f"{least:.2g} to {most:.2g}"
+        low, high = (f"{end:.0f}" if end >= 10 else f"{end:.2g}" for end in (least, most))
+        ends = low if low == high else f"{low} to {high}"
         return (
             f"No {kind} surely lost accuracy ({of}); a loss of {ends} points, by size of the {kind}, "
             f"would have shown.{few}"
@@ -171,7 +172,7 @@ def temperature(found: Temperature | None, whose: str = "the other model") -> st
     if not found.loss_after < found.loss_before:
         return (
             f"{capital(whose)}: the best temperature on {found.fitted_on:,} examples, {found.value:.3g}{end}, helps no "
-            f"others: on {found.n:,} the loss is {found.loss_before:.3g} nats without it and {found.loss_after:.3g} with it."
+            f"others: on {found.n:,} the loss is {found.loss_before:.3g} nats without and {found.loss_after:.3g} with it."
         )
     return (
         f"{capital(whose)} is best calibrated at a temperature of {found.value:.3g}{end}, so it is {sure}: on "

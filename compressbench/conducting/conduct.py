@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from compressbench.artefacts import told
 from compressbench.artefacts.artefact import Artefact, Given
 from compressbench.artefacts.function import Function
 from compressbench.artefacts.predictions import Predictions
-from compressbench.artefacts.preparation import Preparation
+from compressbench.artefacts.preparation import Preparation, fitted
 from compressbench.bench import Progress, Silent
 from compressbench.comparing import asking, doctor, material
 from compressbench.comparing.comparison import Asked, Comparison, Floor, Said, compared, floor
@@ -25,19 +25,28 @@ from compressbench.conducting import further
 from compressbench.conducting.wishes import Wishes
 from compressbench.errors import UserError
 from compressbench.runs import provenance
-from compressbench.showing.account import Account, Provenance
+from compressbench.showing.account import Account, Fragility, Layers, Provenance
 
 Answering = Artefact | Predictions
 Named = str | Path | Artefact | Predictions | Callable[..., Any]
+FEW = 200
+"""Examples that other preparations are tried on, of a quick comparison."""
 HALF = 50.0
 """Percent of the weights from which on a file is one of integers."""
 
 
-class Watcher:
-    """Told what is done; the terminal's live view is one, this one is silent."""
+class Watcher(Protocol):
+    """Told what is done; the terminal's live view is one."""
 
     def working(self, words: str) -> AbstractContextManager[Progress]:
         """Called around each piece of work."""
+
+
+class Unseen:
+    """Tells nobody."""
+
+    def working(self, words: str) -> AbstractContextManager[Progress]:
+        """See ``Watcher``."""
         return nullcontext(Silent())
 
 
@@ -84,7 +93,7 @@ def conducted(
     Raises:
         UserError: one line: something can't be read, doesn't fit, or isn't known and no flag says it.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or Unseen()
     began = time.monotonic()
     if not others:
         raise UserError(
@@ -112,7 +121,8 @@ def conducted(
     ]
     with watcher.working("sizes and times") as progress:
         cost = further.costs(answered, asked_of, wishes, progress)
-    fragility, layers = None, ()
+    fragility: Fragility | None = None
+    layers: tuple[Layers, ...] = ()
     if not wishes.quick:
         with watcher.working("spoilt and attacked pictures") as progress:
             fragility, masked = further.fragility(answered, asked_of, wishes, progress)
@@ -214,7 +224,7 @@ def _reference(
         with watcher.working(f"{artefact.name}: other ways to prepare pictures") as progress:
             found = doctor.doctored(
                 artefact, asked_of, one.preparation, known=one.said.scores, threads=wishes.threads,
-                seed=wishes.seed, progress=progress,
+                rows=_looked_at(wishes), seed=wishes.seed, progress=progress,
             )  # fmt: skip
         if found.better:
             notes.append(found.words)
@@ -232,8 +242,13 @@ def _preparation(
         return None
     own = wishes.preparation or artefact.wants.preparation or asked_of.preparation or otherwise
     if own is None and wishes.auto:
-        own = Preparation()
+        own = fitted(Preparation(), artefact.wants)
     return asking.prepared(artefact, own)
+
+
+def _looked_at(wishes: Wishes) -> int:
+    """Examples that other preparations are tried on."""
+    return FEW if wishes.quick else doctor.ROWS
 
 
 def _answered(
@@ -261,7 +276,7 @@ def _other(
         with watcher.working(f"{artefact.name}: does it want pictures as the reference does?") as progress:
             other = doctor.doctored_other(
                 artefact, asked_of, preparation, first.said.scores, known=one.said.scores, theirs=first.preparation,
-                threads=wishes.threads, seed=wishes.seed, progress=progress,
+                threads=wishes.threads, rows=_looked_at(wishes), seed=wishes.seed, progress=progress,
             )  # fmt: skip
         found += doctor.differing(other, first.preparation, artefact.name)
         if other.better and wishes.auto:

@@ -47,10 +47,12 @@ if TYPE_CHECKING:
     from compressbench.conducting.conduct import Answered
 
 BATCHES = (1, 64)
-SPOILT, ATTACKED = 500, 100
-"""Examples that are spoilt, and those that are attacked."""
-TRACED = 32
-"""Examples that layers are compared on."""
+SPOILT, ATTACKED, FEWEST = 500, 100, 16
+"""Examples that are spoilt, and those that are attacked; fewer where that would take longer than ``PATIENCE``."""
+PATIENCE = 60.0
+"""Seconds for all that is spoilt, and for all attacks by queries."""
+TRACED, TRACED_PIXELS = 32, 32 * 1024
+"""Examples that layers are compared on, and how many pixels these may have together; two are the least."""
 WORST = 3
 """So many of the worst layers are left alone, one more each time."""
 
@@ -93,13 +95,13 @@ def costs(
     timings: dict[int, list[Timing]] = {id(one): [] for one in runs}
     opened = [one.artefact.open(wishes.threads) for one in runs]  # type: ignore[union-attr]
     fixed = {one.artefact.wants.batch for one in runs} - {None}  # type: ignore[union-attr]
-    sizes = sorted(fixed) if fixed else [b for b in BATCHES if b <= asked_of.n] or [asked_of.n]  # type: ignore[type-var]
+    sizes = sorted(n for n in fixed if n) or [b for b in BATCHES if b <= asked_of.n] or [asked_of.n]
     if len(fixed) > 1:
         sizes = []
     for place, batch in enumerate(sizes):
         progress.step(place, len(sizes))
         makers = [_maker(one, asked_of) for one in runs]
-        for one, time in zip(runs, timing.times(opened, makers, int(batch)), strict=True):  # type: ignore[arg-type]
+        for one, time in zip(runs, timing.times(opened, makers, int(batch)), strict=True):
             timings[id(one)].append(_timing(time))
     expenses = []
     for one in answered:
@@ -180,7 +182,12 @@ def fragility(
         ), nothing
     if asked_of.pictures is None:
         return Fragility(words=("Not tested here: the data are arrays that are fed as they are.",)), nothing
-    some = limited(asked_of, SPOILT, wishes.seed)
+    each = sum(1 / one.said.rate for one in answered)
+    spoilt = min(
+        SPOILT, max(FEWEST, int(PATIENCE / (each * (2 + len(trying.KINDS) * len(trying.SEVERITIES)))))
+    )
+    attacked = min(ATTACKED, max(FEWEST, int(PATIENCE / (each * (trying.QUERIES + 4 * trying.STEPS)))))
+    some = limited(asked_of, spoilt, wishes.seed)
     geometry = _geometry(answered)
     if geometry is None:
         return Fragility(words=("Not tested here: the models take pictures of different sizes.",)), nothing
@@ -194,7 +201,7 @@ def fragility(
         [_ask(one, wishes) for one in answered],
         [_with_gradients(one) for one in answered],
         kinds,
-        min(ATTACKED, some.n),
+        min(attacked, some.n),
         wishes.seed,
         progress.step,
     )
@@ -286,7 +293,7 @@ def layers(first: Answered, other: Answered, asked_of: Material, wishes: Wishes)
         or isinstance(other.artefact, Predictions)
     ):
         return Layers(words=("Can't be told: a file of predictions has no layers.",))
-    some = limited(asked_of, TRACED, wishes.seed)
+    some = limited(asked_of, _traced(asked_of), wishes.seed)
     try:
         if kinds == {"Onnx"}:
             return _of_graphs(first, other, some, asked_of, wishes)
@@ -298,11 +305,19 @@ def layers(first: Answered, other: Answered, asked_of: Material, wishes: Wishes)
         return Layers(words=(f"Can't be told: {str(error).splitlines()[0][:200]}.",))
 
 
+def _traced(asked_of: Material) -> int:
+    """So many examples that what all layers give can be held."""
+    if asked_of.pictures is None:
+        return TRACED
+    high, wide = asked_of.pictures(np.array([0]))[0].shape[:2]
+    return max(2, min(TRACED, TRACED_PIXELS // (high * wide)))
+
+
 def _of_modules(modules: Sequence[Any], first: Answered, some: Material) -> Layers:
     import torch
 
     fed = next(asking.batches(first.artefact, some, first.preparation, some.n))  # type: ignore[arg-type]
-    arrays = list(fed.values()) if isinstance(fed, dict) else list(fed)  # type: ignore[call-overload]
+    arrays = list(fed.values()) if isinstance(fed, dict) else list(fed)
     found = tracing.of_modules(
         modules[0], modules[1], [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
     )
@@ -320,7 +335,7 @@ def _of_graphs(
     worst = tracing.worst_first(found)[: WORST if not math.isinf(min(x.made for x in found)) else 0]
     restored = []
     tried = limited(asked_of, SPOILT, wishes.seed)
-    wanted = answers(asking.asked(first.artefact, tried, first.preparation, wishes.threads).scores).labels  # type: ignore[arg-type]
+    wanted = answers(asking.asked(first.artefact, tried, first.preparation, wishes.threads).scores).labels
     for count in range(1, len(worst) + 1):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "mixed.onnx"
