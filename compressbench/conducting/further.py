@@ -53,6 +53,8 @@ PATIENCE = 60.0
 """Seconds for all that is spoilt, and for all attacks by queries."""
 TRACED, TRACED_PIXELS = 32, 32 * 1024
 """Examples that layers are compared on, and how many pixels these may have together; two are the least."""
+ALIKE = 0.02
+"""Ratios of speeds nearer to 1 than this are called alike."""
 WORST = 3
 """So many of the worst layers are left alone, one more each time."""
 
@@ -159,9 +161,11 @@ def _cost_words(answered: Sequence[Answered], expenses: Sequence[Expense]) -> li
             else:
                 sure = "surely " if ratio.low > 1 or ratio.high < 1 else "not surely "
                 way = "faster" if ratio.value > 1 else "slower"
+                same = abs(ratio.value - 1) < ALIKE
                 words.append(
                     f"At batch {time.batch} {name} runs at {ratio.value:.2f} times the reference's speed "
-                    f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.n} rounds in turns): {sure}{way}."
+                    f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.n} rounds in turns): "
+                    f"{'as fast' if same else sure + way}."
                 )
         if found.executed:
             words.append(f"What {name} executes: {found.executed}.")
