@@ -74,7 +74,8 @@ class Answered:
     @property
     def precision(self) -> str:
         """In which its outputs may round, for ``oddities.varying``."""
-        if self.held is not None and self.held.in_bytes >= HALF:
+        program = getattr(self.artefact, "program", None)
+        if (self.held is not None and self.held.in_bytes >= HALF) or getattr(program, "rounds", False):
             return "int8"
         inputs = getattr(self.artefact, "wants", None)
         kinds = {i.dtype for i in inputs.inputs} if inputs is not None else set()

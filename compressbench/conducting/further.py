@@ -359,6 +359,8 @@ def _of_graphs(
 
 
 def _layer_words(found: Sequence[tracing.Layer]) -> tuple[str, ...]:
+    if not found:
+        return ("Can't be told: the two have no layers of the same name.",)
     finite = [x for x in found if math.isfinite(x.made)]
     if not finite:
         return ("Not one layer of those that can be compared differs.",)
