@@ -23,11 +23,17 @@ SHARES = frozenset(
         "clean_accuracy", "fgsm_accuracy", "pgd_accuracy", "fgsm_label_loyalty", "pgd_label_loyalty",
         "pgd_transfer_accuracy", "square_accuracy", "shifted_top1", "simulated_top1", "deployed_top1",
         "deployed_agreement", "exit_top1", "exits_top1", "last_top1", "random_top1", "oracle_top1",
-        "population_top1", "modal_disagreement", "modal_ties",
+        "population_top1", "modal_disagreement", "modal_ties", "changed", "right_to_wrong", "wrong_to_right",
+        "wrong_to_another", "top5_overlap", "coverage", "error_answered", "floor_loyalty", "attacked_top1",
+        "attacked_loyalty",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
-CHANGES = frozenset({"recall_change", "class_change", "deployed_gap"})
+CHANGES = frozenset(
+    {
+        "recall_change", "class_change", "deployed_gap", "accuracy_drop", "accuracy_drop_low", "accuracy_drop_high",
+    }
+)  # fmt: skip
 """Metrics that are differences of such shares."""
 BATCH = re.compile(r"_b([1-9][0-9]*)\Z", re.ASCII)
 
@@ -283,4 +289,34 @@ METRICS: Mapping[str, Declared] = {
     "exit_throughput_b#": Declared("Throughput by exits", "examples/s", 1, timing=True),
     **_ratios("exit_speedup", "Speed-up by exits"),
     "exit_cost_b#": Declared("MACs computed", "%", -1),
+    # compare, flips, fragility, noise
+    "ece_adaptive": Declared("Calibration error, bins of equal numbers", "%", -1),
+    "brier": Declared("Brier score", "1", -1),
+    "temperature": Declared("Best temperature", "1"),
+    "changed": Declared("Changed", "%", -1),
+    "right_to_wrong": Declared("Right to wrong", "%", -1),
+    "wrong_to_right": Declared("Wrong to right", "%", 1),
+    "wrong_to_another": Declared("Wrong to another wrong", "%", -1),
+    "accuracy_drop": Declared("Accuracy lost", "points", -1),
+    "accuracy_drop_low": Declared("Accuracy lost, at least", "points", -1),
+    "accuracy_drop_high": Declared("Accuracy lost, at most", "points", -1),
+    "kl": Declared("KL", "nats", -1),
+    "kl_low": Declared("KL, at least", "nats", -1),
+    "kl_high": Declared("KL, at most", "nats", -1),
+    "kl_50": Declared("KL, median", "nats", -1),
+    "kl_90": Declared("KL, worst of 10", "nats", -1),
+    "kl_99": Declared("KL, worst of 100", "nats", -1),
+    "kl_99_9": Declared("KL, worst of 1,000", "nats", -1),
+    "total_variation": Declared("Total variation", "1", -1),
+    "top5_overlap": Declared("Top-5 overlap", "%", 1),
+    "rank_correlation": Declared("Rank correlation", "1", 1),
+    "coverage": Declared("Answered", "%"),
+    "error_answered": Declared("Wrong of these", "%", -1),
+    "floor_loyalty": Declared("L-L of the floor", "%", 1),
+    "oddities": Declared("Oddities", "1", -1),
+    "flip": Declared("Both sure", "1"),
+    "attacked_top1": Declared("Top-1 under attack", "%", 1),
+    "attacked_loyalty": Declared("L-L under attack", "%", 1),
+    "noise_made": Declared("Signal to noise made here", "dB", 1),
+    "noise_arrived": Declared("Signal to noise arrived here", "dB", 1),
 }

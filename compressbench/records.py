@@ -169,11 +169,12 @@ def write_csv(records: Iterable[Record], path: Path) -> None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: _no_formula(v) for k, v in asdict(r).items()} for r in records)
+    writer.writerows({k: no_formula(v) for k, v in asdict(r).items()} for r in records)
     write_text(path, buffer.getvalue())
 
 
-def _no_formula(value: Any) -> Any:
+def no_formula(value: Any) -> Any:
+    """A cell of a CSV file: a text that a spreadsheet takes for a formula gets a ``'``, and none steers a terminal."""
     if isinstance(value, str):
         value = clean(value)
         if value.lstrip().startswith(FORMULA):

@@ -144,7 +144,7 @@ def test_no_stage_reads_a_test_image(as_it_is: dict[str, State]) -> None:
         "prune/magnitude", "prune/magnitude_increase", "prune/large_final_same_sign", "prune/small_final",
         "prune/random", "prune/obs", "prune/obd_recursion", "prune/movement",
         "train/adam", "train/adamw", "train/asam", "train/distill_adam", "train/mimic", "train/online",
-        "train/exits_distilled",
+        "train/exits_distilled", "train/sgd_cosine",
     }  # fmt: skip
     assert shipped - {y for y, _, _ in STAGES} == others, "a new stage belongs into one of the two lists"
 

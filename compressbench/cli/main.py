@@ -45,6 +45,10 @@ VERBS = {
         "compressbench.cli.advise",
         "which state to take: advise RUN… --target T --max-bytes … --min-accuracy … [--export onnx]",
     ),
+    "compare": (
+        "compressbench.cli.compare",
+        "what was lost between two artefacts of anybody's: compare original.onnx small.onnx --data photos/",
+    ),
     "gate": (
         "compressbench.cli.gate",
         "exit code 1 when a state breaks a limit: gate RUN --max-drop 1.0 --min-loyalty 98",

@@ -17,12 +17,12 @@ from compressbench.paths import given_path, resolved
 from compressbench.tasks.images.classification import IMAGES
 
 if TYPE_CHECKING:
-    from PIL import ImageFile
+    from PIL import Image, ImageFile
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 """What may lie behind these suffixes, as Pillow calls it: of its others some start programs (EPS runs Ghostscript)."""
-
+NAMES = {"PNG": "PNG", "JPEG": "JPEG", "BMP": "BMP", "WEBP": "WebP", "GIF": "GIF"}
 
 MANY = "MPO"
 """A JPEG with further pictures behind the first, as telephones write them: previews, depth, brightness."""
@@ -195,33 +195,48 @@ def read_pictures(
 
 def _picture(path: Path, shape: tuple[int, int] | None, channels: int) -> np.ndarray:
     """(channels, height, width), uint8."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path, formats=FORMATS) as opened:
-            mode = _deep_mode(opened)
-            if mode is not None:
-                raise UserError(
-                    f"image_folder: {path} has more than 8 bits per value (mode {mode}); convert it to 8 bits first"
-                )
-            frames = getattr(opened, "n_frames", 1)
-            if frames > 1 and opened.format != MANY:
-                raise UserError(
-                    f"image_folder: {path} is animated, {frames} frames; save the one that is meant as a still picture"
-                )
-            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-    except UnidentifiedImageError as error:
-        raise UserError(f"image_folder: {path} is no PNG, JPEG, BMP, WebP or GIF that can be read") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"image_folder: {path} says it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; make it smaller"
-        ) from error
-    except (OSError, EOFError, ValueError, SyntaxError) as error:
-        raise UserError(f"image_folder: can't read {path}: {error}") from error
+    image = still(path, "L" if channels == 1 else "RGB", "image_folder: ")
     if shape is not None and (image.height, image.width) != shape:
         image = ImageOps.fit(image, (shape[1], shape[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def still(path: Path, mode: str, where: str = "", formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """A picture upright, in Pillow's ``mode``, by no decoder but those of ``formats``.
+
+    Args:
+        where: begins what an error says.
+
+    Raises:
+        UserError: it can't be read, is none of these, has more than 8 bits a value, moves, or is enormous.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=formats) as opened:
+            deep = _deep_mode(opened)
+            if deep is not None:
+                raise UserError(
+                    f"{where}{path} has more than 8 bits per value (mode {deep}); convert it to 8 bits first"
+                )
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1 and opened.format != MANY:
+                raise UserError(
+                    f"{where}{path} is animated, {frames} frames; save the one that is meant as a still picture"
+                )
+            return ImageOps.exif_transpose(opened).convert(mode)
+    except UnidentifiedImageError as error:
+        known = ", ".join(NAMES[f] for f in formats[:-1])
+        raise UserError(f"{where}{path} is no {known} or {NAMES[formats[-1]]} that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{where}{path} says it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; make it smaller"
+        ) from error
+    except (OSError, EOFError, ValueError, SyntaxError) as error:
+        raise UserError(f"{where}can't read {path}: {error}") from error
 
 
 def _deep_mode(opened: ImageFile.ImageFile) -> str | None:

@@ -130,8 +130,8 @@ def package() -> Any:
     return onnxruntime
 
 
-def open_session(runtime: Any, content: bytes, threads: int, optimised: Path | None = None) -> Any:
-    """A session on the CPU with that many threads; ``optimised`` takes the graph that it really runs."""
+def open_session(runtime: Any, content: bytes | str, threads: int, optimised: Path | None = None) -> Any:
+    """A session of a graph (bytes, or a path) on the CPU; ``optimised`` takes the graph that it really runs."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -21,20 +21,28 @@ if TYPE_CHECKING:
 
 def fill(spec: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Replaces ``@classes``, ``@shape`` and whatever else the task knows by the data set's own numbers."""
-    facts = task.facts()
+    return filled(spec, task.facts())
 
-    def filled(value: Any) -> Any:
+
+def filled(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec with each ``@name`` replaced by the fact of that name.
+
+    Raises:
+        UserError: one is not known.
+    """
+
+    def inner(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {k: filled(v) for k, v in value.items()}
+            return {k: inner(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
-            return [filled(v) for v in value]
+            return [inner(v) for v in value]
         if isinstance(value, str) and value.startswith("@"):
             if value not in facts:
                 raise UserError(f"model: {value!r} is not known; known: {', '.join(facts)}")
             return facts[value]
         return value
 
-    return filled(spec)
+    return inner(spec)
 
 
 def module_of(state: State, device: str = "cpu") -> nn.Module:

@@ -41,17 +41,35 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"weights: there is no file {file}")
     if file.suffix == ".safetensors":
-        try:
-            return _unwrapped(load_file(file), file)
-        except SafetensorError as error:
-            raise UserError(f"weights: {file} is damaged or no safetensors file: {error}") from error
-        except OSError as error:
-            raise UserError(f"weights: can't read {file}: {error}") from error
+        return read_safetensors(file)
     if file.suffix in TORCH:
-        return _unwrapped(_read_torch(file), file)
+        return read_torch(file)
     raise UserError(
         f"weights: {file} has an unknown format; use .safetensors, or {' / '.join(TORCH)} with tensors only"
     )
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Named tensors of a safetensors file, whatever it is called.
+
+    Raises:
+        UserError: see ``read_weights``.
+    """
+    try:
+        return _unwrapped(load_file(file), file)
+    except SafetensorError as error:
+        raise UserError(f"weights: {file} is damaged or no safetensors file: {error}") from error
+    except OSError as error:
+        raise UserError(f"weights: can't read {file}: {error}") from error
+
+
+def read_torch(file: Path) -> dict[str, Tensor]:
+    """Named tensors of a torch file that holds nothing but tensors, whatever it is called.
+
+    Raises:
+        UserError: see ``read_weights``.
+    """
+    return _unwrapped(_read_torch(file), file)
 
 
 def _read_torch(file: Path) -> Any:
@@ -64,7 +82,7 @@ def _read_torch(file: Path) -> Any:
             f"weights: {file} holds more than tensors and is not opened, since that would run code; "
             "save model.state_dict() alone, or convert it to .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what is cut off in the middle fails wherever torch happens to be
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"weights: can't read {file}, it is damaged or no torch file: {reason}") from error
 

@@ -1,0 +1,243 @@
+"""A model's folder on disk, as timm and Hugging Face save it: ``config.json`` beside ``model.safetensors``.
+
+Local only: nothing is fetched, no code of the folder's is run, and no pickle is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressbench.artefacts import preparation
+from compressbench.artefacts.artefact import Given, Input, Wanted
+from compressbench.artefacts.files import a_file, digest_of, json_of
+from compressbench.artefacts.module import OpenModule, frozen
+from compressbench.errors import UserError, nearest, reason
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compressbench.artefacts.preparation import Preparation
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+HEADS = {
+    "ForImageClassification": "AutoModelForImageClassification",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+}
+"""How architectures end that are read, and by which of transformers' classes."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model that a library builds from a folder.
+
+    Attributes:
+        library: and its version, in words.
+    """
+
+    path: Path
+    library: str
+    module: nn.Module
+    wants: Wanted
+    files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return self.path.resolve().name
+
+    @property
+    def form(self) -> str:
+        """In words."""
+        import torch
+
+        return f"{self.library} folder, torch {torch.__version__} on the CPU"
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Of config and weights, and of the library's version, which builds the rest."""
+        return digest_of(self.files, self.library)
+
+    def open(self, threads: int = 1) -> OpenModule:
+        """See ``Artefact``."""
+        return OpenModule(self.module, self.wants, self.name, threads)
+
+    def differentiable(self) -> nn.Module | None:
+        """The module."""
+        return self.module
+
+
+def read(path: Path, given: Given) -> Folder:
+    """The model of a folder.
+
+    Raises:
+        UserError: it holds none that is read, its library isn't installed, or weights and config don't fit.
+    """
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path}: no model's folder: it has no {CONFIG}; RUN::STATE names a state of a run")
+    config = json_of(a_file(path / CONFIG))
+    if "architecture" in config:
+        return _timm(path, config)
+    if isinstance(config.get("architectures"), list) or "model_type" in config:
+        return _transformers(path, config)
+    raise UserError(f"{path}: {CONFIG} names neither timm's architecture nor transformers' architectures")
+
+
+def _timm(path: Path, config: Mapping[str, Any]) -> Folder:
+    from compressbench.models.build import load
+    from compressbench.models.checkpoint import fitted, read_safetensors
+
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"{path}: timm isn't installed ({error}): pip install 'compressbench[timm]'"
+        ) from error
+    name = str(config["architecture"])
+    if name not in timm.list_models():
+        raise UserError(
+            f"{path}: timm {timm.__version__} has no model {name!r}; {nearest(name, timm.list_models())}"
+        )
+    weights = _weights(path)
+    told = config.get("pretrained_cfg")
+    settings: dict[str, Any] = told if isinstance(told, dict) else config  # type: ignore[assignment]
+    classes = config.get("num_classes", settings.get("num_classes"))
+    options = _plain(config.get("model_args") or {}, path)
+    options |= {"num_classes": classes} if isinstance(classes, int) else {}
+    try:
+        module = timm.create_model(name, pretrained=False, **options)
+    except Exception as error:  # a builder's own errors, of options that came from a file
+        raise UserError(
+            f"{path}: timm can't build {name}: {type(error).__name__}: {reason(error)}"
+        ) from error
+    load(module, fitted(read_safetensors(weights), module), str(weights))
+    known = preparation.of_timm(settings)
+    size = settings.get("input_size")
+    channels = size[0] if isinstance(size, list) and len(size) == 3 and isinstance(size[0], int) else 3
+    fixed = known is not None and settings.get("fixed_input_size")
+    height, width = known.size if fixed and known is not None and known.size else (None, None)
+    inputs = (Input("x", (None, options.get("in_chans", channels), height, width)),)
+    wants = Wanted(inputs, module.num_classes if isinstance(module.num_classes, int) else None, known)
+    return Folder(path, f"timm {timm.__version__}", frozen(module), wants, (path / CONFIG, weights))
+
+
+REFUSED = (
+    "pretrained",
+    "checkpoint",
+    "cache",
+    "file",
+    "path",
+    "url",
+    "hf_",
+    "features_only",
+    "scriptable",
+    "device",
+)
+"""Parts of names of options that reach beyond a model's shape."""
+
+
+def _plain(options: Any, path: Path) -> dict[str, Any]:
+    """Options of a builder as far as they are numbers, words and lists of those."""
+    if not isinstance(options, dict):
+        raise UserError(f"{path}: model_args of {CONFIG} are no mapping")
+    for name, value in options.items():
+        inner = value if isinstance(value, list) else [value]
+        paths = any(isinstance(v, str) and "/" in v for v in inner)
+        known = all(isinstance(v, bool | int | float | str | None) for v in inner) and not paths
+        if not name.isidentifier() or not known or any(part in name for part in REFUSED):
+            raise UserError(
+                f"{path}: {CONFIG} passes {name}={str(value)[:60]!r} to the model's builder; not read"
+            )
+    return dict(options)
+
+
+def _weights(path: Path) -> Path:
+    """The one file of weights.
+
+    Raises:
+        UserError: there is none, or it is a pickle.
+    """
+    if (path / WEIGHTS).exists():
+        return a_file(path / WEIGHTS)
+    if any(path.glob("*.bin")) or any(path.glob("*.pth")):
+        raise UserError(f"{path}: its weights are a pickle; save them as {WEIGHTS}")
+    raise UserError(f"{path}: has no {WEIGHTS}")
+
+
+def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
+    names = config.get("architectures") or [""]
+    architecture = str(names[0]) if isinstance(names, list) else ""
+    head = next((auto for end, auto in HEADS.items() if architecture.endswith(end)), None)
+    if head is None:
+        raise UserError(
+            f"{path}: holds a {architecture or config.get('model_type')}, which answers no classes; read are "
+            f"{' and '.join(HEADS)}"
+        )
+    if (path / ADAPTER).exists():
+        raise UserError(f"{path}: holds an adapter of another model; merge it into its weights and save them")
+    files = (path / CONFIG, *_shards(path))
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"{path}: transformers isn't installed ({error}): pip install 'compressbench[transformers]'"
+        ) from error
+    with _offline():
+        try:
+            module = getattr(transformers, head).from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
+        except Exception as error:  # transformers' own errors, of a folder that is input
+            raise UserError(
+                f"{path}: transformers can't load it: {type(error).__name__}: {reason(error)}"
+            ) from error
+    classes = getattr(module.config, "num_labels", None)
+    known = _processor(path)
+    if head == "AutoModelForImageClassification":
+        channels = getattr(module.config, "num_channels", 3)
+        inputs: tuple[Input, ...] = (Input("pixel_values", (None, channels, None, None)),)
+    else:
+        inputs = tuple(Input(n, (None, None), "int64") for n in ("input_ids", "attention_mask"))
+    wants = Wanted(inputs, classes, known)
+    library = f"transformers {transformers.__version__}"
+    return Folder(path, library, frozen(module.float()), wants, files)
+
+
+def _shards(path: Path) -> tuple[Path, ...]:
+    """All files of weights; an index names only what lies beside it."""
+    if not (path / INDEX).is_file():
+        return (_weights(path),)
+    shards = json_of(path / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
+        raise UserError(f"{path / INDEX}: has no weight_map")
+    names = sorted(set(shards.values()))
+    if odd := next((n for n in names if Path(n).name != n or not n.endswith(".safetensors")), None):
+        raise UserError(f"{path / INDEX}: refers to {odd!r}; only .safetensors files beside it are read")
+    return (path / INDEX, *(a_file(path / n) for n in names))
+
+
+def _processor(path: Path) -> Preparation | None:
+    file = path / "preprocessor_config.json"
+    return preparation.of_hugging_face(json_of(file)) if file.is_file() else None
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """The network off, as far as these libraries ask their environment; and it as it was, afterwards."""
+    before = {name: os.environ.get(name) for name in OFFLINE}
+    os.environ.update(OFFLINE)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

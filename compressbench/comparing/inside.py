@@ -1,0 +1,255 @@
+"""What a model's file holds, and what its runtime really executes: integers, floats, zeros, layers that are empty."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from compressbench.artefacts.artefact import Artefact, Opened, size_of
+from compressbench.comparing.oddities import UNUSABLE, WORTH_A_LOOK, WRONG, Finding
+from compressbench.wording import counted
+
+SPARSE = 30.0
+"""Percent of zeros from which on a file is called a sparse one."""
+FEW = 64
+"""Tensors of fewer numbers aren't looked at."""
+BYTES = ("int8", "uint8")
+FLOATS = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+"""ONNX Runtime's products of floats; in sessions of fixed names, as its own optimiser writes them."""
+
+
+@dataclass(frozen=True)
+class Executed:
+    """Products (convolutions, linear layers) that a runtime executes.
+
+    Attributes:
+        integer: in 8-bit integers, by name.
+        floating: in floats of constant weights, by name.
+        from_integers: those among ``floating`` whose weights the file holds as integers.
+    """
+
+    integer: tuple[str, ...]
+    floating: tuple[str, ...]
+    from_integers: tuple[str, ...] = ()
+
+    def in_words(self) -> str:
+        """``int8: 20 of 21 products; in float: fc``."""
+        every = len(self.integer) + len(self.floating)
+        if not self.integer:
+            return f"float: all {counted(every, 'product')}" if every else "no products found"
+        left = f"; in float: {', '.join(self.floating[:5])}{' …' if len(self.floating) > 5 else ''}"
+        return f"int8: {len(self.integer)} of {counted(every, 'product')}{left if self.floating else ''}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a file holds.
+
+    Attributes:
+        weights: tensors of two dimensions or more, by name, as they lie in the file.
+        bytes: of all files; None where there are none.
+        executed: None where the runtime doesn't tell.
+    """
+
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    bytes: int | None = None
+    executed: Executed | None = None
+
+    @property
+    def zeros(self) -> float:
+        """Percent of the weights that are zero; not-a-number without any."""
+        count = sum(w.size for w in self.weights.values())
+        return (
+            100 * sum(int((w == 0).sum()) for w in self.weights.values()) / count if count else float("nan")
+        )
+
+    @property
+    def in_bytes(self) -> float:
+        """Percent of the weights that are held as 8-bit integers."""
+        count = sum(w.size for w in self.weights.values())
+        small = sum(w.size for w in self.weights.values() if w.dtype.name in BYTES)
+        return 100 * small / count if count else float("nan")
+
+
+def held(artefact: Artefact, opened: Opened) -> Held:
+    """What is to be seen of an artefact from outside."""
+    kind = type(artefact).__name__
+    weights: dict[str, np.ndarray] = {}
+    executed: Executed | None = None
+    if kind == "Onnx":
+        weights, executed = _onnx(artefact.files[0], opened)
+    elif kind == "OpenVINO":
+        weights, executed = _openvino(artefact.files[0], opened)
+    elif hasattr(opened.runtime, "named_parameters"):
+        weights = {
+            name: p.detach().cpu().float().numpy()
+            for name, p in opened.runtime.named_parameters()
+            if p.ndim > 1
+        }
+    return Held({n: w for n, w in weights.items() if w.size >= FEW}, size_of(artefact), executed)
+
+
+def _onnx(path: Path, opened: Opened) -> tuple[dict[str, np.ndarray], Executed]:
+    import onnx
+    from onnx import numpy_helper
+
+    from compressbench.hardware.onnxruntime_cpu import INTEGER, open_session, package
+
+    model = onnx.load(str(path))
+    weights = {
+        i.name: numpy_helper.to_array(i, base_dir=str(path.parent))
+        for i in model.graph.initializer
+        if len(i.dims) > 1
+    }
+    integers = {n for n, w in weights.items() if w.dtype.name in BYTES}
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        open_session(package(), str(path), 1, optimised)
+        graph = onnx.load(str(optimised)).graph
+    constant = {i.name for i in graph.initializer}
+    made = {o: n for n in graph.node for o in n.output}
+    integer, floating, from_integers = [], [], []
+    for node in graph.node:
+        name = node.name or node.output[0]
+        if node.op_type in INTEGER:
+            integer.append(name)
+        elif node.op_type in FLOATS and len(node.input) > 1:
+            origin = made.get(node.input[1])
+            restored = origin is not None and origin.op_type == "DequantizeLinear"
+            if node.input[1] in constant or restored:
+                floating.append(name)
+                source = origin.input[0] if restored and origin is not None else node.input[1]
+                if restored or any(source.startswith(name) for name in integers):
+                    from_integers.append(name)
+    return weights, Executed(tuple(integer), tuple(floating), tuple(from_integers))
+
+
+def _openvino(path: Path, opened: Opened) -> tuple[dict[str, np.ndarray], Executed]:
+    from compressbench.hardware.openvino_cpu import package
+
+    model = package().Core().read_model(str(path))
+    weights = {
+        op.get_friendly_name(): np.array(op.data)
+        for op in model.get_ops()
+        if op.get_type_name() == "Constant" and len(op.get_output_shape(0)) > 1
+    }
+    integer: list[str] = []
+    floating: list[str] = []
+    for op in opened.runtime.get_runtime_model().get_ops():
+        info = op.get_rt_info()
+        told = {key: str(info[key].value) for key in ("layerType", "runtimePrecision") if key in info}
+        if told.get("layerType") in ("Convolution", "FullyConnected", "MatMul"):
+            small = told.get("runtimePrecision") in ("u8", "i8")
+            (integer if small else floating).append(op.get_friendly_name())
+    claimed = bool(weights) and any(w.dtype.name in BYTES for w in weights.values())
+    return weights, Executed(tuple(integer), tuple(floating), tuple(floating) if claimed else ())
+
+
+def odd_inside(reference: Held, other: Held, whose: str = "the other model") -> tuple[Finding, ...]:
+    """What is not as a small file should be.
+
+    Integers that run as floats; a layer left in float among integers; a sparse file as large as a dense one; emptied
+    layers; a file that is no smaller though it was to be.
+    """
+    return (
+        *_in_float(other, whose),
+        *_left(other, whose),
+        *_emptied(reference, other, whose),
+        *_no_smaller(reference, other, whose),
+    )
+
+
+def _in_float(other: Held, whose: str) -> Iterator[Finding]:
+    executed = other.executed
+    if executed is None or executed.integer or not executed.from_integers:
+        return
+    n = len(executed.floating)
+    yield Finding(
+        "integers run as floats",
+        f"{whose} holds {other.in_bytes:.0f} % of its weights as 8-bit integers, and this runtime multiplies not one of "
+        f"its {counted(n, 'product')} in integers: it is smaller, and no faster than in float",
+        100.0,
+        n,
+        WRONG,
+    )
+
+
+def _left(other: Held, whose: str) -> Iterator[Finding]:
+    executed = other.executed
+    if executed is None or not executed.integer or not executed.floating:
+        return
+    every = len(executed.integer) + len(executed.floating)
+    heavy = _names_of(executed.floating)
+    yield Finding(
+        "layers left in float",
+        f"{whose} computes {len(heavy)} of {counted(every, 'product')} in float: {', '.join(heavy[:5])}"
+        f"{' …' if len(heavy) > 5 else ''}",
+        100 * len(heavy) / every,
+        every,
+        WORTH_A_LOOK,
+    )
+
+
+def _names_of(nodes: Sequence[str]) -> list[str]:
+    return [
+        re.sub(r"(_nchwc|_fused|_quant|/Conv|/MatMul|/Gemm)+$", "", name).strip("/") or name for name in nodes
+    ]
+
+
+def _emptied(reference: Held, other: Held, whose: str) -> Iterator[Finding]:
+    before = {n for n, w in reference.weights.items() if not w.any()}
+    emptied = [n for n, w in other.weights.items() if not w.any() and n not in before and not _offsets(n, w)]
+    if emptied:
+        yield Finding(
+            "emptied layers",
+            f"{counted(len(emptied), 'layer')} of {whose} {'is' if len(emptied) == 1 else 'are'} all zero: "
+            f"{', '.join(emptied[:5])}{' …' if len(emptied) > 5 else ''}",
+            float(len(emptied)),
+            len(other.weights),
+            UNUSABLE,
+        )
+    hollow = []
+    for name, weight in other.weights.items():
+        twin = reference.weights.get(name)
+        if name in emptied or twin is None or twin.shape != weight.shape or weight.ndim < 2:
+            continue
+        rows = weight.reshape(len(weight), -1)
+        dead = np.asarray(~rows.any(axis=1) & twin.reshape(len(twin), -1).any(axis=1))
+        # a run of rows to the end, as a file that was cut off and filled up has it
+        last = int(dead[::-1].argmin()) if not dead.all() else len(dead)
+        if last >= 2 and last == int(dead.sum()) and float(np.mean(other.weights[name] == 0)) < 0.9:
+            hollow.append((name, last, len(dead)))
+    if hollow:
+        name, last, rows_ = hollow[0]
+        yield Finding(
+            "weights cut off",
+            f"the last {last} of {rows_} rows of {name} in {whose} are zero, and no others; was the file cut off?",
+            100 * last / rows_,
+            len(other.weights),
+            WRONG,
+        )
+
+
+def _offsets(name: str, weight: np.ndarray) -> bool:
+    """Zero points are zero by right."""
+    return bool(re.search(r"zero_?point|_zp$", name, re.IGNORECASE)) or weight.size < FEW
+
+
+def _no_smaller(reference: Held, other: Held, whose: str) -> Iterator[Finding]:
+    if reference.bytes is None or other.bytes is None or not other.weights:
+        return
+    sparse = other.zeros >= SPARSE and reference.zeros < SPARSE
+    if sparse and other.bytes >= 0.95 * reference.bytes:
+        yield Finding(
+            "zeros that save nothing",
+            f"{other.zeros:.0f} % of the weights of {whose} are zero, and its {other.bytes:,} bytes are as many as the "
+            f"reference's {reference.bytes:,}: zeros are stored, and multiplied",
+            other.zeros,
+            len(other.weights),
+            WORTH_A_LOOK,
+        )

@@ -1,0 +1,228 @@
+"""Intervals and exact tests of shares and of differences between shares of the same examples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from compressbench.comparing.arrays import Floats
+
+LEVEL = 0.95
+"""Of every interval, two-sided, where no other is asked for."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval.
+
+    Attributes:
+        value: the figure, in the unit that the function which gave it names.
+        low, high: the ends of the interval; not-a-number where there is none.
+        n: the examples that it rests on.
+        level: how sure the interval is, e.g. 0.95.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = LEVEL
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a figure at all."""
+        return math.isfinite(self.value)
+
+
+def normal_quantile(level: float) -> float:
+    """How many standard errors a two-sided interval reaches to each side: 1.96 at 0.95.
+
+    Raises:
+        ValueError: the level isn't between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"a level is between 0 and 1, and this is {level}")
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def wilson(hits: ArrayLike, n: ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """The ends, in [0, 1], of Wilson's score interval of a share (Wilson, JASA 1927).
+
+    They are the shares pi with ``|hits/n - pi| <= z sqrt(pi (1 - pi) / n)``. All arrays broadcast; where ``n`` is 0
+    nothing is known: 0 and 1.
+    """
+    count, of, z = np.asarray(hits, float), np.asarray(n, float), normal_quantile(level)
+    size = np.where(of > 0, of, 1.0)
+    share = count / size
+    middle = (share + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z * np.sqrt(share * (1 - share) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
+    low = np.where((of > 0) & (count > 0), middle - half, 0.0)
+    high = np.where((of > 0) & (count < of), middle + half, 1.0)
+    return low, high
+
+
+def share(hits: int, n: int, level: float = LEVEL) -> Estimate:
+    """``hits`` of ``n`` in percent, with Wilson's interval; not-a-number of none."""
+    low, high = wilson(hits, n, level)
+    return Estimate(100 * hits / n if n else math.nan, 100 * float(low), 100 * float(high), n, level)
+
+
+def paired_difference(
+    both: ArrayLike, first: ArrayLike, second: ArrayLike, neither: ArrayLike, level: float = LEVEL
+) -> tuple[Floats, Floats, Floats]:
+    """Difference of two shares of the same examples, and the ends of its interval, in [-1, 1].
+
+    Newcombe's method 10 (Statistics in Medicine 17, 1998, 2635-2650): Wilson's intervals of both shares, put together
+    as if they were errors of the two with correlation phi. With ``p = (both + first) / n``, ``q = (both + second) / n``
+    and Wilson's ends ``l, u`` of p and ``L, U`` of q:
+
+        low  = p - q - sqrt((p - l)^2 - 2 phi (p - l)(U - q) + (U - q)^2)
+        high = p - q + sqrt((u - p)^2 - 2 phi (u - p)(q - L) + (q - L)^2)
+
+    phi is the fourfold table's, its numerator ``both neither - first second`` taken nearer to 0 by n/2 where it is
+    positive, and 0 where a margin is empty.
+
+    Args:
+        both, first, second, neither: counts of examples for which both things hold, only the first, only the second,
+            and none. Arrays broadcast.
+        level: of the interval.
+
+    Returns:
+        ``p - q``, low, high; where there is no example not-a-number, -1 and 1.
+    """
+    a, b, c, d = (np.asarray(x, float) for x in (both, first, second, neither))
+    n = a + b + c + d
+    size = np.where(n > 0, n, 1.0)
+    p, q = (a + b) / size, (a + c) / size
+    (l1, u1), (l2, u2) = wilson(a + b, n, level), wilson(a + c, n, level)
+    margins = (a + b) * (c + d) * (a + c) * (b + d)
+    over = a * d - b * c
+    over = np.where(over > 0, np.maximum(over - n / 2, 0), over)
+    phi = np.where(margins > 0, over / np.sqrt(np.where(margins > 0, margins, 1.0)), 0.0)
+
+    def joint(x: Floats, y: Floats) -> Floats:
+        return np.sqrt(np.maximum(x**2 - 2 * phi * x * y + y**2, 0))
+
+    some = n > 0
+    low = np.where(some, p - q - joint(p - l1, u2 - q), -1.0)
+    high = np.where(some, p - q + joint(u1 - p, q - l2), 1.0)
+    return np.where(some, p - q, np.nan), low, high
+
+
+def binomial_point(k: int, n: int) -> float:
+    """P(X = k) of n throws of a fair coin, exact to the last digit."""
+    return math.comb(n, k) / (1 << n)
+
+
+def binomial_tail(k: int, n: int) -> float:
+    """P(X <= k) of n throws of a fair coin."""
+    if k < 0:
+        return 0.0
+    if k >= n:
+        return 1.0
+    down = np.arange(
+        min(k, n - k - 1), 0, -1, dtype=float
+    )  # of the shorter tail: terms are of one sign and fall
+    short = binomial_point(len(down), n) * (1 + np.cumprod(down / (n - down + 1)).sum())
+    return float(short if k <= n - k - 1 else 1 - short)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Of the examples that one of two models alone gets right, are as many the first's as the second's?
+
+    Attributes:
+        lost: examples that the reference alone gets right.
+        won: examples that the other alone gets right.
+        p: of the exact two-sided test: twice the smaller tail of ``lost`` among ``lost + won`` throws of a fair coin.
+        mid_p: the same less the probability of what was seen; the exact test errs to the side of caution, and this one
+            errs less (Fagerland, Lydersen, Laake, BMC Medical Research Methodology 2013).
+    """
+
+    lost: int
+    won: int
+    p: float
+    mid_p: float
+
+
+def mcnemar(lost: int, won: int) -> McNemar:
+    """McNemar's exact test (Psychometrika 1947), of counts."""
+    lost, won = int(lost), int(won)
+    n, fewer = lost + won, min(lost, won)
+    twice = 2 * binomial_tail(fewer, n)
+    return McNemar(lost, won, min(1.0, twice), min(1.0, twice - binomial_point(fewer, n)))
+
+
+def beta_share(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by Lentz's continued fraction (Abramowitz, Stegun 26.5.8)."""
+    if not 0 < x < 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - beta_share(1 - x, b, a)
+    log = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(log) * _fraction(x, a, b) / a
+
+
+def _fraction(x: float, a: float, b: float, most: int = 10_000) -> float:
+    least = 1e-300
+
+    def away(value: float) -> float:
+        return value if abs(value) > least else least
+
+    c, d = 1.0, 1 / away(1 - (a + b) * x / (a + 1))
+    found = d
+    for m in range(1, most):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d, c = 1 / away(1 + term * d), away(1 + term / c)
+            found *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return found
+
+
+def t_quantile(level: float, freedom: int) -> float:
+    """How many standard errors a two-sided interval reaches to each side by Student's t with so many degrees of freedom.
+
+    Raises:
+        ValueError: the level isn't between 0 and 1, or there is no degree of freedom.
+    """
+    if freedom < 1:
+        raise ValueError("an interval of a mean needs two values or more")
+    low, high = 0.0, normal_quantile(level)
+    outside = 1 - level
+
+    def beyond(t: float) -> float:
+        return beta_share(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+    while beyond(high) > outside:
+        low, high = high, 2 * high
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if beyond(middle) > outside else (low, middle)
+    return (low + high) / 2
+
+
+def mean(values: NDArray[Any], level: float = LEVEL) -> Estimate:
+    """Mean of (n,) values, in their unit, with Student's interval; what is no number is left out.
+
+    The interval is mean ± t s / sqrt(n). It rests on the mean being near to normal; of values of which a few make most
+    of the sum (see ``probabilities.of_the_most``) it is too narrow.
+    """
+    known = np.asarray(values, float)
+    known = known[np.isfinite(known)]
+    n = len(known)
+    if n < 2:
+        return Estimate(float(known[0]) if n else math.nan, math.nan, math.nan, n, level)
+    middle = float(known.mean())
+    half = t_quantile(level, n - 1) * float(known.std(ddof=1)) / math.sqrt(n)
+    return Estimate(middle, middle - half, middle + half, n, level)

@@ -1,0 +1,350 @@
+"""The whole comparison: artefacts and data are read, each is asked, and every question is answered from what was said."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from compressbench.artefacts import told
+from compressbench.artefacts.artefact import Artefact, Given
+from compressbench.artefacts.function import Function
+from compressbench.artefacts.predictions import Predictions
+from compressbench.artefacts.preparation import Preparation, fitted
+from compressbench.bench import Progress, Silent
+from compressbench.comparing import asking, doctor, material
+from compressbench.comparing.comparison import Asked, Comparison, Floor, Said, compared, floor
+from compressbench.comparing.inside import Held, held, odd_inside
+from compressbench.comparing.material import Material
+from compressbench.comparing.oddities import Finding, varying
+from compressbench.conducting import further
+from compressbench.conducting.wishes import Wishes
+from compressbench.errors import UserError
+from compressbench.runs import provenance
+from compressbench.showing.account import Account, Fragility, Layers, Provenance
+
+Answering = Artefact | Predictions
+Named = str | Path | Artefact | Predictions | Callable[..., Any]
+FEW = 200
+"""Examples that other preparations are tried on, of a quick comparison."""
+HALF = 50.0
+"""Percent of the weights from which on a file is one of integers."""
+
+
+class Watcher(Protocol):
+    """Told what is done; the terminal's live view is one."""
+
+    def working(self, words: str) -> AbstractContextManager[Progress]:
+        """Called around each piece of work."""
+
+
+class Unseen:
+    """Tells nobody."""
+
+    def working(self, words: str) -> AbstractContextManager[Progress]:
+        """See ``Watcher``."""
+        return nullcontext(Silent())
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One artefact and what it said.
+
+    Attributes:
+        preparation: of its pictures; None where it wasn't asked, or gets arrays.
+        said: of all examples.
+        held: what its file holds; None of predictions.
+    """
+
+    artefact: Answering
+    preparation: Preparation | None
+    said: asking.Said
+    held: Held | None
+
+    @property
+    def shown(self) -> Said:
+        """For the comparison."""
+        kind = self.artefact.answers.kind if isinstance(self.artefact, Predictions) else ""
+        return Said(self.artefact.name, self.artefact.form, self.said.scores, kind)
+
+    @property
+    def precision(self) -> str:
+        """In which its outputs may round, for ``oddities.varying``."""
+        program = getattr(self.artefact, "program", None)
+        if (self.held is not None and self.held.in_bytes >= HALF) or getattr(program, "rounds", False):
+            return "int8"
+        inputs = getattr(self.artefact, "wants", None)
+        kinds = {i.dtype for i in inputs.inputs} if inputs is not None else set()
+        return "float16" if "float16" in kinds else "float32"
+
+
+def conducted(
+    reference: Named,
+    others: Sequence[Named],
+    wishes: Wishes,
+    watcher: Watcher | None = None,
+    command: str = "",
+) -> tuple[Account, Material]:
+    """Everything that can be told of others against a reference, and what they were asked.
+
+    Raises:
+        UserError: one line: something can't be read, doesn't fit, or isn't known and no flag says it.
+    """
+    watcher = watcher or Unseen()
+    began = time.monotonic()
+    if not others:
+        raise UserError(
+            "compare: a reference and one other at least, e.g. compare original.onnx small.onnx --data photos/"
+        )
+    asked_of, artefacts = _read(reference, others, wishes)
+    notes = list(_twice(artefacts))
+    asked_of, numbering_notes = _numbered(asked_of, artefacts[0], wishes)
+    notes += numbering_notes
+    if wishes.limit is not None:
+        asked_of = material.limited(asked_of, wishes.limit, wishes.seed)
+    first, said = _reference(artefacts[0], asked_of, wishes, watcher)
+    asked_of, notes = said.material, [*notes, *said.notes]
+    answered = [first]
+    beside: list[list[Finding]] = []
+    for artefact in artefacts[1:]:
+        one, found = _other(artefact, first, asked_of, wishes, watcher)
+        answered.append(one)
+        beside.append(found)
+    notes += _of_itself(first, asked_of, wishes, watcher)
+    floors = list(_floors(first, asked_of, wishes, watcher))
+    comparisons = [
+        compared(_asked(asked_of), first.shown, one.shown, wishes.margin, floors, found, wishes.seed)
+        for one, found in zip(answered[1:], beside, strict=True)
+    ]
+    with watcher.working("sizes and times") as progress:
+        cost = further.costs(answered, asked_of, wishes, progress)
+    fragility: Fragility | None = None
+    layers: tuple[Layers, ...] = ()
+    if not wishes.quick:
+        with watcher.working("spoilt and attacked pictures") as progress:
+            fragility, masked = further.fragility(answered, asked_of, wishes, progress)
+        comparisons = [_with(c, more) for c, more in zip(comparisons, masked, strict=True)]
+        with watcher.working("layer by layer") as progress:
+            layers = tuple(further.layers(first, one, asked_of, wishes) for one in answered[1:])
+            progress.step(1, 1)
+    account = Account(
+        comparisons=tuple(comparisons),
+        asked=_asked(asked_of),
+        provenance=_provenance(answered, asked_of, wishes, command, time.monotonic() - began),
+        cost=cost,
+        fragility=fragility,
+        layers=tuple(layers),
+        notes=tuple(notes),
+    )
+    return account, asked_of
+
+
+def _read(reference: Named, others: Sequence[Named], wishes: Wishes) -> tuple[Material, list[Answering]]:
+    """The data and all artefacts, the reference first."""
+    trust = wishes.given.trust
+
+    def data(inputs: Sequence[str] = ()) -> Material:
+        assert wishes.data is not None
+        return material.read(wishes.data, inputs, wishes.labelled, trust.prefixes, wishes.config_dir)
+
+    facts = data() if wishes.data is not None and _is_dataset(wishes.data) else None
+    given = wishes.given
+    if facts is not None:
+        given = dataclasses.replace(
+            given, facts={**facts.facts, **given.facts}, preparation=given.preparation or facts.preparation
+        )
+    artefacts = [_artefact(each, given) for each in (reference, *others)]
+    if facts is not None:
+        return facts, artefacts
+    if wishes.data is not None:
+        first = artefacts[0]
+        return data([] if isinstance(first, Predictions) else [i.name for i in first.wants.inputs]), artefacts
+    own = next((a for a in artefacts if isinstance(a, Predictions) and a.answers.labels is not None), None)
+    own = own or next((a for a in artefacts if isinstance(a, Predictions)), None)
+    if own is None or any(not isinstance(a, Predictions) for a in artefacts):
+        raise UserError(f"--data: what are they asked? {material.KNOWN}")
+    found = material.of_predictions(own)
+    return found if wishes.labelled else found.unlabelled(), artefacts
+
+
+def _is_dataset(data: str | Path | Sequence[str]) -> bool:
+    words = [data] if isinstance(data, str | Path) else data
+    return any("dataset=" in str(word) for word in words)
+
+
+def _artefact(named: Named, given: Given) -> Answering:
+    if isinstance(named, str | Path):
+        return told.read(str(named), given)
+    if hasattr(named, "identity") and hasattr(named, "form"):
+        return named  # type: ignore[return-value]
+    if callable(named):
+        name = getattr(named, "__name__", type(named).__name__)
+        return Function(named, name)
+    raise UserError(f"compare: {named!r:.60} is no path, no artefact and no function of a batch")
+
+
+def _twice(artefacts: Sequence[Answering]) -> Iterator[str]:
+    first = artefacts[0]
+    for other in artefacts[1:]:
+        if first.identity is not None and other.identity == first.identity:
+            yield f"{other.name} and the reference {first.name} are the same, byte by byte; compared all the same."
+
+
+def _numbered(asked_of: Material, reference: Answering, wishes: Wishes) -> tuple[Material, list[str]]:
+    """Labels in the numbering of the outputs, where ``--classes`` says how."""
+    if wishes.classes is None:
+        return asked_of, []
+    outputs = (
+        reference.answers.values.shape[1] if isinstance(reference, Predictions) else reference.wants.classes
+    )
+    if outputs is None:
+        raise UserError(
+            f"--classes: how many classes {reference.name} answers isn't known before it is asked"
+        )
+    return material.mapped(asked_of, wishes.classes, outputs), []
+
+
+@dataclass(frozen=True)
+class _Reference:
+    material: Material
+    notes: list[str]
+
+
+def _reference(
+    artefact: Answering, asked_of: Material, wishes: Wishes, watcher: Watcher
+) -> tuple[Answered, _Reference]:
+    """What the reference said, doctored where there are labels."""
+    preparation = _preparation(artefact, asked_of, wishes)
+    notes: list[str] = []
+    one = _answered(artefact, asked_of, preparation, wishes, watcher)
+    if asked_of.labels is not None:
+        with watcher.working(f"{artefact.name}: other ways to prepare pictures") as progress:
+            found = doctor.doctored(
+                artefact, asked_of, one.preparation, known=one.said.scores, threads=wishes.threads,
+                rows=_looked_at(wishes), seed=wishes.seed, progress=progress,
+            )  # fmt: skip
+        if found.better:
+            notes.append(found.words)
+            if wishes.auto:
+                asked_of = doctor.renumbered(asked_of, found.best.numbering)
+                one = _answered(artefact, asked_of, found.preparation, wishes, watcher)
+                notes.append("--preprocess auto takes it.")
+    return one, _Reference(asked_of, notes)
+
+
+def _preparation(
+    artefact: Answering, asked_of: Material, wishes: Wishes, otherwise: Preparation | None = None
+) -> Preparation | None:
+    if isinstance(artefact, Predictions) or asked_of.pictures is None:
+        return None
+    own = wishes.preparation or artefact.wants.preparation or asked_of.preparation or otherwise
+    if own is None and wishes.auto:
+        own = fitted(Preparation(), artefact.wants)
+    return asking.prepared(artefact, own)
+
+
+def _looked_at(wishes: Wishes) -> int:
+    """Examples that other preparations are tried on."""
+    return FEW if wishes.quick else doctor.ROWS
+
+
+def _answered(
+    artefact: Answering, asked_of: Material, preparation: Preparation | None, wishes: Wishes, watcher: Watcher
+) -> Answered:
+    with watcher.working(f"{artefact.name}: {asked_of.n:,} examples") as progress:
+        said = asking.asked(
+            artefact, asked_of, preparation, wishes.threads, wishes.batch, progress, wishes.keep
+        )
+    inside = None if isinstance(artefact, Predictions) else held(artefact, artefact.open(wishes.threads))
+    return Answered(artefact, preparation, said, inside)
+
+
+def _other(
+    artefact: Answering, first: Answered, asked_of: Material, wishes: Wishes, watcher: Watcher
+) -> tuple[Answered, list[Finding]]:
+    """What another one said, and what is odd about it that outputs alone don't show."""
+    preparation = _preparation(artefact, asked_of, wishes, first.preparation)
+    one = _answered(artefact, asked_of, preparation, wishes, watcher)
+    found: list[Finding] = []
+    if isinstance(artefact, Predictions):
+        return one, found
+    same = one.said.scores.shape == first.said.scores.shape
+    if asked_of.pictures is not None and same:
+        with watcher.working(f"{artefact.name}: does it want pictures as the reference does?") as progress:
+            other = doctor.doctored_other(
+                artefact, asked_of, preparation, first.said.scores, known=one.said.scores, theirs=first.preparation,
+                threads=wishes.threads, rows=_looked_at(wishes), seed=wishes.seed, progress=progress,
+            )  # fmt: skip
+        found += doctor.differing(other, first.preparation, artefact.name)
+        if other.better and wishes.auto:
+            one = _answered(artefact, asked_of, other.preparation, wishes, watcher)
+    if first.held is not None and one.held is not None:
+        found += odd_inside(first.held, one.held, artefact.name)
+    found += _varies(one, asked_of, wishes, watcher)
+    return one, found
+
+
+def _varies(one: Answered, asked_of: Material, wishes: Wishes, watcher: Watcher) -> list[Finding]:
+    if isinstance(one.artefact, Predictions):
+        return []
+    with watcher.working(f"{one.artefact.name}: the same examples again") as progress:
+        pairs = asking.varied(one.artefact, asked_of, one.preparation, wishes.threads, seed=wishes.seed)
+        progress.step(1, 1)
+    return [
+        finding
+        for by, (once, again) in pairs.items()
+        for finding in varying(once, again, one.precision, by, one.artefact.name)
+    ]
+
+
+def _of_itself(first: Answered, asked_of: Material, wishes: Wishes, watcher: Watcher) -> list[str]:
+    """What is odd about the reference itself."""
+    return [f"The reference: {finding.words}." for finding in _varies(first, asked_of, wishes, watcher)]
+
+
+def _floors(first: Answered, asked_of: Material, wishes: Wishes, watcher: Watcher) -> Iterator[Floor]:
+    """Pairs that nobody compressed."""
+    if wishes.floor is not None:
+        artefact = _artefact(wishes.floor, wishes.given)
+        preparation = _preparation(artefact, asked_of, wishes, first.preparation)
+        other = _answered(artefact, asked_of, preparation, wishes, watcher)
+        yield floor(
+            f"{artefact.name}, which nobody compressed, against the reference", first.shown, other.shown
+        )
+        return
+    if isinstance(first.artefact, Predictions) or asked_of.pictures is None:
+        return
+    moved = further.shifted(asked_of)
+    again = _answered(first.artefact, moved, first.preparation, wishes, watcher)
+    yield floor("the reference against itself, pictures moved by one pixel", first.shown, again.shown)
+
+
+def _asked(asked_of: Material) -> Asked:
+    return Asked(
+        asked_of.name, asked_of.ids.tolist(), asked_of.labels, tuple(asked_of.classes or ()), asked_of.groups
+    )
+
+
+def _with(comparison: Comparison, more: Sequence[Finding]) -> Comparison:
+    from compressbench.comparing.oddities import worst_first
+
+    return dataclasses.replace(comparison, findings=worst_first([*comparison.findings, *more]))
+
+
+def _provenance(
+    answered: Sequence[Answered], asked_of: Material, wishes: Wishes, command: str, seconds: float
+) -> Provenance:
+    return Provenance(
+        versions=", ".join(f"{name} {version}" for name, version in asking.versions().items()),
+        machine=provenance.machine("cpu", wishes.threads),
+        data=asked_of.name,
+        preparations=tuple(one.said.fed for one in answered),
+        command=command,
+        seed=wishes.seed,
+        seconds=seconds,
+        keys=tuple(one.artefact.identity or "" for one in answered),
+    )

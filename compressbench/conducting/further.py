@@ -1,0 +1,369 @@
+"""What only the models themselves can answer: cost, fragility, and where an error came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compressbench.artefacts.artefact import Arrays, in_batches, size_of
+from compressbench.artefacts.predictions import Predictions
+from compressbench.artefacts.preparation import Preparation
+from compressbench.bench import Progress
+from compressbench.comparing import asking
+from compressbench.comparing import costs as timing
+from compressbench.comparing import fragility as trying
+from compressbench.comparing import layers as tracing
+from compressbench.comparing.answers import answers, label_loyalty
+from compressbench.comparing.arrays import Floats, Ints
+from compressbench.comparing.intervals import Estimate, share
+from compressbench.comparing.material import Material, limited
+from compressbench.comparing.oddities import Finding
+from compressbench.comparing.probabilities import kind_of
+from compressbench.conducting.wishes import Wishes
+from compressbench.errors import UserError
+from compressbench.runs import provenance
+from compressbench.showing.account import (
+    Attack,
+    Cost,
+    Expense,
+    Fragility,
+    Layer,
+    Layers,
+    Restored,
+    Timing,
+)
+from compressbench.wording import counted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compressbench.conducting.conduct import Answered
+
+BATCHES = (1, 64)
+SPOILT, ATTACKED, FEWEST = 500, 100, 16
+"""Examples that are spoilt, and those that are attacked; fewer where that would take longer than ``PATIENCE``."""
+PATIENCE = 60.0
+"""Seconds for all that is spoilt, and for all attacks by queries."""
+TRACED, TRACED_PIXELS = 32, 32 * 1024
+"""Examples that layers are compared on, and how many pixels these may have together; two are the least."""
+ALIKE = 0.02
+"""Ratios of speeds nearer to 1 than this are called alike."""
+WORST = 3
+"""So many of the worst layers are left alone, one more each time."""
+
+
+# a pixel beside --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """Pictures moved to the right by a pixel, the left column repeated."""
+
+    source: Any
+
+    @property
+    def inputs(self) -> Any:
+        return self.source.inputs
+
+    def read(self, rows: Ints) -> Any:
+        return [np.concatenate([p[:, :1], p[:, :-1]], axis=1) for p in self.source.read(rows)]
+
+    def digest(self, rows: Ints) -> str:
+        return f"beside {self.source.digest(rows)}"
+
+
+def shifted(asked_of: Material) -> Material:
+    """The same pictures, moved by one pixel."""
+    return dataclasses.replace(asked_of, name=f"{asked_of.name}, moved", source=_Beside(asked_of.source))
+
+
+# cost -----------------------------------------------------------------------------------------------------------------
+
+
+def costs(
+    answered: Sequence[Answered], asked_of: Material, wishes: Wishes, progress: Progress
+) -> Cost | None:
+    """Bytes, times in turns and what was executed; None where no artefact can be asked."""
+    runs = [one for one in answered if not isinstance(one.artefact, Predictions)]
+    if not runs:
+        return None
+    timings: dict[int, list[Timing]] = {id(one): [] for one in runs}
+    opened = [one.artefact.open(wishes.threads) for one in runs]  # type: ignore[union-attr]
+    fixed = {one.artefact.wants.batch for one in runs} - {None}  # type: ignore[union-attr]
+    sizes = sorted(n for n in fixed if n) or [b for b in BATCHES if b <= asked_of.n] or [asked_of.n]
+    if len(fixed) > 1:
+        sizes = []
+    for place, batch in enumerate(sizes):
+        progress.step(place, len(sizes))
+        makers = [_maker(one, asked_of) for one in runs]
+        for one, time in zip(runs, timing.times(opened, makers, int(batch)), strict=True):
+            timings[id(one)].append(_timing(time))
+    expenses = []
+    for one in answered:
+        if id(one) not in timings:
+            expenses.append(Expense("predictions", None, note="a file of predictions: its model isn't here"))
+            continue
+        executed = one.held.executed.in_words() if one.held and one.held.executed else ""
+        expenses.append(
+            Expense(one.artefact.form, size_of(one.artefact), None, tuple(timings[id(one)]), executed)
+        )
+    return Cost(
+        tuple(expenses), provenance.machine("cpu", wishes.threads), tuple(_cost_words(answered, expenses))
+    )
+
+
+def _maker(one: Answered, asked_of: Material) -> Callable[[int], Arrays]:
+    def make(count: int) -> Arrays:
+        rows = np.arange(count) % asked_of.n
+        return next(asking.batches(one.artefact, asked_of, one.preparation, count, rows))  # type: ignore[arg-type]
+
+    return make
+
+
+def _timing(time: timing.Time) -> Timing:
+    def rate(seconds: float) -> float:
+        return time.batch / seconds if seconds > 0 else math.nan
+
+    faster = time.faster
+    return Timing(
+        time.batch,
+        Estimate(1000 * time.median, 1000 * time.low, 1000 * time.high, time.n),
+        Estimate(rate(time.median), rate(time.high), rate(time.low), time.n),
+        None if faster is None else Estimate(faster.median, faster.low, faster.high, faster.rounds),
+        time.disturbed,
+    )
+
+
+def _cost_words(answered: Sequence[Answered], expenses: Sequence[Expense]) -> list[str]:
+    first = expenses[0]
+    words = []
+    for one, found in zip(answered[1:], expenses[1:], strict=True):
+        name = one.artefact.name
+        if first.bytes and found.bytes:
+            words.append(
+                f"{name} has {found.bytes:,} bytes on disk, {first.bytes / found.bytes:.2g} times fewer than "
+                f"the reference's {first.bytes:,}."
+                if found.bytes < first.bytes
+                else f"{name} has {found.bytes:,} bytes on disk, no fewer than the reference's {first.bytes:,}."
+            )
+        for time in found.timings:
+            ratio = time.speedup
+            if ratio is None:
+                why = time.note or "the reference can't be timed beside it"
+                words.append(f"Whether {name} is faster at batch {time.batch} can't be told: {why}.")
+            else:
+                sure = "surely " if ratio.low > 1 or ratio.high < 1 else "not surely "
+                way = "faster" if ratio.value > 1 else "slower"
+                same = abs(ratio.value - 1) < ALIKE
+                words.append(
+                    f"At batch {time.batch} {name} runs at {ratio.value:.2f} times the reference's speed "
+                    f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.n} rounds in turns): "
+                    f"{'as fast' if same else sure + way}."
+                )
+        if found.executed:
+            words.append(f"What {name} executes: {found.executed}.")
+    return words
+
+
+# fragility ------------------------------------------------------------------------------------------------------------
+
+
+def fragility(
+    answered: Sequence[Answered], asked_of: Material, wishes: Wishes, progress: Progress
+) -> tuple[Fragility, list[tuple[Finding, ...]]]:
+    """Spoilt, noisy and attacked pictures; and masked gradients, of each of the others."""
+    nothing: list[tuple[Finding, ...]] = [() for _ in answered[1:]]
+    if any(isinstance(one.artefact, Predictions) for one in answered):
+        return Fragility(
+            words=("Not tested here: a file of predictions can't be asked anything else.",)
+        ), nothing
+    if asked_of.pictures is None:
+        return Fragility(words=("Not tested here: the data are arrays that are fed as they are.",)), nothing
+    each = sum(1 / one.said.rate for one in answered)
+    spoilt = min(
+        SPOILT, max(FEWEST, int(PATIENCE / (each * (2 + len(trying.KINDS) * len(trying.SEVERITIES)))))
+    )
+    attacked = min(ATTACKED, max(FEWEST, int(PATIENCE / (each * (trying.QUERIES + 4 * trying.STEPS)))))
+    some = limited(asked_of, spoilt, wishes.seed)
+    geometry = _geometry(answered)
+    if geometry is None:
+        return Fragility(words=("Not tested here: the models take pictures of different sizes.",)), nothing
+    pictures = geometry.apply(some.pictures(np.arange(some.n))) if some.pictures else np.zeros(0)
+    labels = some.labels if some.labels is not None and (some.labels >= 0).all() else None
+    kinds = [kind_of(one.said.scores, one.shown.kind).name for one in answered]
+    found = trying.fragile(
+        pictures,
+        labels,
+        [one.artefact.name for one in answered],
+        [_ask(one, wishes) for one in answered],
+        [_with_gradients(one) for one in answered],
+        kinds,
+        min(attacked, some.n),
+        wishes.seed,
+        progress.step,
+    )
+    attacks = tuple(
+        Attack(
+            t.name, t.right if labels is not None else (), () if labels is not None else (None, *t.right[1:])
+        )
+        for t in found.trials
+    )
+    worst = "; ".join(
+        f"{n} {w.value:.1f} % ({w.low:.1f} to {w.high:.1f})"
+        for n, w in zip(found.names, found.worst, strict=True)
+    )
+    of = "right" if labels is not None else "of their own clean answers kept"
+    words = [f"Under every attack and noise together, {of}: {worst}; n = {found.worst[0].n}, 95 % intervals."]
+    words += [f"{said}." for said in found.said]
+    return Fragility(attacks, tuple(words)), [tuple(f) for f in found.findings[1:]]
+
+
+def _geometry(answered: Sequence[Answered]) -> Preparation | None:
+    """Resizing and cropping alone, to uint8, where all do the same."""
+    parts = {
+        (p.resize, p.crop, p.interpolation, p.channels, p.floor)
+        for one in answered
+        if (p := one.preparation) is not None
+    }
+    if len(parts) != 1:
+        return None
+    resize, crop, interpolation, channels, floor = parts.pop()
+    return Preparation(
+        resize,
+        crop,
+        (0.0, 255.0),
+        layout="NHWC",
+        dtype="uint8",
+        channels=channels,
+        interpolation=interpolation,
+        floor=floor,
+    )
+
+
+def _ask(one: Answered, wishes: Wishes) -> trying.Ask:
+    assert one.preparation is not None
+    preparation = dataclasses.replace(one.preparation, resize=None, crop=None)
+    opened = one.artefact.open(wishes.threads)  # type: ignore[union-attr]
+
+    def ask(pictures: Any) -> Floats:
+        parts = ((preparation.apply(pictures[at : at + 128]),) for at in range(0, len(pictures), 128))
+        return np.concatenate(list(in_batches(one.artefact, opened, parts, 128)))  # type: ignore[arg-type]
+
+    return ask
+
+
+def _with_gradients(one: Answered) -> nn.Module | None:
+    """From floats (n, c, h, w) in [0, 1] to what the artefact says, where it has gradients."""
+    import torch
+    from torch import nn
+
+    module = one.artefact.differentiable()  # type: ignore[union-attr]
+    preparation = one.preparation
+    if module is None or preparation is None or preparation.channels == 1:
+        return None
+
+    class Prepared(nn.Module):
+        def __init__(self, inner: nn.Module, p: Preparation) -> None:
+            super().__init__()
+            self.inner, self.p = inner, p
+
+        def forward(self, x: Any) -> Any:
+            low, high = self.p.span
+            x = low + x * (high - low)
+            x = x.flip(1) if self.p.order == "BGR" else x
+            mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.p.mean, self.p.std))
+            x = (x - mean) / std
+            return self.inner(x.movedim(1, -1) if self.p.layout == "NHWC" else x)
+
+    return Prepared(module, preparation).eval()
+
+
+# layers ---------------------------------------------------------------------------------------------------------------
+
+
+def layers(first: Answered, other: Answered, asked_of: Material, wishes: Wishes) -> Layers:
+    """Where the error of one comparison came from."""
+    kinds = {type(one.artefact).__name__ for one in (first, other)}
+    if (
+        asked_of.source is None
+        or isinstance(first.artefact, Predictions)
+        or isinstance(other.artefact, Predictions)
+    ):
+        return Layers(words=("Can't be told: a file of predictions has no layers.",))
+    some = limited(asked_of, _traced(asked_of), wishes.seed)
+    try:
+        if kinds == {"Onnx"}:
+            return _of_graphs(first, other, some, asked_of, wishes)
+        modules = [one.artefact.differentiable() for one in (first, other)]  # type: ignore[union-attr]
+        if any(m is None for m in modules):
+            return Layers(words=("Can't be told: the two are not of one form whose layers can be seen.",))
+        return _of_modules(modules, first, some)
+    except (UserError, RuntimeError, ValueError, KeyError) as error:
+        return Layers(words=(f"Can't be told: {str(error).splitlines()[0][:200]}.",))
+
+
+def _traced(asked_of: Material) -> int:
+    """So many examples that what all layers give can be held."""
+    if asked_of.pictures is None:
+        return TRACED
+    high, wide = asked_of.pictures(np.array([0]))[0].shape[:2]
+    return max(2, min(TRACED, TRACED_PIXELS // (high * wide)))
+
+
+def _of_modules(modules: Sequence[Any], first: Answered, some: Material) -> Layers:
+    import torch
+
+    fed = next(asking.batches(first.artefact, some, first.preparation, some.n))  # type: ignore[arg-type]
+    arrays = list(fed.values()) if isinstance(fed, dict) else list(fed)
+    found = tracing.of_modules(
+        modules[0], modules[1], [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+    )
+    return Layers(tuple(Layer(x.name, x.made, x.arrived) for x in found), (), some.n, _layer_words(found))
+
+
+def _of_graphs(
+    first: Answered, other: Answered, some: Material, asked_of: Material, wishes: Wishes
+) -> Layers:
+    one, two = (a.artefact.files[0] for a in (first, other))
+    fed = next(asking.batches(first.artefact, some, first.preparation, some.n))  # type: ignore[arg-type]
+    names = [i.name for i in first.artefact.wants.inputs]  # type: ignore[union-attr]
+    feeds = dict(fed) if isinstance(fed, dict) else dict(zip(names, fed, strict=True))
+    found = tracing.of_graphs(one, two, feeds)
+    worst = tracing.worst_first(found)[: WORST if not math.isinf(min(x.made for x in found)) else 0]
+    restored = []
+    tried = limited(asked_of, SPOILT, wishes.seed)
+    wanted = answers(asking.asked(first.artefact, tried, first.preparation, wishes.threads).scores).labels
+    for count in range(1, len(worst) + 1):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "mixed.onnx"
+            tracing.left_alone(one, two, worst[:count], path)
+            from compressbench.artefacts import told
+
+            mixed = told.read(str(path), wishes.given)
+            said = answers(asking.asked(mixed, tried, other.preparation, wishes.threads).scores).labels
+        accuracy = None
+        if tried.labels is not None:
+            known = tried.labels >= 0
+            accuracy = share(int((said == tried.labels)[known].sum()), int(known.sum()))
+        restored.append(Restored(tuple(x.name for x in worst[:count]), accuracy, label_loyalty(wanted, said)))
+    return Layers(
+        tuple(Layer(x.name, x.made, x.arrived) for x in found), tuple(restored), some.n, _layer_words(found)
+    )
+
+
+def _layer_words(found: Sequence[tracing.Layer]) -> tuple[str, ...]:
+    if not found:
+        return ("Can't be told: the two have no layers of the same name.",)
+    finite = [x for x in found if math.isfinite(x.made)]
+    if not finite:
+        return ("Not one layer of those that can be compared differs.",)
+    worst = tracing.worst_first(finite)[:3]
+    told = ", ".join(f"{x.name} {x.made:.0f} dB" for x in worst)
+    return (f"Most noise is made in {told} ({counted(len(found), 'layer')} compared; fewer dB, more noise).",)
