@@ -112,11 +112,32 @@ def costs(
             continue
         executed = one.held.executed.in_words() if one.held and one.held.executed else ""
         expenses.append(
-            Expense(one.artefact.form, size_of(one.artefact), None, tuple(timings[id(one)]), executed)
+            Expense(
+                one.artefact.form,
+                size_of(one.artefact),
+                None if wishes.quick else _peak(one, asked_of),
+                tuple(timings[id(one)]),
+                executed,
+            )
         )
     return Cost(
         tuple(expenses), provenance.machine("cpu", wishes.threads), tuple(_cost_words(answered, expenses))
     )
+
+
+def _peak(one: Answered, asked_of: Material) -> int | None:
+    """Bytes that loading and two forwards of one example add to a process of its own; None where that can't be seen."""
+    if type(one.artefact).__name__ != "Onnx" or len(one.artefact.files) != 1:
+        return None
+    import torch
+
+    from compressbench.hardware.memory import peak_bytes
+
+    batch = one.artefact.wants.batch or 1  # type: ignore[union-attr]
+    fed = _maker(one, asked_of)(batch)
+    arrays = list(fed.values()) if isinstance(fed, dict) else list(fed)
+    inputs = tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+    return peak_bytes("onnxruntime", one.artefact.files[0].read_bytes(), inputs)[0]
 
 
 def _maker(one: Answered, asked_of: Material) -> Callable[[int], Arrays]:
