@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from compressbench.artefacts.artefact import Arrays, in_batches, size_of
+from compressbench.artefacts import told
+from compressbench.artefacts.artefact import Arrays, Artefact, Given, in_batches, size_of
+from compressbench.artefacts.function import Function
 from compressbench.artefacts.predictions import Predictions
 from compressbench.artefacts.preparation import Preparation
 from compressbench.bench import Progress
@@ -82,6 +86,39 @@ class _Beside:
 def shifted(asked_of: Material) -> Material:
     """The same pictures, moved by one pixel."""
     return dataclasses.replace(asked_of, name=f"{asked_of.name}, moved", source=_Beside(asked_of.source))
+
+
+@contextmanager
+def in_half(one: Answered, given: Given) -> Iterator[Artefact | None]:
+    """The same model with its weights rounded to float16, computed as before; None where they can't be reached."""
+    import torch
+
+    if type(one.artefact).__name__ == "Onnx":
+        import onnx
+        from onnx import numpy_helper
+
+        model = onnx.load(str(one.artefact.files[0]))
+        for place, tensor in enumerate(model.graph.initializer):
+            values = numpy_helper.to_array(tensor)
+            if values.dtype == np.float32:
+                with np.errstate(over="ignore"):
+                    rounded = values.astype(np.float16).astype(np.float32)
+                model.graph.initializer[place].CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / one.artefact.name
+            onnx.save(model, str(path))
+            yield cast("Artefact", told.read(str(path), given))
+        return
+    module = None if isinstance(one.artefact, Predictions) else one.artefact.differentiable()
+    if module is None or isinstance(one.artefact, Predictions):
+        yield None
+        return
+    rounded_module = copy.deepcopy(module)
+    with torch.no_grad():
+        for tensor in (*rounded_module.parameters(), *rounded_module.buffers()):
+            if tensor.dtype == torch.float32:
+                tensor.copy_(tensor.half())
+    yield Function(rounded_module, one.artefact.name, one.artefact.wants)
 
 
 # cost -----------------------------------------------------------------------------------------------------------------
@@ -365,8 +402,6 @@ def _of_graphs(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "mixed.onnx"
             tracing.left_alone(one, two, worst[:count], path)
-            from compressbench.artefacts import told
-
             mixed = told.read(str(path), wishes.given)
             said = answers(asking.asked(mixed, tried, other.preparation, wishes.threads).scores).labels
         accuracy = None
