@@ -174,10 +174,16 @@ class Preparation:
     def in_words(self) -> str:
         """For one line."""
         return ", ".join(
-            [*self._geometry(), self._range(), *([] if self.channels == 1 else [self.order]), self.layout]
+            [
+                *self.size_in_words(),
+                self.range_in_words(),
+                *([] if self.channels == 1 else [self.order]),
+                self.layout,
+            ]
         )
 
-    def _geometry(self) -> list[str]:
+    def size_in_words(self) -> list[str]:
+        """Resized how, cropped how; empty where pictures keep their size."""
         words = []
         if isinstance(self.resize, tuple):
             words.append(f"resized to {self.resize[0]} x {self.resize[1]} ({self.interpolation})")
@@ -187,7 +193,8 @@ class Preparation:
             words.append(f"{self.crop[0]} x {self.crop[1]} cropped from the middle")
         return words
 
-    def _range(self) -> str:
+    def range_in_words(self) -> str:
+        """Range, mean and standard deviation."""
         span = next(
             (name for name, v in RANGES.items() if v == self.span), f"{self.span[0]:g} to {self.span[1]:g}"
         )

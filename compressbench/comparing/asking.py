@@ -113,7 +113,7 @@ def _fed(artefact: Artefact, material: Material, preparation: Preparation | None
     """In words, checked as far as can be before anything is opened."""
     if material.source is None:
         raise UserError(
-            f"{artefact.name}: there is nothing to ask it: of {material.name} nothing but labels is known; --data gives them"
+            f"{artefact.name}: there is nothing to ask it; of {material.name} only labels are known, --data gives them"
         )
     if material.pictures is None:
         return "the arrays as they are: " + ", ".join(

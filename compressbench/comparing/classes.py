@@ -118,7 +118,7 @@ def imagenet_ids() -> Names:
     file = folder / "data" / "_info" / "imagenet_synsets.txt" if folder else None
     if file is None or not file.is_file():
         raise UserError(
-            f"{FLAG} {IMAGENET}: ids such as n01440764 are timm's to tell: pip install 'compressbench[timm]', or give a file"
+            f"{FLAG} {IMAGENET}: ids such as n01440764 come from timm: pip install 'compressbench[timm]'; or give a file"
         )
     return tuple(file.read_text(encoding="utf-8").split())
 
