@@ -260,14 +260,15 @@ def _other(
     if asked_of.pictures is not None and same:
         with watcher.working(f"{artefact.name}: does it want pictures as the reference does?") as progress:
             other = doctor.doctored_other(
-                artefact, asked_of, preparation, first.said.scores, one.said.scores, wishes.threads,
-                seed=wishes.seed, progress=progress,
+                artefact, asked_of, preparation, first.said.scores, known=one.said.scores,
+                theirs=first.preparation, threads=wishes.threads, seed=wishes.seed, progress=progress,
             )  # fmt: skip
         found += doctor.differing(other, first.preparation, artefact.name)
         if other.better and wishes.auto:
             one = _answered(artefact, asked_of, other.preparation, wishes, watcher)
     if first.held is not None and one.held is not None:
         found += odd_inside(first.held, one.held, artefact.name)
+    found += further.hidden(first, one, asked_of, wishes)
     found += _varies(one, asked_of, wishes, watcher)
     return one, found
 

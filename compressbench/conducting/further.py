@@ -19,9 +19,11 @@ from compressbench.bench import Progress
 from compressbench.comparing import asking
 from compressbench.comparing import costs as timing
 from compressbench.comparing import fragility as trying
+from compressbench.comparing import hidden as within
 from compressbench.comparing import layers as tracing
 from compressbench.comparing.answers import answers, label_loyalty
 from compressbench.comparing.arrays import Floats, Ints
+from compressbench.comparing.inside import SPARSE as ZEROS
 from compressbench.comparing.intervals import Estimate, share
 from compressbench.comparing.material import Material, limited
 from compressbench.comparing.oddities import Finding
@@ -51,6 +53,8 @@ SPOILT, ATTACKED = 500, 100
 """Examples that are spoilt, and those that are attacked."""
 TRACED = 32
 """Examples that layers are compared on."""
+WATCHED, AT_A_TIME = 32, 4
+"""Examples on which what layers are fed is looked at, and those of a call."""
 WORST = 3
 """So many of the worst layers are left alone, one more each time."""
 
@@ -161,6 +165,12 @@ def _cost_words(answered: Sequence[Answered], expenses: Sequence[Expense]) -> li
                     f"At batch {time.batch} {name} runs at {ratio.value:.2f} times the reference's speed "
                     f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.n} rounds in turns): {sure}{way}."
                 )
+        held = one.held
+        if held is not None and held.zeros >= ZEROS and found.bytes and first.bytes and found.bytes >= 0.95 * first.bytes:
+            words.append(
+                f"{held.zeros:.0f} % of the weights of {name} are zero, and are stored and multiplied all the same: they "
+                "save nothing here."
+            )
         if found.executed:
             words.append(f"What {name} executes: {found.executed}.")
     return words
@@ -272,6 +282,36 @@ def _with_gradients(one: Answered) -> nn.Module | None:
             return self.inner(x.movedim(1, -1) if self.p.layout == "NHWC" else x)
 
     return Prepared(module, preparation).eval()
+
+
+# within ---------------------------------------------------------------------------------------------------------------
+
+
+def hidden(first: Answered, other: Answered, asked_of: Material, wishes: Wishes) -> tuple[Finding, ...]:
+    """Layers of the other that are fed what was cut off; of ONNX models and torch modules, others can't be looked into."""
+    some = limited(asked_of, WATCHED, wishes.seed)
+    one, two = (_fed(each, some) for each in (first, other))
+    return within.cut_off(one, two, other.artefact.name)
+
+
+def _fed(one: Answered, some: Material) -> tuple[within.Fed, ...]:
+    artefact = one.artefact
+    if isinstance(artefact, Predictions) or some.source is None:
+        return ()
+    size = artefact.wants.batch or AT_A_TIME
+    rows = np.arange(some.n - some.n % size if some.n >= size else 0)
+    fed = asking.batches(artefact, some, one.preparation, size, rows)
+    if type(artefact).__name__ == "Onnx":
+        names = [i.name for i in artefact.wants.inputs]
+        feeds = (dict(x) if isinstance(x, dict) else dict(zip(names, x, strict=True)) for x in fed)
+        return within.of_graph(artefact.files[0], feeds) if len(rows) else ()
+    module = artefact.differentiable()
+    if module is None or not len(rows):
+        return ()
+    import torch
+
+    arrays = (list(x.values()) if isinstance(x, dict) else list(x) for x in fed)  # type: ignore[call-overload]
+    return within.of_module(module, ([torch.from_numpy(np.ascontiguousarray(a)) for a in x] for x in arrays))
 
 
 # layers ---------------------------------------------------------------------------------------------------------------
