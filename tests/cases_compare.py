@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from compressbench.artefacts.preparation import Preparation
@@ -135,7 +135,10 @@ def trained(
             loss = F.cross_entropy(logits, y[some])
             if soft is not None:
                 loss = loss * 0.3 + 0.7 * 4 * F.kl_div(
-                    F.log_softmax(logits / 2, 1), F.log_softmax(soft[some] / 2, 1), reduction="batchmean", log_target=True
+                    F.log_softmax(logits / 2, 1),
+                    F.log_softmax(soft[some] / 2, 1),
+                    reduction="batchmean",
+                    log_target=True,
                 )
             optimizer.zero_grad()
             loss.backward()
@@ -242,7 +245,9 @@ def weight(graph: onnx.GraphProto, node: str) -> onnx.TensorProto:
     return next(i for i in graph.initializer if i.name == found.input[1])
 
 
-def change(graph: onnx.GraphProto, node: str, how: Callable[[np.ndarray], np.ndarray], bias: bool = False) -> None:
+def change(
+    graph: onnx.GraphProto, node: str, how: Callable[[np.ndarray], np.ndarray], bias: bool = False
+) -> None:
     """One layer's weight, and its bias too, becomes something else."""
     layer = next(n for n in graph.node if node in n.name and n.op_type in ("Conv", "Gemm"))
     for name in layer.input[1 : 3 if bias else 2]:
@@ -295,7 +300,12 @@ def quantized(w: Workshop, name: str, rows: Sequence[int], per_channel: bool = T
 
     reader = type("Reader", (Calibration, CalibrationDataReader), {})(w.train, rows)
     quantize_static(
-        str(w.original), str(w.folder / name), reader, quant_format=QuantFormat.QDQ, per_channel=per_channel, **further
+        str(w.original),
+        str(w.folder / name),
+        reader,
+        quant_format=QuantFormat.QDQ,
+        per_channel=per_channel,
+        **further,
     )
     return w.folder / name
 
@@ -305,11 +315,14 @@ def quantized(w: Workshop, name: str, rows: Sequence[int], per_channel: bool = T
 
 def dead_class(w: Workshop) -> Pair:
     """The last layer's row of a class is lost, and its bias is low."""
+
     def edit(g: onnx.GraphProto) -> None:
         def dead(a: np.ndarray) -> np.ndarray:
             a[7] = -20 if a.ndim == 1 else a[7]
             return a
+
         change(g, "fc", dead, bias=True)
+
     return Pair(w.original, w.edited("dead.onnx", edit))
 
 
@@ -328,10 +341,12 @@ def recall(w: Workshop) -> Pair:
 
 def swapped(w: Workshop) -> Pair:
     """Two rows of the last layer are swapped."""
+
     def edit(g: onnx.GraphProto) -> None:
         order = np.arange(10)
         order[[2, 8]] = 8, 2
         change(g, "fc", lambda a: a[order], bias=True)
+
     return Pair(w.original, w.edited("swapped.onnx", edit))
 
 
@@ -354,6 +369,7 @@ def masked(w: Workshop) -> Pair:
 
 def floating(w: Workshop) -> Pair:
     """Weights of integers that are multiplied as floats."""
+
     def edit(g: onnx.GraphProto) -> None:
         made = []
         for node in [n for n in g.node if n.op_type in ("Conv", "Gemm")]:
@@ -367,12 +383,12 @@ def floating(w: Workshop) -> Pair:
                 numpy_helper.from_array(scale, f"{name}_scale"),
                 numpy_helper.from_array(np.int8(0), f"{name}_zero_point"),
             ])  # fmt: skip
-            made.append(helper.make_node(
-                "DequantizeLinear", [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"], [name], name=f"{name}_dq"
-            ))  # fmt: skip
+            parts = [f"{name}_{part}" for part in ("quantized", "scale", "zero_point")]
+            made.append(helper.make_node("DequantizeLinear", parts, [name], name=f"{name}_dq"))
         rest = list(g.node)
         del g.node[:]
         g.node.extend([*made, *rest])
+
     return Pair(w.original, w.edited("int8_qdq.onnx", edit))
 
 
@@ -418,14 +434,17 @@ def by_batch(w: Workshop) -> Pair:
 
 def truncated(w: Workshop) -> Pair:
     """A file that was cut off in the middle of a layer and filled up with zeros."""
+
     def cut(a: np.ndarray) -> np.ndarray:
         a.reshape(-1)[int(0.7 * a.size) :] = 0
         return a
+
     return Pair(w.original, w.edited("cut.onnx", lambda g: change(g, "block2/conv1", cut)))
 
 
 def saturated(w: Workshop) -> Pair:
     """A layer's output runs into an end of its range."""
+
     def edit(g: onnx.GraphProto) -> None:
         relu = [n for n in g.node if n.op_type == "Relu"][3]
         name = relu.output[0]
@@ -436,6 +455,7 @@ def saturated(w: Workshop) -> Pair:
         del g.node[:]
         clip = helper.make_node("Clip", [f"{name}_open", "end0", "end0.5"], [name], name="clip")
         g.node.extend([*rest[: place + 1], clip, *rest[place + 1 :]])
+
     return Pair(w.original, w.edited("saturated.onnx", edit))
 
 
@@ -487,7 +507,9 @@ def one_picture(w: Workshop) -> Pair:
 
 def shifted(w: Workshop) -> Pair:
     """The last layer's rows are one further on."""
-    return Pair(w.original, w.edited("offset.onnx", lambda g: change(g, "fc", lambda a: np.roll(a, 1, 0), bias=True)))
+    return Pair(
+        w.original, w.edited("offset.onnx", lambda g: change(g, "fc", lambda a: np.roll(a, 1, 0), bias=True))
+    )
 
 
 def dropout(w: Workshop) -> Pair:
@@ -548,13 +570,13 @@ DEFECTS: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "temperature tenfold": (temperature, ("other temperature",)),
     "float16 overflow on bright pictures": (overflow, ("not finite",)),
     "sub-group lost": (dark_lost, ("light dark",)),
-    "one calibration image": (one_picture, ("saturated layers",)),
+    "one calibration image": (one_picture, ("saturated layers", "saturated")),
     "offset by one class": (shifted, ("class offset",)),
     "dropout left on": (dropout, ("varies by calls",)),
     "NaN for black pictures": (black, ("not finite",)),
     "a layer left in float": (left_in_float, ("layers left in float",)),
 }
-"""What is planted -> how it is made, and the kinds of finding that name it; ``class`` and attributes are groups' losses."""
+"""What is planted -> how it is made, and the kinds of finding that name it, or the group that pays."""
 
 
 # honest ones ----------------------------------------------------------------------------------------------------------
@@ -607,7 +629,9 @@ def smallest(net: nn.Module, share: float) -> dict[str, Tensor]:
     found = {}
     for name, value in net.named_parameters():
         if value.ndim == 4 and "stem" not in name:
-            found[name] = (value.abs() > value.abs().flatten().kthvalue(int(share * value.numel())).values).float()
+            found[name] = (
+                value.abs() > value.abs().flatten().kthvalue(int(share * value.numel())).values
+            ).float()
     return found
 
 

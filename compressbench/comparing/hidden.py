@@ -24,6 +24,10 @@ PRODUCTS = ("Conv", "Gemm", "MatMul", "ConvTranspose", "QLinearConv", "QGemm", "
 """ONNX's, whose first input is looked at."""
 
 
+WITH_ZERO = ("QLinearConv", "QLinearMatMul", "QGemm")
+"""Those whose third input is what stands for zero in the first."""
+
+
 @dataclass(frozen=True)
 class Fed:
     """What one layer is fed.
@@ -80,6 +84,7 @@ def of_graph(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) -> tuple[Fed
     if not layers:
         return ()
     names = list(dict.fromkeys(tensor for _, tensor in layers))
+    zeros = _zeros(model.graph)
     known = {o.name for o in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
     session = open_session(package(), model.SerializeToString(), 1)
@@ -88,11 +93,36 @@ def of_graph(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) -> tuple[Fed
     for feed in feeds:
         found = session.run(names, {n: a for n, a in feed.items() if n in wanted})
         for name, value in zip(names, found, strict=True):
-            parts[name].append(_some(value))
+            parts[name].append(_some(value if name not in zeros else value.astype(np.float32) - zeros[name]))
     return tuple(at_an_end(layer, np.concatenate(parts[tensor])) for layer, tensor in layers)
 
 
-ALIKE = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Reshape", "Pad", "Identity", "Sub", "Div", "Mul", "Add")
+def _zeros(graph: Any) -> dict[str, float]:
+    """What stands for zero in tensors of integers that products read, by their names."""
+    from onnx import numpy_helper
+
+    held = {i.name: i for i in graph.initializer}
+    found = {}
+    for node in graph.node:
+        zero = held.get(node.input[2]) if node.op_type in WITH_ZERO and len(node.input) > 2 else None
+        if zero is not None and not zero.dims:
+            found[node.input[0]] = float(numpy_helper.to_array(zero))
+    return found
+
+
+ALIKE = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "Cast",
+    "Transpose",
+    "Reshape",
+    "Pad",
+    "Identity",
+    "Sub",
+    "Div",
+    "Mul",
+    "Add",
+)
 """What may lie between a picture and the first layer."""
 
 
@@ -139,7 +169,9 @@ def _some(values: np.ndarray) -> np.ndarray:
     return flat[:: step + (step > 1 and step % 2 == 0)].copy()
 
 
-def cut_off(reference: Sequence[Fed], other: Sequence[Fed], whose: str = "the other model") -> tuple[Finding, ...]:
+def cut_off(
+    reference: Sequence[Fed], other: Sequence[Fed], whose: str = "the other model"
+) -> tuple[Finding, ...]:
     """Layers that are fed what was cut off at one value, where the reference's are not.
 
     It speaks where ``CUT`` percent of what a layer is fed or more, zeros left out, is one end of its range, and of the

@@ -111,11 +111,18 @@ def held(artefact: Artefact, opened: Opened) -> Held:
         weights = {
             name: p.detach().cpu().float().numpy()
             for name, p in opened.runtime.named_parameters()
-            if p.ndim > 1
+            if p.ndim > 1 and _plain(p)
         }
     named = re.search(r"sparse", artefact.name, re.IGNORECASE) if artefact.files else None
     large = {n: w for n, w in weights.items() if w.size >= FEW}
     return Held(large, size_of(artefact), executed, products, "its name" if named else "")
+
+
+def _plain(parameter: Any) -> bool:
+    """Whether it is a tensor as torch has it; torchao's quantized ones are not, and can't be looked into."""
+    import torch
+
+    return type(parameter.data) in (torch.Tensor, torch.nn.Parameter) and not parameter.is_meta
 
 
 def _onnx(path: Path) -> tuple[dict[str, np.ndarray], Executed, tuple[Product, ...]]:
@@ -167,7 +174,13 @@ def _products(graph: Any) -> Iterator[Product]:
         if place is None or len(node.input) <= place:
             continue
         name, integer = node.input[place], node.op_type in WEIGHTS_AT
-        while name in made and made[name].op_type in ("DequantizeLinear", "Transpose", "Reshape", "Identity", "Cast"):
+        while name in made and made[name].op_type in (
+            "DequantizeLinear",
+            "Transpose",
+            "Reshape",
+            "Identity",
+            "Cast",
+        ):
             integer |= made[name].op_type == "DequantizeLinear"
             name = made[name].input[0]
         if made.get(name) is not None and made[name].op_type == "QuantizeLinear":
@@ -176,9 +189,7 @@ def _products(graph: Any) -> Iterator[Product]:
             yield Product(node.name or node.output[0], integer, sizes[name])
 
 
-def _openvino(
-    path: Path, opened: Opened
-) -> tuple[dict[str, np.ndarray], Executed, tuple[Product, ...]]:
+def _openvino(path: Path, opened: Opened) -> tuple[dict[str, np.ndarray], Executed, tuple[Product, ...]]:
     from compressbench.hardware.openvino_cpu import package
 
     model = package().Core().read_model(str(path))
@@ -201,7 +212,11 @@ def _openvino(
         if op.get_type_name() not in ("Convolution", "GroupConvolution", "MatMul"):
             continue
         source = op.input_value(1).get_node()
-        while source.get_type_name() != "Constant" and source.get_input_size() and source.get_type_name() in RESTORING:
+        while (
+            source.get_type_name() != "Constant"
+            and source.get_input_size()
+            and source.get_type_name() in RESTORING
+        ):
             source = source.input_value(0).get_node()
         if source.get_type_name() == "Constant":
             small = source.get_element_type().get_type_name() in ("i8", "u8", "i4", "u4")
@@ -258,8 +273,8 @@ def _left(other: Held, whose: str) -> Iterator[Finding]:
         names = _names_of([p.name for p in heavy])
         yield Finding(
             "layers left in float",
-            f"{whose} holds integers for {sum(p.integer for p in every)} of its {counted(len(every), 'product')}, and floats "
-            f"for {', '.join(names[:5])}{' …' if len(names) > 5 else ''}, in the middle of it",
+            f"{whose} holds integers for {sum(p.integer for p in every)} of its {counted(len(every), 'product')}, and "
+            f"floats for {', '.join(names[:5])}{' …' if len(names) > 5 else ''}, in the middle of it",
             100 * len(heavy) / len(every),
             len(every),
             WORTH_A_LOOK,
@@ -295,8 +310,8 @@ def _emptied(reference: Held, other: Held, whose: str) -> Iterator[Finding]:
         name, last, size = hollow[0]
         yield Finding(
             "weights cut off",
-            f"the last {last:,} of {size:,} weights of {name} in {whose} are zero, and nearly no others; was the file cut "
-            "off?",
+            f"the last {last:,} of {size:,} weights of {name} in {whose} are zero, and nearly no others; was the file "
+            "cut off?",
             100 * last / size,
             len(other.weights),
             WRONG,
@@ -307,8 +322,8 @@ def _cut(weight: np.ndarray, twin: np.ndarray) -> int:
     """How many numbers at the end of a tensor are zero as a file that was cut off and filled up has it; 0: none.
 
     ``FEW`` or more of them, that make nine in ten of those that are zero here and not in the reference's tensor. They end
-    within a row; or are whole rows, of which as many wouldn't all be the last ones by chance (once in 100,000 times): rows
-    may be pruned.
+    within a row; or are whole rows, of which as many wouldn't all be the last ones by chance (once in 100,000 times):
+    rows may be pruned.
     """
     zero = ((weight == 0) & (twin != 0)).ravel()
     end = int(zero[::-1].argmin()) if not zero.all() else zero.size

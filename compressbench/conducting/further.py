@@ -166,7 +166,13 @@ def _cost_words(answered: Sequence[Answered], expenses: Sequence[Expense]) -> li
                     f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.n} rounds in turns): {sure}{way}."
                 )
         held = one.held
-        if held is not None and held.zeros >= ZEROS and found.bytes and first.bytes and found.bytes >= 0.95 * first.bytes:
+        if (
+            held is not None
+            and held.zeros >= ZEROS
+            and found.bytes
+            and first.bytes
+            and found.bytes >= 0.95 * first.bytes
+        ):
             words.append(
                 f"{held.zeros:.0f} % of the weights of {name} are zero, and are stored and multiplied all the same: they "
                 "save nothing here."
@@ -288,7 +294,7 @@ def _with_gradients(one: Answered) -> nn.Module | None:
 
 
 def hidden(first: Answered, other: Answered, asked_of: Material, wishes: Wishes) -> tuple[Finding, ...]:
-    """Layers of the other that are fed what was cut off; of ONNX models and torch modules, others can't be looked into."""
+    """Layers of the other that are fed what was cut off; only ONNX models and torch modules can be looked into."""
     some = limited(asked_of, WATCHED, wishes.seed)
     one, two = (_fed(each, some) for each in (first, other))
     return within.cut_off(one, two, other.artefact.name)
