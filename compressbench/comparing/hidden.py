@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CUT = 2.0
 """Percent of what a layer is fed from which on it counts as cut off."""
+MOST = 25_000
+"""So many values of a layer are kept of a call."""
 FEW = 1000
 """Fewer values than these tell nothing of a layer."""
 PRODUCTS = ("Conv", "Gemm", "MatMul", "ConvTranspose", "QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger")
@@ -163,9 +165,9 @@ def of_module(module: nn.Module, batches: Iterable[Sequence[Any]]) -> tuple[Fed,
 
 
 def _some(values: np.ndarray) -> np.ndarray:
-    """At most 200,000 of them, spread evenly over channels and places: every so manieth."""
+    """``MOST`` of them or so, every so manieth; an odd number, so that no channel and no column is left out."""
     flat = values.ravel()
-    step = max(1, len(flat) // 200_000)
+    step = max(1, len(flat) // MOST)
     return flat[:: step + (step > 1 and step % 2 == 0)].copy()
 
 

@@ -29,7 +29,7 @@ from compressbench.comparing.material import Material, limited
 from compressbench.comparing.oddities import Finding
 from compressbench.comparing.probabilities import kind_of
 from compressbench.conducting.wishes import Wishes
-from compressbench.errors import UserError
+from compressbench.errors import UserError, reason
 from compressbench.runs import provenance
 from compressbench.showing.account import (
     Attack,
@@ -293,11 +293,16 @@ def _with_gradients(one: Answered) -> nn.Module | None:
 # within ---------------------------------------------------------------------------------------------------------------
 
 
-def hidden(first: Answered, other: Answered, asked_of: Material, wishes: Wishes) -> tuple[Finding, ...]:
-    """Layers of the other that are fed what was cut off; only ONNX models and torch modules can be looked into."""
+def hidden(
+    first: Answered, other: Answered, asked_of: Material, wishes: Wishes
+) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """Layers of the other that are fed what was cut off, of ONNX models and torch modules; and what can't be told."""
     some = limited(asked_of, WATCHED, wishes.seed)
-    one, two = (_fed(each, some) for each in (first, other))
-    return within.cut_off(one, two, other.artefact.name)
+    try:
+        one, two = (_fed(each, some) for each in (first, other))
+    except Exception as error:  # a runtime refuses to show what is within a graph in ways of its own
+        return (), (f"What the layers of {other.artefact.name} are fed can't be looked at: {reason(error)}.",)
+    return within.cut_off(one, two, other.artefact.name), ()
 
 
 def _fed(one: Answered, some: Material) -> tuple[within.Fed, ...]:
