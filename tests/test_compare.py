@@ -290,8 +290,9 @@ def test_what_files_hold() -> None:
     cut[50:] = 0
     assert kinds(weights=whole | {"c": cut}) == ["weights cut off"]
     sparse = {n: np.where(rng.random(w.shape) < 0.6, 0, w) for n, w in whole.items()}
-    assert kinds(weights=sparse, bytes=1000) == ["zeros that save nothing"]
-    assert kinds(weights=sparse, bytes=500) == []
+    assert kinds(weights=sparse, bytes=1000, sparse="its name") == ["zeros that save nothing"]
+    assert kinds(weights=sparse, bytes=500, sparse="its name") == []
+    assert kinds(weights=sparse, bytes=1000) == []
     integers = {n: (20 * w).astype(np.int8) for n, w in whole.items()}
     assert kinds(weights=integers, executed=Executed(("a", "b", "c"), ())) == []
     assert kinds(weights=integers, executed=Executed((), ("a", "b", "c"), ("a", "b", "c"))) == [

@@ -96,6 +96,9 @@ def odd(
         more += duplicated(reference, other, names, whose)
         more += scaled(reference, other, (first, second), whose)
         more += saturated(reference, other, (first, second), whose)
+        more += softened_twice(reference, other, (first, second), whose)
+        more += other_order(reference, other, (first, second), whose)
+        more += repeated(reference, other, second, whose)
     back = np.flatnonzero(sound)
     found += [replace(f, rows=tuple(int(back[r]) for r in f.rows)) for f in more]
     return worst_first(found)
@@ -547,6 +550,105 @@ def scaled(
             WRONG,
         ),
     )
+
+
+def softened_twice(
+    reference: Floats, other: Floats, kinds: tuple[Kind, Kind], whose: str = "the other model"
+) -> tuple[Finding, ...]:
+    """Probabilities of which the softmax was taken once more.
+
+    They lie within a factor e of each other in each example, and nearly so (0.9 of it, as a logarithm) in one or more;
+    it speaks of 20 examples or more where the two agree on half of them, and where in most the reference's don't lie so
+    near.
+
+    Args:
+        reference, other: (n, classes), finite.
+        kinds: what each of them is.
+        whose: see ``odd``.
+    """
+    n = len(other)
+    if n < FEW or (answers(reference).labels == answers(other).labels).mean() < 0.5:
+        return ()
+    spread, before = (
+        np.concatenate([np.ptp(log_probabilities(s[rows], k.name), axis=1) for rows in pieces(*s.shape)])
+        for s, k in ((other, kinds[1]), (reference, kinds[0]))
+    )
+    if spread.max() > 1 + 1e-3 or spread.max() < 0.9 or np.median(before) < 2:
+        return ()
+    words = (
+        f"no probability of {whose} is more than {math.exp(spread.max()):.2f} times as large as another one of the same "
+        f"example, and those of the reference are {math.exp(min(np.median(before), 20)):,.0f} times in the median one: "
+        "was the softmax taken twice?"
+    )
+    return (Finding("softmax twice", words, float(math.exp(spread.max())), n, WRONG),)
+
+
+def other_order(
+    reference: Floats, other: Floats, kinds: tuple[Kind, Kind], whose: str = "the other model"
+) -> tuple[Finding, ...]:
+    """Answers to the same examples in another order.
+
+    It speaks of 100 examples or more to which the reference gives three answers or more, where the two agree no oftener
+    than by chance (five standard errors), and where each class's log-probabilities, sorted, are the reference's: they
+    differ by a tenth of their spread at most, on average. (What is broken answers in other shares, or is less sure.)
+
+    Args:
+        reference, other: (n, classes), finite.
+        kinds: what each of them is.
+        whose: see ``odd``.
+    """
+    n, classes = reference.shape
+    one, two = answers(reference).labels, answers(other).labels
+    p, q = (np.bincount(v[v != NONE], minlength=classes) / n for v in (one, two))
+    chance, agree = float(p @ q), float((one == two).mean())
+    if n < 100 or (p > 0).sum() < 3 or p.max() > 0.9:
+        return ()
+    if agree > chance + 5 * math.sqrt(chance * (1 - chance) / n):
+        return ()
+    for column in range(classes):
+        x, y = (
+            np.sort(log_probabilities(s, k.name)[:, column] if classes <= 1000 else s[:, column])
+            for s, k in ((reference, kinds[0]), (other, kinds[1]))
+        )
+        if np.abs(x - y).mean() > 0.1 * max(float(x.std()), 1e-9):
+            return ()
+    steps = [k for k in range(-10, 11) if k and (np.roll(two, -k) == one).mean() > max(0.5, 2 * agree)]
+    how = f", {abs(steps[0])} {'later' if steps[0] > 0 else 'earlier'}," if steps else ""
+    words = (
+        f"{whose} answers as often what the reference does, as sure of itself, and to other examples: the two agree on "
+        f"{100 * agree:.1f} %, which is chance ({100 * chance:.1f} %); its rows are in another order{how} than the data's"
+    )
+    return (Finding("other order", words, 100 * agree, n, UNUSABLE),)
+
+
+def repeated(
+    reference: Floats, other: Floats, kind: Kind, whose: str = "the other model"
+) -> tuple[Finding, ...]:
+    """One and the same output for many examples in a row, as what was filled up has it.
+
+    It speaks of 20 rows or more, in which the reference gives other outputs, and the highest probability is below 0.99
+    (what is surer is often rounded to the same).
+
+    Args:
+        reference, other: (n, classes), finite.
+        kind: what the other is.
+        whose: see ``odd``.
+    """
+    same = (other[1:] == other[:-1]).all(axis=1) & ~(reference[1:] == reference[:-1]).all(axis=1)
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], same.astype(np.int8), [0]])))
+    runs = ends.reshape(-1, 2)
+    if not len(runs):
+        return ()
+    begin, end = runs[int((runs[:, 1] - runs[:, 0]).argmax())]
+    count = int(end - begin) + 1
+    if count < FEW or _lacking(other[begin : begin + 1], kind.name)[0] <= 0.01:
+        return ()
+    rows = np.arange(begin, end + 1)
+    words = (
+        f"{whose} gives one and the same output for {count:,} examples in a row, from row {begin} on, where the "
+        "reference's differ: was it filled up?"
+    )
+    return (Finding("repeated outputs", words, 100 * count / len(other), len(other), UNUSABLE, _first(rows)),)
 
 
 def _products(x: Floats, y: Floats) -> Floats:

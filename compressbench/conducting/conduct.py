@@ -111,7 +111,8 @@ def conducted(
     answered = [first]
     beside: list[list[Finding]] = []
     for artefact in artefacts[1:]:
-        one, found = _other(artefact, first, asked_of, wishes, watcher)
+        one, found, said_too = _other(artefact, first, asked_of, wishes, watcher)
+        notes += said_too
         answered.append(one)
         beside.append(found)
     notes += _of_itself(first, asked_of, wishes, watcher)
@@ -265,13 +266,13 @@ def _answered(
 
 def _other(
     artefact: Answering, first: Answered, asked_of: Material, wishes: Wishes, watcher: Watcher
-) -> tuple[Answered, list[Finding]]:
-    """What another one said, and what is odd about it that outputs alone don't show."""
+) -> tuple[Answered, list[Finding], Sequence[str]]:
+    """What another one said, what is odd about it that outputs alone don't show, and what is to be noted."""
     preparation = _preparation(artefact, asked_of, wishes, first.preparation)
     one = _answered(artefact, asked_of, preparation, wishes, watcher)
     found: list[Finding] = []
     if isinstance(artefact, Predictions):
-        return one, found
+        return one, found, ()
     same = one.said.scores.shape == first.said.scores.shape
     if asked_of.pictures is not None and same:
         with watcher.working(f"{artefact.name}: does it want pictures as the reference does?") as progress:
@@ -284,8 +285,9 @@ def _other(
             one = _answered(artefact, asked_of, other.preparation, wishes, watcher)
     if first.held is not None and one.held is not None:
         found += odd_inside(first.held, one.held, artefact.name)
-    found += _varies(one, asked_of, wishes, watcher)
-    return one, found
+    more, notes = further.hidden(first, one, asked_of, wishes)
+    found += [*more, *_varies(one, asked_of, wishes, watcher)]
+    return one, found, notes
 
 
 def _varies(one: Answered, asked_of: Material, wishes: Wishes, watcher: Watcher) -> list[Finding]:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +23,17 @@ from compressbench.bench import Progress
 from compressbench.comparing import asking
 from compressbench.comparing import costs as timing
 from compressbench.comparing import fragility as trying
+from compressbench.comparing import hidden as within
 from compressbench.comparing import layers as tracing
 from compressbench.comparing.answers import answers, label_loyalty
 from compressbench.comparing.arrays import Floats, Ints
+from compressbench.comparing.inside import SPARSE as ZEROS
 from compressbench.comparing.intervals import Estimate, share
 from compressbench.comparing.material import Material, limited
 from compressbench.comparing.oddities import Finding
 from compressbench.comparing.probabilities import kind_of
 from compressbench.conducting.wishes import Wishes
-from compressbench.errors import UserError
+from compressbench.errors import UserError, reason
 from compressbench.runs import provenance
 from compressbench.showing.account import (
     Attack,
@@ -59,6 +61,8 @@ TRACED, TRACED_PIXELS = 32, 32 * 1024
 """Examples that layers are compared on, and how many pixels these may have together; two are the least."""
 ALIKE = 0.02
 """Ratios of speeds nearer to 1 than this are called alike."""
+WATCHED, AT_A_TIME = 32, 4
+"""Examples on which what layers are fed is looked at, and those of a call."""
 WORST = 3
 """So many of the worst layers are left alone, one more each time."""
 
@@ -225,6 +229,18 @@ def _cost_words(answered: Sequence[Answered], expenses: Sequence[Expense]) -> li
                     f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.n} rounds in turns): "
                     f"{'as fast' if same else sure + way}."
                 )
+        held = one.held
+        if (
+            held is not None
+            and held.zeros >= ZEROS
+            and found.bytes
+            and first.bytes
+            and found.bytes >= 0.95 * first.bytes
+        ):
+            words.append(
+                f"{held.zeros:.0f} % of the weights of {name} are zero, and are stored and multiplied all the same: they "
+                "save nothing here."
+            )
         if found.executed:
             words.append(f"What {name} executes: {found.executed}.")
     return words
@@ -341,6 +357,41 @@ def _with_gradients(one: Answered) -> nn.Module | None:
             return self.inner(x.movedim(1, -1) if self.p.layout == "NHWC" else x)
 
     return Prepared(module, preparation).eval()
+
+
+# within ---------------------------------------------------------------------------------------------------------------
+
+
+def hidden(
+    first: Answered, other: Answered, asked_of: Material, wishes: Wishes
+) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """Layers of the other that are fed what was cut off, of ONNX models and torch modules; and what can't be told."""
+    some = limited(asked_of, WATCHED, wishes.seed)
+    try:
+        one, two = (_fed(each, some) for each in (first, other))
+    except Exception as error:  # a runtime refuses to show what is within a graph in ways of its own
+        return (), (f"What the layers of {other.artefact.name} are fed can't be looked at: {reason(error)}.",)
+    return within.cut_off(one, two, other.artefact.name), ()
+
+
+def _fed(one: Answered, some: Material) -> tuple[within.Fed, ...]:
+    artefact = one.artefact
+    if isinstance(artefact, Predictions) or some.source is None:
+        return ()
+    size = artefact.wants.batch or AT_A_TIME
+    rows = np.arange(some.n - some.n % size if some.n >= size else 0)
+    fed = asking.batches(artefact, some, one.preparation, size, rows)
+    if type(artefact).__name__ == "Onnx":
+        names = [i.name for i in artefact.wants.inputs]
+        feeds = (x if isinstance(x, Mapping) else dict(zip(names, x, strict=True)) for x in fed)
+        return within.of_graph(artefact.files[0], feeds) if len(rows) else ()
+    module = artefact.differentiable()
+    if module is None or not len(rows):
+        return ()
+    import torch
+
+    arrays = (list(x.values()) if isinstance(x, Mapping) else list(x) for x in fed)
+    return within.of_module(module, ([torch.from_numpy(np.ascontiguousarray(a)) for a in x] for x in arrays))
 
 
 # layers ---------------------------------------------------------------------------------------------------------------
