@@ -37,6 +37,22 @@ def test_how_pictures_are_prepared_is_not_told_to_floats(tmp_path) -> None:
         conducted(first_three, [first_three], wishes)
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_preparation_is_not_guessed_where_no_label_can_tell(tmp_path, labelled) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(12) % 3)
+
+    def means(batch):
+        return np.asarray(batch).reshape(len(batch), 3, -1).mean(axis=2)
+
+    wishes = Wishes(data=str(tmp_path / "d.npz"), labelled=labelled, auto=True, quick=True)
+    if labelled:
+        assert conducted(means, [means], wishes)[0].comparisons[0].loyalty.value == 100
+    else:
+        with pytest.raises(UserError, match="auto finds it on labelled data"):
+            conducted(means, [means], wishes)
+
+
 def test_a_config_that_asks_for_a_shape_says_how_to_give_it() -> None:
     with pytest.raises(UserError, match=r"model=resnet20 model\.build\.shape=\[3,32,32\] model\.build\.classes=10"):
         _composed(["model=resnet20"], Given())
@@ -67,4 +83,4 @@ def test_the_worst_class_is_told_apart_from_what_it_lost(tmp_path) -> None:
         return line
 
     assert row(worse).endswith(" in 2")
-    assert row(np.asarray).endswith(" 0.0"), "none where none lost"
+    assert row(np.asarray).endswith(" 0.0 (-3.7 to 3.7)"), "none is named where none lost"

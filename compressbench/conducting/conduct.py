@@ -253,7 +253,7 @@ def _preparation(
     if isinstance(artefact, Predictions) or asked_of.pictures is None:
         return None
     own = wishes.preparation or artefact.wants.preparation or asked_of.preparation or otherwise
-    if own is None and wishes.auto:
+    if own is None and wishes.auto and asked_of.labels is not None:
         own = fitted(Preparation(), artefact.wants)
     return asking.prepared(artefact, own)
 
