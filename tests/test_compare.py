@@ -74,6 +74,25 @@ def test_a_module_and_the_same_with_dropout_left_on(tmp_path) -> None:
     assert "varies by calls" in [f.kind for f in found.findings[:2]]
 
 
+def test_floors_are_of_the_reference_itself(tmp_path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+    (found,) = compressbench.compare(net, original, data=data(tmp_path), quick=True).comparisons
+    (floor,) = found.floors
+    assert floor.name == "the reference against itself, weights rounded to fp16"
+    x = torch.from_numpy(np.load(tmp_path / "d.npz")["x"])
+    rounded = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+    rounded.load_state_dict({n: t.half().float() for n, t in net.state_dict().items()})
+    with torch.no_grad():
+        same = (net(x).argmax(1) == rounded(x).argmax(1)).float().mean()
+        p, q = net(x).double().softmax(1), rounded(x).double().softmax(1)
+    assert floor.loyalty.value == pytest.approx(100 * float(same))
+    middle = (p + q) / 2
+    js = ((p * (p / middle).log() + q * (q / middle).log()).sum(1) / 2).clamp(min=0).sqrt()
+    assert floor.probability_loyalty.value == pytest.approx(100 * float(1 - js.mean()), abs=1e-4)
+    assert floor.probability_loyalty.value < 100
+
+
 def predictions(tmp_path, scores, name, **more):
     np.savez(tmp_path / name, logits=scores, **more)
     return str(tmp_path / name)

@@ -184,6 +184,11 @@ class Program(nn.Module):
         for place, tensor in enumerate(held.values()):
             self.register_buffer(f"held{place}", tensor)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether some of its steps round to integers."""
+        return any("quantize" in str(step.run) for step in self.steps)
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """The answers."""
         env: Env = dict(self.constants)

@@ -210,7 +210,7 @@ def _numbers(text: str, flag: str) -> tuple[float, ...]:
 
 
 class _Live:
-    """What is being done, with the time left, on a terminal; a line each where the output is none."""
+    """What is being done, with the time left, on a terminal; nothing elsewhere."""
 
     @contextmanager
     def working(self, words: str) -> Iterator[Progress]:
@@ -220,15 +220,14 @@ class _Live:
         if not sys.stderr.isatty():
             yield Silent()
             return
-        from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        from compressbench.console import clean_line
+        from compressbench.console import clean_line, console
 
         with Bars(
             TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True), transient=True,
+            console=console(sys.stderr), transient=True,
         ) as bars:  # fmt: skip
             task = bars.add_task(clean_line(words), total=None)
 

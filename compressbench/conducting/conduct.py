@@ -74,7 +74,8 @@ class Answered:
     @property
     def precision(self) -> str:
         """In which its outputs may round, for ``oddities.varying``."""
-        if self.held is not None and self.held.in_bytes >= HALF:
+        program = getattr(self.artefact, "program", None)
+        if (self.held is not None and self.held.in_bytes >= HALF) or getattr(program, "rounds", False):
             return "int8"
         inputs = getattr(self.artefact, "wants", None)
         kinds = {i.dtype for i in inputs.inputs} if inputs is not None else set()
@@ -327,11 +328,16 @@ def _floors(first: Answered, asked_of: Material, wishes: Wishes, watcher: Watche
             f"{artefact.name}, which nobody compressed, against the reference", first.shown, other.shown
         )
         return
-    if isinstance(first.artefact, Predictions) or asked_of.pictures is None:
+    if isinstance(first.artefact, Predictions):
         return
-    moved = further.shifted(asked_of)
-    again = _answered(first.artefact, moved, first.preparation, wishes, watcher)
-    yield floor("the reference against itself, pictures moved by one pixel", first.shown, again.shown)
+    if asked_of.pictures is not None:
+        moved = further.shifted(asked_of)
+        again = _answered(first.artefact, moved, first.preparation, wishes, watcher)
+        yield floor("the reference against itself, pictures moved by one pixel", first.shown, again.shown)
+    with further.in_half(first, wishes.given) as half:
+        if half is not None:
+            again = _answered(half, asked_of, first.preparation, wishes, watcher)
+            yield floor("the reference against itself, weights rounded to fp16", first.shown, again.shown)
 
 
 def _asked(asked_of: Material) -> Asked:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from compressbench.artefacts.artefact import Arrays, in_batches, size_of
+from compressbench.artefacts import told
+from compressbench.artefacts.artefact import Arrays, Artefact, Given, in_batches, size_of
+from compressbench.artefacts.function import Function
 from compressbench.artefacts.predictions import Predictions
 from compressbench.artefacts.preparation import Preparation
 from compressbench.bench import Progress
@@ -53,6 +57,8 @@ PATIENCE = 60.0
 """Seconds for all that is spoilt, and for all attacks by queries."""
 TRACED, TRACED_PIXELS = 32, 32 * 1024
 """Examples that layers are compared on, and how many pixels these may have together; two are the least."""
+ALIKE = 0.02
+"""Ratios of speeds nearer to 1 than this are called alike."""
 WORST = 3
 """So many of the worst layers are left alone, one more each time."""
 
@@ -80,6 +86,39 @@ class _Beside:
 def shifted(asked_of: Material) -> Material:
     """The same pictures, moved by one pixel."""
     return dataclasses.replace(asked_of, name=f"{asked_of.name}, moved", source=_Beside(asked_of.source))
+
+
+@contextmanager
+def in_half(one: Answered, given: Given) -> Iterator[Artefact | None]:
+    """The same model with its weights rounded to float16, computed as before; None where they can't be reached."""
+    import torch
+
+    if type(one.artefact).__name__ == "Onnx":
+        import onnx
+        from onnx import numpy_helper
+
+        model = onnx.load(str(one.artefact.files[0]))
+        for place, tensor in enumerate(model.graph.initializer):
+            values = numpy_helper.to_array(tensor)
+            if values.dtype == np.float32:
+                with np.errstate(over="ignore"):
+                    rounded = values.astype(np.float16).astype(np.float32)
+                model.graph.initializer[place].CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / one.artefact.name
+            onnx.save(model, str(path))
+            yield cast("Artefact", told.read(str(path), given))
+        return
+    module = None if isinstance(one.artefact, Predictions) else one.artefact.differentiable()
+    if module is None or isinstance(one.artefact, Predictions):
+        yield None
+        return
+    rounded_module = copy.deepcopy(module)
+    with torch.no_grad():
+        for tensor in (*rounded_module.parameters(), *rounded_module.buffers()):
+            if tensor.dtype == torch.float32:
+                tensor.copy_(tensor.half())
+    yield Function(rounded_module, one.artefact.name, one.artefact.wants)
 
 
 # cost -----------------------------------------------------------------------------------------------------------------
@@ -110,11 +149,32 @@ def costs(
             continue
         executed = one.held.executed.in_words() if one.held and one.held.executed else ""
         expenses.append(
-            Expense(one.artefact.form, size_of(one.artefact), None, tuple(timings[id(one)]), executed)
+            Expense(
+                one.artefact.form,
+                size_of(one.artefact),
+                None if wishes.quick else _peak(one, asked_of),
+                tuple(timings[id(one)]),
+                executed,
+            )
         )
     return Cost(
         tuple(expenses), provenance.machine("cpu", wishes.threads), tuple(_cost_words(answered, expenses))
     )
+
+
+def _peak(one: Answered, asked_of: Material) -> int | None:
+    """Bytes that loading and two forwards of one example add to a process of its own; None where that can't be seen."""
+    if type(one.artefact).__name__ != "Onnx" or len(one.artefact.files) != 1:
+        return None
+    import torch
+
+    from compressbench.hardware.memory import peak_bytes
+
+    batch = one.artefact.wants.batch or 1  # type: ignore[union-attr]
+    fed = _maker(one, asked_of)(batch)
+    arrays = list(fed.values()) if isinstance(fed, dict) else list(fed)
+    inputs = tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+    return peak_bytes("onnxruntime", one.artefact.files[0].read_bytes(), inputs)[0]
 
 
 def _maker(one: Answered, asked_of: Material) -> Callable[[int], Arrays]:
@@ -159,9 +219,11 @@ def _cost_words(answered: Sequence[Answered], expenses: Sequence[Expense]) -> li
             else:
                 sure = "surely " if ratio.low > 1 or ratio.high < 1 else "not surely "
                 way = "faster" if ratio.value > 1 else "slower"
+                same = abs(ratio.value - 1) < ALIKE
                 words.append(
                     f"At batch {time.batch} {name} runs at {ratio.value:.2f} times the reference's speed "
-                    f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.n} rounds in turns): {sure}{way}."
+                    f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.n} rounds in turns): "
+                    f"{'as fast' if same else sure + way}."
                 )
         if found.executed:
             words.append(f"What {name} executes: {found.executed}.")
@@ -340,8 +402,6 @@ def _of_graphs(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "mixed.onnx"
             tracing.left_alone(one, two, worst[:count], path)
-            from compressbench.artefacts import told
-
             mixed = told.read(str(path), wishes.given)
             said = answers(asking.asked(mixed, tried, other.preparation, wishes.threads).scores).labels
         accuracy = None
@@ -355,6 +415,8 @@ def _of_graphs(
 
 
 def _layer_words(found: Sequence[tracing.Layer]) -> tuple[str, ...]:
+    if not found:
+        return ("Can't be told: the two have no layers of the same name.",)
     finite = [x for x in found if math.isfinite(x.made)]
     if not finite:
         return ("Not one layer of those that can be compared differs.",)

@@ -110,6 +110,7 @@ class Executor:
         self._many: dict[str, tuple[bool, bool]] = {}
         self._measured: set[str] = set()
         self._no_floor: dict[str, bool] = {}
+        self._lost: dict[str, Diverged] = {}
 
     def missing_states(self) -> list[Node]:
         """Nodes whose state is not in the store (damaged ones are dropped here, and said)."""
@@ -155,9 +156,21 @@ class Executor:
         with self.store.needed(keys):
             waiting = list(self.plan.measures)
             done: set[str] = set()
+            own, without = self._own(), set[str]()
             for node in self.plan.nodes:
+                if not without.isdisjoint((node.parent, *node.refs)):
+                    without.add(node.name)
+                    continue
                 if self._facts(node) is None:
-                    self.state(node.name)
+                    try:
+                        self.state(node.name)
+                    except UserError as error:
+                        if node.name in own:
+                            raise
+                        without.add(node.name)
+                        if node.key not in self._lost:
+                            self.watcher.say(str(error))
+                        continue
                 done.add(node.name)
                 if node.name in members:
                     self._answer(node.name)
@@ -184,6 +197,12 @@ class Executor:
             raise Incomplete(
                 f"{counted(len(lacking), 'result')} could not be had, e.g. {lacking[0]}; run it again"
             )
+
+    def _own(self) -> set[str]:
+        """States that the run can't do without; the others are company in lanes."""
+        asked = [n.name for n in self.plan.nodes if n.name == n.local]
+        asked += [name for m in self.plan.measures for name in m.needs]
+        return {n.name for n in lineage(self.plan.nodes, asked)}
 
     def records(self) -> Iterator[Record]:
         """Records of all results that were had in this run or are in the store."""
@@ -346,6 +365,8 @@ class Executor:
         return self._base
 
     def _make(self, node: Node) -> State:
+        if node.key in self._lost:
+            raise Diverged(f"stage {node.name}: {self._lost[node.key]}")
         began = time.monotonic()
         self.bench()
         before = self.state(node.parent) if node.parent else None
@@ -384,6 +405,7 @@ class Executor:
         ]
         for (node, _), end in zip(pairs, made, strict=True):
             if isinstance(end, Diverged) and node is not first:
+                self._lost[node.key] = end
                 self.watcher.say(f"{node.name}: {end}")
         if isinstance(made[0], Diverged):
             raise Diverged(f"stage {first.name}: {made[0]}") from made[0]
@@ -404,7 +426,7 @@ class Executor:
         for other in self.plan.nodes:
             if len(found) == self.setting.context.lanes - 1:
                 break
-            taken = {node.key, *(n.key for n, _ in found)}
+            taken = {node.key, *self._lost, *(n.key for n, _ in found)}
             if (
                 other.key in taken
                 or type(other.stage) is not type(node.stage)
@@ -416,7 +438,10 @@ class Executor:
             needed = [n for n in lineage(self.plan.nodes, [other.name]) if n is not other]
             if any(hasattr(n.stage, "goes_in_lanes") and self._facts(n) is None for n in needed):
                 continue
-            state = self.state(other.parent)
+            try:
+                state = self.state(other.parent)
+            except UserError:  # said when its own turn comes
+                continue
             if lanes.shape(state, other.stage) != shape:
                 continue
             if locks.enter_context(self.store.attempt(other.key)) and self._facts(other) is None:

@@ -172,16 +172,19 @@ def _below_home(text: str) -> str:
 
 def company(given: Sequence[str]) -> list[str]:
     """For a sweep over seeds whose trainings go in lanes: ``beside`` for each of its jobs, the seeds of all of them."""
-    lanes = {"", "1"} >= {t.partition("=")[2] for t in given if key_of(t) == "hardware.lanes"}
+    lanes = next((t.partition("=")[2] for t in given if key_of(t) == "hardware.lanes"), "")
     swept = next((t for t in given if key_of(t) == "seed"), "")
-    if lanes or not swept or any(key_of(t) == "beside" for t in given):
+    if not re.fullmatch("[0-9]+", lanes) or lanes == "1" or any(key_of(t) == "beside" for t in given):
         return []
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
-    parsed = OverridesParser.create().parse_override(swept)
-    if not parsed.is_sweep_override():
+    try:
+        parsed = OverridesParser.create().parse_override(swept)
+        seeds = list(parsed.sweep_string_iterator()) if parsed.is_discrete_sweep() else []
+    except HydraException:  # Hydra says itself what is wrong
         return []
-    return [f"beside=[{','.join(map(str, parsed.sweep_string_iterator()))}]"]
+    return [f"beside=[{','.join(map(str, seeds))}]"] if seeds else []
 
 
 def check_recipe(given: Iterable[str], verb: str = "run") -> None:

@@ -25,7 +25,7 @@ from compressbench.inputs import Inputs
 from compressbench.models.reached import modes_kept
 from compressbench.models.where import reason_of
 from compressbench.outputs import Outputs, forward, tapped
-from compressbench.training import loop, optimising
+from compressbench.training import launching, loop, optimising
 from compressbench.training.held import Held
 from compressbench.training.live import Job, Kept
 from compressbench.training.objectives import Batch
@@ -136,9 +136,10 @@ class Lanes:
             before = [job.live.optimizer.state.get(p, {}) for job, p in zip(filled, own, strict=True)]
             for entry, value in before[0].items():
                 each = [torch.as_tensor(part[entry]) for part in before]
-                optimizer.state[parameter][entry] = (
-                    torch.stack(each) if value.shape == own[0].shape else value
-                )
+                by_element = (
+                    entry != "step" and value.shape == own[0].shape
+                )  # a parameter may be one number too
+                optimizer.state[parameter][entry] = torch.stack(each) if by_element else value
         for job in jobs:
             for parameter in job.live.beside().values():
                 optimizer.state[parameter] = job.live.optimizer.state[parameter]
@@ -158,11 +159,14 @@ class Lanes:
             warnings.filterwarnings("ignore", message="There is a performance drop")
             compute = stack.enter_context(tapped(net, getattr(job.objective, "taps", ())))
             self._forward = _batched(_Computing(net, compute), self.params, self.buffers)
-            self._try(net)
+            with launching.exact(False, job.bench.device):
+                self._try(net)
             with modes_kept(job.live.module):
                 job.live.training()
                 for part, other in zip(net.modules(), job.live.module.modules(), strict=True):
                     part.training = other.training
+                with launching.exact(False, job.bench.device):
+                    self._try_statistics()
             yield
 
     def compile(self) -> None:
@@ -243,6 +247,32 @@ class Lanes:
                     raise UserError(
                         f"lanes: {job.bench.name} answers otherwise in lanes, by {far:.2g} of {most:.2g}; {WITHOUT}"
                     )
+
+    def _try_statistics(self) -> None:
+        """Compares what a forward in training makes of the first lane's buffers and of its own module's; puts them back.
+
+        A forward that gives its module another tensor, and doesn't write into the one there, would do so in vain.
+        """
+        job, before = self.jobs[0], {n: t.clone() for n, t in self.buffers.items()}
+        if not before:
+            return
+        plain = job.live.lay(job.bench.task.encode(job.bench.feed("train").head(8)))
+        with torch.no_grad():
+            self._answers(tuple(torch.stack([x] * self.lanes) for x in plain), self._effective(True))
+            moved = {n: t[0].clone() for n, t in self.buffers.items()}
+            torch._foreach_copy_([*self.buffers.values()], [*before.values()])
+            with job.live.computing(True):
+                forward(job.live.module, *plain)
+        for name, lane in moved.items():
+            own = job.live.module.get_buffer(name).float().nan_to_num()
+            far, most = float((lane.float().nan_to_num() - own).abs().max()), float(own.abs().max())
+            if not far <= TOLERANCE * max(most, TOLERANCE):
+                raise UserError(
+                    f"lanes: the net's buffer {name} becomes another one in lanes, by {far:.2g} of {most:.2g}; a forward "
+                    f"must write into it (copy_, add_), or {WITHOUT}"
+                )
+        with torch.no_grad():
+            torch._foreach_copy_([*self.buffers.values()], [*before.values()])
 
     def clip(self, limit: float) -> None:
         """Each lane by the norm of its own gradients."""
