@@ -33,7 +33,7 @@ def first_three(batch):
 
 def test_how_pictures_are_prepared_is_not_told_to_floats(tmp_path) -> None:
     wishes = Wishes(data=str(floats(tmp_path)), preparation=Preparation(mean=(0.5,)), quick=True)
-    with pytest.raises(UserError, match="is fed as it is, since it holds no pictures.*--mean"):
+    with pytest.raises(UserError, match=r"is fed as it is, since it holds no pictures.*--mean"):
         conducted(first_three, [first_three], wishes)
 
 
@@ -54,7 +54,9 @@ def test_preparation_is_not_guessed_where_no_label_can_tell(tmp_path, labelled) 
 
 
 def test_a_config_that_asks_for_a_shape_says_how_to_give_it() -> None:
-    with pytest.raises(UserError, match=r"model=resnet20 model\.build\.shape=\[3,32,32\] model\.build\.classes=10"):
+    with pytest.raises(
+        UserError, match=r"model=resnet20 model\.build\.shape=\[3,32,32\] model\.build\.classes=10"
+    ):
         _composed(["model=resnet20"], Given())
     words = ["model=resnet20", "model.build.shape=[3,32,32]", "model.build.classes=7"]
     assert _composed(words, Given())[0].fc.out_features == 7
