@@ -138,6 +138,7 @@ def test_predictions_by_the_command(command, tmp_path) -> None:
         (("a.npz", "short.npz"), "has 100 rows"),
         (("a.npz", "b.npz", "--data", "empty"), "the folder is empty"),
         (("a.npz", "b.npz", "--gate", "loyality>=9"), "did you mean loyalty?"),
+        (("a.npz", "b.npz", "--gate", ""), "--gate: no limit in ''"),
         (("a.npz", "b.npz", "--margin", "200"), "--margin 200"),
         (("a.npz", "b.npz", "--size", "big"), "--size 'big': pixels are wanted"),
         (("a.npz", "b.npz", "--range", "0-2"), "--range '0-2'"),

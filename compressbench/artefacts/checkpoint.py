@@ -163,7 +163,8 @@ def _composed(words: Sequence[str], given: Given) -> tuple[Any, Any]:
         spec = filled(build, given.facts)
     except UserError as error:
         raise UserError(
-            f"{FLAG} {' '.join(words)}: {error}; --data tells, or --shape and --classes"
+            f"{FLAG} {' '.join(words)}: {error}; --data dataset=NAME tells, or e.g. "
+            f"{FLAG} {' '.join(words)} model.build.shape=[3,32,32] model.build.classes=10"
         ) from error
     return specs.build(spec, FLAG), [spec, specs.sources_digest(spec)]
 

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_intermixed_args(argv)
     from compressbench.comparing.gate import conditions, kept, verdicts
 
-    limits = conditions(args.gate) if args.gate else ()
+    limits = conditions(args.gate) if args.gate is not None else ()
     outputs = outputs_folder(args.outputs or "outputs")
     wishes = _wishes(args, outputs)
     from compressbench.conducting.conduct import conducted

@@ -59,13 +59,13 @@ def accuracy(found: Accuracies | None, whose: str = "the other model") -> str:
     decimals = decimals_of(drop)
     way = "fell" if drop.value > 0 else "rose" if drop.value < 0 else "stayed"
     moved = (
-        f"{way} from {found.before.value:.{decimals}f} to {found.after.value:.{decimals}f} %, "
+        f"{way} from {found.before.value:z.{decimals}f} to {found.after.value:z.{decimals}f} %, "
         f"by {abs(drop.value):.{decimals}f} points"
         if drop.value
-        else f"is {found.after.value:.{decimals}f} % as before"
+        else f"is {found.after.value:z.{decimals}f} % as before"
     )
     test = f"n = {n:,}, McNemar's exact {p_value(found.test.p)}"
-    ends = f"95 % interval of the drop {drop.low:.{decimals}f} to {drop.high:.{decimals}f}"
+    ends = f"95 % interval of the drop {drop.low:z.{decimals}f} to {drop.high:z.{decimals}f}"
     text = f"The accuracy of {whose} {moved} ({ends.replace('95', f'{100 * drop.level:g}', 1)}; {test})"
     lower = ", though surely lower" if found.lower else ""
     if found.verdict == NO_WORSE:
@@ -191,7 +191,7 @@ def oddities(found: Sequence[Finding], n: int) -> tuple[str, ...]:
 
 def figure(found: Estimate, unit: str) -> str:
     """``98.20 %``: as many decimals as the interval carries."""
-    return f"{found.value:.{decimals_of(found)}f}{f' {unit}' if unit else ''}"
+    return f"{found.value:z.{decimals_of(found)}f}{f' {unit}' if unit else ''}"
 
 
 def signed(found: Estimate) -> str:
@@ -205,7 +205,7 @@ def within(found: Estimate, unit: str) -> str:
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return "no interval"
     decimals, unit = decimals_of(found), f" {unit}" if unit else ""
-    return f"{100 * found.level:g} % interval {found.low:.{decimals}f} to {found.high:.{decimals}f}{unit}"
+    return f"{100 * found.level:g} % interval {found.low:z.{decimals}f} to {found.high:z.{decimals}f}{unit}"
 
 
 def decimals_of(found: Estimate) -> int:

@@ -101,6 +101,7 @@ def conducted(
             "compare: a reference and one other at least, e.g. compare original.onnx small.onnx --data photos/"
         )
     asked_of, artefacts = _read(reference, others, wishes)
+    _pictures_wanted(asked_of, artefacts, wishes)
     notes = list(_twice(artefacts))
     asked_of, numbering_notes = _numbered(asked_of, artefacts[0], wishes)
     notes += numbering_notes
@@ -170,6 +171,17 @@ def _read(reference: Named, others: Sequence[Named], wishes: Wishes) -> tuple[Ma
         raise UserError(f"--data: what are they asked? {material.KNOWN}")
     found = material.of_predictions(own)
     return found if wishes.labelled else found.unlabelled(), artefacts
+
+
+def _pictures_wanted(asked_of: Material, artefacts: Sequence[Answering], wishes: Wishes) -> None:
+    """Refuses to be told how pictures are prepared where there is none to prepare: it would change nothing."""
+    asks = any(not isinstance(a, Predictions) for a in artefacts)
+    if wishes.preparation is not None and asks and asked_of.pictures is None:
+        raise UserError(
+            f"{asked_of.name}: is fed as it is, since it holds no pictures (a folder, or arrays of bytes), "
+            "so that --size, --resize, --crop, --mean, --std, --range, --order, --layout and --interpolation "
+            "would change nothing; leave them out"
+        )
 
 
 def _is_dataset(data: str | Path | Sequence[str]) -> bool:
@@ -243,7 +255,7 @@ def _preparation(
     if isinstance(artefact, Predictions) or asked_of.pictures is None:
         return None
     own = wishes.preparation or artefact.wants.preparation or asked_of.preparation or otherwise
-    if own is None and wishes.auto:
+    if own is None and wishes.auto and asked_of.labels is not None:
         own = fitted(Preparation(), artefact.wants)
     return asking.prepared(artefact, own)
 

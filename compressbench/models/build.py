@@ -38,7 +38,7 @@ def filled(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
             return [inner(v) for v in value]
         if isinstance(value, str) and value.startswith("@"):
             if value not in facts:
-                raise UserError(f"model: {value!r} is not known; known: {', '.join(facts)}")
+                raise UserError(f"model: {value!r} is not known; known: {', '.join(facts) or 'nothing'}")
             return facts[value]
         return value
 

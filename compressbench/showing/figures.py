@@ -96,7 +96,7 @@ def interval_of(value: Value) -> str:
     if value is None or not value.known or not has_interval(value):
         return ""
     decimals = words.decimals_of(value)
-    return f"{value.low:.{decimals}f} to {value.high:.{decimals}f}"
+    return f"{value.low:z.{decimals}f} to {value.high:z.{decimals}f}"
 
 
 def n_of(values: Iterable[Value]) -> str:

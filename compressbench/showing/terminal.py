@@ -236,7 +236,7 @@ def _cell(row: Figure, column: int, intervals: bool) -> str:
     if value is None:
         return ""
     ends = f" ({interval_of(value)})" if intervals and interval_of(value) else ""
-    note = f" {row.notes[column]}" if row.notes[column] else ""
+    note = f" in {row.notes[column]}" if row.notes[column] and value.value else ""
     return clean_line(f"{text_of(value, row.unit)}{ends}{note}")
 
 
