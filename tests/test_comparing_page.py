@@ -395,7 +395,7 @@ def test_one_screen(one: Account) -> None:
             assert text_of(row.values[1], row.unit) in text
             assert interval_of(row.values[1]) in text
     lost = min(found.by_class, key=lambda g: g.change.value)
-    assert f"({-lost.change.high:.0f} to {-lost.change.low:.0f}) {lost.name}" in text
+    assert f"({-lost.change.high:.0f} to {-lost.change.low:.0f}) in {lost.name}" in text
     assert "58 of 400 answers" in text
     assert f"{found.flips[0].id} (right to wrong" in text
     assert "BROKEN: accuracy_drop<=1" in text
