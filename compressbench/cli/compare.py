@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import shlex
 import sys
@@ -43,8 +44,6 @@ def main(argv: list[str]) -> int:
     command = shlex.join(["compressbench", "compare", *(nameless(a) for a in argv)])
     account, material = conducted(args.artefacts[0], args.artefacts[1:], wishes, _Live(), command)
     if limits:
-        import dataclasses
-
         found = tuple(tuple(verdicts(limits, c.figures)) for c in account.comparisons)
         account = dataclasses.replace(account, verdicts=found)
     page = _written(account, material, args, outputs)
@@ -136,7 +135,9 @@ def _wishes(args: argparse.Namespace, outputs: Path) -> Wishes:
     from compressbench.artefacts.artefact import Given
     from compressbench.conducting.wishes import Wishes
 
-    trust = trusting.of(args)
+    args.runs = [a_path(name.partition("::")[0]) for name in args.artefacts if "::" in name]
+    # --outputs says where results go; a run's states are in the store above it
+    trust = dataclasses.replace(trusting.of(args), outputs=None)
     model = args.model[0] if args.model and len(args.model) == 1 else args.model
     return Wishes(
         data=args.data,

@@ -63,7 +63,7 @@ def given_or_in(given: Sequence[str], folders: Sequence[Path]) -> tuple[str, ...
 
 def _refuse_runs(folder: Path, args: argparse.Namespace) -> None:
     """A folder of configs that lies in the run that is read would let the run trust itself."""
-    for run in getattr(args, "runs", None) or [args.run]:
+    for run in args.runs if hasattr(args, "runs") else [args.run]:
         if folder.is_relative_to(resolved(run, "RUN")):
             raise UserError(
                 f"--config-dir: {folder} lies in {run}, which is read and trusts nobody; give your own"
