@@ -77,7 +77,7 @@ def test_a_module_and_the_same_with_dropout_left_on(tmp_path) -> None:
 def test_floors_are_of_the_reference_itself(tmp_path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, CLASSES))
-    (found,) = compressbench.compare(net, original, data=data(tmp_path), quick=True).comparisons
+    (found,) = compressbench.compare(net, original, data=data(tmp_path)).comparisons
     (floor,) = found.floors
     assert floor.name == "the reference against itself, weights rounded to fp16"
     x = torch.from_numpy(np.load(tmp_path / "d.npz")["x"])
