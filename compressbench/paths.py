@@ -164,6 +164,20 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def write_named(path: Path, text: str) -> Path:
+    """``write_text`` to a file that a user names, in a folder that is made if it isn't there; returns the path.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"can't write {path}: {error.strerror or error}") from error
+    return path
+
+
 def drop_parts(folders: Iterable[Path]) -> int:
     """Removes what killed processes left half written below the folders; returns how many files."""
     gone = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -57,13 +58,20 @@ class Answered:
     Attributes:
         preparation: of its pictures; None where it wasn't asked, or gets arrays.
         said: of all examples.
-        held: what its file holds; None of predictions.
+        threads: of its runtime.
     """
 
     artefact: Answering
     preparation: Preparation | None
     said: asking.Said
-    held: Held | None
+    threads: int = 1
+
+    @functools.cached_property
+    def held(self) -> Held | None:
+        """What its file holds; None of predictions. Only what is compared is opened for it, not a floor."""
+        if isinstance(self.artefact, Predictions):
+            return None
+        return held(self.artefact, self.artefact.open(self.threads))
 
     @property
     def shown(self) -> Said:
@@ -103,12 +111,11 @@ def conducted(
     asked_of, artefacts = _read(reference, others, wishes)
     _pictures_wanted(asked_of, artefacts, wishes)
     notes = list(_twice(artefacts))
-    asked_of, numbering_notes = _numbered(asked_of, artefacts[0], wishes)
-    notes += numbering_notes
+    asked_of = _numbered(asked_of, artefacts[0], wishes)
     if wishes.limit is not None:
         asked_of = material.limited(asked_of, wishes.limit, wishes.seed)
-    first, said = _reference(artefacts[0], asked_of, wishes, watcher)
-    asked_of, notes = said.material, [*notes, *said.notes]
+    first, asked_of, said = _reference(artefacts[0], asked_of, wishes, watcher)
+    notes += said
     answered = [first]
     beside: list[list[Finding]] = []
     for artefact in artefacts[1:]:
@@ -207,10 +214,10 @@ def _twice(artefacts: Sequence[Answering]) -> Iterator[str]:
             yield f"{other.name} and the reference {first.name} are the same, byte by byte; compared all the same."
 
 
-def _numbered(asked_of: Material, reference: Answering, wishes: Wishes) -> tuple[Material, list[str]]:
+def _numbered(asked_of: Material, reference: Answering, wishes: Wishes) -> Material:
     """Labels in the numbering of the outputs, where ``--classes`` says how."""
     if wishes.classes is None:
-        return asked_of, []
+        return asked_of
     outputs = (
         reference.answers.values.shape[1] if isinstance(reference, Predictions) else reference.wants.classes
     )
@@ -218,19 +225,13 @@ def _numbered(asked_of: Material, reference: Answering, wishes: Wishes) -> tuple
         raise UserError(
             f"--classes: how many classes {reference.name} answers isn't known before it is asked"
         )
-    return material.mapped(asked_of, wishes.classes, outputs), []
-
-
-@dataclass(frozen=True)
-class _Reference:
-    material: Material
-    notes: list[str]
+    return material.mapped(asked_of, wishes.classes, outputs)
 
 
 def _reference(
     artefact: Answering, asked_of: Material, wishes: Wishes, watcher: Watcher
-) -> tuple[Answered, _Reference]:
-    """What the reference said, doctored where there are labels."""
+) -> tuple[Answered, Material, list[str]]:
+    """What the reference said, doctored where there are labels; what all are asked then; and what is to be noted."""
     preparation = _preparation(artefact, asked_of, wishes)
     notes: list[str] = []
     one = _answered(artefact, asked_of, preparation, wishes, watcher)
@@ -246,7 +247,7 @@ def _reference(
                 asked_of = doctor.renumbered(asked_of, found.best.numbering)
                 one = _answered(artefact, asked_of, found.preparation, wishes, watcher)
                 notes.append("--preprocess auto takes it.")
-    return one, _Reference(asked_of, notes)
+    return one, asked_of, notes
 
 
 def _preparation(
@@ -272,8 +273,7 @@ def _answered(
         said = asking.asked(
             artefact, asked_of, preparation, wishes.threads, wishes.batch, progress, wishes.keep
         )
-    inside = None if isinstance(artefact, Predictions) else held(artefact, artefact.open(wishes.threads))
-    return Answered(artefact, preparation, said, inside)
+    return Answered(artefact, preparation, said, wishes.threads)
 
 
 def _other(

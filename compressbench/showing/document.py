@@ -16,8 +16,7 @@ from compressbench.comparing.groups import Answered, Group
 from compressbench.comparing.intervals import Estimate
 from compressbench.comparing.oddities import Finding
 from compressbench.comparing.shapes import Shapes, Sureness
-from compressbench.errors import UserError
-from compressbench.paths import write_text
+from compressbench.paths import write_named
 from compressbench.showing.account import Account, Attack, Expense, Layers, by_question, finite
 from compressbench.showing.figures import Figure, figures
 
@@ -31,13 +30,8 @@ def write_document(account: Account, path: Path) -> Path:
     Raises:
         UserError: it can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(document(account), ensure_ascii=False, allow_nan=False, indent=1)
-        write_text(path, text.encode("utf-8", "replace").decode() + "\n")
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}") from error
-    return path
+    text = json.dumps(document(account), ensure_ascii=False, allow_nan=False, indent=1)
+    return write_named(path, text.encode("utf-8", "replace").decode() + "\n")
 
 
 def document(account: Account) -> dict[str, Any]:

@@ -6,8 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from compressbench.errors import UserError
-from compressbench.paths import write_text
+from compressbench.paths import write_named
 from compressbench.records import no_formula
 from compressbench.showing.account import Account
 
@@ -23,12 +22,7 @@ def write_flips(account: Account, path: Path) -> Path:
     Raises:
         UserError: it can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, flips_csv(account))
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}") from error
-    return path
+    return write_named(path, flips_csv(account))
 
 
 def flips_csv(account: Account) -> str:

@@ -6,8 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from compressbench.comparing.oddities import WRONG
-from compressbench.errors import UserError
-from compressbench.paths import write_text
+from compressbench.paths import write_named
 from compressbench.report.drawing import clean
 from compressbench.showing.account import Account
 
@@ -21,12 +20,7 @@ def write_junit(account: Account, path: Path) -> Path:
     Raises:
         UserError: it can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, junit(account))
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}") from error
-    return path
+    return write_named(path, junit(account))
 
 
 def junit(account: Account) -> str:

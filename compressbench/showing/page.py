@@ -13,8 +13,7 @@ from compressbench.comparing.comparison import Comparison
 from compressbench.comparing.gallery import Flip
 from compressbench.comparing.intervals import Estimate
 from compressbench.comparing.oddities import UNUSABLE, WRONG, Finding
-from compressbench.errors import UserError
-from compressbench.paths import write_text
+from compressbench.paths import write_named
 from compressbench.showing import charts
 from compressbench.showing.account import (
     FASTER,
@@ -149,12 +148,7 @@ def write_page(
     Raises:
         UserError: it can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page(account, thumbnail, beside))
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror or error}") from error
-    return path
+    return write_named(path, page(account, thumbnail, beside))
 
 
 def page(account: Account, thumbnail: Thumbnail | None = None, beside: Sequence[str] = ()) -> str:
