@@ -15,7 +15,7 @@ import torch
 from scipy import optimize, special, stats
 from scipy.spatial.distance import jensenshannon
 
-from compressbench import metrics
+from compressbench import distributions, metrics
 from compressbench.comparing import answers as an
 from compressbench.comparing import confidence as co
 from compressbench.comparing import gallery, groups, intervals, probabilities
@@ -189,21 +189,21 @@ def test_interval_of_a_paired_difference_holds_it_as_often_as_it_says() -> None:
 @pytest.mark.parametrize("freedom", [1, 2, 3, 10, 999, 49_999])
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
 def test_quantiles_of_t(freedom: int, level: float) -> None:
-    assert intervals.t_quantile(level, freedom) == pytest.approx(
+    assert distributions.t_quantile(level, freedom) == pytest.approx(
         stats.t.ppf((1 + level) / 2, freedom), rel=1e-9
     )
 
 
 def test_beta_share() -> None:
     for x, a, b in [(0.0, 2, 3), (0.2, 2, 3), (0.9, 0.5, 7), (1.0, 2, 3), (0.5, 400, 300)]:
-        assert intervals.beta_share(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-10)
+        assert distributions.beta_share(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-10)
 
 
 def test_levels_and_sizes_that_are_none() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        intervals.normal_quantile(95)
+        distributions.normal_quantile(95)
     with pytest.raises(ValueError, match="two values"):
-        intervals.t_quantile(0.95, 0)
+        distributions.t_quantile(0.95, 0)
 
 
 def test_mean() -> None:

@@ -21,12 +21,13 @@ from cases_report import record
 from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
+from compressbench.distributions import t_quantile, within_t
 from compressbench.errors import UserError
 from compressbench.masks import density
 from compressbench.models.draw import drawn
 from compressbench.pruning.unstructured import decide
 from compressbench.records import Record, write_jsonl
-from compressbench.report.intervals import critical_t, of_another, of_mean, within_t
+from compressbench.report.intervals import of_another, of_mean
 from compressbench.report.literature_page import (
     Row,
     answers,
@@ -69,7 +70,7 @@ def test_student_s_t_is_scipy_s(df: int) -> None:
     for t in (0.1, 1.0, 2.5, 12.0):
         assert within_t(t, df) == pytest.approx(2 * stats.t.cdf(t, df) - 1, abs=1e-12)
     for share in (0.5, 0.95, 0.99):
-        assert critical_t(share, df) == pytest.approx(stats.t.ppf((1 + share) / 2, df), rel=1e-9)
+        assert t_quantile(share, df) == pytest.approx(stats.t.ppf((1 + share) / 2, df), rel=1e-9)
 
 
 def test_intervals_are_scipy_s() -> None:

@@ -13,10 +13,10 @@ from compressbench.comparing.intervals import (
     Estimate,
     McNemar,
     mcnemar,
-    normal_quantile,
     paired_difference,
     share,
 )
+from compressbench.distributions import normal_quantile
 
 NONE = -1
 """The answer of a row that holds what is no number; as a label, that there is none."""

@@ -17,10 +17,10 @@ from compressbench.comparing.intervals import (
     LEVEL,
     Estimate,
     mcnemar,
-    normal_quantile,
     paired_difference,
     wilson,
 )
+from compressbench.distributions import normal_quantile
 
 ALPHA = 0.05
 """A corrected p up to it counts as a change."""

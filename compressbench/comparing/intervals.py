@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from compressbench.comparing.arrays import Floats
+from compressbench.distributions import normal_quantile, t_quantile
 
 LEVEL = 0.95
 """Of every interval, two-sided, where no other is asked for."""
@@ -37,17 +37,6 @@ class Estimate:
     def known(self) -> bool:
         """Whether there is a figure at all."""
         return math.isfinite(self.value)
-
-
-def normal_quantile(level: float) -> float:
-    """How many standard errors a two-sided interval reaches to each side: 1.96 at 0.95.
-
-    Raises:
-        ValueError: the level isn't between 0 and 1.
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"a level is between 0 and 1, and this is {level}")
-    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def wilson(hits: ArrayLike, n: ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
@@ -156,60 +145,6 @@ def mcnemar(lost: int, won: int) -> McNemar:
     n, fewer = lost + won, min(lost, won)
     twice = 2 * binomial_tail(fewer, n)
     return McNemar(lost, won, min(1.0, twice), min(1.0, twice - binomial_point(fewer, n)))
-
-
-def beta_share(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by Lentz's continued fraction (Abramowitz, Stegun 26.5.8)."""
-    if not 0 < x < 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - beta_share(1 - x, b, a)
-    log = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(log) * _fraction(x, a, b) / a
-
-
-def _fraction(x: float, a: float, b: float, most: int = 10_000) -> float:
-    least = 1e-300
-
-    def away(value: float) -> float:
-        return value if abs(value) > least else least
-
-    c, d = 1.0, 1 / away(1 - (a + b) * x / (a + 1))
-    found = d
-    for m in range(1, most):
-        for term in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d, c = 1 / away(1 + term * d), away(1 + term / c)
-            found *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return found
-
-
-def t_quantile(level: float, freedom: int) -> float:
-    """How many standard errors a two-sided interval reaches to each side by Student's t with so many degrees of freedom.
-
-    Raises:
-        ValueError: the level isn't between 0 and 1, or there is no degree of freedom.
-    """
-    if freedom < 1:
-        raise ValueError("an interval of a mean needs two values or more")
-    low, high = 0.0, normal_quantile(level)
-    outside = 1 - level
-
-    def beyond(t: float) -> float:
-        return beta_share(freedom / (freedom + t * t), freedom / 2, 0.5)
-
-    while beyond(high) > outside:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if beyond(middle) > outside else (low, middle)
-    return (low + high) / 2
 
 
 def mean(values: NDArray[Any], level: float = LEVEL) -> Estimate:

@@ -1,4 +1,4 @@
-"""Intervals of a mean over a few seeds, by Student's t; exact, and without a library of distributions."""
+"""Intervals of a mean over a few seeds, by Student's t."""
 
 from __future__ import annotations
 
@@ -6,34 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-
-def within_t(t: float, df: int) -> float:
-    """P(-t < T < t) of Student's t with ``df`` degrees of freedom, in its closed form for whole ones.
-
-    Abramowitz & Stegun, 26.7.3 and 26.7.4.
-    """
-    angle = math.atan(t / math.sqrt(df))
-    cos, term, total = math.cos(angle), 1.0, 0.0
-    if df % 2:
-        term = cos
-        for k in range(3, df + 1, 2):
-            total += term
-            term *= cos * cos * (k - 1) / k
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    for k in range(2, df + 1, 2):
-        total += term
-        term *= cos * cos * (k - 1) / k
-    return math.sin(angle) * total
-
-
-def critical_t(share: float, df: int) -> float:
-    """The t > 0 with ``within_t(t, df) = share``, share in (0, 1)."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        inside = within_t(math.tan(middle) * math.sqrt(df), df)
-        low, high = (middle, high) if inside < share else (low, middle)
-    return math.tan(low) * math.sqrt(df)
+from compressbench.distributions import t_quantile
 
 
 def of_mean(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
@@ -48,5 +21,5 @@ def of_another(values: Sequence[float], share: float = 0.95) -> tuple[float, flo
 
 def _around(values: Sequence[float], share: float, variances: float) -> tuple[float, float]:
     mean, sd = statistics.fmean(values), statistics.stdev(values)
-    half = critical_t(share, len(values) - 1) * sd * math.sqrt(variances)
+    half = t_quantile(share, len(values) - 1) * sd * math.sqrt(variances)
     return mean - half, mean + half
