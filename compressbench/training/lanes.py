@@ -143,6 +143,7 @@ class Lanes:
         for job in jobs:
             for parameter in job.live.beside().values():
                 optimizer.state[parameter] = job.live.optimizer.state[parameter]
+            job.live.optimizer = Kept()  # it is in the stacked one now; ``settle`` cuts it out again
         return Lanes(jobs, width, params, buffers, optimizer)
 
     @contextlib.contextmanager
