@@ -25,7 +25,7 @@ SHARES = frozenset(
         "deployed_agreement", "exit_top1", "exits_top1", "last_top1", "random_top1", "oracle_top1",
         "population_top1", "modal_disagreement", "modal_ties", "changed", "right_to_wrong", "wrong_to_right",
         "wrong_to_another", "top5_overlap", "coverage", "error_answered", "floor_loyalty", "attacked_top1",
-        "attacked_loyalty",
+        "attacked_loyalty", "corrupted_top1", "corrupted_label_loyalty", "shifted_label_loyalty",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -173,6 +173,15 @@ METRICS: Mapping[str, Declared] = {
     "square_accuracy": Declared("Square", "%", 1),
     "square_queries": Declared("#Q", "queries", 1),
     "shifted_top1": Declared("Shifted top-1", "%", 1),
+    "shifted_label_loyalty": Declared("Shifted L-L", "%", 1),
+    "shifted_probability_loyalty": Declared("Shifted P-L", "%", 1),
+    # corruptions
+    "corrupted_top1": Declared("Corrupted top-1", "%", 1),
+    "corruption_error_ratio": Declared("mCE", "%", -1),
+    "relative_corruption_error": Declared("Relative mCE", "%", -1),
+    "corruption_relative_change": Declared("Relative change", "%", 1),
+    "corrupted_label_loyalty": Declared("Corrupted L-L", "%", 1),
+    "corrupted_probability_loyalty": Declared("Corrupted P-L", "%", 1),
     # structure
     "parameters": Declared("Parameters", "1", -1),
     "prunable": Declared("Prunable", "1"),

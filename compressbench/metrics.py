@@ -150,3 +150,37 @@ def ranks(x: Tensor) -> Tensor:
 
 def _constant(x: Tensor) -> bool:
     return float(x.max() - x.min()) <= 1e-9 * float(x.abs().max())
+
+
+def corruption_errors(errors: Tensor, reference: Tensor) -> Tensor:
+    """(kinds,) corruption errors in percent (Hendrycks & Dietterich, ICLR 2019) from (kinds, severities) errors.
+
+    The sum of a kind's errors over the severities, over the reference's: above 100 % where it errs more. The paper's
+    reference is AlexNet, here it is whatever model is given. Not-a-number for a kind of which the reference gets all
+    right.
+    """
+    return _share_of(errors.double().sum(dim=1), reference.double().sum(dim=1))
+
+
+def relative_corruption_errors(
+    errors: Tensor, clean: float, reference: Tensor, reference_clean: float
+) -> Tensor:
+    """(kinds,) as ``corruption_errors``, of what the errors exceed those on clean images by.
+
+    Not-a-number for a kind of which the reference loses nothing.
+    """
+    return corruption_errors(errors.double() - clean, reference.double() - reference_clean)
+
+
+def relative_change(right: float, clean: float, reference: float, reference_clean: float) -> float:
+    """Hooker's change in percent: the share of its clean accuracy that a model keeps, over the reference's, less 1.
+
+    Below 0 where corruption costs it more than the reference. Not-a-number where either has nothing right.
+    """
+    if min(clean, reference, reference_clean) <= 0:
+        return math.nan
+    return 100 * ((right / clean) / (reference / reference_clean) - 1)
+
+
+def _share_of(over: Tensor, under: Tensor) -> Tensor:
+    return torch.where(under > 0, 100 * over / under, torch.full_like(under, math.nan))

@@ -165,10 +165,11 @@ def test_validation_images_train_nothing(ready: Any, as_it_is: dict[str, State])
 
 
 FLAT = {"sharpness", "hessian", "flat_region", "loss_increase"}
-ON_TEST = {"accuracy", "forgetting", "loyalty", "robustness", "shifted", "square"}
+ON_TEST = {"accuracy", "corruptions", "forgetting", "loyalty", "robustness", "shifted", "square"}
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "robustness": {"examples": 16, "steps": 2},
     "square": {"examples": 16, "queries": 5},
+    "corruptions": {"kinds": ["contrast", "fog"], "severities": [3]},
     "loss_increase": {"examples": 50},
     "sharpness": {"examples": 50, "steps": 2},
     "flat_region": {"examples": 50, "directions": 1},

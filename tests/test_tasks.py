@@ -161,7 +161,17 @@ def ready_on(
     return prepare({**config, "trust": ["test_tasks"]})
 
 
-PROBES = ("accuracy", "loyalty", "forgetting", "cost", "robustness", "square", "shifted", "exits")
+PROBES = (
+    "accuracy",
+    "loyalty",
+    "forgetting",
+    "cost",
+    "robustness",
+    "square",
+    "shifted",
+    "corruptions",
+    "exits",
+)
 DEPLOYED = {
     "_target_": "compressbench.probes.deployed.Deployed",
     "runtimes": {
@@ -209,6 +219,7 @@ def test_a_net_on_words_goes_through_everything(read: Any) -> None:
     for probe, metric in (("robustness", "pgd_accuracy"), ("square", "square_accuracy")):
         assert rows["pruned", probe, metric, ""].note == "words can't be changed a little"
     assert "pictures" in rows["pruned", "shifted", "shifted_top1", ""].note
+    assert "pictures" in rows["pruned", "corruptions", "corrupted_top1", ""].note
 
 
 def test_what_is_exported_takes_words_and_mask(read: Any, tmp_path: Path) -> None:

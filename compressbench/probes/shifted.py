@@ -50,16 +50,12 @@ class Shifted:
         yield from answered(self._measured(subject, reference, bench), subject=subject)
 
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
-        import torch
-
         from compressbench import metrics
-        from compressbench.outputs import forward
-        from compressbench.tasks.images.classification import IMAGES, Classification
-        from compressbench.tasks.images.corruptions import corrupted
-        from compressbench.views import BATCH
+        from compressbench.probes.spoilt import log_probs, pictures
+        from compressbench.tasks.images.classification import Classification
 
-        examples, task, fast = bench.feed("test").head(self.examples), bench.task, subject.fast
-        if not isinstance(task, Classification):
+        examples = bench.feed("test").head(self.examples)
+        if not isinstance(bench.task, Classification):
             yield Metric(
                 "shifted_top1", None, "%", note="corruptions are of pictures, and the examples are none"
             )
@@ -67,15 +63,8 @@ class Shifted:
         labels = examples.labels.cpu()
         found = {}
         for kind in self.corruptions:
-            spoilt = examples.with_column(IMAGES, corrupted(examples[IMAGES], kind, self.severity))
-            with torch.inference_mode():
-                scores = torch.cat(
-                    [
-                        task.log_probs(forward(fast, *task.encode(b)), b.labels).log_probs.cpu()
-                        for b in spoilt.batches(BATCH)
-                    ]
-                )
-            found[kind] = metrics.percent(metrics.hits(scores, labels))
+            spoilt = pictures(bench, kind, self.severity, self.examples)
+            found[kind] = metrics.percent(metrics.hits(log_probs(subject, examples, spoilt), labels))
         note = f"severity {self.severity} of 5"
         mean = sum(found.values()) / len(found)
         yield Metric("shifted_top1", mean, "%", n=len(labels), note=f"mean over {', '.join(found)}; {note}")

@@ -80,7 +80,8 @@ def pixelate(images: Tensor, share: float, noise: Noise) -> Tensor:
     h, w = images.shape[2:]
     small = (max(1, int(w * share)), max(1, int(h * share)))
     return by_picture(
-        images, lambda picture: picture.resize(small, Image.Resampling.BOX).resize((w, h), Image.Resampling.BOX)
+        images,
+        lambda picture: picture.resize(small, Image.Resampling.BOX).resize((w, h), Image.Resampling.BOX),
     )
 
 

@@ -158,7 +158,9 @@ def edges(pictures: Tensor) -> Tensor:
     steep = down * 2**15 > across * (13573 + 2**16)
     rising = (dx < 0) != (dy < 0)
     first = torch.where(
-        flat, beside(0, -1), torch.where(steep, beside(-1, 0), torch.where(rising, beside(-1, 1), beside(-1, -1)))
+        flat,
+        beside(0, -1),
+        torch.where(steep, beside(-1, 0), torch.where(rising, beside(-1, 1), beside(-1, -1))),
     )
     second = torch.where(
         flat, beside(0, 1), torch.where(steep, beside(1, 0), torch.where(rising, beside(1, -1), beside(1, 1)))
