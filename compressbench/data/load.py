@@ -48,10 +48,11 @@ def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
 
     In this order: ``train_size`` and ``test_size`` draw a stratified subset; ``validation`` (a count, or a
     share below 1) is held out of train, stratified; ``imbalance`` thins what is left of train, and only that,
-    to an exponential long tail; ``cut`` leaves single classes of it so many examples. All draws come from ``subset_seed``. Mean and std are those of the resulting
-    train split, or what ``normalise`` says, as a net with published weights wants it. A split that its source sorts
-    by class is mixed, always in the same way, so that its first n examples are no single class; ``Examples.rows``
-    says where each example came from.
+    to an exponential long tail; ``cut`` leaves single classes of it so many examples. All draws come from
+    ``subset_seed``. Mean and std are those of the resulting train split, or what ``normalise`` says, as a
+    net with published weights wants it. A split that its source sorts by class is mixed, always in the same
+    way, so that its first n examples are no single class; ``Examples.rows`` says where each example came
+    from.
 
     Args:
         config: see ``conf/dataset/*.yaml``.
@@ -128,7 +129,9 @@ def _cuts(wanted: Any) -> dict[str, int]:
     if wanted is None:
         return {}
     if not isinstance(wanted, Mapping):
-        raise UserError(f"dataset.cut={wanted!r} is no mapping of classes to numbers of examples, as {{8: 15}}")
+        raise UserError(
+            f"dataset.cut={wanted!r} is no mapping of classes to numbers of examples, as {{8: 15}}"
+        )
     for key, left in wanted.items():
         if type(left) is not int or left < 1:
             raise UserError(f"dataset.cut: {key!r}: {left!r} is no positive number of training examples")
@@ -301,9 +304,7 @@ def _prepare(
     return replace(dataset, fingerprint=fingerprint(dataset, carried))
 
 
-def _cut_sizes(
-    cut: Mapping[str, int], counts: np.ndarray, classes: tuple[str, ...], name: str
-) -> np.ndarray:
+def _cut_sizes(cut: Mapping[str, int], counts: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
     """(classes,) training examples left of each class."""
     if len(classes) < 2:
         raise UserError(f"dataset.cut: {name} has no classes")
@@ -312,7 +313,9 @@ def _cut_sizes(
         numbered = key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(classes)
         if key not in classes and not numbered:
             known = nearest(key, classes)
-            raise UserError(f"dataset.cut: {name} has no class {key!r} (0 to {len(classes) - 1}, or a name); {known}")
+            raise UserError(
+                f"dataset.cut: {name} has no class {key!r} (0 to {len(classes) - 1}, or a name); {known}"
+            )
         place = classes.index(key) if key in classes else int(key)
         if place in said:
             raise UserError(f"dataset.cut: {said[place]!r} and {key!r} are one class of {name}")
