@@ -1,4 +1,4 @@
-"""AutoAttack: the standard ensemble of attacks without settings of their own (Croce & Hein, ICML 2020), by its library."""
+"""AutoAttack: the standard ensemble of attacks without settings (Croce & Hein, ICML 2020), by its library."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ class Autoattack:
         found = share(int(standing.sum()), len(standing))
         aimed = f"; {classes - 1} target classes instead of {TARGETS}" if classes <= TARGETS else ""
         note = f"95 % interval {found.low:.1f} to {found.high:.1f} %{aimed}"
-        yield Metric(
-            "autoattack_accuracy", found.value, "%", n=found.n, note="; ".join([note, *told])
-        )
+        yield Metric("autoattack_accuracy", found.value, "%", n=found.n, note="; ".join([note, *told]))
 
     def _pictures(self, bench: Bench, examples: Any) -> tuple[Tensor, Surface, float]:
         """Pixels in [0, 1] as the library wants them, what turns them into inputs, and the radius."""

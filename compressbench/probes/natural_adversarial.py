@@ -59,7 +59,11 @@ class NaturalAdversarial:
         if key not in known:
             known[key] = _shares(reference, Path(self.folder).expanduser(), files, places)
         theirs = known[key]
-        own = theirs if subject is reference else _shares(subject, Path(self.folder).expanduser(), files, places)
+        own = (
+            theirs
+            if subject is reference
+            else _shares(subject, Path(self.folder).expanduser(), files, places)
+        )
         (hard, n), (clean, of) = own
         note = f"the likeliest of {len(places)} classes"
         yield Metric("natural_adversarial_top1", hard, "%", n=n, note=note)

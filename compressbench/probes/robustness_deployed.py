@@ -128,9 +128,7 @@ class RobustnessDeployed:
         else:
             why = masked(whole)
             n = len(whole["clean"])
-            yield Metric(
-                "gradient_warning", float(bool(why)), "1", n=n, group=f"{name}, masked", note=why
-            )
+            yield Metric("gradient_warning", float(bool(why)), "1", n=n, group=f"{name}, masked", note=why)
 
 
 def scores_of(lowered: Lowered) -> Callable[[Tensor], Tensor]:
