@@ -37,6 +37,8 @@ CHANGES = frozenset(
     }
 )  # fmt: skip
 """Metrics that are differences of such shares."""
+EXAMPLES = frozenset({"exemplar", "forgotten_example"})
+"""Metrics of single examples, many records of one name: the value is the row in the source, which measures nothing."""
 BATCH = re.compile(r"_b([1-9][0-9]*)\Z", re.ASCII)
 
 
@@ -188,6 +190,8 @@ METRICS: Mapping[str, Declared] = {
     "population_top1_sd": Declared("Top-1, spread", "points"),
     "modal_disagreement": Declared("Modal label differs", "%", -1),
     "modal_ties": Declared("Ties", "%"),
+    "exemplar": Declared("Exemplar", "1"),
+    "forgotten_example": Declared("Forgotten", "1"),
     # robustness, square, shifted
     "clean_accuracy": Declared("Clean", "%", 1),
     "fgsm_accuracy": Declared("FGSM", "%", 1),

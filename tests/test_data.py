@@ -218,6 +218,44 @@ def test_sizes_are_exact_and_stratified() -> None:
         assert (low, high) == (counts.min(), counts.max()), name
 
 
+def test_cut_leaves_single_classes_of_train_so_many_and_nothing_else() -> None:
+    whole, cut = (load(config("fashion_mnist", cut=c)) for c in (None, {8: 15, "Ankle boot": 20}))
+    sizes = np.bincount(cut.split("train").labels)
+    assert list(sizes) == [*np.bincount(whole.split("train").labels)[:8], 15, 20]
+    assert set(cut.split("train").rows) < set(whole.split("train").rows)
+    for part in ("validation", "test"):
+        assert np.array_equal(cut.split(part).rows, whole.split(part).rows)
+    assert cut.fingerprint == load(config("fashion_mnist", cut={"Bag": 15, "9": 20})).fingerprint
+    assert cut.fingerprint != whole.fingerprint
+    other = load(config("fashion_mnist", cut={8: 15, 9: 20}, subset_seed=1))
+    assert other.fingerprint != cut.fingerprint
+
+
+def test_a_smaller_cut_is_within_a_larger_one() -> None:
+    few, more = (load(config("digits", cut={3: n})).split("train") for n in (5, 9))
+    assert set(few.rows[few.labels == 3]) < set(more.rows[more.labels == 3])
+
+
+@pytest.mark.parametrize(
+    ("cut", "words"),
+    [
+        (5, "cut=5 is no mapping of classes to numbers of examples"),
+        ({8: 0}, "cut: 8: 0 is no positive number of training examples"),
+        ({8: True}, "True is no positive number"),
+        ({8: 2.5}, "2.5 is no positive number"),
+        ({"Bags": 3}, "has no class 'Bags' .*did you mean Bag"),
+        ({10: 3}, "has no class '10'"),
+        ({-1: 3}, "has no class '-1'"),
+        ({8: 3, "Bag": 4}, "'8' and 'Bag' are one class"),
+        ({8: 10**6}, "8': 1000000 training examples, but fashion_mnist has 900 of this class left"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_cut_are_one_line(cut: object, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        load(config("fashion_mnist", cut=cut))
+    assert "\n" not in str(error.value)
+
+
 def test_imbalance_touches_only_train() -> None:
     dataset = load(config("fashion_mnist", imbalance=90))
     counts = np.bincount(dataset.split("train").labels)

@@ -35,6 +35,7 @@ KEYS = (
     "test_size",
     "subset_seed",
     "imbalance",
+    "cut",
     "validation",
     "augment",
     "normalise",
@@ -47,10 +48,11 @@ def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
 
     In this order: ``train_size`` and ``test_size`` draw a stratified subset; ``validation`` (a count, or a
     share below 1) is held out of train, stratified; ``imbalance`` thins what is left of train, and only that,
-    to an exponential long tail. All draws come from ``subset_seed``. Mean and std are those of the resulting
-    train split, or what ``normalise`` says, as a net with published weights wants it. A split that its source sorts
-    by class is mixed, always in the same way, so that its first n examples are no single class; ``Examples.rows``
-    says where each example came from.
+    to an exponential long tail; ``cut`` leaves single classes of it so many examples. All draws come from
+    ``subset_seed``. Mean and std are those of the resulting train split, or what ``normalise`` says, as a
+    net with published weights wants it. A split that its source sorts by class is mixed, always in the same
+    way, so that its first n examples are no single class; ``Examples.rows`` says where each example came
+    from.
 
     Args:
         config: see ``conf/dataset/*.yaml``.
@@ -116,9 +118,24 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **sizes,
         "imbalance": imbalance,
+        "cut": _cuts(config.get("cut")),
         "validation": validation,
         "seed": seed,
     }
+
+
+def _cuts(wanted: Any) -> dict[str, int]:
+    """Classes, by name or number, and how many training examples are left of each."""
+    if wanted is None:
+        return {}
+    if not isinstance(wanted, Mapping):
+        raise UserError(
+            f"dataset.cut={wanted!r} is no mapping of classes to numbers of examples, as {{8: 15}}"
+        )
+    for key, left in wanted.items():
+        if type(left) is not int or left < 1:
+            raise UserError(f"dataset.cut: {key!r}: {left!r} is no positive number of training examples")
+    return {str(key): left for key, left in wanted.items()}
 
 
 def _is_number(value: Any) -> bool:
@@ -223,6 +240,7 @@ def _prepare(
     train_size: int | None,
     test_size: int | None,
     imbalance: float | None,
+    cut: Mapping[str, int],
     validation: float,
     seed: int,
 ) -> Dataset:
@@ -261,6 +279,10 @@ def _prepare(
                 f"dataset.imbalance={imbalance}: a largest class of {sizes.max()} leaves the smallest empty"
             )
         rows["train"] = rows["train"][pick(here, sizes, random("imbalance"))]
+    if cut:
+        here = labels["train"][rows["train"]]
+        sizes = _cut_sizes(cut, np.bincount(here, minlength=classes), raw.classes, name)
+        rows["train"] = rows["train"][pick(here, sizes, random("cut"))]
 
     source = {"train": raw.train, "validation": raw.train, "test": raw.test}
     attributes = {**raw.attributes, "validation": raw.attributes.get("train", {})}
@@ -280,6 +302,29 @@ def _prepare(
     grouping, groups = grouped(splits, carried)
     dataset = Dataset(name=name, splits=grouping, task=task, groups=groups, licence=raw.licence)
     return replace(dataset, fingerprint=fingerprint(dataset, carried))
+
+
+def _cut_sizes(cut: Mapping[str, int], counts: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
+    """(classes,) training examples left of each class."""
+    if len(classes) < 2:
+        raise UserError(f"dataset.cut: {name} has no classes")
+    sizes, said = counts.copy(), {}
+    for key, left in cut.items():
+        numbered = key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(classes)
+        if key not in classes and not numbered:
+            known = nearest(key, classes)
+            raise UserError(
+                f"dataset.cut: {name} has no class {key!r} (0 to {len(classes) - 1}, or a name); {known}"
+            )
+        place = classes.index(key) if key in classes else int(key)
+        if place in said:
+            raise UserError(f"dataset.cut: {said[place]!r} and {key!r} are one class of {name}")
+        if left > counts[place]:
+            raise UserError(
+                f"dataset.cut: {key!r}: {left} training examples, but {name} has {counts[place]} of this class left"
+            )
+        sizes[place], said[place] = left, key
+    return sizes
 
 
 def _made(how: Callable[..., Task], train: Examples, classes: tuple[str, ...], name: str) -> Task:

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from compressbench.declared import EXAMPLES
 from compressbench.records import Record, Records
 from compressbench.report.numbers import Spread, percentage, spread
 
@@ -112,6 +113,7 @@ class Panel:
         split: sentences on rows that could not share a series as they were.
         published: figures from the literature, of other nets and data; in no series.
         populations: figures of many nets together; in no series either, since their seeds are inside them.
+        examples: records of single examples, of states and of populations, in their order; in no series either.
     """
 
     dataset: str
@@ -127,6 +129,7 @@ class Panel:
     split: tuple[str, ...] = ()
     published: tuple[Record, ...] = ()
     populations: tuple[Record, ...] = ()
+    examples: tuple[Record, ...] = ()
 
     @property
     def name(self) -> str:
@@ -240,12 +243,17 @@ def panels(records: Records) -> tuple[Panel, ...]:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     many: dict[tuple[str, str, str], list[Record]] = {}
     told: dict[tuple[str, str, str], dict[Hashable, Record]] = {}
+    single: dict[tuple[str, str, str], dict[Hashable, Record]] = {}
     for row in records:
         place = (row.dataset, row.model, row.scale)
         if row.basis == PUBLISHED:
             told.setdefault(place, {}).setdefault(
                 (row.group, row.series, row.density, row.value, row.note), row
             )
+        elif row.metric in EXAMPLES:
+            groups.setdefault(place, [])
+            known = (*_place(row), row.key, row.value, row.note)
+            single.setdefault(place, {}).setdefault(known, row)
         else:
             groups.setdefault(place, [])
             (many.setdefault(place, []) if row.moment == POPULATIONS else groups[place]).append(row)
@@ -254,6 +262,7 @@ def panels(records: Records) -> tuple[Panel, ...]:
             _panel(place, rows),
             published=tuple(told.get(place, {}).values()),
             populations=tuple(many.get(place, ())),
+            examples=tuple(single.get(place, {}).values()),
         )
         for place, rows in groups.items()
     )
@@ -263,7 +272,7 @@ def conflicts(rows: Iterable[Record]) -> bool:
     """True if one seed of one series has two different values for a metric that a second run would repeat."""
     seen: dict[Hashable, tuple[str, float]] = {}
     for row in rows:
-        if row.value is None or row.is_timing:
+        if row.value is None or row.is_timing or row.metric in EXAMPLES:
             continue
         spot = (row.dataset, row.model, row.scale, row.hardware, row.dtype, row.recipe, *_place(row))
         if seen.setdefault(spot, (row.key, row.value)) != (row.key, row.value):

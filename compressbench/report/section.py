@@ -25,6 +25,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One example of a gallery: its picture's address, empty for one that is no picture, a name, a line below."""
+
+    source: str
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Examples side by side, wrapped to the page's width; ``lead`` says how they were chosen."""
+
+    title: str
+    lead: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """One heading with its charts and tables; ``more`` is folded away."""
 
@@ -35,10 +53,11 @@ class Section:
     more: tuple[Table, ...] = ()
     lead: str = ""
     pictures: tuple[Picture, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
 
     @property
     def empty(self) -> bool:
-        return not (self.charts or self.tables or self.more)
+        return not (self.charts or self.tables or self.more or self.galleries)
 
 
 def slug(text: str) -> str:
