@@ -170,7 +170,6 @@ METRICS: Mapping[str, Declared] = {
     "coverage_change_low": Declared("Answered, change, at least", "points"),
     "coverage_change_high": Declared("Answered, change, at most", "points"),
     # forgetting
-    "forgotten_example": Declared("Forgotten", "1"),
     "recall": Declared("Recall", "%", 1),
     "recall_change": Declared("Recall change", "points", 1),
     "forgotten": Declared("Forgotten", "%", -1),

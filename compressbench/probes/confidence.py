@@ -39,7 +39,7 @@ class Confidence:
     VERSION: ClassVar[int] = 1
     bins: int = 15
     thresholds: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)
-    coverages: tuple[float, ...] = (90.0, 80.0, 50.0)
+    coverages: tuple[float, ...] = (95.0, 90.0, 80.0, 70.0, 50.0)
 
     def __post_init__(self) -> None:
         for name in ("thresholds", "coverages"):
