@@ -26,14 +26,17 @@ SHARES = frozenset(
         "population_top1", "modal_disagreement", "modal_ties", "changed", "right_to_wrong", "wrong_to_right",
         "wrong_to_another", "top5_overlap", "coverage", "error_answered", "floor_loyalty", "attacked_top1",
         "attacked_loyalty", "corrupted_top1", "corrupted_label_loyalty", "shifted_label_loyalty",
-        "attacked_loyalty", "noise_accuracy", "pgd_margin_accuracy", "worst_case_accuracy", "worst_case_low",
+        "noise_accuracy", "pgd_margin_accuracy", "worst_case_accuracy", "worst_case_low",
         "worst_case_high", "autoattack_accuracy", "natural_adversarial_top1", "natural_adversarial_clean_top1",
+        "selective_top1", "error_above", "ece_tempered", "unlabelled_label_loyalty",
+        "population_label_loyalty", "floor_label_loyalty", "floor_label_loyalty_low", "floor_label_loyalty_high",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
 CHANGES = frozenset(
     {
         "recall_change", "class_change", "deployed_gap", "accuracy_drop", "accuracy_drop_low", "accuracy_drop_high",
+        "coverage_change", "coverage_change_low", "coverage_change_high",
     }
 )  # fmt: skip
 """Metrics that are differences of such shares."""
@@ -137,6 +140,16 @@ def _ratios(name: str, title: str) -> Mapping[str, Declared]:
     }
 
 
+def _spread_of(name: str, title: str) -> Mapping[str, Declared]:
+    """A mean in percent, the spread about it, the lowest and the highest."""
+    return {
+        name: Declared(title, "%", 1),
+        f"{name}_sd": Declared(f"{title}, spread", "points"),
+        f"{name}_low": Declared(f"{title}, lowest", "%", 1),
+        f"{name}_high": Declared(f"{title}, highest", "%", 1),
+    }
+
+
 def _rescaled(found: Mapping[str, Declared]) -> Mapping[str, Declared]:
     """Metrics of a place in weight space, and of the same function with weights rescaled around each ReLU."""
     more = {f"{n}_rescaled": Declared(f"{d.title}, rescaled", d.unit, d.better) for n, d in found.items()}
@@ -151,6 +164,14 @@ METRICS: Mapping[str, Declared] = {
     "ece": Declared("Calibration error", "%", -1),
     "n": Declared("Examples", "examples"),
     "majority_top1": Declared("Top-1 of the commonest class", "%"),
+    # confidence
+    "ece_tempered": Declared("Calibration error, tempered", "%", -1),
+    "nll_tempered": Declared("NLL, tempered", "nats", -1),
+    "selective_top1": Declared("Top-1 of the surest", "%", 1),
+    "error_above": Declared("Wrong above", "%", -1),
+    "coverage_change": Declared("Answered, change", "points"),
+    "coverage_change_low": Declared("Answered, change, at least", "points"),
+    "coverage_change_high": Declared("Answered, change, at most", "points"),
     # forgetting
     "recall": Declared("Recall", "%", 1),
     "recall_change": Declared("Recall change", "points", 1),
@@ -160,6 +181,12 @@ METRICS: Mapping[str, Declared] = {
     "label_loyalty": Declared("L-L", "%", 1),
     "probability_loyalty": Declared("P-L", "%", 1),
     "probability_loyalty_base2": Declared("P-L base 2", "%", 1),
+    "unlabelled_label_loyalty": Declared("L-L, unlabelled", "%", 1),
+    "unlabelled_probability_loyalty": Declared("P-L, unlabelled", "%", 1),
+    "population_label_loyalty": Declared("L-L to the dense net of its seed", "%", 1),
+    "population_probability_loyalty": Declared("P-L to the dense net of its seed", "%", 1),
+    **_spread_of("floor_label_loyalty", "L-L of two dense nets"),
+    **_spread_of("floor_probability_loyalty", "P-L of two dense nets"),
     # agreement
     "population_top1": Declared("Top-1", "%", 1),
     "population_top1_sd": Declared("Top-1, spread", "points"),

@@ -26,6 +26,8 @@ THRESHOLDS = (0.5, 0.8, 0.9, 0.95)
 COVERAGES = (100.0, 90.0, 80.0, 50.0)
 COLDEST, HOTTEST = 0.01, 100.0
 """Temperatures between which one is fitted."""
+SMALLEST = 5e-324
+"""The smallest number above 0: a loss of which nothing is cut off."""
 
 
 @dataclass(frozen=True)
@@ -242,20 +244,40 @@ def fitted_temperature(logits: Floats, labels: Ints, seed: int = 0) -> Temperatu
         raise UserError("a temperature is fitted to logits, and these are probabilities")
     mixed = np.random.default_rng(seed).permutation(rows)
     fit, held = np.sort(mixed[: len(rows) // 2]), np.sort(mixed[len(rows) // 2 :])
-    inverse = best_inverse(logits[fit], labels[fit])
+    return tempered((logits[fit], labels[fit]), (logits[held], labels[held]))
+
+
+def tempered(fit: tuple[Floats, Ints], held: tuple[Floats, Ints], bins: int = BINS) -> Temperature | None:
+    """Temperature scaling fitted on some rows and judged on others, of another split.
+
+    Rows without label, or with a number that is none or infinite, are left out; None where a part has none left.
+
+    Args:
+        fit, held: (n, classes) logits, or log-probabilities, and (n,) labels, -1 where there is none.
+        bins: of the calibration error.
+    """
+    (seen, wanted), (logits, labels) = (_usable(*part) for part in (fit, held))
+    if not len(seen) or not len(logits):
+        return None
+    inverse = best_inverse(seen, wanted)
     before, after = (
-        beliefs(logits[held].astype(float) * b, LOGITS, labels[held], epsilon=5e-324) for b in (1.0, inverse)
+        beliefs(logits.astype(float) * b, LOGITS, labels, epsilon=SMALLEST) for b in (1.0, inverse)
     )
     return Temperature(
         value=1 / inverse,
         at_bound=bool(inverse in (1 / HOTTEST, 1 / COLDEST)),
         loss_before=float(before.loss.mean()),
         loss_after=float(after.loss.mean()),
-        error_before=calibration_error(before.confidence, before.right),
-        error_after=calibration_error(after.confidence, after.right),
-        fitted_on=len(fit),
-        n=len(held),
+        error_before=calibration_error(before.confidence, before.right, bins),
+        error_after=calibration_error(after.confidence, after.right, bins),
+        fitted_on=len(seen),
+        n=len(logits),
     )
+
+
+def _usable(logits: Floats, labels: Ints) -> tuple[Floats, Ints]:
+    rows = (labels != NONE) & np.isfinite(logits).all(axis=1)
+    return logits[rows], labels[rows]
 
 
 def _may_be_probabilities(scores: Floats) -> bool:

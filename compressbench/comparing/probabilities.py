@@ -6,7 +6,7 @@ What is done for each example is done for some rows at a time (see ``arrays.piec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,6 +190,27 @@ def relative_entropy(p: Floats, q: Floats, epsilon: float = EPSILON) -> Floats:
     """
     p, q = np.maximum(p, epsilon), np.maximum(q, epsilon)
     return np.maximum((p * np.log(p / q)).sum(axis=1), 0)
+
+
+def loyalties(scores: Sequence[Floats], pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """Probability loyalty in percent of pairs of models, with the natural logarithm (Xu et al., EMNLP 2021).
+
+    Each model's probabilities are made once for all pairs that it is in, for some examples at a time.
+
+    Args:
+        scores: one (n, classes) table of logits or log-probabilities a model, all of the same shape.
+        pairs: places in ``scores``.
+    """
+    if not pairs:
+        return []
+    for other in scores[1:]:
+        both(scores[0], other)
+    n, classes = table(scores[0]).shape
+    far = np.zeros(len(pairs))
+    for rows in pieces(n, classes * len(scores)):
+        known = [probabilities(one[rows], LOGITS) for one in scores]
+        far += [js_distance(known[a], known[b]).sum() for a, b in pairs]
+    return [float(100 * (1 - d / n)) for d in far]
 
 
 def js_distance(p: Floats, q: Floats) -> Floats:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
+    from compressbench.data.examples import Examples
     from compressbench.views import View
 
 CLASSES = "classes"
@@ -22,18 +23,29 @@ CLASSES = "classes"
 class Forgetting:
     """Recall per class, its change, and the examples that only one of the two models gets right.
 
+    The worst of what was forgotten is shown: those examples that the reference got right and the subject gets wrong, the
+    ones first of which both are surest (see ``comparing.gallery``).
+
     Attributes:
         by: what the examples are grouped by: ``classes``, or an attribute of the data set's.
+        shown: how many forgotten examples are kept, at most; 0 for none.
     """
 
-    VERSION: ClassVar[int] = 2  # 2: answers that are no numbers are said
+    VERSION: ClassVar[int] = 3  # 2: answers that are no numbers are said; 3: forgotten examples
     by: str = CLASSES
+    shown: int = 8
+
+    def __post_init__(self) -> None:
+        if self.shown < 0:
+            raise UserError(f"forgetting: shown is {self.shown}, must be 0 or more")
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split, against the reference; a class without examples has no figures."""
         from compressbench.probes.answered import answered
 
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
+        if self.by == CLASSES and self.shown:
+            yield from _examples(subject, reference, bench, self.shown)
 
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
@@ -51,6 +63,47 @@ class Forgetting:
             yield Metric("recall_change", part.recall - part.reference, "points", n=part.n, group=name)
             yield Metric("forgotten", part.forgotten, "%", n=part.n, group=name)
             yield Metric("learned", part.learned, "%", n=part.n, group=name)
+
+
+def _examples(subject: View, reference: View, bench: Bench, most: int) -> Iterable[Metric]:
+    """The worst forgotten examples, one record each: its group is its rank from 1, its value its row in the source.
+
+    None where an example has no single class.
+    """
+    import numpy as np
+
+    from compressbench.comparing.answers import changes
+    from compressbench.comparing.gallery import KINDS, flips
+
+    labels = subject.labels
+    if labels.ndim != 1 or subject.wanted.shape != labels.shape or subject is reference:
+        return
+    truth = labels.numpy()
+    told = [(v.answers.numpy(), v.log_probs.double().exp().amax(dim=1).numpy()) for v in (reference, subject)]
+    before, after = told
+    found = flips(changes(before[0], after[0], truth), before, after, truth)
+    worst = [f for f in found if f.kind == KINDS[0]][:most]
+    examples = bench.feed("test").take([f.row for f in worst]).to("cpu") if worst else None
+    pictures = _thumbnails(examples, bench) if examples is not None else []
+    name = subject.label or "this one"
+    names = bench.task.classes
+    for rank, (flip, picture) in enumerate(zip(worst, pictures, strict=True), 1):
+        said = names[flip.other] if flip.other >= 0 else "nothing"
+        sure = "" if np.isnan(flip.other_confidence) else f" {flip.other_confidence:.2f}"
+        before_it = f"dense {names[flip.reference]} {flip.reference_confidence:.2f}"
+        note = f"true {names[flip.label]} · {before_it} · {name} {said}{sure}"
+        row = int(examples.rows[rank - 1]) if examples is not None else flip.row
+        yield Metric("forgotten_example", row, "1", n=1, group=str(rank), note=note, artefact=picture)
+
+
+def _thumbnails(examples: Examples, bench: Bench) -> list[str]:
+    """Addresses of small pictures; empty ones of a task that has none."""
+    from compressbench.showing.pictures import address
+    from compressbench.tasks.images.classification import IMAGES, Classification
+
+    if not isinstance(bench.task, Classification):
+        return [""] * len(examples)
+    return [address(picture.permute(1, 2, 0).numpy()) for picture in examples[IMAGES]]
 
 
 def _groups(bench: Bench, by: str) -> Iterable[tuple[str, Tensor]]:

@@ -40,6 +40,7 @@ class Gallery:
     title: str
     lead: str
     tiles: tuple[Tile, ...]
+    folded: bool = False
 
 
 @dataclass(frozen=True)

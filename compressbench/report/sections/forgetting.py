@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from compressbench.records import Record
 from compressbench.report.drawing import (
     ROWS_SHOWN,
     Chart,
@@ -16,10 +17,11 @@ from compressbench.report.drawing import (
     lowest_at,
     when,
 )
+from compressbench.report.gallery import gallery
 from compressbench.report.heat import group_heat
-from compressbench.report.numbers import Spread, number
+from compressbench.report.numbers import Spread, number, percentage
 from compressbench.report.panels import Panel, Point, Series, beside_lead
-from compressbench.report.section import Section, kept
+from compressbench.report.section import Gallery, Section, kept
 from compressbench.report.states import Key
 from compressbench.report.styles import INK
 from compressbench.report.tables import Cell, Row, Table, cell, diverging
@@ -27,6 +29,10 @@ from compressbench.report.wording import moment_name
 
 CLASSES_SHOWN = 20
 CHANGE = ("forgetting", "recall_change")
+CHOSEN = (
+    "Test examples that the dense net gets right and this one gets wrong, those first of which both are surest; "
+    "behind each answer the probability that its net gives it."
+)
 
 
 def shown(panel: Panel, moment: str) -> set[Key]:
@@ -44,7 +50,44 @@ def section(panel: Panel, suffix: str) -> Section:
         else:
             more.append(first)
         more.append(rest)
-    return Section("What was forgotten, class by class", "forgetting", kept(drawn), kept(tables), kept(more))
+    return Section(
+        "What was forgotten, class by class",
+        "forgetting",
+        kept(drawn),
+        kept(tables),
+        kept(more),
+        galleries=tuple(forgotten_pictures(panel, panel.moments[0])),
+    )
+
+
+def forgotten_pictures(panel: Panel, moment: str) -> list[Gallery]:
+    """What the lead's smallest state has forgotten, then, folded, what each series has beside it; the first seed's."""
+    found = []
+    for series in sorted(panel.series, key=lambda s: s is not panel.lead):
+        point = beside_lead(panel, series, moment)
+        rows = [] if point is None else _examples(panel, series, point)
+        if not rows or point is None:
+            continue
+        title = f"Forgotten: {series.label}, {percentage(point.density)} %, seed {rows[0].seed}"
+        one = gallery(title, rows, CHOSEN)
+        if one is not None:
+            found.append(replace(one, folded=bool(found)))
+    return found
+
+
+def _examples(panel: Panel, series: Series, point: Point) -> list[Record]:
+    """Records of a point's forgotten examples in their order, of its first seed alone."""
+    rows = [
+        r
+        for r in panel.examples
+        if r.probe == CHANGE[0]
+        and (r.series, r.moment) == (series.name, point.moment)
+        and r.order == point.order
+        and r.state in point.states
+    ]
+    rows = [r for r in rows if r.recipe == series.recipe] or rows
+    first = min(((r.seed, r.key) for r in rows), default=None)
+    return sorted((r for r in rows if (r.seed, r.key) == first), key=lambda r: int(r.group or 0))
 
 
 def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:

@@ -14,6 +14,7 @@ from compressbench.report.section import Section
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, spread_cell
 
 PROBE = "agreement"
+LOYALTY = "loyalty"  # shown beside its floor, in a section of its own
 MEAN, SD = "population_", "_sd"
 """How the mean of a task's main metric begins, and its spread ends."""
 OWN = ("modal_disagreement", "modal_ties")
@@ -47,7 +48,9 @@ def population_tables(panel: Panel) -> list[Table]:
     for metric in OWN:
         columns.add(title_of(metric), "%", [_cell(f.get((PROBE, metric, ""))) for f in figures])
     own = (*OWN, name, f"{name}{SD}")
-    others = dict.fromkeys(k for f in figures for k in f if not (k[0] == PROBE and k[1] in own))
+    others = dict.fromkeys(
+        k for f in figures for k in f if k[0] != LOYALTY and not (k[0] == PROBE and k[1] in own)
+    )
     for probe, metric, group in others:
         if not group:
             cells = [_cell(f.get((probe, metric, group))) for f in figures]
