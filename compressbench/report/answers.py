@@ -159,7 +159,7 @@ def spoken_of(of: Asked) -> str:
         )
     if of.taken.change and of.taken.change.unit != "points":
         return f"The answers speak of {of.taken.name}: of {many} the nearest to dense."
-    return f"No state of {many} is on average within one point of dense; the answers speak of the nearest, {of.taken.name}."
+    return f"No state of {many} is on average within a point of dense; the answers speak of the nearest, {of.taken.name}."
 
 
 # is it as accurate? ---------------------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ def _floor_first(floor: Floor | None, where: str) -> str:
 
 
 def apart(of: Asked, probe: str, metric: str) -> Floor | None:
-    """How far dense nets are apart in a metric: all pairs of seeds, the floor's nets among them; None of fewer than two."""
+    """How far dense nets are apart in a metric: all pairs of seeds, the floor's nets too; None of fewer than two."""
     values = []
     nets = (of.dense, *(point for series in of.panel.floors for point in series.at(of.moment)[:1]))
     for point in nets:
@@ -569,7 +569,9 @@ def _unbeaten(of: Asked) -> list[str]:
         return []
     shown = ", ".join(f"{s.name} ({_change(s)})" for s in found[:NAMED])
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return [f"{'Of these b' if near else 'B'}eaten by none in accuracy, bytes and shown speed together: {shown}{more}."]
+    return [
+        f"{'Of these b' if near else 'B'}eaten by none in accuracy, bytes and shown speed together: {shown}{more}."
+    ]
 
 
 def _change(state: State) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from compressbench.report.answers import (
     ACCURATE,
@@ -22,6 +23,7 @@ from compressbench.report.answers import (
 )
 from compressbench.report.drawing import (
     Chart,
+    Lines,
     accuracy_words,
     bands,
     canvas,
@@ -41,10 +43,14 @@ from compressbench.report.picks import State, first_speed, picks, size_of
 from compressbench.report.speed import batches
 from compressbench.report.styles import INK, MUTED, styles
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 ROWS = 24
 CLASSES = 12
 BAND = "#f0e3c4"
-WHISKERS = "Bars: 95 % intervals, over seeds where there are several, else over the test examples of the one net."
+WHISKERS = (
+    "Bars: 95 % intervals, over seeds where there are several, else over the test examples of the one net."
+)
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,7 @@ def charts(of: Asked, suffix: str) -> dict[str, Chart]:
         (SMALLER, speeds),
         (TAKE, choice),
     )
-    found = {
-        question: build(of, f"first_{build.__name__}{suffix}")
-        for question, build in builders
-    }
+    found = {question: build(of, f"first_{build.__name__}{suffix}") for question, build in builders}
     return {question: chart for question, chart in found.items() if chart}
 
 
@@ -82,7 +85,10 @@ def changes(of: Asked, name: str) -> Chart | None:
     label, _ = accuracy_words(of.panel)
     unit = next((p.change.unit for p in chosen if p.change), "")
     lines = [(0.0, "-"), (-1.0, ":")] if unit == "points" else [(0.0, "-")]
-    caption = "Each series where its file is smallest within one point (dotted line), else where it is best. " + WHISKERS
+    caption = (
+        "Each series where its file is smallest within one point (dotted line), else where it is best. "
+        + WHISKERS
+    )
     return whiskers(of.panel, rows, f"{label}: change from dense", unit, name, caption, lines)
 
 
@@ -90,7 +96,8 @@ def worst(of: Asked, name: str) -> Chart | None:
     """Recall change of the classes that lose most, with intervals."""
     found = class_changes(of.taken.point)
     rows = [
-        Whisker(c.name, of.taken.series.label, c.change.value, c.change.low, c.change.high) for c in found[:CLASSES]
+        Whisker(c.name, of.taken.series.label, c.change.value, c.change.low, c.change.high)
+        for c in found[:CLASSES]
     ]
     some = f", the {CLASSES} worst of {len(found)}" if len(found) > CLASSES else ""
     caption = f"{clean(of.taken.name)}{some}. {WHISKERS}"
@@ -166,7 +173,10 @@ def whiskers(
     for place, row in enumerate(rows):
         look = looks[row.series]
         if row.low < row.high:
-            mark(axes.plot([row.low, row.high], [place, place], color=look.colour, linewidth=1.6, alpha=0.6), row.series)
+            mark(
+                axes.plot([row.low, row.high], [place, place], color=look.colour, linewidth=1.6, alpha=0.6),
+                row.series,
+            )
         mark(axes.plot([row.value], [place], look.marker or "o", color=look.colour, markersize=5), row.series)
     name_rows(axes, [r.name for r in rows], 34)
     for text, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -189,13 +199,13 @@ def loyalty_vs_size(of: Asked, name: str) -> Chart | None:
     floors = [f for s in panel.floors for p in s.at(moment) if (f := loyal(p))]
     population = floor_of_populations(panel)
 
-    def dress(axes: object) -> None:
+    def dress(axes: Axes, _: Lines) -> None:
         for floor in floors:
-            axes.axhline(floor.mean, color=MUTED, linestyle="--", linewidth=1.2, zorder=2)  # type: ignore[attr-defined]
+            axes.axhline(floor.mean, color=MUTED, linestyle="--", linewidth=1.2, zorder=2)
         if population:
-            axes.axhspan(population[1], population[2], color=BAND, linewidth=0, zorder=0)  # type: ignore[attr-defined]
-        log_axis(axes, [x for _, points in lines for x, _ in points], what)  # type: ignore[arg-type]
-        axes.set_ylabel("answers as the dense net’s, %")  # type: ignore[attr-defined]
+            axes.axhspan(population[1], population[2], color=BAND, linewidth=0, zorder=0)
+        log_axis(axes, [x for _, points in lines for x, _ in points], what)
+        axes.set_ylabel("answers as the dense net’s, %")
 
     counts = {s.n for _, points in lines for _, s in points}
     told = "Dashed: the floor, two dense nets of different seeds. " if floors else ""
@@ -224,15 +234,19 @@ def choice(of: Asked, name: str) -> Chart | None:
     if not lines:
         return None
 
-    def dress(axes: object) -> None:
-        dense_lines(panel, axes, moment, lambda p: main_of(panel, p))  # type: ignore[arg-type]
+    def dress(axes: Axes, _: Lines) -> None:
+        dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
         for x in dense:
-            axes.axvline(x, color=INK, linestyle=":", linewidth=1.0, zorder=2)  # type: ignore[attr-defined]
-        log_axis(axes, [*dense, *(x for _, points in lines for x, _ in points)], what)  # type: ignore[arg-type]
-        axes.set_ylabel(f"{label}, {unit}" if unit else label)  # type: ignore[attr-defined]
+            axes.axvline(x, color=INK, linestyle=":", linewidth=1.0, zorder=2)
+        log_axis(axes, [*dense, *(x for _, points in lines for x, _ in points)], what)
+        axes.set_ylabel(f"{label}, {unit}" if unit else label)
 
     counts = {s.n for _, points in lines for _, s in points}
-    told = "Black: the dense net" + (", dotted its time; " if dense else "; ") + "up and to the right is better. "
+    told = (
+        "Black: the dense net"
+        + (", dotted its time; " if dense else "; ")
+        + "up and to the right is better. "
+    )
     if batch:
         told += f"Measured on {clean(runtime(panel, of.taken))}, the median forward; what others took isn’t taken out. "
     return line_chart(panel, name, f"{label} against {against}", lines, dress, told + bands(counts))

@@ -38,7 +38,7 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        return not (self.charts or self.tables or self.more)
+        return not (self.charts or self.tables or self.more or self.pictures)
 
 
 def slug(text: str) -> str:
