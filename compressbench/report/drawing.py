@@ -5,6 +5,7 @@ Matplotlib is imported late. The same records give the same bytes: fixed hash sa
 
 from __future__ import annotations
 
+import hashlib
 import html
 import math
 import re
@@ -27,9 +28,27 @@ WIDTH, HEIGHT = 5.0, 3.7
 LEGEND_ROWS, LEGEND_ROW = 4, 0.165
 LABEL = 56
 ROWS_SHOWN = 24
+TOGETHER, MULTIPLES, COLUMNS = 6, 30, 3
+"""Series that share one chart; more get a small one each, up to so many, in so many columns."""
+AT_LINES, AT_LINE, LINE_LABEL = 20, 9.6, 26
+"""Labels that fit beside the lines, points from one to the next, letters of one."""
+PALE = "#d5d8dc"
+VARIABLES = {
+    INK: "--ink",
+    "#000000": "--ink",
+    MUTED: "--muted",
+    "#9aa0a6": "--axis",
+    "#e4e6e8": "--grid",
+    "#eef0f1": "--grid",
+    PALE: "--pale",
+    "#f0e3c4": "--band",
+    "#ffffff": "--paper",
+}
+"""Colours of a chart that the page sets, so that a dark one can set others."""
 UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
+COLOUR = re.compile(rf"((?:fill|stroke): )({'|'.join(VARIABLES)})\b")
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "compressbench",
@@ -88,6 +107,7 @@ class Chart:
         """The SVG element alone, sized by the page."""
         body = self.svg[self.svg.index("<svg") :]
         head, rest = body.split(">", 1)
+        rest = COLOUR.sub(lambda hit: f"{hit[1]}var({VARIABLES[hit[2]]}, {hit[2]})", rest)
         return re.sub(r'\s(?:width|height)="[^"]*"', "", head) + ">" + rest
 
 
@@ -122,13 +142,15 @@ def metric_vs_density(
     if not lines:
         return None
     title, label, told = words
-    figure, axes = canvas(title + when(moment))
-    counts = draw(panel, axes, lines) | dense_lines(panel, axes, moment, figure_of)
-    density_axis(axes, [x for _, points in lines for x, _ in points])
-    axes.set_ylabel(label)
-    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+    counts = counts_of(panel, lines, moment, figure_of)
+
+    def dress(axes: Axes, _: Lines) -> None:
+        dense_lines(panel, axes, moment, figure_of)
+        density_axis(axes, [x for _, points in lines for x, _ in points])
+        axes.set_ylabel(label)
+
     caption = f"{told} Black: the dense model. {bands(counts)}"
-    return finish(figure, axes, panel, name, caption, drawn=drawn)
+    return line_chart(panel, name, title + when(moment), lines, dress, caption)
 
 
 def when(moment: str) -> str:
@@ -161,14 +183,90 @@ def _over(what: str, counts: Iterable[int]) -> str:
     return f"{what}: mean ± sample sd over {between(known)} seeds."
 
 
-def canvas(title: str, rows: int = 0) -> tuple[Figure, Axes]:
+def canvas(title: str, rows: int = 0, least: float = HEIGHT) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, max(HEIGHT, 1.5 + 0.19 * rows)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, max(least, 1.5 + 0.19 * rows)), layout="constrained")
     axes = figure.add_subplot()
     long = len(title) > 52 and ", “" in title
     axes.set_title("\n“".join(map(clean, title.rsplit(", “", 1))) if long else clean(title))
     return figure, axes
+
+
+def line_chart(
+    panel: Panel,
+    name: str,
+    title: str,
+    lines: Lines,
+    dress: Callable[[Axes, Lines], None],
+    caption: str,
+) -> Chart:
+    """Lines with their names beside them; of many series a small chart each, the others pale behind.
+
+    Args:
+        dress: draws what is no series and sets the axes up, of one chart and the lines that are its own.
+        caption: of one chart.
+    """
+    if not TOGETHER < len(lines) <= MULTIPLES:
+        figure, axes = canvas(title)
+        draw(panel, axes, lines)
+        dress(axes, lines)
+        drawn = [*panel.dense.values(), *(series for series, _ in lines)]
+        return finish(figure, axes, panel, name, caption, drawn=drawn)
+    from matplotlib.figure import Figure
+
+    rows = -(-len(lines) // COLUMNS)
+    figure = Figure(figsize=(WIDTH, 0.9 + 1.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
+    labels = shortened([clean(series.label) for series, _ in lines], LINE_LABEL - 2)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(lines):
+            axes.set_axis_off()
+            continue
+        own = lines[place : place + 1]
+        for series, points in lines:
+            if series is not own[0][0]:
+                xs, means = [x for x, _ in points], [s.mean for _, s in points]
+                mark(
+                    axes.plot(xs, means, color=PALE, linewidth=0.8, marker=".", markersize=2.5), series.label
+                )
+        draw(panel, axes, own)
+        dress(axes, own)
+        axes.set_title("\u200b" + labels[place], fontsize=7, fontweight="normal", pad=3)
+        mark([axes.title, axes._left_title], own[0][0].label)
+        if not place:
+            figure.supxlabel(axes.get_xlabel(), fontsize=8)
+            figure.supylabel(axes.get_ylabel(), fontsize=8)
+        axes.set(xlabel="", ylabel="")
+        axes.tick_params(labelsize=6.5)
+        _fewer(axes)
+        if place + COLUMNS >= len(lines):
+            axes.tick_params(labelbottom=True)
+    figure.suptitle(clean(title), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+    told = "A small chart each, the other series grey behind. "
+    return saved(figure, name, title, told + caption, [])
+
+
+def _fewer(axes: Axes, most: int = 4) -> None:
+    """Leaves as many marks of the x axis as a small chart has room for."""
+    from matplotlib.ticker import FixedLocator
+
+    low, high = sorted(axes.get_xlim())
+    places = [x for x in axes.get_xticks() if low <= x <= high]
+    if len(places) > most:
+        step = -(-len(places) // most)
+        axes.xaxis.set_major_locator(FixedLocator(places[::-1][::step]))
+
+
+def mark(artists: Iterable[Any], label: str) -> None:
+    """Names artists as those of a series, by which a page hides them."""
+    for artist in artists:
+        artist.set_gid(series_class(label))
+
+
+def series_class(label: str) -> str:
+    """A name for a series that any document can hold: the class of all that shows it."""
+    return f"s-{hashlib.sha256(label.encode('utf-8', 'replace')).hexdigest()[:10]}"
 
 
 def draw(panel: Panel, axes: Axes, lines: Lines) -> set[int]:
@@ -179,14 +277,21 @@ def draw(panel: Panel, axes: Axes, lines: Lines) -> set[int]:
         xs, means = [x for x, _ in points], [s.mean for _, s in points]
         if one_cost((series, points)):
             deviations = [s.sd or 0 for _, s in points]
-            axes.errorbar(xs, means, deviations, color=look.colour, fmt=look.marker, elinewidth=0.9, zorder=3)
+            bars_ = axes.errorbar(
+                xs, means, deviations, color=look.colour, fmt=look.marker, elinewidth=0.9, zorder=3
+            )
+            mark(bars_.get_children(), series.label)
             counts |= {s.n for _, s in points}
             continue
-        axes.plot(xs, means, color=look.colour, marker=look.marker, linestyle=look.dash, zorder=3)
+        mark(
+            axes.plot(xs, means, color=look.colour, marker=look.marker, linestyle=look.dash, zorder=3),
+            series.label,
+        )
         if any(s.sd for _, s in points):
             low = [s.mean - (s.sd or 0) for _, s in points]
             high = [s.mean + (s.sd or 0) for _, s in points]
-            axes.fill_between(xs, low, high, color=look.colour, alpha=0.16, linewidth=0, zorder=2)
+            band = axes.fill_between(xs, low, high, color=look.colour, alpha=0.16, linewidth=0, zorder=2)
+            mark([band], series.label)
         counts |= {s.n for _, s in points}
     return counts
 
@@ -207,13 +312,38 @@ def dense_lines(
         if figure is None:
             continue
         look = looks[label]
-        axes.axhline(figure.mean, color=look.colour, linestyle=look.dash, linewidth=1.2, zorder=2.5)
+        line = axes.axhline(figure.mean, color=look.colour, linestyle=look.dash, linewidth=1.2, zorder=2.5)
+        mark([line], label)
         if figure.sd:
             axes.axhspan(
                 figure.mean - figure.sd, figure.mean + figure.sd, color=look.colour, alpha=0.1, linewidth=0
             )
         counts.add(figure.n)
     return counts
+
+
+def counts_of(
+    panel: Panel, lines: Lines, moment: str, figure_of: Callable[[Point], Spread | None]
+) -> set[int]:
+    """The numbers of seeds behind lines and dense lines."""
+    whole = [figure_of(points[0]) for series in panel.dense.values() if (points := series.at(moment))]
+    return {s.n for _, points in lines for _, s in points} | {s.n for s in whole if s}
+
+
+def log_axis(axes: Axes, values: Sequence[float], label: str, ticks: Sequence[float] = ()) -> None:
+    """Logarithmic, smaller to the right; marked at ``ticks``, or at round numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = min(values), max(values)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low > 3 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    ticks = ticks or [step * 10.0**d for d in decades for step in steps]
+    axes.set_xscale("log")
+    axes.set_xlim(high * 1.12, low / 1.12)
+    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.1 <= t <= high * 1.1]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(label)
 
 
 def density_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -295,8 +425,9 @@ def dots(
             x = floor if gone and floor is not None else figure.mean
             if figure.sd and not gone:
                 low = max(figure.mean - figure.sd, floor) if floor is not None else figure.mean - figure.sd
-                axes.plot([low, figure.mean + figure.sd], [y, y], color=look.colour, linewidth=1, alpha=0.6)
-            axes.plot(
+                ends = [low, figure.mean + figure.sd]
+                mark(axes.plot(ends, [y, y], color=look.colour, linewidth=1, alpha=0.6), series.label)
+            dot = axes.plot(
                 [x],
                 [y],
                 look.marker or "o",
@@ -304,6 +435,7 @@ def dots(
                 markersize=4,
                 markerfacecolor="white" if gone else look.colour,
             )
+            mark(dot, series.label)
             counts.add(figure.n)
     name_rows(axes, names, 22)
     for edge in range(1, len(names)):
@@ -348,6 +480,8 @@ def finish(
     if lines is None:
         known = {s.label for s in drawn}
         labels = {s.label: s.label for s in (*panel.dense.values(), *panel.series) if s.label in known}
+        if label_lines(figure, axes, panel, list(labels)):
+            return saved(figure, name, axes.get_title(loc="left"), caption, [])
     else:
         alike = len({percentage(p.density) for _, p, _ in lines}) == 1
         labels = {s.label: s.label if alike else f"{s.label}, {percentage(p.density)} %" for s, p, _ in lines}
@@ -366,6 +500,83 @@ def finish(
         for label, text in labels.items()
     ]
     return saved(figure, name, axes.get_title(loc="left"), caption, handles)
+
+
+def label_lines(figure: Figure, axes: Axes, panel: Panel, labels: Sequence[str]) -> bool:
+    """Writes each name beside the right end of its line; false where one has no line, or too many would stand there."""
+    ends = {label: end for label in labels if (end := _right_end(axes, series_class(label)))}
+    labels = [label for label in labels if label in ends or label not in panel.dense]
+    if len(ends) < len(labels) or not labels or len(labels) > AT_LINES:
+        return False
+    looks, box = styles(panel), axes.bbox
+    height = 72 * figure.get_size_inches()[1] - 80
+    if AT_LINE * (len(labels) - 1) > height:
+        return False
+    names = dict(zip(labels, shortened([clean(label) for label in labels], LINE_LABEL), strict=True))
+
+    def wanted(label: str) -> float:
+        place = axes.transData.transform(ends[label])[1]
+        return min(max((place - box.y0) / box.height, 0.0), 1.0)
+
+    order = sorted(labels, key=lambda label: (wanted(label), labels.index(label)))
+    places = spread_apart([wanted(label) for label in order], AT_LINE / height)
+    for label, y in zip(order, places, strict=True):
+        look, at = looks[label], axes.transAxes.inverted().transform(axes.transData.transform(ends[label]))
+        note = axes.annotate(
+            "\u200b" + names[label],
+            (min(max(at[0], 0.0), 1.0), wanted(label)),
+            (1.035, y),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=7.5,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": look.colour,
+                "linewidth": 0.9,
+                "shrinkA": 1,
+                "shrinkB": 2,
+            },
+        )
+        mark([note, note.arrow_patch], label)
+    return True
+
+
+def _right_end(axes: Axes, name: str) -> tuple[float, float] | None:
+    """The data place of a series' line that is farthest to the right on paper; of a line across, its right end."""
+    found = []
+    for line in axes.lines:
+        if line.get_gid() != name:
+            continue
+        xs, ys = (list(map(float, values)) for values in line.get_data())
+        if line.get_transform() == axes.get_yaxis_transform(which="grid"):
+            return axes.get_xlim()[1], ys[0]
+        found += [(axes.transData.transform((x, y))[0], x, y) for x, y in zip(xs, ys, strict=True)]
+    known = [spot for spot in found if all(map(math.isfinite, spot))]
+    return max(known)[1:] if known else None
+
+
+def spread_apart(wanted: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
+    """Places at least ``gap`` apart in the order given, as near to those wanted as can be, within ``low`` and ``high``.
+
+    Args:
+        wanted: in rising order.
+
+    Returns:
+        The least squares solution (isotonic regression of ``wanted`` less the gaps), moved into the bounds; where there
+        is no room for all of them they start at ``low``.
+    """
+    blocks: list[tuple[float, int]] = []  # mean, size
+    for place, value in enumerate(wanted):
+        mean, size = value - place * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            before, count = blocks.pop()
+            mean, size = (before * count + mean * size) / (count + size), count + size
+        blocks.append((mean, size))
+    level = [mean for mean, size in blocks for _ in range(size)]
+    most = high - (len(level) - 1) * gap
+    return [max(low, min(value, most)) + place * gap for place, value in enumerate(level)]
 
 
 def saved(figure: Figure, name: str, title: str, caption: str, handles: Sequence[tuple[str, Any]]) -> Chart:
@@ -415,6 +626,7 @@ def described(svg: str, name: str, title: str, caption: str) -> str:
     """The document with an accessible title, ids of its own (several share a page) and no DTD."""
     prefix = "chart-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)
     body, title, caption = clean(svg[svg.index("<svg") :]), clean(title), clean(caption)
+    body = re.sub(r'\sid="(s-[0-9a-f]{10})"', r' class="\1"', body)
     body = re.sub(r'(?<=\sid=")', f"{prefix}-", body)
     body = re.sub(r'((?:xlink:)?href=")#', rf"\1#{prefix}-", body)
     body = body.replace("url(#", f"url(#{prefix}-").replace("*{stroke", f"#{prefix} *{{stroke")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from compressbench.errors import UserError
 from compressbench.paths import nameless, resolved
 from compressbench.records import Record, Records, read_jsonl, write_csv, write_jsonl
 from compressbench.report import naming
+from compressbench.report.described import Lines, read_lines, write_lines
 from compressbench.report.panels import conflicts
 from compressbench.report.unfinished import command, unfinished
 from compressbench.report.unfinished import told as told_of
@@ -33,6 +34,7 @@ class Gathered:
         config: the configuration of a single run, or the overrides of each of many; empty if unknown.
         empty: folders that hold no records, e.g. of killed runs, where others do.
         missing: sentences on jobs that failed or left no records, and why.
+        lines: what each series is in a line, by series and content address.
     """
 
     files: tuple[Path, ...]
@@ -41,6 +43,7 @@ class Gathered:
     config: str
     empty: tuple[Path, ...] = ()
     missing: tuple[str, ...] = ()
+    lines: Lines = field(default_factory=dict)
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -67,10 +70,17 @@ def write_joint(gathered: Gathered, output: Path) -> Path:
             output.mkdir(parents=True, exist_ok=True)
             write_jsonl(gathered.records, own)
             write_csv(gathered.records, output / "records.csv")
+            write_lines(gathered.lines, output)
         except OSError as error:
             raise UserError(f"can't write to {output}: {error.strerror or error}") from error
     return write_report(
-        gathered.drawn, output, _title(gathered), gathered.config, gathered.recipes, gathered.missing
+        gathered.drawn,
+        output,
+        _title(gathered),
+        gathered.config,
+        gathered.recipes,
+        gathered.missing,
+        gathered.lines,
     )
 
 
@@ -95,7 +105,9 @@ def gather(paths: Sequence[Path]) -> Gathered:
         raise UserError(f"{', '.join(map(str, paths))}: no records in {FILE}; did the run measure anything?")
     missing = told_of(unfinished([p for p in paths if p.is_dir()], FILE))
     records = Records(r for rows in kept.values() for r in rows)
-    return Gathered(tuple(kept), records, _drawn(whole), _config(tuple(kept)), empty, tuple(missing))
+    lines = {place: line for file in kept for place, line in read_lines(file.parent).items()}
+    config = _config(tuple(kept))
+    return Gathered(tuple(kept), records, _drawn(whole), config, empty, tuple(missing), lines)
 
 
 def read(file: Path) -> Records:

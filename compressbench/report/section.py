@@ -58,7 +58,7 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        return not (self.charts or self.tables or self.more or self.galleries)
+        return not (self.charts or self.tables or self.more or self.galleries or self.pictures)
 
 
 def slug(text: str) -> str:

@@ -266,24 +266,27 @@ def execute(experiment: Experiment, watcher: Watcher, into: list[Record]) -> Rec
 
 
 def write(experiment: Experiment, records: Records, folder: Path) -> Path:
-    """Writes ``records.jsonl``, ``records.csv``, ``config.yaml``, SVGs and ``report.html``; returns the report's path.
+    """Writes records, ``config.yaml``, ``series.json``, SVGs and ``report.html``; returns the last one's path.
 
     Raises:
         Incomplete: the folder can't be written.
     """
     from omegaconf import OmegaConf
 
+    from compressbench.report.described import lines_of, write_lines
     from compressbench.report.page import write_report
+    from compressbench.runs.in_a_line import in_a_line
 
-    config = dict(experiment.config)
+    config, lines = dict(experiment.config), lines_of(in_a_line(experiment.plan))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         write_jsonl(records, folder / "records.jsonl")
         write_csv(records, folder / "records.csv")
+        write_lines(lines, folder)
         columns = experiment.setting.columns
         title = f"{columns.recipe}: {columns.model} on {columns.dataset}"
-        return write_report(records, folder, title, as_published(config))
+        return write_report(records, folder, title, as_published(config), lines=lines)
     except OSError as error:
         raise Incomplete(
             f"outputs: can't write to {folder}: {error.strerror}; what was made is kept"

@@ -15,11 +15,15 @@ from compressbench.report.drawing import (
     bars,
     canvas,
     clean,
+    counts_of,
     dense_lines,
     density_axis,
     draw,
     finish,
+    line_chart,
+    log_axis,
     main_of,
+    mark,
     name_rows,
     one_cost,
     percent_ticks,
@@ -40,7 +44,7 @@ from compressbench.report.wording import moment_name, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Drawn = list[tuple[Series, list[tuple[float, Spread]]]]
 CLOSE = 5.0
 TRIANGLE = 4.6  # points from one to the next
 SAME_PLACE = 1.06
@@ -97,13 +101,15 @@ def accuracy_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     if not lines:
         return None
     label, unit = accuracy_words(panel)
-    figure, axes = canvas(f"{label} against density{when(moment)}")
-    counts = draw(panel, axes, lines) | dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
-    density_axis(axes, [x for _, points in lines for x, _ in points])
-    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    counts = counts_of(panel, lines, moment, lambda p: main_of(panel, p))
+
+    def dress(axes: Axes, _: Lines) -> None:
+        dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
+        density_axis(axes, [x for _, points in lines for x, _ in points])
+        axes.set_ylabel(f"{label}, {unit}" if unit else label)
+
     caption = f"Sparser to the right. {bands(counts)} Black: the dense model."
-    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
-    return finish(figure, axes, panel, name, caption, drawn=drawn)
+    return line_chart(panel, name, f"{label} against density{when(moment)}", lines, dress, caption)
 
 
 def accuracy_vs_bits(panel: Panel, moment: str, name: str) -> Chart | None:
@@ -112,14 +118,12 @@ def accuracy_vs_bits(panel: Panel, moment: str, name: str) -> Chart | None:
     def bits(point: Point) -> float | None:
         return _mean(point, "structure", "weight_bits")
 
-    drawn = _accuracy_against(panel, moment, bits, "bits")
-    if drawn is None or all(math.isclose(x, 32.0) for x in drawn[2]):
+    lines = _accuracy_against(panel, moment, bits)
+    if not lines or all(math.isclose(x, 32.0) for _, points in lines for x, _ in points):
         return None
-    figure, axes, places, counts, series, covered = drawn
-    axes.set_xlabel("mean bits of a weight (log scale, fewer →)")
-    _reversed_log(axes, places, [1, 2, 3, 4, 6, 8, 16, 32])
-    caption = f"Fewer bits to the right; 32 is float. {bands(counts)} Black: the dense model.{covered}"
-    return finish(figure, axes, panel, name, caption, drawn=series)
+    ticks = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0]
+    axis = "mean bits of a weight (log scale, fewer →)"
+    return _against(panel, moment, name, lines, "bits", axis, "Fewer bits to the right; 32 is float.", ticks)
 
 
 def accuracy_vs_bytes(panel: Panel, moment: str, name: str) -> Chart | None:
@@ -130,38 +134,45 @@ def accuracy_vs_bytes(panel: Panel, moment: str, name: str) -> Chart | None:
         return min(found) / 1000 if found else None
 
     packed = any(_mean(p, "cost", "quantized_bytes") for s in panel.series for p in s.at(moment))
-    drawn = _accuracy_against(panel, moment, kilobytes, "bytes on disk") if packed else None
-    if drawn is None:
+    lines = _accuracy_against(panel, moment, kilobytes) if packed else []
+    if not lines:
         return None
-    figure, axes, places, counts, series, covered = drawn
-    axes.set_xlabel("kB on disk, shortest encoding (log scale, smaller →)")
-    decades = range(math.floor(math.log10(min(places))), math.ceil(math.log10(max(places))) + 1)
-    _reversed_log(axes, places, [step * 10.0**d for d in decades for step in (1, 2, 5)])
-    caption = f"Bytes really encoded, smaller to the right. {bands(counts)} Black: the dense model.{covered}"
-    return finish(figure, axes, panel, name, caption, drawn=series)
+    axis = "kB on disk, shortest encoding (log scale, smaller →)"
+    told = "Bytes really encoded, smaller to the right."
+    return _against(panel, moment, name, lines, "bytes on disk", axis, told)
 
 
-def _accuracy_against(
-    panel: Panel, moment: str, place: Callable[[Point], float | None], what: str
-) -> tuple[Figure, Axes, list[float], set[int], list[Series], str] | None:
-    """Accuracy of all series against some figure of a point.
-
-    Returns:
-        Drawing, axes, places, numbers of seeds, series, and a sentence on those that cover each other.
-    """
+def _accuracy_against(panel: Panel, moment: str, place: Callable[[Point], float | None]) -> Drawn:
+    """Accuracy of all series by some figure of a point."""
     lines = []
     for series in panel.series:
         points = [(x, r) for p in series.at(moment) if (r := main_of(panel, p)) and (x := place(p))]
         if points:
             lines.append((series, points))
-    if not lines:
-        return None
+    return lines
+
+
+def _against(
+    panel: Panel,
+    moment: str,
+    name: str,
+    lines: Lines,
+    what: str,
+    axis: str,
+    told: str,
+    ticks: Sequence[float] = (),
+) -> Chart:
+    """Accuracy against what is smaller to the right, with a sentence on marks that cover each other."""
     label, unit = accuracy_words(panel)
-    figure, axes = canvas(f"{label} against {what}{when(moment)}")
-    counts = draw(panel, axes, lines) | dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
-    axes.set_ylabel(f"{label}, {unit}" if unit else label)
-    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
-    return figure, axes, [x for _, points in lines for x, _ in points], counts, drawn, _covering(lines)
+
+    def dress(axes: Axes, _: Lines) -> None:
+        dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
+        log_axis(axes, [x for _, points in lines for x, _ in points], axis, ticks)
+        axes.set_ylabel(f"{label}, {unit}" if unit else label)
+
+    counts = counts_of(panel, lines, moment, lambda p: main_of(panel, p))
+    caption = f"{told} {bands(counts)} Black: the dense model.{_covering(lines)}"
+    return line_chart(panel, name, f"{label} against {what}{when(moment)}", lines, dress, caption)
 
 
 def _covering(lines: Lines) -> str:
@@ -181,17 +192,6 @@ def _mean(point: Point, probe: str, metric: str) -> float | None:
     return reading.spread.mean if reading and reading.spread else None
 
 
-def _reversed_log(axes: Axes, places: Sequence[float], ticks: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    low, high = min(places), max(places)
-    axes.set_xscale("log")
-    axes.set_xlim(high * 1.12, low / 1.12)
-    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.1 <= t <= high * 1.1]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
 def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     """Difference from the dense model of the same seed, a close-up of the range that matters."""
     lines = []
@@ -207,23 +207,25 @@ def change_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
     label, unit = accuracy_words(panel)
     if not lines or (unit == "%" and all(d.mean < -CLOSE for _, points in lines for _, d in points)):
         return None
-    figure, axes = canvas(f"{label}: change from dense, close-up{when(moment)}")
     lowest = min(d.mean for _, points in lines for _, d in points)
     highest = max(d.mean + (d.sd or 0) for _, points in lines for _, d in points)
     clipped = unit == "%" and lowest < -CLOSE
-    counts = draw(panel, axes, lines)
-    axes.axhline(0, color=INK, linewidth=1.2)
-    if clipped:
-        axes.set_ylim(-CLOSE, max(1.0, highest + 0.3))
-        _triangles(panel, axes, lines)
-        for artist in (*axes.lines, *axes.collections):
-            artist.set_in_layout(False)
-    density_axis(axes, [x for _, points in lines for x, _ in points])
-    axes.set_ylabel("points" if unit == "%" else f"difference, {unit}".rstrip(", "))
+
+    def dress(axes: Axes, own: Lines) -> None:
+        mark([axes.axhline(0, color=INK, linewidth=1.2)], next(iter(panel.dense), ""))
+        if clipped:
+            axes.set_ylim(-CLOSE, max(1.0, highest + 0.3))
+            _triangles(panel, axes, own)
+            for artist in (*axes.lines, *axes.collections):
+                artist.set_in_layout(False)
+        density_axis(axes, [x for _, points in lines for x, _ in points])
+        axes.set_ylabel("points" if unit == "%" else f"difference, {unit}".rstrip(", "))
+
+    counts = {d.n for _, points in lines for _, d in points}
     tail = f" A triangle at the edge stands for a state more than {CLOSE:g} points below." if clipped else ""
     caption = f"State minus dense model of the same seed, so what seeds share cancels. {bands(counts)}{tail}"
-    drawn = [*panel.dense.values(), *(series for series, _ in lines)]
-    return finish(figure, axes, panel, name, caption, drawn=drawn)
+    title = f"{label}: change from dense, close-up{when(moment)}"
+    return line_chart(panel, name, title, lines, dress, caption)
 
 
 def _triangles(panel: Panel, axes: Axes, lines: Lines) -> None:
@@ -245,7 +247,7 @@ def _triangles(panel: Panel, axes: Axes, lines: Lines) -> None:
             shift = TRIANGLE * (nth - (len(group) - 1) / 2) / 72
             moved = axes.transData + ScaledTranslation(shift, 0, axes.figure.dpi_scale_trans)
             colour = looks[lines[place][0].label].colour
-            axes.plot(
+            (triangle,) = axes.plot(
                 [x],
                 [-CLOSE + 0.12],
                 "v",
@@ -255,6 +257,7 @@ def _triangles(panel: Panel, axes: Axes, lines: Lines) -> None:
                 clip_on=False,
                 zorder=4,
             )
+            mark([triangle], lines[place][0].label)
 
 
 def accuracy_by_method(panel: Panel, moment: str, name: str) -> Chart | None:
