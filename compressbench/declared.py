@@ -26,7 +26,8 @@ SHARES = frozenset(
         "population_top1", "modal_disagreement", "modal_ties", "changed", "right_to_wrong", "wrong_to_right",
         "wrong_to_another", "top5_overlap", "coverage", "error_answered", "floor_loyalty", "attacked_top1",
         "attacked_loyalty", "noise_accuracy", "pgd_margin_accuracy", "worst_case_accuracy", "worst_case_low",
-        "worst_case_high", "autoattack_accuracy", "natural_adversarial_top1", "natural_adversarial_clean_top1",
+        "worst_case_high", "autoattack_accuracy", "autoattack_low", "autoattack_high",
+        "natural_adversarial_top1", "natural_adversarial_clean_top1",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -178,6 +179,8 @@ METRICS: Mapping[str, Declared] = {
     "worst_case_high": Declared("Worst case, at most", "%", 1),
     "gradient_warning": Declared("Gradients mislead", "1", -1),
     "autoattack_accuracy": Declared("AutoAttack", "%", 1),
+    "autoattack_low": Declared("AutoAttack, at least", "%", 1),
+    "autoattack_high": Declared("AutoAttack, at most", "%", 1),
     "natural_adversarial_top1": Declared("Natural adversarial", "%", 1),
     "natural_adversarial_clean_top1": Declared("Clean, the same classes", "%", 1),
     "natural_adversarial_relative_change": Declared("Change relative to clean", "%", 1),

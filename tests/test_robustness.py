@@ -374,7 +374,7 @@ def test_as_many_images_as_the_reference_wants_and_the_same_for_all() -> None:
     short = table(replace(settings, width=None).measure(reference, reference, bench))
     assert short["worst_case_accuracy", ""].n == 40
     few = table(replace(settings, width=1.0).measure(reference, reference, bench))
-    assert "these are all there are" in few["worst_case_accuracy", ""].note
+    assert "these are all images there are" in few["worst_case_accuracy", ""].note
 
 
 class Counted(nn.Module):

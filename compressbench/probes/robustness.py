@@ -184,9 +184,10 @@ def standing(
         yield Metric(f"{stem}_accuracy", metrics.percent(right), "%", n=n, group=place, note=note)
     found = share(int(worst.sum()), n)
     tried = ", ".join(words for stem, words in NAMES.items() if stem in under)
-    note = f"right under all of: {tried}; 95 % interval {found.low:.1f} to {found.high:.1f} %"
+    note = f"right under all of: {tried}"
     if settings.width is not None and found.high - found.low > settings.width:
-        note += f", wider than {settings.width:g} points" + ("" if n < count else ": these are all there are")
+        note += f"; its 95 % interval is wider than {settings.width:g} points"
+        note += "" if n < count else ": these are all images there are"
     yield Metric("worst_case_accuracy", found.value, "%", n=n, group=group, note=note)
     yield Metric("worst_case_low", found.low, "%", n=n, group=group)
     yield Metric("worst_case_high", found.high, "%", n=n, group=group)
