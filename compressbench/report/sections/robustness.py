@@ -193,8 +193,8 @@ def _apart(panel: Panel) -> list[str]:
     low, high = different[0], different[-1]
     return [
         f"The worst cases of {counted(len(values), 'dense net')}, which differ in their seed alone, lie "
-        f"{high - low:.1f} points apart ({low:.1f} to {high:.1f} %): differences of states below that say nothing of "
-        "the method."
+        f"{high - low:.1f} points apart ({low:.1f} to {high:.1f} %): differences between states that are smaller say "
+        "nothing of the method."
     ]
 
 
