@@ -19,17 +19,17 @@ MOST = 1e300
 """No figure is larger: sums and products of such ones still are numbers."""
 SHARES = frozenset(
     {
-        "top1", "top5", "majority_top1", "recall", "forgotten", "learned", "label_loyalty",
-        "clean_accuracy", "fgsm_accuracy", "pgd_accuracy", "fgsm_label_loyalty", "pgd_label_loyalty",
-        "pgd_transfer_accuracy", "square_accuracy", "shifted_top1", "simulated_top1", "deployed_top1",
-        "deployed_agreement", "exit_top1", "exits_top1", "last_top1", "random_top1", "oracle_top1",
-        "population_top1", "modal_disagreement", "modal_ties", "changed", "right_to_wrong", "wrong_to_right",
-        "wrong_to_another", "top5_overlap", "coverage", "error_answered", "floor_loyalty", "attacked_top1",
-        "attacked_loyalty", "corrupted_top1", "corrupted_label_loyalty", "shifted_label_loyalty",
-        "noise_accuracy", "pgd_margin_accuracy", "worst_case_accuracy", "worst_case_low",
-        "worst_case_high", "autoattack_accuracy", "natural_adversarial_top1", "natural_adversarial_clean_top1",
-        "selective_top1", "error_above", "ece_tempered", "unlabelled_label_loyalty",
-        "population_label_loyalty", "floor_label_loyalty", "floor_label_loyalty_low", "floor_label_loyalty_high",
+        "top1", "top5", "majority_top1", "recall", "forgotten", "learned", "label_loyalty", "clean_accuracy",
+        "fgsm_accuracy", "pgd_accuracy", "fgsm_label_loyalty", "pgd_label_loyalty", "pgd_transfer_accuracy",
+        "square_accuracy", "shifted_top1", "simulated_top1", "deployed_top1", "deployed_agreement", "exit_top1",
+        "exits_top1", "last_top1", "random_top1", "oracle_top1", "population_top1", "modal_disagreement",
+        "modal_ties", "changed", "right_to_wrong", "wrong_to_right", "wrong_to_another", "top5_overlap",
+        "coverage", "error_answered", "floor_loyalty", "attacked_top1", "attacked_loyalty", "corrupted_top1",
+        "corrupted_label_loyalty", "shifted_label_loyalty", "noise_accuracy", "pgd_margin_accuracy",
+        "worst_case_accuracy", "worst_case_low", "worst_case_high", "autoattack_accuracy",
+        "natural_adversarial_top1", "natural_adversarial_clean_top1", "selective_top1", "error_above",
+        "ece_tempered", "unlabelled_label_loyalty", "population_label_loyalty", "floor_label_loyalty",
+        "floor_label_loyalty_low", "floor_label_loyalty_high", "autoattack_low", "autoattack_high",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -210,6 +210,8 @@ METRICS: Mapping[str, Declared] = {
     "worst_case_high": Declared("Worst case, at most", "%", 1),
     "gradient_warning": Declared("Gradients mislead", "1", -1),
     "autoattack_accuracy": Declared("AutoAttack", "%", 1),
+    "autoattack_low": Declared("AutoAttack, at least", "%", 1),
+    "autoattack_high": Declared("AutoAttack, at most", "%", 1),
     "natural_adversarial_top1": Declared("Natural adversarial", "%", 1),
     "natural_adversarial_clean_top1": Declared("Clean, the same classes", "%", 1),
     "natural_adversarial_relative_change": Declared("Change relative to clean", "%", 1),

@@ -46,7 +46,7 @@ METHODS = sorted(p.stem for p in (CONF / "reparametrise").glob("*.yaml"))
 MAGNITUDE = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
 FEW = {
     "square": {"queries": 30, "examples": 32},
-    "robustness": {"steps": 3, "examples": 32},
+    "robustness": {"steps": 3, "examples": 32, "queries": 20, "width": None},
     "connectivity": {"points": 3},
 }
 ELSEWHERE = (

@@ -334,6 +334,24 @@ def test_a_net_without_gradient_is_attacked_by_the_others() -> None:
     assert figure(found, "worst_case_accuracy") <= figure(found, "pgd_transfer_accuracy") < 10
 
 
+def test_a_net_that_is_right_of_nothing_has_nothing_to_fall() -> None:
+    class Wrong(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return -self.inner(x)
+
+    dense = linear(5)
+    bench = bench_of(dense, 5, 30)
+    found = table(HARD.measure(view_of(Wrong(dense), bench), view_of(dense, bench), bench))
+    for name in ("clean", "pgd", "pgd_margin", "worst_case", "square"):
+        assert figure(found, f"{name}_accuracy") == 0, name
+    assert found["gradient_warning", "zero"].value is None
+    assert found["square_queries", ""].value is None
+
+
 def test_outdone_is_more_than_chance_and_five_points() -> None:
     assert not outdone(0.5, 0.5, 100)
     assert outdone(0.9, 0.1, 100)
@@ -374,7 +392,7 @@ def test_as_many_images_as_the_reference_wants_and_the_same_for_all() -> None:
     short = table(replace(settings, width=None).measure(reference, reference, bench))
     assert short["worst_case_accuracy", ""].n == 40
     few = table(replace(settings, width=1.0).measure(reference, reference, bench))
-    assert "these are all there are" in few["worst_case_accuracy", ""].note
+    assert "these are all images there are" in few["worst_case_accuracy", ""].note
 
 
 class Counted(nn.Module):

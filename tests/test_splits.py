@@ -167,7 +167,7 @@ def test_validation_images_train_nothing(ready: Any, as_it_is: dict[str, State])
 FLAT = {"sharpness", "hessian", "flat_region", "loss_increase"}
 ON_TEST = {"accuracy", "corruptions", "forgetting", "loyalty", "robustness", "shifted", "square"}
 SETTINGS: Mapping[str, dict[str, Any]] = {
-    "robustness": {"examples": 16, "steps": 2},
+    "robustness": {"examples": 16, "steps": 2, "width": None},
     "square": {"examples": 16, "queries": 5},
     "corruptions": {"kinds": ["contrast", "fog"], "severities": [3]},
     "loss_increase": {"examples": 50},

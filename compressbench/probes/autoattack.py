@@ -82,9 +82,11 @@ class Autoattack:
             yield Metric("autoattack_accuracy", None, "%", note=why)
             return
         found = share(int(standing.sum()), len(standing))
-        aimed = f"; {classes - 1} target classes instead of {TARGETS}" if classes <= TARGETS else ""
-        note = f"95 % interval {found.low:.1f} to {found.high:.1f} %{aimed}"
-        yield Metric("autoattack_accuracy", found.value, "%", n=found.n, note="; ".join([note, *told]))
+        if classes <= TARGETS:
+            told = [f"{classes - 1} target classes instead of {TARGETS}", *told]
+        yield Metric("autoattack_accuracy", found.value, "%", n=found.n, note="; ".join(told))
+        yield Metric("autoattack_low", found.low, "%", n=found.n)
+        yield Metric("autoattack_high", found.high, "%", n=found.n)
 
     def _pictures(self, bench: Bench, examples: Any) -> tuple[Tensor, Surface, float]:
         """Pixels in [0, 1] as the library wants them, what turns them into inputs, and the radius."""

@@ -184,9 +184,10 @@ def standing(
         yield Metric(f"{stem}_accuracy", metrics.percent(right), "%", n=n, group=place, note=note)
     found = share(int(worst.sum()), n)
     tried = ", ".join(words for stem, words in NAMES.items() if stem in under)
-    note = f"right under all of: {tried}; 95 % interval {found.low:.1f} to {found.high:.1f} %"
+    note = f"right under all of: {tried}"
     if settings.width is not None and found.high - found.low > settings.width:
-        note += f", wider than {settings.width:g} points" + ("" if n < count else ": these are all there are")
+        note += f"; its 95 % interval is wider than {settings.width:g} points"
+        note += "" if n < count else ": these are all images there are"
     yield Metric("worst_case_accuracy", found.value, "%", n=n, group=group, note=note)
     yield Metric("worst_case_low", found.low, "%", n=n, group=group)
     yield Metric("worst_case_high", found.high, "%", n=n, group=group)
@@ -207,10 +208,10 @@ def _right(
     if noises:
         under[NOISES] = torch.stack(list(noises.values())).all(dim=0)
         under |= {f"{NOISES}, {kind}": right for kind, right in noises.items()}
-    for name in own[0].by_gradient:
+    for name in _made_of_all(own):
         said = torch.cat([part.by_gradient[name].log_probs for part in own])
         under[name] = metrics.hits(said, labels)
-    if theirs[0].end is not None:
+    if all(part.end is not None for part in theirs):
         moved = []
         for part in theirs:
             assert part.end is not None
@@ -221,6 +222,15 @@ def _right(
     if own[0].square is not None:
         under["square"] = torch.cat([~part.square[0] for part in own if part.square])
     return {name: right for stem in NAMES for name, right in under.items() if name.partition(", ")[0] == stem}
+
+
+def _why(parts: Sequence[Attacked]) -> str:
+    """Why there is nothing by gradients; a portion of which nothing was attacked can't tell."""
+    return next((part.why for part in parts if part.why), "")
+
+
+def _made_of_all(parts: Sequence[Attacked]) -> list[str]:
+    return [name for name in parts[0].by_gradient if all(name in part.by_gradient for part in parts)]
 
 
 def _worst(own: Sequence[Attacked], under: Mapping[str, Tensor]) -> Tensor:
@@ -235,14 +245,14 @@ def _missing(
     own: Sequence[Attacked], theirs: Sequence[Attacked], settings: Robustness, classes: int
 ) -> Iterable[Metric]:
     """Metrics without a figure, and why."""
-    if own[0].why:
+    if why := _why(own):
         for name in ("fgsm", "pgd", *(["pgd_margin"] if settings.margin else [])):
-            yield Metric(f"{name}_accuracy", None, "%", note=own[0].why)
+            yield Metric(f"{name}_accuracy", None, "%", note=why)
     elif settings.margin and own[0].margin is None:
-        why = f"{settings.margin} needs more than {classes} classes"
-        yield Metric("pgd_margin_accuracy", None, "%", note=why)
-    if theirs[0].why:
-        yield Metric("pgd_transfer_accuracy", None, "%", note=f"reference: {theirs[0].why}")
+        few = f"{settings.margin} needs more than {classes} classes"
+        yield Metric("pgd_margin_accuracy", None, "%", note=few)
+    if why := _why(theirs):
+        yield Metric("pgd_transfer_accuracy", None, "%", note=f"reference: {why}")
 
 
 def _loyalties(
@@ -254,9 +264,9 @@ def _loyalties(
     from compressbench.probes.attacked import answers
 
     for name in ("fgsm", "pgd"):
-        made = [(part, part.by_gradient[name]) for part in own if name in part.by_gradient]
-        if not made:
+        if name not in _made_of_all(own):
             continue
+        made = [(part, part.by_gradient[name]) for part in own]
         said = torch.cat([bad.log_probs for _, bad in made])
         other = said if same else torch.cat([answers(reference, p, bad.images, p.clean) for p, bad in made])
         agreed, n = metrics.label_loyalty(metrics.named(said), metrics.named(other)), len(said)
@@ -271,12 +281,8 @@ def _warnings(own: Sequence[Attacked], under: Mapping[str, Tensor]) -> Iterable[
     """Signs that attacks by gradients fail, after Athalye et al. (2018) and Carlini et al. (2019), each 1 or 0."""
     import torch
 
-    if own[0].why:
-        yield _warning("zero", own[0].why, len(under["clean"]))
-        others = {k: under[k] for k in ("pgd_transfer", "square") if k in under}
-        if not others:
-            return
-        yield Metric("gradient_warning", None, "1", group="masked", note=own[0].why)
+    if why := _why(own):
+        yield _warning("zero", why, len(under["clean"]))
         return
     victims = torch.cat([part.clean for part in own])
     flat = torch.cat([part.flat for part in own if part.flat is not None])[victims]

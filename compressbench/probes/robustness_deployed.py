@@ -82,19 +82,23 @@ class RobustnessDeployed:
         theirs = of_reference(reference, attack)
         same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
         own = theirs if same else of_subject(subject, attack, theirs)
+        why = next((part.why for part in own if part.why), "")
+        transfers = all(part.end is not None for part in theirs)
         under: dict[str, list[Tensor]] = {}
         queries = []
         for part, other in zip(own, theirs, strict=True):
             (images,) = bench.task.encode(feed.take(part.rows.to(bench.device)))
             clean = scores(images)
             bad = {f"{NOISES}, {kind}": (x, part.clean) for kind, (x, _) in (part.noise or {}).items()}
-            bad |= {kind: (made.images, part.clean) for kind, made in part.by_gradient.items()}
-            if other.end is not None:
+            if not why:
+                bad |= {kind: (made.images, part.clean) for kind, made in part.by_gradient.items()}
+            if other.end is not None and transfers:
                 bad["pgd_transfer"] = other.end, other.clean
             found = {"clean": metrics.hits(clean, part.labels)}
             for kind, (made, moved) in bad.items():
                 said, there = clean.clone(), moved.nonzero().squeeze(1)
-                said[there] = scores(made[there.to(made.device)])
+                if len(there):  # runtimes take no batch of nothing
+                    said[there] = scores(made[there.to(made.device)])
                 found[kind] = metrics.hits(said, part.labels)
             if attack.queries:
                 start, stop = bounds(attack, part.place, len(feed))
@@ -123,12 +127,11 @@ class RobustnessDeployed:
         yield from standing(whole, torch.stack(list(whole.values())).all(dim=0), attack, len(feed), name)
         if queries:
             yield queried(torch.cat(queries), attack.queries, name)
-        if own[0].why:
-            yield Metric("pgd_accuracy", None, "%", group=name, note=own[0].why)
-        else:
-            why = masked(whole)
-            n = len(whole["clean"])
-            yield Metric("gradient_warning", float(bool(why)), "1", n=n, group=f"{name}, masked", note=why)
+        if why:
+            yield Metric("pgd_accuracy", None, "%", group=name, note=why)
+            return
+        told, n = masked(whole), len(whole["clean"])
+        yield Metric("gradient_warning", float(bool(told)), "1", n=n, group=f"{name}, masked", note=told)
 
 
 def scores_of(lowered: Lowered) -> Callable[[Tensor], Tensor]:
