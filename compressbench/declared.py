@@ -24,7 +24,8 @@ SHARES = frozenset(
         "pgd_transfer_accuracy", "square_accuracy", "shifted_top1", "simulated_top1", "deployed_top1",
         "deployed_agreement", "exit_top1", "exits_top1", "last_top1", "random_top1", "oracle_top1",
         "population_top1", "modal_disagreement", "modal_ties", "exemplar_share", "exemplar_ties", "exemplar_null",
-        "reference_on_exemplars", "reference_elsewhere", "subject_on_exemplars", "subject_elsewhere", "changed", "right_to_wrong", "wrong_to_right",
+        "reference_on_exemplars", "reference_elsewhere", "subject_on_exemplars", "subject_elsewhere",
+        "changed", "right_to_wrong", "wrong_to_right",
         "wrong_to_another", "top5_overlap", "coverage", "error_answered", "floor_loyalty", "attacked_top1",
         "attacked_loyalty",
     }

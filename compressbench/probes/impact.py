@@ -22,7 +22,7 @@ WHOLE = ("impacted_classes", "impacted_down", "impacted_up", "impacted_holm", "i
 
 @dataclass(frozen=True)
 class Impact:
-    """Welch's test by class after each population's mean accuracy was taken off, raw and corrected, and what chance gives.
+    """Welch's test by class after each population's mean accuracy was taken off, raw and corrected, beside chance.
 
     Chance is measured: halves of the reference population against each other.
 
@@ -104,7 +104,7 @@ def _null(family: Family, hits: Sequence[int], how: Impact, nets: int, tested: i
         return Metric("impacted_null", None, "1", n=tested, group=family.place, note=note)
     mean = statistics.fmean(hits)
     ways = f"{len(hits)} splits of the {nets} reference nets into halves" if len(hits) > 1 else "one split"
-    note = f"{min(hits)} to {max(hits)} in {ways}; {100 * mean / tested:.1f} % of tests, where alpha is {100 * how.alpha:g} %"
+    note = f"{min(hits)} to {max(hits)} in {ways}; {100 * mean / tested:.1f} % of tests, alpha {100 * how.alpha:g} %"
     return Metric("impacted_null", mean, "1", n=tested, group=family.place, note=note)
 
 
