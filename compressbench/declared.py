@@ -30,6 +30,8 @@ SHARES = frozenset(
         "natural_adversarial_top1", "natural_adversarial_clean_top1", "selective_top1", "error_above",
         "ece_tempered", "unlabelled_label_loyalty", "population_label_loyalty", "floor_label_loyalty",
         "floor_label_loyalty_low", "floor_label_loyalty_high", "autoattack_low", "autoattack_high",
+        "exemplar_share", "exemplar_ties", "exemplar_null", "reference_on_exemplars", "reference_elsewhere",
+        "subject_on_exemplars", "subject_elsewhere",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -192,6 +194,27 @@ METRICS: Mapping[str, Declared] = {
     "population_top1_sd": Declared("Top-1, spread", "points"),
     "modal_disagreement": Declared("Modal label differs", "%", -1),
     "modal_ties": Declared("Ties", "%"),
+    # impact, exemplars
+    "impact": Declared("Impact", "points", 1),
+    "impact_p": Declared("p", "1"),
+    "impact_p_holm": Declared("p, Holm", "1"),
+    "impact_p_bh": Declared("p, Benjamini-Hochberg", "1"),
+    "impacted_classes": Declared("Affected", "1", -1),
+    "impacted_down": Declared("Affected, down", "1", -1),
+    "impacted_up": Declared("Affected, up", "1"),
+    "impacted_holm": Declared("Affected, Holm", "1", -1),
+    "impacted_bh": Declared("Affected, Benjamini-Hochberg", "1", -1),
+    "impacted_null": Declared("Affected by chance", "1"),
+    "detectable_impact": Declared("Seen from", "points", -1),
+    "exemplar_share": Declared("Exemplars", "%", -1),
+    "exemplar_count": Declared("Exemplars, number", "1", -1),
+    "exemplar_ties": Declared("Exemplars by ties", "%"),
+    "exemplar_null": Declared("Exemplars by chance", "%"),
+    "reference_on_exemplars": Declared("Dense on exemplars", "%"),
+    "reference_elsewhere": Declared("Dense elsewhere", "%"),
+    "subject_on_exemplars": Declared("Compressed on exemplars", "%"),
+    "subject_elsewhere": Declared("Compressed elsewhere", "%"),
+    "taxicab_mean": Declared("Taxicab, mean", "1", -1),
     "exemplar": Declared("Exemplar", "1"),
     "forgotten_example": Declared("Forgotten", "1"),
     # robustness, square, shifted
