@@ -25,7 +25,7 @@ SHARES = frozenset(
         "deployed_agreement", "exit_top1", "exits_top1", "last_top1", "random_top1", "oracle_top1",
         "population_top1", "modal_disagreement", "modal_ties", "changed", "right_to_wrong", "wrong_to_right",
         "wrong_to_another", "top5_overlap", "coverage", "error_answered", "floor_loyalty", "attacked_top1",
-        "attacked_loyalty",
+        "attacked_loyalty", "group_training_share", "group_error", "group_fpr", "group_fnr",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -135,6 +135,17 @@ def _ratios(name: str, title: str) -> Mapping[str, Declared]:
     }
 
 
+def _by_subgroup(name: str, title: str) -> Mapping[str, Declared]:
+    """A rate of sub-groups, its spread over nets, and its normalised change with the ends of its 95 % interval."""
+    return {
+        name: Declared(title, "%", -1),
+        f"{name}_sd": Declared(f"{title}, spread", "points"),
+        f"{name}_change": Declared(f"{title}, normalised change", "%", -1),
+        f"{name}_change_low": Declared(f"{title}, change, at least", "%", -1),
+        f"{name}_change_high": Declared(f"{title}, change, at most", "%", -1),
+    }
+
+
 def _rescaled(found: Mapping[str, Declared]) -> Mapping[str, Declared]:
     """Metrics of a place in weight space, and of the same function with weights rescaled around each ReLU."""
     more = {f"{n}_rescaled": Declared(f"{d.title}, rescaled", d.unit, d.better) for n, d in found.items()}
@@ -165,6 +176,11 @@ METRICS: Mapping[str, Declared] = {
     "modal_ties": Declared("Ties", "%"),
     "exemplar": Declared("Exemplar", "1"),
     "forgotten_example": Declared("Forgotten", "1"),
+    # subgroups
+    "group_training_share": Declared("Share in training", "%"),
+    **_by_subgroup("group_error", "Error"),
+    **_by_subgroup("group_fpr", "False positives"),
+    **_by_subgroup("group_fnr", "False negatives"),
     # robustness, square, shifted
     "clean_accuracy": Declared("Clean", "%", 1),
     "fgsm_accuracy": Declared("FGSM", "%", 1),
