@@ -47,16 +47,17 @@ def _fraction(x: float, a: float, b: float, most: int = 10_000) -> float:
     return found
 
 
-def within_t(t: float, freedom: int) -> float:
+def within_t(t: float, freedom: float) -> float:
     """P(-t < T < t) of Student's t with so many degrees of freedom."""
-    return 1 - _beyond_t(t, freedom)
+    return 1 - beyond_t(t, freedom)
 
 
-def _beyond_t(t: float, freedom: int) -> float:
+def beyond_t(t: float, freedom: float) -> float:
+    """P(T < -t or T > t) of Student's t, exact where it is tiny; degrees of freedom needn't be whole."""
     return beta_share(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
-def t_quantile(level: float, freedom: int) -> float:
+def t_quantile(level: float, freedom: float) -> float:
     """How many standard errors a two-sided interval reaches to each side by Student's t with so many degrees of freedom.
 
     Raises:
@@ -66,11 +67,11 @@ def t_quantile(level: float, freedom: int) -> float:
         raise ValueError("an interval of a mean needs two values or more")
     low, high = 0.0, normal_quantile(level)
     outside = 1 - level
-    while _beyond_t(high, freedom) > outside:
+    while beyond_t(high, freedom) > outside:
         low, high = high, 2 * high
     for _ in range(200):
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        low, high = (middle, high) if _beyond_t(middle, freedom) > outside else (low, middle)
+        low, high = (middle, high) if beyond_t(middle, freedom) > outside else (low, middle)
     return (low + high) / 2

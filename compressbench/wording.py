@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 LONGEST = 100
+NUMBERS = "are no numbers (NaN)"
+"""What is said of answers that are none."""
+NO_FIGURE = "no figure: "
+"""Begins a note that says why nothing could be measured."""
 
 
 def counted(count: float, noun: str, plural: str = "") -> str:

@@ -23,6 +23,7 @@ from compressbench.hardware.target import Lowered, Timing
 from compressbench.hardware.torch_cpu import TorchCPU, time_in_turns
 from compressbench.hardware.turns import (
     in_turns,
+    is_disturbed,
     others,
     processor_seconds,
     ratio,
@@ -32,7 +33,7 @@ from compressbench.hardware.turns import (
 from compressbench.models.draw import drawn
 from compressbench.probes.cost import DENSE, Cost
 from compressbench.probes.deployed import Deployed
-from compressbench.probes.speedups import is_disturbed, speedup
+from compressbench.probes.speedups import speedup
 from compressbench.probes.targets import Targets
 from compressbench.records import Metric
 from compressbench.report import speed

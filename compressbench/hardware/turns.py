@@ -21,6 +21,11 @@ STAT = Path("/proc/stat")
 T = TypeVar("T")
 
 
+def is_disturbed(note: str) -> bool:
+    """Whether a figure's note says that others disturbed it."""
+    return OTHERS in note
+
+
 @dataclass(frozen=True)
 class Turns:
     """What one of several took, turn by turn; a turn is a few calls.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from compressbench.probes.answered import NUMBERS
 from compressbench.records import Metric
+from compressbench.wording import NUMBERS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,12 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compressbench.records import Metric
+from compressbench.wording import NO_FIGURE, NUMBERS
 
 if TYPE_CHECKING:
     from compressbench.views import View
-
-NUMBERS = "are no numbers (NaN)"
-NO_FIGURE = "no figure: "
 
 
 def answered(metrics: Iterable[Metric], **views: View) -> Iterator[Metric]:

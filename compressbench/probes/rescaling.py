@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.probes.answered import NUMBERS
 from compressbench.records import Metric
 from compressbench.specs import Positive, Share, within
+from compressbench.wording import NUMBERS
 
 if TYPE_CHECKING:
     from torch import Tensor

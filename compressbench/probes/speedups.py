@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from compressbench.hardware.target import Timing
-from compressbench.hardware.turns import OTHERS, ratio
+from compressbench.hardware.turns import is_disturbed, ratio
 from compressbench.records import Metric
 
 SIMULATED = "no speed: rounding is simulated here; deploy it (probe deployed) to time it"
@@ -36,11 +36,6 @@ def speedup(
     yield Metric(name, found.median, "x", basis, n=n, group=group, note=_joined(note, unseen))
     for end, value in (("low", found.low), ("high", found.high)):
         yield Metric(f"{stem}_{end}_b{subject.batch}", value, "x", basis, n=n, group=group, note=unseen)
-
-
-def is_disturbed(note: str) -> bool:
-    """Whether a figure's note says that others disturbed it."""
-    return OTHERS in note
 
 
 def _joined(*notes: str) -> str:

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 
-from compressbench.probes.answered import NO_FIGURE, NUMBERS
 from compressbench.records import Record
 from compressbench.report.chance import at_chance_in_words, unseen
 from compressbench.report.numbers import (
@@ -53,6 +52,7 @@ from compressbench.report.speed import (
 )
 from compressbench.report.varied import axis_of
 from compressbench.report.wording import difference_unit, title_of
+from compressbench.wording import NO_FIGURE, NUMBERS
 
 NAMED = 8
 NO_ACCURACY = "There are no accuracy records."

@@ -14,7 +14,8 @@ from compressbench import specs
 from compressbench.bench import Bench, Progress, Silent
 from compressbench.declared import is_timing
 from compressbench.errors import Diverged, Incomplete, UserError
-from compressbench.probes.speedups import is_disturbed
+from compressbench.hardware.turns import is_disturbed
+from compressbench.paths import given_path
 from compressbench.records import Metric, Record
 from compressbench.runs import provenance
 from compressbench.runs.plan import FLOOR, Context, Measure, Node, Plan, lineage
@@ -28,7 +29,7 @@ from compressbench.runs.predictions import (
 )
 from compressbench.specs import trust
 from compressbench.specs.trust import IN_A_STATE, as_first_named, check_target
-from compressbench.store import Damaged, Store, digest
+from compressbench.store import Damaged, Store, digest, file_digest
 from compressbench.wording import counted
 
 if TYPE_CHECKING:
@@ -760,8 +761,20 @@ class Executor:
                 "context": self.setting.context.digest(),
                 "seed": self.setting.columns.seed,
                 "target": as_first_named(self.setting.target),
+                **self._files_of(probe),
             }
         )
+
+    def _files_of(self, probe: str) -> dict[str, list[str]]:
+        """The content of what a probe reads beside the data set; nothing where it reads nothing."""
+        if not hasattr(self._kind(probe), "files"):
+            return {}
+        where = f"evaluation.probes.{probe}"
+        paths = specs.build(self.setting.probe(probe), where).files()
+        try:
+            return {"files": [file_digest(given_path(p, where)) for p in paths]} if paths else {}
+        except OSError as error:
+            raise UserError(f"{where}: can't read {error.filename}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
