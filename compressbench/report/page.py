@@ -31,6 +31,7 @@ from compressbench.report.sections import (
     quality,
     relations,
     robustness,
+    subgroups,
     targets,
 )
 
@@ -44,6 +45,7 @@ ORDER = (
     populations.section,
     connectivity.section,
     forgetting.section,
+    subgroups.section,
     relations.section,
     quality.section,
     robustness.section,
