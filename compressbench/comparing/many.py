@@ -1,6 +1,6 @@
 """What many nets forget together: classes that pay more than others, and examples that they answer otherwise.
 
-Definitions: Hooker, Courville, Clark, Dauphin, Frome 2019 (arXiv 1911.05248, gen_tstatistic.py and aggregate_predictions.py)
+Definitions: Hooker, Courville, Clark, Dauphin, Frome 2019 (arXiv 1911.05248, gen_tstatistic.py, aggregate_predictions.py)
 and Hooker, Moorosi, Clark, Bengio, Denton 2020 (arXiv 2010.03058). A *population* is (members, n) labels, -1 for none.
 """
 
@@ -61,9 +61,10 @@ class Welch:
 def welch(one: Floats, other: Floats) -> Welch:
     """Whether the means of columns differ, variances not taken to be equal (Welch, Biometrika 1947).
 
-    Where neither population varies beyond rounding Welch's test isn't defined. Then p is 1 where they are equal, and where
-    they differ what a test by exchanging members gives: of all ways to deal the members out only the one found (of equal
-    sizes its mirror image too) is as extreme. So p is 2 / C(2K, K) of K and K members: a third at K = 2, 7e-7 at K = 12.
+    Where neither population varies beyond rounding Welch's test isn't defined. Then p is 1 where they are equal; where
+    they differ it is what a test by exchanging members gives: of all ways to deal the members out only the one found,
+    and of equal sizes its mirror image, is as extreme. So p is 2 / C(2K, K) of K and K members: a third at K = 2, 7e-7
+    at K = 12.
 
     Args:
         one, other: (members, m) and (members, m) values.
@@ -125,7 +126,7 @@ class Impact:
             points. Below 0 a group paid more than the average, above 0 less.
         p: of Welch's test of it.
         holm, bh: corrected for the number of groups, after Holm, and after Benjamini and Hochberg.
-        detectable: points; the smallest change that p <= alpha finds with a power of 80 % in a group of the median spread.
+        detectable: points; the smallest change found with a power of 80 %, uncorrected, in a group of the median spread.
     """
 
     change: Floats
@@ -161,7 +162,7 @@ def impact(
 
 
 def halves(members: int, most: int = SPLITS, seed: int = 0) -> tuple[tuple[Ints, Ints], ...]:
-    """Ways to split members into two halves: all of them, or ``most`` of them by chance; of an odd number one is smaller."""
+    """Ways to split members into two halves, all or ``most`` by chance; of an odd number the first is the smaller."""
     half = members // 2
     mirrored = members % 2 == 0  # then each way would come twice
     ways = math.comb(members, half) // (2 if mirrored else 1)
@@ -191,8 +192,8 @@ def null_hits(
 ) -> tuple[int, ...]:
     """How many groups have p <= alpha, uncorrected, between halves of one population: one number a split.
 
-    Where nothing is true ``alpha`` of the groups have it. Halves have half the members, and splits share these. Empty below
-    four members, of which a half has no spread.
+    Where nothing is true ``alpha`` of the groups have it. Halves have half the members, and splits share these. Empty
+    below four members, of which a half has no spread.
 
     Args:
         found: (members, groups) recalls.
@@ -216,8 +217,8 @@ def detectable(
 ) -> float:
     """The smallest difference of means that Welch's test finds with ``power``, in a group of the median spread.
 
-    By the noncentral t distribution with Welch's degrees of freedom; in the unit of the standard deviations, NaN where there
-    is no spread at all.
+    By the noncentral t distribution with Welch's degrees of freedom; in the unit of the standard deviations, NaN where
+    there is no spread at all.
 
     Args:
         one_sd, other_sd: (groups,) sample standard deviations; NaN is left out.
@@ -246,11 +247,11 @@ def _shift(freedom: float, alpha: float, power: float) -> float:
 def power_of(shift: float, freedom: float, critical: float) -> float:
     """P(abs(T) > critical) of the noncentral t with this noncentrality: a normal over a chi, integrated over the chi."""
     scale = math.sqrt(2 / freedom)
-    points = np.linspace(max(1e-9, 1 - 9 * scale), 1 + 9 * scale, 801)
-    half = freedom / 2
-    # density of sqrt(chi squared / freedom)
-    log = math.log(2) + half * math.log(half) - math.lgamma(half)
-    weights = np.exp(log + (freedom - 1) * np.log(points) - half * points**2)
+    lowest = math.log(1 - 9 * scale) if 9 * scale < 0.5 else -18.0
+    logs = np.linspace(lowest, math.log(1 + 9 * scale), 1601)
+    points = np.exp(logs)
+    # density of sqrt(chi squared / freedom) over its logarithm, but for a constant
+    weights = np.exp(freedom * (logs - points**2 / 2 + 0.5))
     normal = NormalDist().cdf
     beyond = np.array([normal(shift - critical * s) + normal(-shift - critical * s) for s in points])
     return float((weights * beyond).sum() / weights.sum())
@@ -276,8 +277,8 @@ def votes(labels: Ints, classes: int) -> Ints:
 def modal(found: Ints) -> tuple[Ints, Bools]:
     """(n,) the most frequent label of each example, and (n,) whether another is as frequent; of ``votes``.
 
-    Of equally frequent labels the highest is taken, as in the authors' code. No label is never the most frequent: -1 where
-    no member gave one.
+    Of equally frequent labels the highest is taken, as in the authors' code. No label is never the most frequent: -1
+    where no member gave one.
     """
     known = found[:, :-1]
     most = known.max(axis=1)

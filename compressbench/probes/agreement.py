@@ -58,15 +58,10 @@ def modal(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """
     import torch
 
-    count = labels.shape[1]
-    votes = torch.zeros(count, classes + 1, dtype=torch.int32)
-    for row in labels:
-        votes[torch.arange(count), row] += 1  # -1 is the last column
-    votes = votes[:, :classes]
-    most = votes.amax(dim=1)
-    leading = (votes == most.unsqueeze(1)) & (most > 0).unsqueeze(1)
-    highest = classes - 1 - leading.flip(1).int().argmax(dim=1)
-    return highest.masked_fill(most == 0, -1), leading.sum(dim=1) > 1
+    from compressbench.comparing import many
+
+    highest, tied = many.modal(many.votes(labels.numpy(), classes))
+    return torch.from_numpy(highest), torch.from_numpy(tied)
 
 
 def _accuracy(labels: Tensor, bench: Bench) -> Iterable[Metric]:

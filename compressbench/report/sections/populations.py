@@ -17,6 +17,8 @@ from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, spread
 PROBE = "agreement"
 MEAN, SD = "population_", "_sd"
 """How the mean of a task's main metric begins, and its spread ends."""
+ELSEWHERE = ("impact", "exemplars")
+"""Probes whose figures have a section of their own."""
 OWN = ("modal_disagreement", "modal_ties")
 MODAL = (
     "Accuracy: mean ± sample standard deviation over the nets. Modal label: the one that most nets of a population give "
@@ -35,20 +37,22 @@ def section(panel: Panel, suffix: str) -> Section:
 
 def population_tables(panel: Panel) -> list[Table]:
     """All populations with their figures for the whole, then a table for each figure that is by group."""
-    found = _populations(panel)
+    found = {k: f for k, f in populations(panel).items() if any(m[0] not in ELSEWHERE for m in f)}
     if not found:
         return []
-    labels = _labels(list(found))
+    labels = labels_of(list(found))
     figures = list(found.values())
     columns = Columns()
     columns.add("nets", "", [_count(f) for f in figures])
     columns.add("seeds", "", [_seeds(place, f) for place, f in found.items()])
-    name = next((row.metric for f in figures if (row := _mean_of(f))), "")
+    name = next((row.metric for f in figures if (row := mean_of(f))), "")
     columns.add(title_of(name), "%", [_mean(f) for f in figures])
     for metric in OWN:
         columns.add(title_of(metric), "%", [_cell(f.get((PROBE, metric, ""))) for f in figures])
     own = (*OWN, name, f"{name}{SD}")
-    others = dict.fromkeys(k for f in figures for k in f if not (k[0] == PROBE and k[1] in own))
+    others = dict.fromkeys(
+        k for f in figures for k in f if k[0] not in ELSEWHERE and not (k[0] == PROBE and k[1] in own)
+    )
     for probe, metric, group in others:
         if not group:
             cells = [_cell(f.get((probe, metric, group))) for f in figures]
@@ -73,13 +77,11 @@ def _table(
     figures: Sequence[Figures],
     notes: list[str],
 ) -> Table:
-    rows = tuple(
-        Row(label, columns.row(k), reference=_is_first(figures[k])) for k, label in enumerate(labels)
-    )
+    rows = tuple(Row(label, columns.row(k), reference=is_first(figures[k])) for k, label in enumerate(labels))
     return Table(title, stub, tuple(columns.heads), rows, notes=tuple(notes), remarks=tuple(columns.remarks))
 
 
-def _populations(panel: Panel) -> dict[Place, Figures]:
+def populations(panel: Panel) -> dict[Place, Figures]:
     """Figures of each population: those of one name but of other runs or nets stay apart, never averaged."""
     found: dict[Place, dict[tuple[str, str, str], Record]] = {}
     for row in panel.populations:
@@ -90,7 +92,7 @@ def _populations(panel: Panel) -> dict[Place, Figures]:
     return dict(found)
 
 
-def _labels(places: Sequence[Place]) -> list[str]:
+def labels_of(places: Sequence[Place]) -> list[str]:
     """What each population is called: by its recipe and its run's seed where there are several."""
     recipes, seeds = ({p[k] for p in places} for k in (0, 2))
     return [
@@ -106,7 +108,7 @@ def _notes(found: Mapping[Place, Figures]) -> list[str]:
     notes = [f"{MODAL} {examples} test examples." if examples else MODAL]
     spans: dict[tuple[str, str], list[range]] = {}
     for (recipe, series, seed, _), figures in found.items():
-        row = _mean_of(figures)
+        row = mean_of(figures)
         spans.setdefault((recipe, series), []).append(range(seed, seed + (row.n if row else 1)))
     for own in spans.values():
         ordered = sorted(own, key=lambda s: s.start)
@@ -115,24 +117,24 @@ def _notes(found: Mapping[Place, Figures]) -> list[str]:
     return notes
 
 
-def _is_first(figures: Figures) -> bool:
+def is_first(figures: Figures) -> bool:
     return any(r.key == r.reference for r in figures.values())
 
 
 def _count(figures: Figures) -> Cell:
-    row = _mean_of(figures)
+    row = mean_of(figures)
     return Cell(str(row.n)) if row else EMPTY
 
 
 def _seeds(place: Place, figures: Figures) -> Cell:
-    row = _mean_of(figures)
+    row = mean_of(figures)
     first = place[2]
     if row is None:
         return Cell(str(first))
     return Cell(f"{first}–{first + row.n - 1}" if row.n > 1 else str(first))
 
 
-def _mean_of(figures: Figures) -> Record | None:
+def mean_of(figures: Figures) -> Record | None:
     """The row of the mean over a population's nets."""
     return next(
         (r for k, r in figures.items() if k[0] == PROBE and k[1].startswith(MEAN) and not k[1].endswith(SD)),
@@ -141,7 +143,7 @@ def _mean_of(figures: Figures) -> Record | None:
 
 
 def _mean(figures: Figures) -> Cell:
-    row = _mean_of(figures)
+    row = mean_of(figures)
     if row is None:
         return EMPTY
     sd = figures.get((PROBE, f"{row.metric}{SD}", ""))
