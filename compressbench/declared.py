@@ -31,7 +31,8 @@ SHARES = frozenset(
         "ece_tempered", "unlabelled_label_loyalty", "population_label_loyalty", "floor_label_loyalty",
         "floor_label_loyalty_low", "floor_label_loyalty_high", "autoattack_low", "autoattack_high",
         "exemplar_share", "exemplar_ties", "exemplar_null", "reference_on_exemplars", "reference_elsewhere",
-        "subject_on_exemplars", "subject_elsewhere",
+        "subject_on_exemplars", "subject_elsewhere", "group_training_share", "group_error", "group_fpr",
+        "group_fnr",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -149,6 +150,12 @@ def _spread_of(name: str, title: str) -> Mapping[str, Declared]:
         f"{name}_sd": Declared(f"{title}, spread", "points"),
         f"{name}_low": Declared(f"{title}, lowest", "%", 1),
         f"{name}_high": Declared(f"{title}, highest", "%", 1),
+def _by_subgroup(name: str, title: str) -> Mapping[str, Declared]:
+    """A rate of sub-groups, its spread over nets, and its normalised change with the ends of its 95 % interval."""
+        name: Declared(title, "%", -1),
+        f"{name}_change": Declared(f"{title}, normalised change", "%", -1),
+        f"{name}_change_low": Declared(f"{title}, change, at least", "%", -1),
+        f"{name}_change_high": Declared(f"{title}, change, at most", "%", -1),
     }
 
 
@@ -217,6 +224,11 @@ METRICS: Mapping[str, Declared] = {
     "taxicab_mean": Declared("Taxicab, mean", "1", -1),
     "exemplar": Declared("Exemplar", "1"),
     "forgotten_example": Declared("Forgotten", "1"),
+    # subgroups
+    "group_training_share": Declared("Share in training", "%"),
+    **_by_subgroup("group_error", "Error"),
+    **_by_subgroup("group_fpr", "False positives"),
+    **_by_subgroup("group_fnr", "False negatives"),
     # robustness, square, shifted
     "clean_accuracy": Declared("Clean", "%", 1),
     "fgsm_accuracy": Declared("FGSM", "%", 1),

@@ -73,6 +73,12 @@ def _parser() -> Parser:
         metavar="DATA",
         help="a folder of pictures, .npz or .npy, or dataset=NAME and further overrides",
     )
+    add(
+        "--attributes",
+        type=a_path,
+        metavar="FILE",
+        help="sub-groups of a folder's pictures: CSV, path and attributes",
+    )
     add("--no-labels", action="store_true", help="compare without labels, though the data has some")
     add("--limit", type=count, metavar="N", help="examples at most, as many of each class as its share is")
     add("--classes", metavar="MAP", help="which output each class is: a JSON, CSV or text file, or imagenet")
@@ -142,6 +148,7 @@ def _wishes(args: argparse.Namespace, outputs: Path) -> Wishes:
     return Wishes(
         data=args.data,
         labelled=not args.no_labels,
+        attributes=args.attributes,
         limit=args.limit,
         classes=args.classes,
         given=Given(output=args.output, answers=args.answers, model=model, trust=trust),

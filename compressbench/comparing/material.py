@@ -29,6 +29,8 @@ from compressbench.comparing.sources import (
     source_of,
     stored,
 )
+from compressbench.data.attributes import read_attributes
+from compressbench.data.folder import SUFFIXES
 from compressbench.data.splits import pick, seats
 from compressbench.errors import UserError, nearest
 from compressbench.seeds import derive_seed
@@ -246,6 +248,32 @@ def of_folder(path: Path, labelled: bool = True) -> Material:
         source=Folder(base, tuple(paths)),
         rows=np.arange(len(paths)),
     )
+
+
+def attributed(material: Material, root: Path, file: Path) -> Material:
+    """A folder's pictures with the sub-groups that a CSV file says: ``path`` below ``root``, and a column an attribute.
+
+    Args:
+        root: the folder that was given; where its test part is compared, rows of its other parts are passed over.
+
+    Raises:
+        UserError: these are no pictures of a folder, or see ``data.attributes.read_attributes``.
+    """
+    if not isinstance(material.source, Folder):
+        raise UserError(
+            f"--attributes {file}: goes with a folder of pictures; arrays and data sets bring their own columns"
+        )
+    own = [path.relative_to(root).as_posix() for path in material.source.paths]
+    others = [root / name for name in SPLITS if root / name != material.source.base]
+    beside = (
+        path.relative_to(root).as_posix()
+        for folder in ([] if material.source.base == root else others)
+        if folder.is_dir()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+    )
+    groups = _groups(read_attributes(file, own, "--attributes", beside), material.n)
+    return replace(material, groups={**material.groups, **groups})
 
 
 def _only_splits(path: Path) -> bool:

@@ -25,6 +25,7 @@ from compressbench.comparing.oddities import Finding, varying
 from compressbench.conducting import further
 from compressbench.conducting.wishes import Wishes
 from compressbench.errors import UserError
+from compressbench.paths import given_path
 from compressbench.runs import provenance
 from compressbench.showing.account import Account, Fragility, Layers, Provenance
 
@@ -158,8 +159,15 @@ def _read(reference: Named, others: Sequence[Named], wishes: Wishes) -> tuple[Ma
 
     def data(inputs: Sequence[str] = ()) -> Material:
         assert wishes.data is not None
-        return material.read(wishes.data, inputs, wishes.labelled, trust.prefixes, wishes.config_dir)
+        found = material.read(wishes.data, inputs, wishes.labelled, trust.prefixes, wishes.config_dir)
+        if wishes.attributes is None:
+            return found
+        words = [wishes.data] if isinstance(wishes.data, str | Path) else wishes.data
+        file = given_path(wishes.attributes, "--attributes")
+        return material.attributed(found, Path(words[0]).expanduser(), file)
 
+    if wishes.attributes is not None and wishes.data is None:
+        raise UserError("--attributes: goes with a folder of pictures, --data FOLDER")
     facts = data() if wishes.data is not None and _is_dataset(wishes.data) else None
     given = wishes.given
     if facts is not None:

@@ -19,6 +19,7 @@ class Wishes:
     Attributes:
         data: as ``material.read`` takes it; None where files of predictions hold their own labels.
         labelled: whether labels are wanted.
+        attributes: a CSV file of sub-groups beside a folder of pictures; None: none.
         limit: examples at most, stratified; None: all.
         classes: maps the data's classes to outputs, see ``material.mapped``; None: they are alike.
         given: of the artefacts: output, kind of answers, model of a checkpoint, trust.
@@ -35,6 +36,7 @@ class Wishes:
 
     data: str | Path | Sequence[str] | None = None
     labelled: bool = True
+    attributes: str | Path | None = None
     limit: int | None = None
     classes: str | None = None
     given: Given = field(default_factory=Given)

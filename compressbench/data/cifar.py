@@ -137,7 +137,8 @@ def cifar100(data_dir: str, labels: str = "fine") -> Raw:
     """CIFAR-100 (Krizhevsky 2009), 50,000 + 10,000, (3, 32, 32), from ``data_dir/cifar-100-python``.
 
     Args:
-        labels: ``fine`` (100 classes) or ``coarse`` (20 superclasses). The other one is kept as an attribute.
+        labels: ``fine`` (100 classes) or ``coarse`` (20 superclasses). The other one is kept as an attribute,
+            by name.
 
     Raises:
         UserError: a file is missing, truncated or altered, or ``labels`` is something else.
@@ -148,13 +149,14 @@ def cifar100(data_dir: str, labels: str = "fine") -> Raw:
     published = PUBLISHED["cifar100"]
     files = {name: unpack(data, name) for name, data in published.read(data_dir)}
     classes = tuple(files["meta"][f"{labels}_label_names"])
+    others = np.array(files["meta"][f"{other}_label_names"])
     return Raw(
         train=_split([files["train"]], f"{labels}_labels"),
         test=_split([files["test"]], f"{labels}_labels"),
         classes=classes,
         licence=published.licence,
         attributes={
-            name: {other: np.asarray(files[name][f"{other}_labels"], dtype=np.int64)}
+            name: {other: others[np.asarray(files[name][f"{other}_labels"], dtype=np.int64)]}
             for name in ("train", "test")
         },
     )

@@ -13,7 +13,7 @@ from compressbench.data.dataset import Raw, Split
 from compressbench.data.examples import Examples
 from compressbench.data.splits import allocate, pick
 from compressbench.errors import UserError
-from compressbench.paths import given_path, resolved
+from compressbench.paths import check_inside, given_path, resolved
 from compressbench.tasks.images.classification import IMAGES
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def image_folder(
     licence: str = "the user's own",
     labels: Mapping[str, int] | None = None,
     outputs: int | None = None,
+    attributes: str | None = None,
 ) -> Raw:
     """Pictures from ``root/train/CLASS/*`` and ``root/test/CLASS/*``, or from ``root/CLASS/*``.
 
@@ -52,11 +53,12 @@ def image_folder(
         split_seed: which examples these are.
         labels: where the net's outputs for the folders are, ``{folder: place}``, for a net that knows more classes.
         outputs: how many it has; the others are called by their number.
+        attributes: a CSV file below ``root``: ``path`` (of a picture below ``root``) and a column an attribute.
 
     Raises:
         UserError: a setting is out of range, the folders don't fit, a picture can't be read or lies outside.
     """
-    raw = _raw(root, size, channels, test_fraction, split_seed, licence)
+    raw = _raw(root, size, channels, test_fraction, split_seed, licence, attributes)
     return raw if labels is None and outputs is None else _placed(raw, labels or {}, outputs)
 
 
@@ -67,6 +69,7 @@ def _raw(
     test_fraction: float | None,
     split_seed: int,
     licence: str,
+    attributes: str | None,
 ) -> Raw:
     shape = _shape(size)
     if channels not in (1, 3):
@@ -88,7 +91,8 @@ def _raw(
         train, test = (_read(base, listings[name], shape, channels) for name in ("train", "test"))
         if train[IMAGES].shape[1:] != test[IMAGES].shape[1:]:
             raise UserError(f"image_folder: {base}: train and test differ in size; set size: [height, width]")
-        return Raw(train, test, tuple(train_classes), licence)
+        known = {} if attributes is None else _known(base, listings, attributes)
+        return Raw(train, test, tuple(train_classes), licence, known)
     if folders:
         raise UserError(f"image_folder: {base} has {next(iter(folders))} but not both of train and test")
     if test_fraction is None:
@@ -104,9 +108,43 @@ def _raw(
     held = min(max(round(test_fraction * len(whole)), len(counts)), len(whole) - len(counts))
     shares = allocate(counts, held, np.ones_like(counts), counts - 1)
     test_rows = pick(whole.labels, shares, np.random.RandomState(split_seed))
+    train_rows = np.setdiff1d(whole.rows, test_rows)
+    known = {} if attributes is None else _known(base, {"": listing}, attributes)[""]
+    parts = {"train": train_rows, "test": test_rows}
     return Raw(
-        whole.take(np.setdiff1d(whole.rows, test_rows)), whole.take(test_rows), tuple(listing), licence
+        whole.take(train_rows),
+        whole.take(test_rows),
+        tuple(listing),
+        licence,
+        {
+            part: {name: column[rows] for name, column in known.items()}
+            for part, rows in parts.items()
+            if known
+        },
     )
+
+
+def _known(
+    base: Path, listings: Mapping[str, Mapping[str, Sequence[Path]]], attributes: str
+) -> dict[str, dict[str, np.ndarray]]:
+    """Of each listing its pictures' attributes, from one file below ``base``."""
+    from compressbench.data.attributes import read_attributes
+
+    where = "image_folder: attributes"
+    check_inside(attributes, where)
+    file = base / attributes
+    if not resolved(file, where).is_relative_to(resolved(base, where)):
+        raise UserError(f"{where}: {file} leads outside {base}")
+    paths = {
+        part: [p.relative_to(base).as_posix() for own in listing.values() for p in own]
+        for part, listing in listings.items()
+    }
+    table = read_attributes(file, [p for own in paths.values() for p in own], where)
+    found, start = {}, 0
+    for part, own in paths.items():
+        found[part] = {name: column[start : start + len(own)] for name, column in table.items()}
+        start += len(own)
+    return found
 
 
 def _placed(raw: Raw, labels: Mapping[str, int], outputs: int | None) -> Raw:

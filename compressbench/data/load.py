@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressbench import specs
+from compressbench.data.coarse import Tail, coarse_of, merged, place_of, tail_of, tailed
 from compressbench.data.dataset import Dataset, Raw, fingerprint, grouped
 from compressbench.data.examples import LABELS, PREFIX, Examples, Ragged
 from compressbench.data.splits import allocate, long_tail, pick
@@ -36,6 +37,8 @@ KEYS = (
     "subset_seed",
     "imbalance",
     "cut",
+    "coarse",
+    "tail",
     "validation",
     "augment",
     "normalise",
@@ -48,7 +51,8 @@ def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
 
     In this order: ``train_size`` and ``test_size`` draw a stratified subset; ``validation`` (a count, or a
     share below 1) is held out of train, stratified; ``imbalance`` thins what is left of train, and only that,
-    to an exponential long tail; ``cut`` leaves single classes of it so many examples. All draws come from
+    to an exponential long tail; ``cut`` leaves single classes of it so many examples; ``tail`` thins the
+    sub-groups inside of each class. Before all of that ``coarse`` merges classes. All draws come from
     ``subset_seed``. Mean and std are those of the resulting train split, or what ``normalise`` says, as a
     net with published weights wants it. A split that its source sorts by class is mixed, always in the same
     way, so that its first n examples are no single class; ``Examples.rows`` says where each example came
@@ -119,6 +123,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         **sizes,
         "imbalance": imbalance,
         "cut": _cuts(config.get("cut")),
+        "coarse": coarse_of(config.get("coarse")),
+        "tail": tail_of(config.get("tail")),
         "validation": validation,
         "seed": seed,
     }
@@ -241,9 +247,12 @@ def _prepare(
     test_size: int | None,
     imbalance: float | None,
     cut: Mapping[str, int],
+    coarse: Mapping[str, tuple[Any, ...]],
+    tail: Tail | None,
     validation: float,
     seed: int,
 ) -> Dataset:
+    raw = merged(raw, coarse, name) if coarse else raw
     classes = max(1, len(raw.classes))
 
     def random(purpose: str) -> np.random.RandomState:
@@ -283,6 +292,15 @@ def _prepare(
         here = labels["train"][rows["train"]]
         sizes = _cut_sizes(cut, np.bincount(here, minlength=classes), raw.classes, name)
         rows["train"] = rows["train"][pick(here, sizes, random("cut"))]
+    if tail is not None:
+        known = raw.attributes.get("train", {})
+        if tail.by not in known:
+            raise UserError(
+                f"dataset.tail: by: {name} has no attribute {tail.by!r}; {nearest(tail.by, known)}"
+            )
+        values = _plain(known[tail.by], f"dataset {name}, train: attribute {tail.by!r}")[rows["train"]]
+        kept_rows = tailed(labels["train"][rows["train"]], values, tail, random("tail"), name)
+        rows["train"] = rows["train"][kept_rows]
 
     source = {"train": raw.train, "validation": raw.train, "test": raw.test}
     attributes = {**raw.attributes, "validation": raw.attributes.get("train", {})}
@@ -310,13 +328,7 @@ def _cut_sizes(cut: Mapping[str, int], counts: np.ndarray, classes: tuple[str, .
         raise UserError(f"dataset.cut: {name} has no classes")
     sizes, said = counts.copy(), {}
     for key, left in cut.items():
-        numbered = key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(classes)
-        if key not in classes and not numbered:
-            known = nearest(key, classes)
-            raise UserError(
-                f"dataset.cut: {name} has no class {key!r} (0 to {len(classes) - 1}, or a name); {known}"
-            )
-        place = classes.index(key) if key in classes else int(key)
+        place = place_of(key, classes, f"dataset.cut: {name} has")
         if place in said:
             raise UserError(f"dataset.cut: {said[place]!r} and {key!r} are one class of {name}")
         if left > counts[place]:

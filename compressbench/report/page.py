@@ -38,6 +38,7 @@ from compressbench.report.sections import (
     quality,
     relations,
     robustness,
+    subgroups,
     targets,
 )
 from compressbench.report.styles import styles
@@ -54,6 +55,7 @@ ORDER = (
     lost.section,
     connectivity.section,
     forgetting.section,
+    subgroups.section,
     relations.section,
     quality.section,
     loyalty.section,

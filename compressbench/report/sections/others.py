@@ -20,6 +20,7 @@ from compressbench.report.sections import (
     quality,
     relations,
     robustness,
+    subgroups,
 )
 from compressbench.report.speed import whose_end
 from compressbench.report.states import Key, columns_of, lines, readings_of, some, table_of, unit_shown
@@ -33,6 +34,7 @@ SHOWN = (
     methods.shown,
     connectivity.shown,
     forgetting.shown,
+    subgroups.shown,
     relations.shown,
     quality.shown,
     loyalty.shown,

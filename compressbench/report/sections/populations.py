@@ -11,6 +11,7 @@ from compressbench.records import Record
 from compressbench.report.numbers import MISSING, Spread, between, number
 from compressbench.report.panels import Panel
 from compressbench.report.section import Section
+from compressbench.report.sections import subgroups
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, spread_cell
 
 PROBE = "agreement"
@@ -84,6 +85,8 @@ def populations(panel: Panel) -> dict[Place, Figures]:
     """Figures of each population: those of one name but of other runs or nets stay apart, never averaged."""
     found: dict[Place, dict[tuple[str, str, str], Record]] = {}
     for row in panel.populations:
+        if row.metric in subgroups.METRICS:
+            continue  # shown by sub-group
         place = (row.recipe, row.series, row.seed, row.key)
         found.setdefault(place, {})[row.probe, row.metric, row.group] = row
     return dict(found)
