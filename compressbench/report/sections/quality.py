@@ -35,8 +35,8 @@ THRESHOLD, COVERAGE = "confidence ", "at "
 BY_GROUP = ("selective_top1", "coverage", "error_above", "coverage_change")
 ENDS = ("coverage_change_low", "coverage_change_high")
 LEAD = (
-    "Temperature: what logits are divided by so that probabilities mean what they say, fitted on the validation split alone; "
-    "above 1 a net is too sure. A user who keeps only answers above a threshold of confidence gets fewer or other "
+    "Temperature: what logits are divided by so that probabilities mean what they say, fitted on the validation split "
+    "alone; above 1 a net is too sure. A user who keeps only answers above a threshold of confidence gets fewer or other "
     "answers after compression, though accuracy may be the same."
 )
 
