@@ -82,8 +82,8 @@ def thresholds_table(panel: Panel, moment: str) -> Table | None:
     """Share that is answered at each threshold, and the error among these."""
     groups = _groups(panel, moment, THRESHOLD)
     wanted = [
-        Column(PROBE, metric, group.removeprefix(THRESHOLD), over=words, group=group)
-        for metric, words in (("coverage", "Answered from"), ("error_above", "Wrong of these from"))
+        Column(PROBE, metric, f"{words} {group.removeprefix(THRESHOLD)}", group=group)
+        for metric, words in (("coverage", "Answered from"), ("error_above", "Wrong from"))
         for group in groups
     ]
     return metric_table(panel, moment, "At thresholds of confidence", wanted, some) if wanted else None
