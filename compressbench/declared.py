@@ -27,6 +27,9 @@ SHARES = frozenset(
         "wrong_to_another", "top5_overlap", "coverage", "error_answered", "floor_loyalty", "attacked_top1",
         "attacked_loyalty", "selective_top1", "error_above", "ece_tempered", "unlabelled_label_loyalty",
         "population_label_loyalty", "floor_label_loyalty", "floor_label_loyalty_low", "floor_label_loyalty_high",
+        "noise_accuracy", "pgd_margin_accuracy", "worst_case_accuracy", "worst_case_low",
+        "worst_case_high", "autoattack_accuracy", "autoattack_low", "autoattack_high",
+        "natural_adversarial_top1", "natural_adversarial_clean_top1",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -200,6 +203,18 @@ METRICS: Mapping[str, Declared] = {
     "fgsm_probability_loyalty": Declared("FGSM P-L", "%", 1),
     "pgd_probability_loyalty": Declared("PGD P-L", "%", 1),
     "pgd_transfer_accuracy": Declared("PGD transfer", "%", 1),
+    "noise_accuracy": Declared("Noise", "%", 1),
+    "pgd_margin_accuracy": Declared("PGD, margin", "%", 1),
+    "worst_case_accuracy": Declared("Worst case", "%", 1),
+    "worst_case_low": Declared("Worst case, at least", "%", 1),
+    "worst_case_high": Declared("Worst case, at most", "%", 1),
+    "gradient_warning": Declared("Gradients mislead", "1", -1),
+    "autoattack_accuracy": Declared("AutoAttack", "%", 1),
+    "autoattack_low": Declared("AutoAttack, at least", "%", 1),
+    "autoattack_high": Declared("AutoAttack, at most", "%", 1),
+    "natural_adversarial_top1": Declared("Natural adversarial", "%", 1),
+    "natural_adversarial_clean_top1": Declared("Clean, the same classes", "%", 1),
+    "natural_adversarial_relative_change": Declared("Change relative to clean", "%", 1),
     "square_accuracy": Declared("Square", "%", 1),
     "square_queries": Declared("#Q", "queries", 1),
     "shifted_top1": Declared("Shifted top-1", "%", 1),

@@ -22,10 +22,11 @@ from compressbench.models.cheap import CheapBlock, Shift
 from compressbench.models.counting import count, of_exits
 from compressbench.models.exit_policies import within_loss
 from compressbench.models.exits import parts_of
+from compressbench.probes.attacked import Attacked
 from compressbench.probes.batching import _spent
 from compressbench.probes.exits import _classes, _controls
 from compressbench.probes.landscape import lanczos, landscape_of, random_direction, trace
-from compressbench.probes.robustness import Attacked, Robustness
+from compressbench.probes.robustness import Robustness
 from compressbench.probes.square import Square
 from compressbench.records import Records
 from compressbench.report.findings import summary
@@ -256,7 +257,7 @@ def test_images_that_are_wrong_already_are_not_attacked(place: Bench, dense: Sta
     with torch.no_grad():
         wrong = view.module(images).argmax(1) != labels
     assert 0 < int(wrong.sum()) < 64
-    for bad in (made.fgsm, made.pgd):
+    for bad in (made.fgsm.images, made.pgd.images):
         moved = (bad != images).flatten(1).any(1)
         assert not bool(moved[wrong].any())
         assert bool(moved[~wrong].all())

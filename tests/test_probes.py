@@ -31,11 +31,12 @@ from compressbench.hardware.turns import in_turns
 from compressbench.models.build import snapshot
 from compressbench.models.resnet import CifarResNet
 from compressbench.probes.accuracy import Accuracy
+from compressbench.probes.attacked import Attacked
 from compressbench.probes.compute import Compute
 from compressbench.probes.cost import DENSE, Cost
 from compressbench.probes.forgetting import Forgetting
 from compressbench.probes.loyalty import Loyalty
-from compressbench.probes.robustness import Attacked, Robustness
+from compressbench.probes.robustness import Robustness
 from compressbench.probes.structure import Structure
 from compressbench.records import Metric
 from compressbench.state import State
@@ -353,15 +354,18 @@ def test_reference_is_attacked_once_for_all_subjects(monkeypatch):
     bench = easy(bench_of())
     reference, made = net(bench), []
     make = Attacked.make
-    monkeypatch.setattr(Attacked, "make", staticmethod(lambda view, s: made.append(view) or make(view, s)))
+    monkeypatch.setattr(
+        Attacked, "make", staticmethod(lambda view, *rest: made.append(view) or make(view, *rest))
+    )
     subjects = [net(bench, keep=k) for k in (0.5, 0.3)]
     for subject in (*subjects, reference, reference):
         list(ATTACK.measure(subject, reference, bench))
-    whole = subjects[0], reference  # once with all steps, to see what transfers, and once until they fall
-    assert made == [*whole, subjects[1], reference]
+    assert made == [reference, *subjects]  # one attack tells what fell, when, and what transfers
     made.clear()
     list(replace(ATTACK, drop_fallen=False).measure(reference, reference, bench))
-    assert made == []
+    assert made == [reference]  # other settings
+    list(replace(ATTACK, drop_fallen=False).measure(subjects[0], reference, bench))
+    assert made == [reference, subjects[0]]
 
 
 def test_what_is_wrong_anyway_is_not_counted_as_standing():
@@ -604,7 +608,7 @@ def test_shipped_evaluations_compose_and_build(name):
 def test_every_probe_has_its_file_and_line():
     shipped = {p.stem for p in (CONF / "probe").glob("*.yaml")}
     folder = Path(specs.__file__).parents[1] / "probes"
-    shared = {"__init__", "answered", "landscape", "speedups"}
+    shared = {"__init__", "answered", "attacked", "landscape", "speedups"}
     assert shipped == {p.stem for p in folder.glob("*.py")} - shared
     for name in shipped:
         assert (CONF / "probe" / f"{name}.yaml").read_text().startswith(f"# {name}: ")
@@ -612,7 +616,7 @@ def test_every_probe_has_its_file_and_line():
 
 def test_planning_imports_no_torch():
     folder = Path(specs.__file__).parents[1] / "probes"
-    names = [p.stem for p in folder.glob("[a-z]*.py") if p.stem != "landscape"]
+    names = [p.stem for p in folder.glob("[a-z]*.py") if p.stem not in ("attacked", "landscape")]
     code = "import sys\n" + "".join(f"import compressbench.probes.{n}\n" for n in names)
     code += "import compressbench.hardware.torch_cpu, compressbench.hardware.torch_cuda\n"
     code += "compressbench.hardware.torch_cpu.TorchCPU()\nassert 'torch' not in sys.modules"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
@@ -13,6 +13,8 @@ from compressbench.records import Metric
 from compressbench.seeds import derive_seed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compressbench.bench import Bench
     from compressbench.views import View
 
@@ -62,28 +64,96 @@ class Square:
         yield from answered(self._measured(subject, reference, bench), subject=subject)
 
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
-        import torch
-
         from compressbench import metrics
-        from compressbench.probes.robustness import attacked_rows
-        from compressbench.tasks.images import attacks, square
         from compressbench.tasks.task import NoSurface
 
-        task, feed = bench.task, bench.feed("test")
-        surface = task.surface(bench.device)
+        surface = bench.task.surface(bench.device)
         if isinstance(surface, NoSurface):
             yield Metric("square_accuracy", None, "%", note=surface.why)
             return
-        examples = feed.take(attacked_rows(len(feed), self.examples).to(bench.device))
-        (images,), labels = task.encode(examples), examples.labels
-        scores = functools.partial(attacks.log_probs, subject.fast)
-        ball = attacks.Ball(surface, float(Fraction(str(self.eps))))
-        noise = torch.Generator().manual_seed(derive_seed(bench.seed, "square"))
-        with torch.inference_mode():
-            found = square.square(scores, images, labels, ball, self.queries, noise, self.first)
-        attacked = found.queries > 0
-        n = int(attacked.sum())
-        yield Metric("square_accuracy", metrics.percent(~found.fallen), "%", n=len(examples))
-        note = f"at most {self.queries}; of images that it got right before"
-        mean = float(found.queries[attacked].double().mean()) if n else None
-        yield Metric("square_queries", mean, "queries", n=n, note=note if n else "it got none right before")
+        radius, count = float(Fraction(str(self.eps))), len(bench.feed("test"))
+        stop = min(self.examples or count, count)
+        fallen, queries = searched(subject, radius, self.queries, self.first, 0, stop)
+        yield Metric("square_accuracy", metrics.percent(~fallen), "%", n=len(fallen))
+        yield queried(queries, self.queries)
+
+
+def queried(queries: Tensor, most: int, group: str = "") -> Metric:
+    """Mean queries of the images that were right before, of (n,) queries of all."""
+    attacked = queries > 0
+    n = int(attacked.sum())
+    note = f"at most {most}; of images that it got right before" if n else "it got none right before"
+    mean = float(queries[attacked].double().mean()) if n else None
+    return Metric("square_queries", mean, "queries", n=n, group=group, note=note)
+
+
+def attacked_rows(count: int, most: int | None) -> Tensor:
+    """Which of ``count`` examples are attacked: all, or some that are the same ones in every run and by every attack."""
+    from compressbench.data.examples import order
+
+    return order(count, derive_seed("robustness", "examples"))[:most]
+
+
+_searched: weakref.WeakKeyDictionary[View, dict[tuple[float, int, float, int, int], tuple[Tensor, Tensor]]]
+_searched = weakref.WeakKeyDictionary()
+
+
+def searched(
+    view: View, eps: float, queries: int, first: float, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
+    """(n,) bool, what fell, and (n,) int64, queries, on the CPU, in the order of attack; asked once for all probes.
+
+    Args:
+        eps: largest change of a pixel, 1.0 being the full range.
+        queries: an image at most.
+        first: share of the image that the first squares cover.
+        start, stop: from and to which image in the order of ``attacked_rows``.
+    """
+    import functools
+
+    from compressbench.tasks.images import attacks
+
+    known = _searched.setdefault(view, {})
+    key = (eps, queries, first, start, stop)
+    if key not in known:
+        rows = attacked_rows(len(view.bench.feed("test")), stop)[start:]
+        scores = functools.partial(attacks.log_probs, view.fast)
+        clean = view.log_probs[rows].to(view.bench.device)
+        known[key] = search(view, scores, rows, clean, eps, queries, first, start)
+    return known[key]
+
+
+def search(
+    view: View,
+    scores: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    clean: Tensor,
+    eps: float,
+    queries: int,
+    first: float,
+    start: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """``searched`` of test images by anything that gives scores, e.g. what a target executes for the state.
+
+    Args:
+        scores: of encoded images (n, c, h, w).
+        rows: (n,) of the test split.
+        clean: (n, classes) scores of the images as they are, on the device.
+        start: of the first of them in the order of attack, by which random numbers are drawn.
+    """
+    import torch
+
+    from compressbench.tasks.images import attacks, square
+    from compressbench.tasks.task import Surface
+
+    bench = view.bench
+    surface = bench.task.surface(bench.device)
+    assert isinstance(surface, Surface)
+    examples = bench.feed("test").take(rows.to(bench.device))
+    (images,) = bench.task.encode(examples)
+    noise = torch.Generator().manual_seed(derive_seed(bench.seed, "square", *((start,) if start else ())))
+    with torch.inference_mode():
+        found = square.square(
+            scores, images, examples.labels, attacks.Ball(surface, eps), queries, noise, first, clean
+        )
+    return found.fallen.cpu().clone(), found.queries.cpu().clone()

@@ -49,6 +49,7 @@ def square(
     budget: int,
     generator: torch.Generator,
     first: float = 0.8,
+    clean: Tensor | None = None,
 ) -> Fallen:
     """Attacks all images at once, each with squares of its own; one that has fallen is left alone.
 
@@ -62,11 +63,12 @@ def square(
         budget: queries an image, 1 or more.
         generator: of the CPU.
         first: share of the image that the first squares cover.
+        clean: (n, classes) scores of the inputs where they are known already; no query then.
     """
     n, c, h, w = inputs.shape
     device = inputs.device
     reach = ball.eps * ball.surface.scale
-    margin, wrong = _margin(scores(inputs), labels)
+    margin, wrong = _margin(scores(inputs) if clean is None else clean, labels)
     queries = torch.zeros(n, dtype=torch.int64, device=device)
     best, fallen = inputs.clone(), wrong.clone()
     margin = torch.full_like(margin, math.inf)  # so that the first query is always kept
