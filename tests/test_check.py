@@ -732,4 +732,4 @@ def test_the_parts_in_the_docs(command: Command, tmp_path: Path) -> None:
     assert modules == ["myprobe", "mypruning", "mystages", "mytraining"]
     found = command("check", "--config-dir", "mine", *(w for m in modules for w in ("--trust", m)))
     assert found.returncode == 0, found.stdout
-    assert {"stage/prune/lamp", "stage/round/bits", "probe/confidence", "stepper/signed"} <= set(lines(found))
+    assert {"stage/prune/lamp", "stage/round/bits", "probe/how_sure", "stepper/signed"} <= set(lines(found))

@@ -54,7 +54,7 @@ class Confidence:
         yield Metric("confidence", self.scale * float(top), "%", "measured", len(subject.labels))
 """
 PROBE_YAML = """
-# confidence: mean probability of the predicted class
+# how_sure: mean probability of the predicted class
 _target_: myprobe.Confidence
 scale: 100.0
 """
@@ -120,16 +120,16 @@ def test_own_criterion_is_one_file_and_one_yaml(command: Command, tmp_path: Path
 
 
 def test_own_probe_is_one_file_and_one_yaml(command: Command, tmp_path: Path) -> None:
-    lay(tmp_path, {"myprobe.py": PROBE, "mine/probe/confidence.yaml": PROBE_YAML})
+    lay(tmp_path, {"myprobe.py": PROBE, "mine/probe/how_sure.yaml": PROBE_YAML})
     done = command(
         *RUN,
-        "+probe@evaluation.probes.confidence=confidence",
+        "+probe@evaluation.probes.how_sure=how_sure",
         "trust=[myprobe]",
         "evaluation=quick",
         "recipe.compare.floor=false",
     )
     assert done.returncode == 0, done.stderr
-    found = records_of(tmp_path).where(probe="confidence")
+    found = records_of(tmp_path).where(probe="how_sure")
     assert len(found) == 5
     assert all(0 < r.value <= 100 for r in found)
     page = next((tmp_path / "outputs" / "runs").glob("*/report.html")).read_text()

@@ -85,13 +85,12 @@ def _examples(subject: View, reference: View, bench: Bench, most: int) -> Iterab
     worst = [f for f in found if f.kind == KINDS[0]][:most]
     examples = bench.feed("test").take([f.row for f in worst]).to("cpu") if worst else None
     pictures = _thumbnails(examples, bench) if examples is not None else []
-    name = subject.label or "this one"
     names = bench.task.classes
     for rank, (flip, picture) in enumerate(zip(worst, pictures, strict=True), 1):
         said = names[flip.other] if flip.other >= 0 else "nothing"
         sure = "" if np.isnan(flip.other_confidence) else f" {flip.other_confidence:.2f}"
         before_it = f"dense {names[flip.reference]} {flip.reference_confidence:.2f}"
-        note = f"true {names[flip.label]} · {before_it} · {name} {said}{sure}"
+        note = f"true {names[flip.label]} · {before_it} · this net {said}{sure}"
         row = int(examples.rows[rank - 1]) if examples is not None else flip.row
         yield Metric("forgotten_example", row, "1", n=1, group=str(rank), note=note, artefact=picture)
 

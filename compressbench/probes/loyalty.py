@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 QUANTILES = (50.0, 99.0)
 CHUNK = 256
-HALF = "log-probabilities are kept in 16 bits, which moves it by less than 0.05 points"
+HALF = "log-probabilities are kept in 16 bits, which moves it by less than 0.01 points"
 SHARED = "pairs share nets: their spread is none of independent repeats"
 
 

@@ -112,7 +112,7 @@ def group_table(panel: Panel, moment: str, metric: str) -> Table | None:
         stub="Class, lowest first",
         heads=columns,
         rows=rows,
-        groups=(("", 0), *groups)[1:],
+        groups=groups,
         notes=("Of the true class; of an example without label, of the class that the dense net names.",),
     )
 
@@ -151,8 +151,8 @@ def floor_chart(panel: Panel, name: str) -> Chart | None:
     axes.set_xlabel("label loyalty, %")
     nets = floors[0]["floor_label_loyalty"].n
     caption = (
-        f"Dots: mean over a population’s nets, each beside the dense net of its seed. Grey: lowest to highest of all pairs "
-        f"of {nets} dense nets, and their mean."
+        "Dots: mean over a population’s nets, each beside the dense net of its seed. Grey: lowest to highest of all "
+        f"pairs of {nets} dense nets, and their mean."
     )
     return saved(figure, name, axes.get_title(loc="left"), caption, [])
 

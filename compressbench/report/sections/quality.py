@@ -35,8 +35,8 @@ THRESHOLD, COVERAGE = "confidence ", "at "
 BY_GROUP = ("selective_top1", "coverage", "error_above", "coverage_change")
 ENDS = ("coverage_change_low", "coverage_change_high")
 LEAD = (
-    "Temperature: what logits are divided by so that probabilities mean what they say, fitted on the validation split alone; "
-    "above 1 a net is too sure. A user who keeps only answers above a threshold of confidence gets fewer or other "
+    "Temperature: what logits are divided by so that probabilities mean what they say, fitted on the validation split "
+    "alone; above 1 a net is too sure. A user who keeps only answers above a threshold of confidence gets fewer or other "
     "answers after compression, though accuracy may be the same."
 )
 
@@ -82,8 +82,8 @@ def thresholds_table(panel: Panel, moment: str) -> Table | None:
     """Share that is answered at each threshold, and the error among these."""
     groups = _groups(panel, moment, THRESHOLD)
     wanted = [
-        Column(PROBE, metric, group.removeprefix(THRESHOLD), over=words, group=group)
-        for metric, words in (("coverage", "Answered from"), ("error_above", "Wrong of these from"))
+        Column(PROBE, metric, f"{words} {group.removeprefix(THRESHOLD)}", group=group)
+        for metric, words in (("coverage", "Answered from"), ("error_above", "Wrong from"))
         for group in groups
     ]
     return metric_table(panel, moment, "At thresholds of confidence", wanted, some) if wanted else None
