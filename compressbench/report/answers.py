@@ -225,7 +225,9 @@ def agrees(of: Asked) -> Answer | None:
         return None
     figure = (found.figure(False), f"of answers as the dense net’s, {of.taken.name}")
     floor = floor_reading(of)
-    told = [f"{of.taken.name} answers as its dense net does on {found.words(signed=False)} of examples."]
+    told = [
+        f"{of.taken.name} answers as its dense net does on {found.figure(False)} of examples ({found.ends(False)})."
+    ]
     population = floor_of_populations(of.panel)
     if floor is not None and (least := level(floor)):
         gap = change(own, floor)
@@ -604,6 +606,8 @@ def tiles(of: Asked) -> list[Tile]:
         share = f"; dense {_bytes(whole)}" if math.isfinite(whole) else ""
         found.append(Tile("Smallest file within one point", _bytes(of.taken.size), f"{of.taken.name}{share}"))
     speed, batch, _ = first_speed(of.panel, of.taken.point)
+    if speed is not None and speed.figure is None:
+        found.append(Tile("Measured speed against dense", MISSING, f"{of.taken.name}; {in_words(speed)}"))
     if speed is not None and speed.figure is not None:
         ends = f"{number(speed.ends[0], 'x')} to {number(speed.ends[1], 'x')}" if speed.ends else "no range"
         kind = "runs dense" if speed.dense else f"95{FIXED}% {ends}"

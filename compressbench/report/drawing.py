@@ -207,7 +207,8 @@ def line_chart(
         dress: draws what is no series and sets the axes up, of one chart and the lines that are its own.
         caption: of one chart.
     """
-    if not TOGETHER < len(lines) <= MULTIPLES:
+    single = len(lines) <= AT_LINES and all(len(points) == 1 for _, points in lines)
+    if single or not TOGETHER < len(lines) <= MULTIPLES:
         figure, axes = canvas(title)
         draw(panel, axes, lines)
         dress(axes, lines)
