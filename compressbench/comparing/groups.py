@@ -21,6 +21,8 @@ from compressbench.comparing.intervals import (
     wilson,
 )
 from compressbench.distributions import normal_quantile
+from compressbench.proportions import benjamini_hochberg as benjamini_hochberg
+from compressbench.proportions import holm as holm
 
 ALPHA = 0.05
 """A corrected p up to it counts as a change."""
@@ -173,37 +175,6 @@ def _beyond(n: Ints, lost: Ints, won: Ints) -> tuple[Floats, Floats]:
     own, own_variance = change(n, lost, won)
     rest, rest_variance = change(n.sum() - n, lost.sum() - lost, won.sum() - won)
     return own - rest, np.sqrt(own_variance + rest_variance)
-
-
-def holm(p: Floats) -> Floats:
-    """Holm's corrected p (Scandinavian Journal of Statistics 1979) of (m,) p; NaN stays and doesn't count.
-
-    The i-th smallest, from 0, times m - i, none smaller than the one before it, and none above 1. Whatever hypotheses
-    are true, and however they hang together, one of them is rejected with probability alpha at most.
-    """
-    return _corrected(p, lambda x: np.maximum.accumulate(x * np.arange(len(x), 0, -1)) if len(x) else x)
-
-
-def benjamini_hochberg(p: Floats) -> Floats:
-    """Benjamini's and Hochberg's corrected p (JRSS B 1995) of (m,) p; NaN stays and doesn't count.
-
-    The i-th smallest, from 1, times m / i, none larger than the one after it. Of the hypotheses rejected a share of
-    alpha at most are true ones, on average, where tests are independent.
-    """
-
-    def of_sorted(x: Floats) -> Floats:
-        scaled = x * len(x) / np.arange(1, len(x) + 1)
-        return np.minimum.accumulate(scaled[::-1])[::-1]
-
-    return _corrected(p, of_sorted)
-
-
-def _corrected(p: Floats, of_sorted: Any) -> Floats:
-    found = np.full(len(p), np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[p[known].argsort(kind="stable")]
-    found[order] = np.minimum(of_sorted(p[order]), 1)
-    return found
 
 
 def who_pays(groups: Sequence[Group]) -> tuple[Group, ...]:

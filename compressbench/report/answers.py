@@ -56,6 +56,8 @@ DETAILS = {
 }
 """The section that holds what an answer rests on."""
 NAMED = 4
+SAME_SIZE = 0.01
+"""Files whose sizes differ by a hundredth count as equally large."""
 CANT = "Can’t be told"
 LOYALTY = ("loyalty", "label_loyalty")
 ATTACKS = (
@@ -225,7 +227,9 @@ def agrees(of: Asked) -> Answer | None:
         return None
     figure = (found.figure(False), f"of answers as the dense net’s, {of.taken.name}")
     floor = floor_reading(of)
-    told = [f"{of.taken.name} answers as its dense net does on {found.words(signed=False)} of examples."]
+    told = [
+        f"{of.taken.name} answers as its dense net does on {found.figure(False)} of examples ({found.ends(False)})."
+    ]
     population = floor_of_populations(of.panel)
     if floor is not None and (least := level(floor)):
         gap = change(own, floor)
@@ -470,15 +474,17 @@ def smaller(of: Asked) -> Answer | None:
     (size, form), (whole, _) = encoded(of.taken.point), encoded(of.dense)
     if math.isfinite(size) and math.isfinite(whole):
         times = whole / size
+        same = abs(math.log(times)) <= SAME_SIZE
         gain = (
             f"{number(times, 'x')} times smaller" if times >= 1 else f"{number(1 / times, 'x')} times larger"
         )
         told.append(
             f"{of.taken.name} takes {_bytes(size)} ({BYTES.get(form, title_of(form))}), its dense net {_bytes(whole)}: "
-            f"{gain} on disk ({_seeds(len(of.taken.point.seeds))})."
+            f"{'as large' if same else gain} on disk ({_seeds(len(of.taken.point.seeds))})."
         )
-        verdicts.append("smaller" if times > 1 else "no smaller" if times == 1 else "larger")
-        figure = (f"{number(times, 'x')}×", f"smaller on disk, {of.taken.name}")
+        verdicts.append("no smaller" if same else "smaller" if times > 1 else "larger")
+        what = "dense net’s bytes to its own" if same or times < 1 else "smaller on disk"
+        figure = (f"{number(times, 'x')}×", f"{what}, {of.taken.name}")
     speed, batch, _ = first_speed(of.panel, of.taken.point)
     if speed is not None:
         told.append(f"Measured at batch {batch} on {runtime(of.panel, of.taken)}: {in_words(speed)}.")
@@ -554,7 +560,7 @@ def _gains(state: State, of: Asked) -> list[str]:
     """What is shown to be better than dense, bytes and speed; accuracy isn't, of a state that was picked by it."""
     found = []
     whole = encoded(of.dense)[0]
-    if math.isfinite(whole) and state.size < whole:
+    if math.isfinite(whole) and math.log(whole / state.size) > SAME_SIZE:
         found.append(f"{number(whole / state.size, 'x')} times smaller")
     if state.speed and state.speed.verdict == FASTER:
         found.append(f"faster, {figure_in_words(state.speed)}")
@@ -604,6 +610,8 @@ def tiles(of: Asked) -> list[Tile]:
         share = f"; dense {_bytes(whole)}" if math.isfinite(whole) else ""
         found.append(Tile("Smallest file within one point", _bytes(of.taken.size), f"{of.taken.name}{share}"))
     speed, batch, _ = first_speed(of.panel, of.taken.point)
+    if speed is not None and speed.figure is None:
+        found.append(Tile("Measured speed against dense", MISSING, f"{of.taken.name}; {in_words(speed)}"))
     if speed is not None and speed.figure is not None:
         ends = f"{number(speed.ends[0], 'x')} to {number(speed.ends[1], 'x')}" if speed.ends else "no range"
         kind = "runs dense" if speed.dense else f"95{FIXED}% {ends}"

@@ -207,7 +207,8 @@ def line_chart(
         dress: draws what is no series and sets the axes up, of one chart and the lines that are its own.
         caption: of one chart.
     """
-    if not TOGETHER < len(lines) <= MULTIPLES:
+    single = len(lines) <= AT_LINES and all(len(points) == 1 for _, points in lines)
+    if single or not TOGETHER < len(lines) <= MULTIPLES:
         figure, axes = canvas(title)
         draw(panel, axes, lines)
         dress(axes, lines)
@@ -504,6 +505,7 @@ def finish(
 
 def label_lines(figure: Figure, axes: Axes, panel: Panel, labels: Sequence[str]) -> bool:
     """Writes each name beside the right end of its line; false where one has no line, or too many would stand there."""
+    axes.autoscale_view()  # limits are stale until they are asked for
     ends = {label: end for label in labels if (end := _right_end(axes, series_class(label)))}
     labels = [label for label in labels if label in ends or label not in panel.dense]
     if len(ends) < len(labels) or not labels or len(labels) > AT_LINES:
@@ -533,8 +535,10 @@ def label_lines(figure: Figure, axes: Axes, panel: Panel, labels: Sequence[str])
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
+                "relpos": (0, 0.5),
                 "color": look.colour,
-                "linewidth": 0.9,
+                "linewidth": 0.8,
+                "linestyle": (0, (1, 1.5)),
                 "shrinkA": 1,
                 "shrinkB": 2,
             },
@@ -545,14 +549,16 @@ def label_lines(figure: Figure, axes: Axes, panel: Panel, labels: Sequence[str])
 
 def _right_end(axes: Axes, name: str) -> tuple[float, float] | None:
     """The data place of a series' line that is farthest to the right on paper; of a line across, its right end."""
+    import numpy as np
+
     found = []
     for line in axes.lines:
         if line.get_gid() != name:
             continue
-        xs, ys = (list(map(float, values)) for values in line.get_data())
+        spots = np.asarray(line.get_xydata(), float).tolist()
         if line.get_transform() == axes.get_yaxis_transform(which="grid"):
-            return axes.get_xlim()[1], ys[0]
-        found += [(axes.transData.transform((x, y))[0], x, y) for x, y in zip(xs, ys, strict=True)]
+            return axes.get_xlim()[1], spots[0][1]
+        found += [(axes.transData.transform((x, y))[0], x, y) for x, y in spots]
     known = [spot for spot in found if all(map(math.isfinite, spot))]
     return max(known)[1:] if known else None
 

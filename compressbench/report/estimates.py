@@ -89,7 +89,7 @@ def level(reading: Reading | None) -> Estimate | None:
     values, n = [reading.by_seed[s] for s in sorted(reading.by_seed)], examples_of(reading)
     if len(values) > 1 or not n or reading.unit != "%" or not 0 <= values[0] <= 100:
         return over_seeds(values, reading.unit, n)
-    from compressbench.comparing.intervals import wilson
+    from compressbench.proportions import wilson
 
     low, high = wilson(values[0] * n / 100, n)
     return Estimate(values[0], 100 * float(low), 100 * float(high), 1, n, EXAMPLES, "%")
@@ -123,7 +123,7 @@ def change(
 
 
 def _paired(one: float, lost: float, won: float, n: int) -> tuple[float, float]:
-    from compressbench.comparing.intervals import paired_difference
+    from compressbench.proportions import paired_difference
 
     only_one, only_other = round(won * n / 100), round(lost * n / 100)
     both = round(one * n / 100) - only_one
@@ -133,7 +133,7 @@ def _paired(one: float, lost: float, won: float, n: int) -> tuple[float, float]:
 
 def _apart(one: float, other: float, n: int, m: int) -> tuple[float, float]:
     """Newcombe's method for shares of different examples: Wilson's intervals put together."""
-    from compressbench.comparing.intervals import wilson
+    from compressbench.proportions import wilson
 
     (l1, u1), (l2, u2) = (
         (float(low), float(high)) for low, high in (wilson(one * n / 100, n), wilson(other * m / 100, m))
@@ -194,7 +194,7 @@ def _class_change(reading: Reading, beside: Sequence[Reading | None]) -> tuple[E
     recall, lost, won = (r.by_seed.get(seed) if r else None for r in beside)
     if recall is None or lost is None or won is None or not n:
         return found, math.nan
-    from compressbench.comparing.intervals import mcnemar
+    from compressbench.proportions import mcnemar
 
     low, high = _paired(recall, lost, won, n)
     p = mcnemar(round(lost * n / 100), round(won * n / 100)).p
@@ -213,7 +213,7 @@ def _holm(ps: Sequence[float]) -> list[float]:
     """Holm's correction; what is no number stays so and isn't counted."""
     import numpy as np
 
-    from compressbench.comparing.groups import holm
+    from compressbench.proportions import holm
 
     found = np.asarray(ps, float)
     known = np.isfinite(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from compressbench.report.answers import (
     runtime,
 )
 from compressbench.report.drawing import (
+    TOGETHER,
     Chart,
     Lines,
     accuracy_words,
@@ -36,8 +38,8 @@ from compressbench.report.drawing import (
     name_rows,
     saved,
 )
-from compressbench.report.estimates import Estimate, change, class_changes
-from compressbench.report.numbers import Spread
+from compressbench.report.estimates import Estimate, change, class_changes, level
+from compressbench.report.numbers import Spread, number
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.picks import State, first_speed, picks, size_of
 from compressbench.report.speed import batches
@@ -138,12 +140,27 @@ def speeds(of: Asked, name: str) -> Chart | None:
             low, high = p.speed.ends or (p.speed.figure.mean, p.speed.figure.mean)
             dense = ", runs dense" if p.speed.dense else ""
             rows.append(Whisker(f"{p.name}{dense}", p.series.label, p.speed.figure.mean, low, high))
+    if not rows:
+        return sizes(of, name)
     batch = first_speed(of.panel, of.taken.point)[1] or min(batches(of.panel), default=1)
     caption = (
         f"Batch {batch} on {clean(runtime(of.panel, of.taken))}; right of 1 is faster. Bars: the 95 % intervals of all "
         "seeds together, of median ratios in turns."
     )
     return whiskers(of.panel, rows, "Measured speed against dense", "× dense", name, caption, [(1.0, "-")])
+
+
+def sizes(of: Asked, name: str) -> Chart | None:
+    """Bytes of each series' pick, where no speed was measured."""
+    rows = [
+        Whisker(p.name, p.series.label, p.size / 1000, math.nan, math.nan)
+        for p in picks(of.states)
+        if math.isfinite(p.size)
+    ]
+    whole = size_of(of.dense)
+    lines = [(whole / 1000, "-")] if math.isfinite(whole) else []
+    caption = "Bytes really encoded, the shortest form; line: the dense net. No speed was measured."
+    return whiskers(of.panel, rows, "Size on disk", "kB", name, caption, [(0.0, "-"), *lines])
 
 
 def _row(state: State, found: Estimate) -> Whisker:
@@ -165,7 +182,8 @@ def whiskers(
         return None
     left = f" The first {ROWS} of {len(rows)}." if len(rows) > ROWS else ""
     rows, looks = rows[:ROWS], styles(panel)
-    figure, axes = canvas(title, rows=len(rows), least=1.9)
+    figure, axes = canvas("", rows=len(rows), least=1.9)
+    figure.suptitle(clean(title), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
     if band:
         axes.axvspan(*band, color=BAND, linewidth=0, zorder=0)
     for place, dash in lines:
@@ -182,7 +200,7 @@ def whiskers(
     for text, row in zip(axes.get_yticklabels(), rows, strict=True):
         mark([text], row.series)
     axes.set_xlabel(unit)
-    return saved(figure, name, axes.get_title(loc="left"), caption + left, [])
+    return saved(figure, name, title, caption + left, [])
 
 
 def loyalty_vs_size(of: Asked, name: str) -> Chart | None:
@@ -198,6 +216,28 @@ def loyalty_vs_size(of: Asked, name: str) -> Chart | None:
         return None
     floors = [f for s in panel.floors for p in s.at(moment) if (f := loyal(p))]
     population = floor_of_populations(panel)
+    told = "Dashed: the floor, two dense nets of different seeds. " if floors else ""
+    told += "Shaded: pairs of dense nets. " if population else ""
+    told = told or "No floor was measured. "
+    if len(lines) > TOGETHER and all(len(points) == 1 for _, points in lines):
+        rows = [
+            _loyal_row(s)
+            for s in sorted(of.states, key=lambda s: s.order)
+            if level(s.point.reading(*LOYALTY))
+        ]
+        places = [(f.mean, "--") for f in floors]
+        band = population[1:3] if population else None
+        caption = f"The smallest file on top. {told}{WHISKERS}"
+        return whiskers(
+            panel,
+            rows,
+            "Label loyalty, by size",
+            "answers as the dense net’s, %",
+            name,
+            caption,
+            places,
+            band,
+        )
 
     def dress(axes: Axes, _: Lines) -> None:
         for floor in floors:
@@ -208,10 +248,14 @@ def loyalty_vs_size(of: Asked, name: str) -> Chart | None:
         axes.set_ylabel("answers as the dense net’s, %")
 
     counts = {s.n for _, points in lines for _, s in points}
-    told = "Dashed: the floor, two dense nets of different seeds. " if floors else ""
-    told += "Shaded: pairs of dense nets. " if population else ""
-    told = told or "No floor was measured. "
     return line_chart(panel, name, "Label loyalty against size", lines, dress, f"{told}{bands(counts)}")
+
+
+def _loyal_row(state: State) -> Whisker:
+    found = level(state.point.reading(*LOYALTY))
+    assert found is not None
+    size = f", {number(state.size, 'bytes')}B" if math.isfinite(state.size) else ""
+    return Whisker(f"{state.name}{size}", state.series.label, found.value, found.low, found.high)
 
 
 def choice(of: Asked, name: str) -> Chart | None:

@@ -46,4 +46,3 @@ def _told(nodes: Iterable[Node]) -> str:
     """What they do, one after the other; what comes again counted."""
     times = Counter(map(in_short, nodes))
     return ", then ".join(f"{text} ×{count}" if count > 1 else text for text, count in times.items())
-
