@@ -150,9 +150,14 @@ def _spread_of(name: str, title: str) -> Mapping[str, Declared]:
         f"{name}_sd": Declared(f"{title}, spread", "points"),
         f"{name}_low": Declared(f"{title}, lowest", "%", 1),
         f"{name}_high": Declared(f"{title}, highest", "%", 1),
+    }
+
+
 def _by_subgroup(name: str, title: str) -> Mapping[str, Declared]:
     """A rate of sub-groups, its spread over nets, and its normalised change with the ends of its 95 % interval."""
+    return {
         name: Declared(title, "%", -1),
+        f"{name}_sd": Declared(f"{title}, spread", "points"),
         f"{name}_change": Declared(f"{title}, normalised change", "%", -1),
         f"{name}_change_low": Declared(f"{title}, change, at least", "%", -1),
         f"{name}_change_high": Declared(f"{title}, change, at most", "%", -1),
