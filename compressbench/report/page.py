@@ -18,6 +18,7 @@ from compressbench.report.section import Section, slug
 from compressbench.report.sections import (
     accuracy,
     connectivity,
+    corruptions,
     cost,
     differences,
     exits,
@@ -47,6 +48,7 @@ ORDER = (
     relations.section,
     quality.section,
     robustness.section,
+    corruptions.section,
     layers.section,
     cost.section,
     targets.section,

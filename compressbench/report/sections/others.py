@@ -10,6 +10,7 @@ from compressbench.report.section import Section
 from compressbench.report.sections import (
     accuracy,
     connectivity,
+    corruptions,
     cost,
     exits,
     forgetting,
@@ -35,6 +36,7 @@ SHOWN = (
     relations.shown,
     quality.shown,
     robustness.shown,
+    corruptions.shown,
     layers.shown,
     cost.shown,
 )
