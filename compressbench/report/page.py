@@ -23,6 +23,7 @@ from compressbench.report.section import Section, slug
 from compressbench.report.sections import (
     accuracy,
     connectivity,
+    corruptions,
     cost,
     differences,
     exits,
@@ -60,6 +61,7 @@ ORDER = (
     quality.section,
     loyalty.section,
     robustness.section,
+    corruptions.section,
     layers.section,
     cost.section,
     targets.section,

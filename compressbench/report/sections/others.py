@@ -10,6 +10,7 @@ from compressbench.report.section import Section
 from compressbench.report.sections import (
     accuracy,
     connectivity,
+    corruptions,
     cost,
     exits,
     forgetting,
@@ -39,6 +40,7 @@ SHOWN = (
     quality.shown,
     loyalty.shown,
     robustness.shown,
+    corruptions.shown,
     layers.shown,
     cost.shown,
 )
