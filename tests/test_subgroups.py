@@ -83,15 +83,27 @@ def test_paired_interval_covers() -> None:
 
 
 def test_mean_change_by_hand() -> None:
-    """Means 10 and 15; independent: se of the ratio sqrt((1 + 1.5**2 * 1) / 3) / 10, t(2) = 4.302652729911275."""
+    """At Fieller's ends the other less r times the dense is t(2) = 4.302652729911275 standard errors from 0."""
     dense, own = np.array([9.0, 10.0, 11.0]), np.array([16.0, 14.0, 15.0])
     found = mean_change(dense, own, paired=False)
-    reach = 4.302652729911275 * math.sqrt((1 + 2.25) / 3) / 10
-    assert (found.value, found.low) == (pytest.approx(50), pytest.approx(100 * (0.5 - reach)))
-    together = mean_change(dense, 1.5 * dense, paired=True)
-    assert together.low == pytest.approx(50) == together.high
-    assert math.isnan(mean_change(np.zeros(3), own, True).value)
-    assert math.isnan(mean_change(dense[:1], own[:1], True).low)
+    assert found.value == pytest.approx(50)
+    for end, sign in ((found.low, 1), (found.high, -1)):
+        r = 1 + end / 100
+        assert sign * (15 - 10 * r) / math.sqrt((1 + r**2) / 3) == pytest.approx(4.302652729911275)
+    paired = mean_change(dense, own, paired=True)
+    for end, sign in ((paired.low, 1), (paired.high, -1)):
+        left = own - (1 + end / 100) * dense
+        assert sign * left.mean() / (left.std(ddof=1) / math.sqrt(3)) == pytest.approx(4.302652729911275)
+    assert math.isnan(mean_change(np.zeros(3), own, paired=True).value)
+    for one, other, why in (
+        (dense[:1], own[:1], "one net"),
+        (np.array([0.0, 0.0, 3.0]), own, "told from 0"),
+        (dense, dense, "the rate of its dense one"),
+        (dense, 0 * own, "none is left"),
+    ):
+        told = mean_change(one, other, paired=True)
+        assert math.isnan(told.low)
+        assert why in told.why
 
 
 def made(classes: tuple[str, ...]) -> Raw:

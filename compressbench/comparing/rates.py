@@ -117,7 +117,10 @@ def paired_change(both: int, reference: int, other: int, level: float = LEVEL) -
 
 
 def mean_change(reference: Floats, other: Floats, paired: bool, level: float = LEVEL) -> Change:
-    """Of two populations' means, with Student's interval of their ratio by the delta method.
+    """Of two populations' means, with Fieller's interval of their ratio (JRSS B 1954), by Student's t.
+
+    It is of all ratios r for which other - r reference isn't told from 0. Where the reference itself isn't told from 0
+    there is none, since then it has no end.
 
     Args:
         reference, other: (nets,) rates.
@@ -128,13 +131,21 @@ def mean_change(reference: Floats, other: Floats, paired: bool, level: float = L
         return Change(math.nan, why=DENSE_ZERO if before == 0 else "undefined: no rate of the dense nets")
     if math.isnan(after):
         return Change(math.nan, why="undefined: no rate of these nets")
-    ratio = after / before
+    value = 100 * (after / before - 1)
     fewest = min(len(reference), len(other))
     if fewest < 2:
-        return Change(100 * (ratio - 1), why="no interval: one net")
-    own, dense = float(other.var(ddof=1)), float(reference.var(ddof=1))
-    variance = own / len(other) + ratio**2 * dense / len(reference)
-    if paired:
-        variance -= 2 * ratio * float(np.cov(other, reference)[0, 1]) / len(other)
-    reach = t_quantile(level, fewest - 1) * math.sqrt(max(variance, 0.0)) / before
-    return Change(100 * (ratio - 1), 100 * (ratio - 1 - reach), 100 * (ratio - 1 + reach))
+        return Change(value, why="no interval: one net")
+    if after == 0:
+        return Change(value, why="no interval: none is left")
+    if paired and (reference == other).all():
+        return Change(value, why="no interval: each net has the rate of its dense one")
+    squared = t_quantile(level, fewest - 1) ** 2
+    common = float(np.cov(other, reference)[0, 1]) / len(other) if paired else 0.0
+    a = before**2 - squared * float(reference.var(ddof=1)) / len(reference)
+    b = before * after - squared * common
+    c = after**2 - squared * float(other.var(ddof=1)) / len(other)
+    if a <= 0:
+        return Change(value, why="no interval: the dense rate isn't told from 0")
+    root = math.sqrt(max(b**2 - a * c, 0.0))
+    low, high = (b - root) / a, (b + root) / a
+    return Change(value, 100 * (max(low, 0.0) - 1), 100 * (high - 1))

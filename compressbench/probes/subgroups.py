@@ -51,7 +51,7 @@ class Subgroups:
 
     Of two classes one is positive, as published; of more, rates are the mean over classes, each against the rest. The
     normalised change is ``(compressed - dense) / dense``: of a state with Wald's interval of a paired ratio (of two
-    classes; of more that of the error alone), of a population with Student's over its nets.
+    classes; of more that of the error alone), of a population with Fieller's over its nets.
 
     Attributes:
         by: an attribute, or several, or their crossings (``Male & Young``); ``classes`` may be among them. None: each
@@ -154,7 +154,7 @@ def _groups(bench: Bench, by: str) -> list[_Group]:
     Raises:
         UserError: the data set has no such attribute, or the crossing makes too many groups.
     """
-    test, train = (bench.dataset.split(part) for part in ("test", "train"))
+    parts = [bench.dataset.splits[part] for part in ("test", "train") if part in bench.dataset.splits]
     attributes = [part.strip() for part in by.split(CROSSED.strip())]
     known = [CLASSES, *bench.dataset.groups]
     for name in attributes:
@@ -167,16 +167,15 @@ def _groups(bench: Bench, by: str) -> list[_Group]:
         raise UserError(
             f"subgroups: by: {by} makes {math.prod(map(len, names)):,} groups; {MOST:,} are the most"
         )
-    here, there = ([_codes(part, attribute) for attribute in attributes] for part in (test, train))
-    known_share = all((codes >= 0).all() for codes in there)
+    codes = [[_codes(part, attribute) for attribute in attributes] for part in parts]
+    known_share = len(codes) > 1 and all((own >= 0).all() for own in codes[1])
     found = []
     for places in itertools.product(*(range(len(n)) for n in names)):
-        own, taught = (
-            np.logical_and.reduce([codes == k for codes, k in zip(part, places, strict=True)])
-            for part in (here, there)
+        own, *taught = (
+            np.logical_and.reduce([of == k for of, k in zip(part, places, strict=True)]) for part in codes
         )
         name = CROSSED.join(n[k] for n, k in zip(names, places, strict=True))
-        found.append(_Group(name, own, 100 * float(taught.mean()) if known_share else None))
+        found.append(_Group(name, own, 100 * float(taught[0].mean()) if known_share else None))
     return found
 
 
@@ -191,7 +190,7 @@ def _codes(examples: Examples, attribute: str) -> Ints:
 
 
 def _share_of(group: _Group) -> Iterator[Metric]:
-    note = "" if group.share is not None else "not known of all training examples"
+    note = "" if group.share is not None else "not known of the training examples"
     yield Metric("group_training_share", group.share, "%", group=group.name, note=note)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from compressbench.declared import title_of
 from compressbench.records import Record
 from compressbench.report.drawing import Chart, canvas, clean, percent_ticks, saved
-from compressbench.report.numbers import MISSING, Spread, counted, number, spread
+from compressbench.report.numbers import MINUS, MISSING, Spread, counted, number, spread
 from compressbench.report.panels import Panel, Point, beside_lead
 from compressbench.report.section import Section
 from compressbench.report.states import Key
@@ -25,13 +25,14 @@ METRICS = (SHARE, *(rate + end for rate in RATES for end in ENDS))
 CROSSED = " & "
 ROWS_SHOWN = 24
 CHARTS = 2
+WIDE = 1000
 SAID = (
     "Change is (compressed − dense) / dense: +100 % means twice as many errors as the dense model makes there. "
     "The smaller the dense error, the less it takes."
 )
 OVER = (
-    "Mean over the nets of a population ± sample standard deviation; in brackets the change’s 95 % interval, by "
-    "Student’s t over nets."
+    "Mean over the nets of a population ± sample standard deviation; in brackets the change’s 95 % interval "
+    "(Fieller’s, by Student’s t over nets)."
 )
 
 
@@ -264,10 +265,19 @@ def against_share(
                 axes.plot([x, x], [found.low, found.high], color=look.colour, linewidth=0.8, alpha=0.35)
         line = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, markersize=4.2)
         handles.append((arm.label, line))
+    found = [f.value.mean for _, points in lines for _, f in points if f.value]
+    low, high = min(0.0, *found), max(0.0, *found)
+    if max(high, -low) > WIDE:
+        axes.set_yscale("symlog", linthresh=100)
+        axes.set_ylim(min(2 * low, -100.0), 2 * high + 10)
+    else:
+        room = 0.15 * max(high - low, 10.0)
+        axes.set_ylim(low - room, high + room)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", " ").replace("-", MINUS))
     axes.set_xlabel("share of the sub-group in training, %" + (" (log scale)" if min(xs) < max(xs) else ""))
     axes.set_ylabel("change of error, % of the dense error")
     caption = (
-        f"Each mark is a sub-group ({clean(grouping)}). 0: as many errors as the dense model; thin bars: 95 % intervals. "
+        f"Each mark is a sub-group ({clean(grouping)}). 0: as many errors as the dense model; thin bars: 95 % intervals, cut at the edge. "
         "A line that rises to the left says that the rare ones pay."
     )
     return saved(figure, re.sub(r"[^A-Za-z0-9_-]", "-", name), axes.get_title(loc="left"), caption, handles)
