@@ -45,6 +45,7 @@ class ShiftedSets:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterator[Metric]:
         """Of the subject, and how far it agrees with the reference there."""
+        import numpy as np
         import torch
 
         from compressbench import metrics
@@ -65,7 +66,7 @@ class ShiftedSets:
             return
         for version in self.versions:
             found = cifar10_1(Path(self.folder), version, task.shape, len(task.classes))
-            examples = Examples.of(found.labels, **{IMAGES: found.pictures()})
+            examples = Examples({IMAGES: found.pictures()}, found.labels, np.arange(len(found.labels)))
             images, labels = torch.from_numpy(examples[IMAGES]), torch.from_numpy(examples.labels)
             there = examples.to(bench.device)
             own = log_probs(subject, there, images)

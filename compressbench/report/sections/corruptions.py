@@ -104,9 +104,9 @@ def _severities(panel: Panel, series: Series, point: Point, moment: str) -> Tabl
         stub="Kind",
         heads=tuple((level, "") for level in [*levels, *levels]),
         rows=rows,
-        groups=(("", 1), ("Change, by severity", len(levels)), ("Dense, %, by severity", len(levels))),
+        groups=(("Change, by severity", len(levels)), ("Dense, %, by severity", len(levels))),
         notes=(
-            f"{count} test images a kind and severity. " if count else "",
+            *((f"{count} test images a kind and severity.",) if count else ()),
             f"Orange: the dense model of the same seed gets more of them right; blue: fewer; shaded by the square root, "
             f"full at {number(limit, 'points')} points.",
         ),
@@ -134,7 +134,7 @@ def kind_table(panel: Panel, moment: str, metric: str) -> Table | None:
             Row(k.replace("_", " "), tuple(_shaded(p.reading(PROBE, metric, k), shading) for p in states))
             for k in kinds
         ),
-        groups=(("", 1), *groups),
+        groups=groups,
         notes=(f"{HEATS[metric]} By density in %, by setting where that is the same.",),
         heat=True,
     )

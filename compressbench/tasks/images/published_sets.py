@@ -28,7 +28,7 @@ class PublishedSet:
 
     def pictures(self, rows: Any = slice(None)) -> np.ndarray:
         """uint8 (rows, channels, height, width)."""
-        return np.ascontiguousarray(np.moveaxis(np.asarray(self.images[rows]), -1, 1))
+        return np.array(np.moveaxis(self.images[rows], -1, 1), order="C")
 
 
 def corrupted_set(folder: Path, kind: str, severity: int, shape: Sequence[int], classes: int) -> PublishedSet:
