@@ -141,6 +141,7 @@ def test_what_was_traced_is_what_pgd_does(loss: Any) -> None:
     module, images, labels, task = pieces()
     ball = Ball(task.surface(), 0.02)
     start = attacks.random_start(images, ball, torch.Generator().manual_seed(0))
+    at_the_fall = []
     for drop in (True, False):
         given = (module, images, labels, loss or task.loss, ball, 6, 0.005, start, drop)
         course, end = attacks.traced(*given), attacks.pgd(*given)
@@ -157,6 +158,25 @@ def test_what_was_traced_is_what_pgd_does(loss: Any) -> None:
         assert not (wrong & ~course.fallen).any()
         assert not (course.flat & ~course.fallen).any()  # the ratio is flat where the label is third
         assert float(course.rise.mean()) > 0
+        at_the_fall.append(course.images)
+    same = (at_the_fall[0] - at_the_fall[1]).abs() < 1e-6  # whatever became of them later
+    assert float(same.double().mean()) > 0.99
+
+
+def test_a_gradient_of_some_pixels_alone_is_one() -> None:
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x[:, 0, 0, 0], 1 - x[:, 0, 0, 0]], dim=1)
+
+    task = Classification(("a", "b"), (0.0,) * 3, (1.0,) * 3, (3, SIDE, SIDE))
+    images, labels = torch.full((4, 3, SIDE, SIDE), 0.7), torch.zeros(4, dtype=torch.int64)
+    course = attacks.traced(First(), images, labels, task.loss, Ball(task.surface(), 0.05), 2, 0.05)
+    assert not course.flat.any()
+    moved = (course.end - images).flatten(1)
+    torch.testing.assert_close(moved[:, 0], torch.full((4,), -0.05))
+    assert not moved[:, 1:].any()
+    # what it says of 0.65: logits 0.65 and 0.35; before, 0.7 and 0.3
+    torch.testing.assert_close(course.rise, torch.full((4,), 0.1))
 
 
 def test_pgd_without_steps_is_clean() -> None:
