@@ -22,7 +22,7 @@ from compressbench.outputs import Outputs
 from compressbench.probes import attacked, autoattack
 from compressbench.probes.attacked import Attacked, of_reference
 from compressbench.probes.natural_adversarial import NaturalAdversarial
-from compressbench.probes.robustness import Robustness
+from compressbench.probes.robustness import Robustness, masked
 from compressbench.probes.robustness_deployed import RobustnessDeployed
 from compressbench.probes.square import Square, attacked_rows
 from compressbench.records import Metric
@@ -274,10 +274,10 @@ class Planted(nn.Module):
 HARD = Robustness(eps=0.06, steps=8, examples=None, queries=100)
 
 
-def planted(**settings: Any) -> Found:
+def planted(attack: Robustness = HARD, **settings: Any) -> Found:
     dense = linear(5)
     bench = bench_of(dense, 5, 150)
-    return table(HARD.measure(view_of(Planted(dense, **settings), bench), view_of(dense, bench), bench))
+    return table(attack.measure(view_of(Planted(dense, **settings), bench), view_of(dense, bench), bench))
 
 
 def warned(found: Found) -> set[str]:
@@ -370,6 +370,32 @@ def test_a_net_that_is_right_of_nothing_has_nothing_to_fall() -> None:
         assert figure(found, f"{name}_accuracy") == 0, name
     assert found["gradient_warning", "zero"].value is None
     assert found["square_queries", ""].value is None
+
+
+def test_what_was_made_on_the_dense_net_counts_in_the_worst_case() -> None:
+    found = planted(replace(HARD, queries=0), rounds=Flat)
+    transfer = figure(found, "pgd_transfer_accuracy")
+    assert figure(found, "worst_case_accuracy") <= transfer < figure(found, "pgd_accuracy")
+    assert "masked" in warned(found)
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        (
+            {"pgd": 90, "pgd_margin": 88, "pgd_transfer": 80, "square": 10},
+            "leave 88 % right, Square only 10 %",
+        ),
+        ({"pgd": 90, "pgd_transfer": 20, "square": 80}, "PGD on the dense model only 20 %"),
+        ({"pgd": 90, "pgd_margin": 12, "pgd_transfer": 80, "square": 10}, ""),
+        ({"pgd": 90}, ""),
+        ({"square": 10}, ""),
+    ],
+)
+def test_masked_names_what_found_more(shares: dict[str, int], words: str) -> None:
+    under = {name: torch.arange(100) < share for name, share in shares.items()}
+    assert words in masked(under)
+    assert bool(masked(under)) == bool(words)
 
 
 def test_outdone_is_more_than_chance_and_five_points() -> None:
