@@ -22,9 +22,9 @@ from compressbench.outputs import Outputs
 from compressbench.probes import attacked, autoattack
 from compressbench.probes.attacked import Attacked, of_reference
 from compressbench.probes.natural_adversarial import NaturalAdversarial
-from compressbench.probes.robustness import Robustness
+from compressbench.probes.robustness import Robustness, masked
 from compressbench.probes.robustness_deployed import RobustnessDeployed
-from compressbench.probes.square import Square, attacked_rows
+from compressbench.probes.square import Square, attacked_rows, searched
 from compressbench.records import Metric
 from compressbench.state import State
 from compressbench.tasks.images import attacks
@@ -141,6 +141,7 @@ def test_what_was_traced_is_what_pgd_does(loss: Any) -> None:
     module, images, labels, task = pieces()
     ball = Ball(task.surface(), 0.02)
     start = attacks.random_start(images, ball, torch.Generator().manual_seed(0))
+    at_the_fall = []
     for drop in (True, False):
         given = (module, images, labels, loss or task.loss, ball, 6, 0.005, start, drop)
         course, end = attacks.traced(*given), attacks.pgd(*given)
@@ -157,6 +158,25 @@ def test_what_was_traced_is_what_pgd_does(loss: Any) -> None:
         assert not (wrong & ~course.fallen).any()
         assert not (course.flat & ~course.fallen).any()  # the ratio is flat where the label is third
         assert float(course.rise.mean()) > 0
+        at_the_fall.append(course.images)
+    same = (at_the_fall[0] - at_the_fall[1]).abs() < 1e-6  # whatever became of them later
+    assert float(same.double().mean()) > 0.99
+
+
+def test_a_gradient_of_some_pixels_alone_is_one() -> None:
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x[:, 0, 0, 0], 1 - x[:, 0, 0, 0]], dim=1)
+
+    task = Classification(("a", "b"), (0.0,) * 3, (1.0,) * 3, (3, SIDE, SIDE))
+    images, labels = torch.full((4, 3, SIDE, SIDE), 0.7), torch.zeros(4, dtype=torch.int64)
+    course = attacks.traced(First(), images, labels, task.loss, Ball(task.surface(), 0.05), 2, 0.05)
+    assert not course.flat.any()
+    moved = (course.end - images).flatten(1)
+    torch.testing.assert_close(moved[:, 0], torch.full((4,), -0.05))
+    assert not moved[:, 1:].any()
+    # what it says of 0.65: logits 0.65 and 0.35; before, 0.7 and 0.3
+    torch.testing.assert_close(course.rise, torch.full((4,), 0.1))
 
 
 def test_pgd_without_steps_is_clean() -> None:
@@ -254,10 +274,10 @@ class Planted(nn.Module):
 HARD = Robustness(eps=0.06, steps=8, examples=None, queries=100)
 
 
-def planted(**settings: Any) -> Found:
+def planted(attack: Robustness = HARD, **settings: Any) -> Found:
     dense = linear(5)
     bench = bench_of(dense, 5, 150)
-    return table(HARD.measure(view_of(Planted(dense, **settings), bench), view_of(dense, bench), bench))
+    return table(attack.measure(view_of(Planted(dense, **settings), bench), view_of(dense, bench), bench))
 
 
 def warned(found: Found) -> set[str]:
@@ -352,6 +372,32 @@ def test_a_net_that_is_right_of_nothing_has_nothing_to_fall() -> None:
     assert found["square_queries", ""].value is None
 
 
+def test_what_was_made_on_the_dense_net_counts_in_the_worst_case() -> None:
+    found = planted(replace(HARD, queries=0), rounds=Flat)
+    transfer = figure(found, "pgd_transfer_accuracy")
+    assert figure(found, "worst_case_accuracy") <= transfer < figure(found, "pgd_accuracy")
+    assert "masked" in warned(found)
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        (
+            {"pgd": 90, "pgd_margin": 88, "pgd_transfer": 80, "square": 10},
+            "leave 88 % right, Square only 10 %",
+        ),
+        ({"pgd": 90, "pgd_transfer": 20, "square": 80}, "PGD on the dense model only 20 %"),
+        ({"pgd": 90, "pgd_margin": 12, "pgd_transfer": 80, "square": 10}, ""),
+        ({"pgd": 90}, ""),
+        ({"square": 10}, ""),
+    ],
+)
+def test_masked_names_what_found_more(shares: dict[str, int], words: str) -> None:
+    under = {name: torch.arange(100) < share for name, share in shares.items()}
+    assert words in masked(under)
+    assert bool(masked(under)) == bool(words)
+
+
 def test_outdone_is_more_than_chance_and_five_points() -> None:
     assert not outdone(0.5, 0.5, 100)
     assert outdone(0.9, 0.1, 100)
@@ -438,14 +484,10 @@ def test_square_of_both_probes_is_one() -> None:
     part = Attacked.make(view, replace(SETTINGS, eps=0.02, queries=25, examples=40))
     assert part.square is not None
     assert 0 < int(part.square[0].sum()) < 40
-    images = bench.feed("test").take(part.rows)["images"]
-    # far from their neighbours' class, by arithmetic: what no change can turn Square doesn't turn either
-    w = dense[1].weight.detach()  # type: ignore[index]
-    logits = dense(images / 255).detach()
-    y = part.labels
-    gap = logits.gather(1, y[:, None]) - logits - 0.02 * (w[y][:, None] - w[None]).abs().sum(-1)
-    gap[torch.arange(40), y] = torch.inf
-    assert not (part.square[0] & (gap.amin(1) > 0)).any(), "fallen belong to their rows"
+    fallen, _ = searched(view, 0.02, 25, 0.8, 0, 40)
+    by_row = dict(zip(attacked_rows(100, 40).tolist(), fallen.tolist(), strict=True))
+    assert part.rows.tolist() == sorted(by_row)
+    assert part.square[0].tolist() == [by_row[row] for row in part.rows.tolist()]
 
 
 @pytest.mark.parametrize(
