@@ -44,8 +44,8 @@ TEST = (
     "Of each net the recall of a class less the mean accuracy of its population; then Welch’s test between the two "
     "populations, so a loss that all classes share is none. Raw p ≤ .05 finds one class of twenty where nothing is true; "
     "Holm’s correction lets one mistake through in 5 % of comparisons at most; of what Benjamini-Hochberg names 5 % may "
-    "be mistakes. By chance: the same raw count between halves of the reference’s own nets. Seen from: the smallest impact "
-    "found 4 times of 5, uncorrected."
+    "be mistakes. By chance: the same raw count between halves of the reference’s own nets. Seen from: the smallest "
+    "impact found 4 times of 5, uncorrected."
 )
 MODAL = (
     "Exemplars: test examples whose modal label, the one that most nets give, is not that of the reference population; "
