@@ -308,7 +308,8 @@ def _cut_sizes(cut: Mapping[str, int], counts: np.ndarray, classes: tuple[str, .
     """(classes,) training examples left of each class."""
     if len(classes) < 2:
         raise UserError(f"dataset.cut: {name} has no classes")
-    sizes, said = counts.copy(), {}
+    sizes = counts.copy()
+    said: dict[int, str] = {}
     for key, left in cut.items():
         numbered = key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(classes)
         if key not in classes and not numbered:
