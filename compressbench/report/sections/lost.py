@@ -43,13 +43,13 @@ SAME_BYTES, SAME_ACCURACY = 1.25, 1.0
 TEST = (
     "Of each net the recall of a class less the mean accuracy of its population; then Welch’s test between the two "
     "populations, so a loss that all classes share is none. Raw p ≤ .05 finds one class of twenty where nothing is true; "
-    "Holm’s correction lets one mistake through in 5 % of comparisons at most; of what Benjamini-Hochberg names 5 % may be "
-    "mistakes. By chance: the same raw count between halves of the reference’s own nets. Seen from: the smallest impact "
-    "found 4 times of 5, uncorrected."
+    "Holm’s correction lets one mistake through in 5 % of comparisons at most; of what Benjamini-Hochberg names 5 % may "
+    "be mistakes. By chance: the same raw count between halves of the reference’s own nets. Seen from: the smallest "
+    "impact found 4 times of 5, uncorrected."
 )
 MODAL = (
-    "Exemplars: test examples whose modal label, the one that most nets give, is not that of the reference population; of "
-    "equally frequent labels the highest. By chance: the same between halves of the reference’s own nets, whose modal "
+    "Exemplars: test examples whose modal label, the one that most nets give, is not that of the reference population; "
+    "of equally frequent labels the highest. By chance: the same between halves of the reference’s own nets, whose modal "
     "labels waver more since they are fewer. On exemplars and elsewhere: mean accuracy of the nets."
 )
 
@@ -99,8 +99,8 @@ def _lead(own: Known) -> str:
     if not counts or min(counts) >= FEW:
         return ""
     return (
-        f"{between(counts)} nets a population: with fewer than {FEW} the test by class sees little, and no affected class "
-        "doesn’t mean that none is."
+        f"{between(counts)} nets a population: with fewer than {FEW} the test by class sees little, and no affected "
+        "class doesn’t mean that none is."
     )
 
 
