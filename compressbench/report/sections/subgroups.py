@@ -277,7 +277,8 @@ def against_share(
     axes.set_xlabel("share of the sub-group in training, %" + (" (log scale)" if min(xs) < max(xs) else ""))
     axes.set_ylabel("change of error, % of the dense error")
     caption = (
-        f"Each mark is a sub-group ({clean(grouping)}). 0: as many errors as the dense model; thin bars: 95 % intervals, cut at the edge. "
+        f"Each mark is a sub-group ({clean(grouping)}). 0: as many errors as the dense model; thin bars: 95 % "
+        "intervals, cut at the edge. "
         "A line that rises to the left says that the rare ones pay."
     )
     return saved(figure, re.sub(r"[^A-Za-z0-9_-]", "-", name), axes.get_title(loc="left"), caption, handles)
