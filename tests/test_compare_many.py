@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import compressbench
 from cases_data import picture
 from compressbench.cli.compare import main
 from compressbench.errors import UserError
@@ -85,6 +86,28 @@ def test_sub_groups_from_a_table_beside_the_pictures(tmp_path: Path) -> None:
     assert row.value == pytest.approx(100)
     (row,) = found.where(metric="group_error_change", series="compressed", group="light=light")
     assert row.value is None
+
+
+def test_sub_groups_of_two_models_from_a_table(tmp_path: Path) -> None:
+    names = [f"{part}/{c}/{k}.png" for part in ("train", "test") for c in "ab" for k in range(10)]
+    for k, name in enumerate(names):
+        picture(tmp_path / "data" / name, k)
+    table = tmp_path / "table.csv"
+    rows = "".join(f"{name},{k % 2}\n" for k, name in enumerate(names))
+    table.write_text("path,odd\n" + rows)
+    truth = np.repeat([0, 1], 10)
+    for name, wrong in (("one", [0]), ("other", [1, 3, 5])):
+        said = truth.copy()
+        said[wrong] = 1 - said[wrong]
+        np.savez(tmp_path / f"{name}.npz", logits=4.0 * np.eye(2)[said])
+    two, data = [str(tmp_path / f"{name}.npz") for name in ("one", "other")], str(tmp_path / "data")
+    account = compressbench.compare(two[0], two[1], data=data, attributes=table, quick=True)
+    assert {name: group.tolist() for name, (group, _) in account.asked.groups.items()} == {"odd": [0, 1] * 10}
+    table.write_text("path,odd\n" + rows + "val/a/1.png,1\n")
+    with pytest.raises(UserError, match=r"table.csv:42: there is no picture 'val/a/1.png'"):
+        compressbench.compare(two[0], two[1], data=data, attributes=table, quick=True)
+    with pytest.raises(UserError, match="goes with a folder of pictures"):
+        compressbench.compare(two[0], two[1], data="dataset=digits", attributes=table, quick=True)
 
 
 def _shorter(folder: Path) -> None:

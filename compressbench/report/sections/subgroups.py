@@ -265,8 +265,8 @@ def against_share(
                 axes.plot([x, x], [found.low, found.high], color=look.colour, linewidth=0.8, alpha=0.35)
         line = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, markersize=4.2)
         handles.append((arm.label, line))
-    found = [f.value.mean for _, points in lines for _, f in points if f.value]
-    low, high = min(0.0, *found), max(0.0, *found)
+    drawn = [f.value.mean for _, points in lines for _, f in points if f.value]
+    low, high = min([0.0, *drawn]), max([0.0, *drawn])
     if max(high, -low) > WIDE:
         axes.set_yscale("symlog", linthresh=100)
         axes.set_ylim(min(2 * low, -100.0), 2 * high + 10)
