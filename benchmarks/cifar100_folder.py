@@ -4,7 +4,8 @@
 
 ``PACKED`` holds ``train.zip`` and ``test.zip`` (each picture in them is 32 pixels wide, many of 32 x 32 stacked) and
 ``meta.json.xz`` (``fine_names``, ``coarse_names``, ``coarse_of_fine``, and of each part ``fine_labels``). ``FOLDER``
-becomes ``train/COARSE/*.png``, ``test/COARSE/*.png`` and ``attributes.csv`` (path, fine), as ``dataset=image_folder`` reads it.
+becomes ``train/COARSE/*.png``, ``test/COARSE/*.png`` and ``attributes.csv`` (path, fine), as
+``dataset=image_folder`` reads it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
-    from compressbench.populations import Population
+    from compressbench.populations import Population, PopulationProbe
 
 REFERENCE, OTHER = "dense", "compressed"
 RECIPE, SCALE, MOMENT = "compare", "as given", "populations"
@@ -231,7 +231,7 @@ def _records(crowds: dict[str, Crowd], asked: Material, columns: int) -> list[Re
     keys = {name: digest([name, crowd.files, crowd.labels.tolist()]) for name, crowd in crowds.items()}
     # which net of one population was made of which of the other nobody says: they are no pairs
     by = list(bench.dataset.groups) or CLASSES
-    probes = {
+    probes: dict[str, PopulationProbe] = {
         "agreement": Agreement(),
         "impact": Impact(),
         "exemplars": Exemplars(),

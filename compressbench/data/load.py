@@ -326,7 +326,8 @@ def _cut_sizes(cut: Mapping[str, int], counts: np.ndarray, classes: tuple[str, .
     """(classes,) training examples left of each class."""
     if len(classes) < 2:
         raise UserError(f"dataset.cut: {name} has no classes")
-    sizes, said = counts.copy(), {}
+    sizes = counts.copy()
+    said: dict[int, str] = {}
     for key, left in cut.items():
         place = place_of(key, classes, f"dataset.cut: {name} has")
         if place in said:

@@ -116,12 +116,14 @@ class Subgroups:
                 if before is None or dense is None:
                     continue
                 if many:
-                    pairs = zip(_of(before, k), _of(mine, k), strict=True)
-                    changes = [_mean_change(a, b, paired) for a, b in pairs]
+                    both = zip(_of(before, k), _of(mine, k), strict=True)
+                    changes = [_mean_change(a, b, paired) for a, b in both]
                 else:
-                    pairs = [(a[0], b[0]) for a, b in zip(_of(before, k), _of(mine, k), strict=True)]
+                    means = [
+                        (float(a[0]), float(b[0])) for a, b in zip(_of(before, k), _of(mine, k), strict=True)
+                    ]
                     rows = (labels[group.own], own[0][group.own], dense[0][group.own])
-                    changes = _changes(*rows, positive, pairs[1:])
+                    changes = _changes(*rows, positive, means[1:])
                 for name, change in zip(NAMES, changes, strict=True):
                     yield from _changed(f"{name}_change", change, group.name, len(own) if many else n)
 
