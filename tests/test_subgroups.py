@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cases_data import picture
@@ -125,8 +127,6 @@ def _bench(classes: tuple[str, ...] = ("no", "yes")) -> Bench:
 
 
 def _many(rows: list[np.ndarray], name: str = "net") -> Population:
-    import torch
-
     def member(k: int, labels: np.ndarray) -> Member:
         return Member(f"{name}{k}", k, lambda: torch.as_tensor(labels), lambda: torch.zeros(0))
 
@@ -163,6 +163,36 @@ def test_populations_by_sub_group() -> None:
     assert _value(other, "group_fpr", "male=True") == pytest.approx(25)
     alone = list(Subgroups().measure_many(dense, dense, bench))
     assert not [m for m in alone if "change" in m.name]
+
+
+@dataclass
+class _Seen:
+    """As much of a view as the probe asks for."""
+
+    label: str
+    answers: torch.Tensor
+    labels: torch.Tensor
+    unanswered: int = 0
+
+
+def test_a_single_state_against_its_reference() -> None:
+    bench = _bench()
+    labels = torch.as_tensor(np.asarray(bench.dataset.split("test").labels))
+    dense = _Seen("dense", torch.as_tensor(_answers(bench, [0, 1, 8])), labels)
+    own = _Seen("pruned", torch.as_tensor(_answers(bench, [0, 2, 4, 8])), labels)
+    found = list(Subgroups().measure(own, dense, bench))  # type: ignore[arg-type]
+    # of the men 0 and 1 become 0, 2, 4: 2 errors to 3, one the same
+    assert _value(found, "group_error_change", "male=True") == pytest.approx(50)
+    reach = 1.959963984540054 * math.sqrt((2 + 3 - 2 * 1) / (2 * 3))
+    low = 100 * (1.5 * math.exp(-reach) - 1)
+    assert _value(found, "group_error_change_low", "male=True") == pytest.approx(low)
+    # false positives 0 become 0, 2, 4; the false negative 1 is gone
+    assert _value(found, "group_fpr_change", "male=True") == pytest.approx(200)
+    assert _value(found, "group_fnr_change", "male=True") == -100
+    assert _value(found, "group_fnr_change", "male=False") is None
+    (row,) = [m for m in found if (m.name, m.group) == ("group_error", "male=True")]
+    assert (row.value, row.n) == (pytest.approx(37.5), 8)
+    assert not [m for m in Subgroups().measure(dense, dense, bench) if "change" in m.name]  # type: ignore[arg-type]
 
 
 def test_crossings_and_classes() -> None:

@@ -39,6 +39,8 @@ def main(argv: list[str]) -> int:
     limits = conditions(args.gate) if args.gate is not None else ()
     outputs = outputs_folder(args.outputs or "outputs")
     wishes = _wishes(args, outputs)
+    if args.against is not None:
+        return _populations(args, wishes, outputs)
     from compressbench.conducting.conduct import conducted
 
     command = shlex.join(["compressbench", "compare", *(nameless(a) for a in argv)])
@@ -66,6 +68,12 @@ def _parser() -> Parser:
         nargs="+",
         metavar="ARTEFACT",
         help="the reference first: a model's file, a folder, RUN::STATE, module:function, or predictions",
+    )
+    add(
+        "--against",
+        nargs="+",
+        metavar="PREDICTIONS",
+        help="two populations: these nets against those named first, all as predictions (files, folders, patterns)",
     )
     add(
         "--data",
@@ -135,6 +143,51 @@ def _parser() -> Parser:
     add("--seed", type=int, default=0, help="of all that is drawn")
     trusting.add_options(parser)
     return parser
+
+
+def _populations(args: argparse.Namespace, wishes: Wishes, outputs: Path) -> int:
+    """Many nets against many: screen, page, records, and with ``--json`` the records as one document.
+
+    Raises:
+        UserError: see ``conducting.many.populations``; or a flag is given that has no meaning here.
+    """
+    given = {
+        "--no-labels": args.no_labels,
+        "--limit": args.limit,
+        "--floor": args.floor,
+        "--gate": args.gate,
+        "--junit": args.junit,
+        "--csv": args.csv,
+        "--model": args.model,
+        "--preprocess": args.preprocess == "auto",
+        **{f"--{name}": getattr(args, name) for name in PREPARING},
+    }
+    odd = next((flag for flag, value in given.items() if value), None)
+    if odd is not None:
+        raise UserError(
+            f"compare: {odd} does nothing beside --against, which takes predictions of populations"
+        )
+    import json
+
+    from compressbench.conducting.many import populations
+    from compressbench.console import console
+    from compressbench.paths import write_named
+    from compressbench.records import Records, write_csv, write_jsonl
+    from compressbench.report.page import write_report
+    from compressbench.report.terminal import print_populations
+
+    records = Records(populations(args.artefacts, args.against, wishes))
+    place = _new_folder(outputs)
+    write_jsonl(records, place / "records.jsonl")
+    write_csv(records, place / "records.csv")
+    page = write_report(records, place, "Two populations of nets")
+    if args.json:
+        rows = [{k: v for k, v in row.items() if k != "artefact"} for row in records.dicts()]
+        text = json.dumps({"schema": 1, "records": rows}, ensure_ascii=False, allow_nan=False, indent=1)
+        write_named(args.json, text + "\n")
+    print_populations(records, console())
+    console().print(f"page: {page}", markup=False, soft_wrap=True)
+    return 0
 
 
 def _wishes(args: argparse.Namespace, outputs: Path) -> Wishes:
@@ -248,8 +301,6 @@ class _Live:
 
 def _written(account: Account, material: Any, args: argparse.Namespace, outputs: Path) -> Path:
     """The folder of a comparison: page, records, JSON, flips; returns the page's path."""
-    import time
-
     from compressbench.records import Records, write_csv, write_jsonl
     from compressbench.showing.document import write_document
     from compressbench.showing.flips import write_flips
@@ -257,14 +308,7 @@ def _written(account: Account, material: Any, args: argparse.Namespace, outputs:
     from compressbench.showing.page import write_page
     from compressbench.showing.recorded import records_of
 
-    folder = outputs / "compared" / time.strftime("%Y%m%d-%H%M%S")
-    number = 1
-    while (place := folder if number == 1 else folder.with_name(f"{folder.name}-{number}")).exists():
-        number += 1
-    try:
-        place.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"outputs: can't write to {place}: {error.strerror}") from error
+    place = _new_folder(outputs)
     records = Records(records_of(account))
     write_jsonl(records, place / "records.jsonl")
     write_csv(records, place / "records.csv")
@@ -278,6 +322,21 @@ def _written(account: Account, material: Any, args: argparse.Namespace, outputs:
         write_flips(account, args.csv)
     beside = ("records.jsonl", "records.csv", "comparison.json", "flips.csv")
     return write_page(account, place / "compare.html", material.thumbnail, beside)
+
+
+def _new_folder(outputs: Path) -> Path:
+    """One of its own for this comparison."""
+    import time
+
+    folder = outputs / "compared" / time.strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while (place := folder if number == 1 else folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    try:
+        place.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"outputs: can't write to {place}: {error.strerror}") from error
+    return place
 
 
 def _shown(account: Account, page: Path) -> None:

@@ -109,18 +109,14 @@ def _raw(
     shares = allocate(counts, held, np.ones_like(counts), counts - 1)
     test_rows = pick(whole.labels, shares, np.random.RandomState(split_seed))
     train_rows = np.setdiff1d(whole.rows, test_rows)
-    known = {} if attributes is None else _known(base, {"": listing}, attributes)[""]
+    own = {} if attributes is None else _known(base, {"": listing}, attributes)[""]
     parts = {"train": train_rows, "test": test_rows}
     return Raw(
         whole.take(train_rows),
         whole.take(test_rows),
         tuple(listing),
         licence,
-        {
-            part: {name: column[rows] for name, column in known.items()}
-            for part, rows in parts.items()
-            if known
-        },
+        {part: {name: column[rows] for name, column in own.items()} for part, rows in parts.items() if own},
     )
 
 

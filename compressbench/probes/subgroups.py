@@ -57,11 +57,14 @@ class Subgroups:
         by: an attribute, or several, or their crossings (``Male & Young``); ``classes`` may be among them. None: each
             attribute of the data set that has at most 1,000 values, or the classes where there is none.
         positive: name or number of the class that is positive, where there are two; None: the last.
+        pairs: whether nets of one seed in two populations are taken as made of each other, so that what both have in
+            common isn't counted as chance.
     """
 
     VERSION: ClassVar[int] = 1
     by: str | Sequence[str] | None = None
     positive: str | int | None = None
+    pairs: bool = True
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split; a sub-group without examples has no figures."""
@@ -76,7 +79,7 @@ class Subgroups:
         """Means over the nets; ``n`` of a rate and its change is the number of nets."""
         own, dense = (p.labels.cpu().numpy() for p in (subjects, references))
         same = [m.state for m in subjects.members] == [m.state for m in references.members]
-        paired = [m.seed for m in subjects.members] == [m.seed for m in references.members]
+        paired = self.pairs and [m.seed for m in subjects.members] == [m.seed for m in references.members]
         yield from self._measured(own, None if same else dense, bench, paired, many=True)
 
     def _measured(
@@ -113,12 +116,14 @@ class Subgroups:
                 if before is None or dense is None:
                     continue
                 if many:
-                    pairs = zip(_of(before, k), _of(mine, k), strict=True)
-                    changes = [_mean_change(a, b, paired) for a, b in pairs]
+                    both = zip(_of(before, k), _of(mine, k), strict=True)
+                    changes = [_mean_change(a, b, paired) for a, b in both]
                 else:
-                    pairs = [(a[0], b[0]) for a, b in zip(_of(before, k), _of(mine, k), strict=True)]
+                    means = [
+                        (float(a[0]), float(b[0])) for a, b in zip(_of(before, k), _of(mine, k), strict=True)
+                    ]
                     rows = (labels[group.own], own[0][group.own], dense[0][group.own])
-                    changes = _changes(*rows, positive, pairs[1:])
+                    changes = _changes(*rows, positive, means[1:])
                 for name, change in zip(NAMES, changes, strict=True):
                     yield from _changed(f"{name}_change", change, group.name, len(own) if many else n)
 

@@ -15,6 +15,7 @@ from compressbench.report.sections import cost, methods
 from compressbench.report.sections.accuracy import accuracy_table
 from compressbench.report.sections.forgetting import worst_classes
 from compressbench.report.sections.populations import population_tables
+from compressbench.report.sections.subgroups import section as subgroup_section
 from compressbench.report.speed import batches, in_words, speed_of
 from compressbench.report.states import lines, rounded_to, settings_of, some, thinned
 from compressbench.report.tables import Cell, Table, cell
@@ -62,6 +63,18 @@ def print_tables(records: Records, console: Console) -> None:
             console.print(sentence, markup=False, soft_wrap=False)
     for sentence in warnings(found):
         console.print(f"note: {sentence}", style="yellow", markup=False)
+
+
+def print_populations(records: Records, console: Console) -> None:
+    """Prints each panel's populations, and errors by sub-group where there are any."""
+    for panel in panels(records):
+        tables = [*population_tables(panel)[:1], *subgroup_section(panel, "").tables]
+        for table in tables:
+            console.print(table.title, markup=False)
+            for part in _abreast(table):
+                console.print(_of(part, console.width))
+            for note in table.notes:
+                console.print(note, markup=False)
 
 
 def _over(count: int) -> str:

@@ -265,8 +265,8 @@ def against_share(
                 axes.plot([x, x], [found.low, found.high], color=look.colour, linewidth=0.8, alpha=0.35)
         line = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, markersize=4.2)
         handles.append((arm.label, line))
-    found = [f.value.mean for _, points in lines for _, f in points if f.value]
-    low, high = min(0.0, *found), max(0.0, *found)
+    drawn = [f.value.mean for _, points in lines for _, f in points if f.value]
+    low, high = min([0.0, *drawn]), max([0.0, *drawn])
     if max(high, -low) > WIDE:
         axes.set_yscale("symlog", linthresh=100)
         axes.set_ylim(min(2 * low, -100.0), 2 * high + 10)
@@ -277,7 +277,8 @@ def against_share(
     axes.set_xlabel("share of the sub-group in training, %" + (" (log scale)" if min(xs) < max(xs) else ""))
     axes.set_ylabel("change of error, % of the dense error")
     caption = (
-        f"Each mark is a sub-group ({clean(grouping)}). 0: as many errors as the dense model; thin bars: 95 % intervals, cut at the edge. "
+        f"Each mark is a sub-group ({clean(grouping)}). 0: as many errors as the dense model; thin bars: 95 % "
+        "intervals, cut at the edge. "
         "A line that rises to the left says that the rare ones pay."
     )
     return saved(figure, re.sub(r"[^A-Za-z0-9_-]", "-", name), axes.get_title(loc="left"), caption, handles)
