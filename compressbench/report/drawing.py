@@ -217,9 +217,12 @@ def line_chart(
     from matplotlib.figure import Figure
 
     rows = -(-len(lines) // COLUMNS)
-    figure = Figure(figsize=(WIDTH, 0.9 + 1.2 * rows), layout="constrained")
+    names = [clean(series.label).partition(": ") for series, _ in lines]
+    tall = 1.2 + 0.14 * any(rest for _, _, rest in names)
+    figure = Figure(figsize=(WIDTH, 0.9 + tall * rows), layout="constrained")
     grid = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
-    labels = shortened([clean(series.label) for series, _ in lines], LINE_LABEL - 2)
+    ends = shortened([rest or first for first, _, rest in names], LINE_LABEL)
+    heads = [short(first, LINE_LABEL) + ":\n" if rest else "" for first, _, rest in names]
     for place, axes in enumerate(grid.flat):
         if place >= len(lines):
             axes.set_axis_off()
@@ -233,7 +236,7 @@ def line_chart(
                 )
         draw(panel, axes, own)
         dress(axes, own)
-        axes.set_title("\u200b" + labels[place], fontsize=7, fontweight="normal", pad=3)
+        axes.set_title("\u200b" + heads[place] + ends[place], fontsize=7, fontweight="normal", pad=3)
         mark([axes.title, axes._left_title], own[0][0].label)
         if not place:
             figure.supxlabel(axes.get_xlabel(), fontsize=8)

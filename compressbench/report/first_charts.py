@@ -219,7 +219,8 @@ def loyalty_vs_size(of: Asked, name: str) -> Chart | None:
     told = "Dashed: the floor, two dense nets of different seeds. " if floors else ""
     told += "Shaded: pairs of dense nets. " if population else ""
     told = told or "No floor was measured. "
-    if len(lines) > TOGETHER and all(len(points) == 1 for _, points in lines):
+    alone = all(len(points) == 1 for _, points in lines)
+    if alone and (len(lines) > TOGETHER or _one_place(lines)):
         rows = [
             _loyal_row(s)
             for s in sorted(of.states, key=lambda s: s.order)
@@ -275,7 +276,7 @@ def choice(of: Asked, name: str) -> Chart | None:
     else:
         lines, what = _against_size(panel, moment, lambda p: main_of(panel, p))
         dense, against = [], "size"
-    if not lines:
+    if not lines or (not batch and _one_place(lines)):
         return None
 
     def dress(axes: Axes, _: Lines) -> None:
@@ -294,6 +295,11 @@ def choice(of: Asked, name: str) -> Chart | None:
     if batch:
         told += f"Measured on {clean(runtime(panel, of.taken))}, the median forward; what others took isn’t taken out. "
     return line_chart(panel, name, f"{label} against {against}", lines, dress, told + bands(counts))
+
+
+def _one_place(lines: Lines) -> bool:
+    """Whether all marks stand above each other."""
+    return len({x for _, points in lines for x, _ in points}) < 2
 
 
 def _timed(of: Asked) -> tuple[int, str]:
