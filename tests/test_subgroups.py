@@ -241,7 +241,7 @@ def _folder(root: Path) -> list[str]:
 
 
 def _table(names: list[str], header: str = "path,dark,owner") -> str:
-    rows = [f"{name},{k % 2},{'ann' if k % 3 else 'bob'}" for k, name in enumerate(names)]
+    rows = [f"{name},{k % 2 if k < 6 else 2},{'ann' if k % 3 else 'bob'}" for k, name in enumerate(names)]
     return "\n".join([header, *reversed(rows)]) + "\n"
 
 
@@ -250,6 +250,7 @@ def test_attributes_beside_a_folder(tmp_path: Path) -> None:
     (tmp_path / "attributes.csv").write_text(_table(names))
     raw = image_folder(str(tmp_path), attributes="attributes.csv")
     assert raw.attributes["train"]["dark"].tolist() == ["0", "1", "0", "1", "0", "1"]
+    assert raw.attributes["test"]["dark"].tolist() == ["2"] * 6
     assert raw.attributes["test"]["owner"].tolist() == ["bob", "ann", "ann", "bob", "ann", "ann"]
     (tmp_path / "flat").mkdir()
     flat = [f"{c}/{k}.png" for c in ("cat", "dog") for k in range(4)]
@@ -295,7 +296,7 @@ def test_no_table_outside_of_the_folder(tmp_path: Path) -> None:
     for name in ("../secret.csv", str(tmp_path / "secret.csv"), "link.csv", "none.csv"):
         with pytest.raises(UserError):
             image_folder(str(tmp_path / "own"), attributes=name)
-    with pytest.raises(UserError, match="outside"):
+    with pytest.raises(UserError, match="leads outside"):
         image_folder(str(tmp_path / "own"), attributes="link.csv")
 
 
