@@ -388,6 +388,7 @@ def test_the_reference_beside_itself_is_all_zero() -> None:
         "there are no exemplars",
     )
     assert not any(name == "exemplar" for name, _ in rows)
+    assert rows["exemplar_share", "a"].value is None  # of no exemplars there are no shares
     rows = found(Impact(), DENSE, DENSE, bench(TRUTH))
     assert {rows["impact", g].value for g in "ab"} == {0}
     assert {rows["impact_p", g].value for g in "ab"} == {1}
