@@ -30,26 +30,27 @@ def check_probe(probe: Any, subject: State, reference: State, bench: Bench) -> l
             declared form.
     """
     many = callable(getattr(probe, "measure_many", None))
-    if not many and not callable(getattr(probe, "measure", None)):
+    single = callable(getattr(probe, "measure", None))
+    if not many and not single:
         raise Unfit(f"{type(probe).__name__} has no measure(subject, reference, bench), which yields Metrics")
 
     def measured() -> list[Metric]:
         own = alone(bench)
         views = View(subject, own, "pruned"), View(reference, own, "dense")
         with unchanged(subject=subject, reference=reference, data=dict(bench.dataset.splits)):
-            if many:
-                found = probe.measure_many(*(Population.of([view]) for view in views), own)
-            else:
-                found = probe.measure(*views, own)
-            if not isinstance(found, Iterable):
-                raise Unfit(
-                    f"measure returned {type(found).__name__}; it yields (or returns a list of) Metrics"
-                )
-            rows = list(found)
+            parts = [probe.measure(*views, own)] if single else []
+            parts += [probe.measure_many(*(Population.of([view]) for view in views), own)] if many else []
+            for found in parts:
+                if not isinstance(found, Iterable):
+                    raise Unfit(
+                        f"measure returned {type(found).__name__}; it yields (or returns a list of) Metrics"
+                    )
+            told = [list(found) for found in parts]
         for view in views:
             check_view(view, bench)
-        check_metrics(rows)
-        return rows
+        for rows in told:
+            check_metrics(rows)
+        return [row for rows in told for row in rows]
 
     return twice(measured, "bench.generator('…')", _differ)
 

@@ -62,7 +62,7 @@ def section(panel: Panel, suffix: str) -> Section:
 
 def forgotten_pictures(panel: Panel, moment: str) -> list[Gallery]:
     """What the lead's smallest state has forgotten, then, folded, what each series has beside it; the first seed's."""
-    found = []
+    found: list[Gallery] = []
     for series in sorted(panel.series, key=lambda s: s is not panel.lead):
         point = beside_lead(panel, series, moment)
         rows = [] if point is None else _examples(panel, series, point)

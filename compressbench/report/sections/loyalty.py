@@ -136,17 +136,22 @@ def _populations(panel: Panel) -> list[tuple[str, Told]]:
 def floor_chart(panel: Panel, name: str) -> Chart | None:
     """Loyalty of each population to the dense nets of its seeds, over the range of pairs of dense nets."""
     found = [(label, told) for label, told in _populations(panel) if "population_label_loyalty" in told]
+
+    def value(told: Told, metric: str) -> float:
+        known = told[metric].value
+        assert known is not None  # others are left out
+        return known
+
     floors = [told for _, told in found if "floor_label_loyalty_low" in told]
     if not floors:
         return None
     figure, axes = canvas("Loyalty beside the floor of dense nets", rows=2 * len(found))
     for row, (_, told) in enumerate(found):
         if "floor_label_loyalty_low" in told:
-            low, middle, high = (told[f"floor_label_loyalty{e}"].value for e in ("_low", "", "_high"))
+            low, middle, high = (value(told, f"floor_label_loyalty{e}") for e in ("_low", "", "_high"))
             axes.plot([low, high], [row, row], color=MUTED, linewidth=7, alpha=0.35, solid_capstyle="butt")
             axes.plot([middle], [row], "|", color=MUTED, markersize=9)
-        value = told["population_label_loyalty"].value
-        axes.plot([value], [row], "o", color=COLOURS[0], markersize=5)
+        axes.plot([value(told, "population_label_loyalty")], [row], "o", color=COLOURS[0], markersize=5)
     name_rows(axes, [clean(label) for label, _ in found], 34)
     axes.set_xlabel("label loyalty, %")
     nets = floors[0]["floor_label_loyalty"].n
