@@ -436,6 +436,28 @@ def test_names_stand_at_the_lines_or_over_small_charts_and_in_no_legend(tmp_path
         assert any(e.tag.endswith("}path") for g in own for e in g.iter())
 
 
+def test_classes_of_many_series_stand_in_small_charts(tmp_path):
+    rows = [*dense(1)]
+    for k in range(9):
+        here = {
+            "series": f"series {k}",
+            "order": 1,
+            "density": 0.5,
+            "probe": "forgetting",
+            "metric": "recall_change",
+        }
+        rows += changed([-0.1], f"series {k}")
+        rows += [
+            record(**here, group=g, value=v, unit="points", n=50)
+            for g, v in (("cat", -3.0 - k), ("dog", 1.0))
+        ]
+    write_report(Records(rows), tmp_path, "many")
+    svg = (tmp_path / "forgetting.svg").read_text(encoding="utf-8")
+    assert "legend" not in svg
+    assert len(re.findall(r'id="chart-forgetting-axes_\d+"', svg)) == 9
+    assert [t for t in texts(svg) if t.startswith("series")] == [f"series {k}" for k in range(9)]
+
+
 # the page -------------------------------------------------------------------------------------------------------------
 
 

@@ -214,41 +214,100 @@ def line_chart(
         dress(axes, lines)
         drawn = [*panel.dense.values(), *(series for series, _ in lines)]
         return finish(figure, axes, panel, name, caption, drawn=drawn)
+
+    def paint(axes: Axes, place: int) -> None:
+        for series, points in lines:
+            if series is not lines[place][0]:
+                xs, means = [x for x, _ in points], [s.mean for _, s in points]
+                pale = axes.plot(xs, means, color=PALE, linewidth=0.8, marker=".", markersize=2.5)
+                mark(pale, series.label)
+        draw(panel, axes, lines[place : place + 1])
+        dress(axes, lines[place : place + 1])
+
+    return multiples(name, title, [series.label for series, _ in lines], paint, caption)
+
+
+def dot_chart(
+    panel: Panel,
+    name: str,
+    title: str,
+    lines: Grouped,
+    names: Sequence[str],
+    dress: Callable[[Axes], None],
+    caption: str,
+    floor: float | None = None,
+) -> Chart:
+    """One row a name, one dot a series; of many series a small chart each, the others pale behind.
+
+    Args:
+        dress: sets up the axes of one chart.
+        floor: see ``dots``.
+    """
+    if not TOGETHER < len(lines) <= MULTIPLES:
+        figure, axes = canvas(title, rows=len(names))
+        dots(panel, axes, lines, names, floor)
+        dress(axes)
+        return finish(figure, axes, panel, name, caption, lines)
+
+    def paint(axes: Axes, place: int) -> None:
+        for series, _, found in lines:
+            if series is not lines[place][0]:
+                spots = [
+                    (max(found[n].mean, floor or -math.inf), k) for k, n in enumerate(names) if n in found
+                ]
+                mark(axes.plot(*zip(*spots, strict=True), ".", color=PALE, markersize=4), series.label)
+        dots(panel, axes, lines[place : place + 1], names, floor)
+        dress(axes)
+
+    labels = [series.label for series, _, _ in lines]
+    shares = [percentage(point.density) for _, point, _ in lines]
+    beside = [f", {share} %" for share in shares] if len(set(shares)) > 1 else ()
+    return multiples(name, title, labels, paint, caption, 0.45 + 0.11 * len(names), beside)
+
+
+def multiples(
+    name: str,
+    title: str,
+    labels: Sequence[str],
+    paint: Callable[[Axes, int], None],
+    caption: str,
+    height: float = 1.2,
+    beside: Sequence[str] = (),
+) -> Chart:
+    """A small chart for each series, all on the same axes.
+
+    Args:
+        beside: what each heading says behind the label.
+        paint: draws one and sets up its axes, of the axes and the place of the series.
+        height: of one, in inches.
+    """
     from matplotlib.figure import Figure
 
-    rows = -(-len(lines) // COLUMNS)
-    names = [clean(series.label).partition(": ") for series, _ in lines]
-    tall = 1.2 + 0.14 * any(rest for _, _, rest in names)
+    rows = -(-len(labels) // COLUMNS)
+    more = beside or [""] * len(labels)
+    names = [clean(label + tail).partition(": ") for label, tail in zip(labels, more, strict=True)]
+    tall = height + 0.14 * any(rest for _, _, rest in names)
     figure = Figure(figsize=(WIDTH, 0.9 + tall * rows), layout="constrained")
     grid = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
     ends = shortened([rest or first for first, _, rest in names], LINE_LABEL)
     heads = [short(first, LINE_LABEL) + ":\n" if rest else "" for first, _, rest in names]
     for place, axes in enumerate(grid.flat):
-        if place >= len(lines):
+        if place >= len(labels):
             axes.set_axis_off()
             continue
-        own = lines[place : place + 1]
-        for series, points in lines:
-            if series is not own[0][0]:
-                xs, means = [x for x, _ in points], [s.mean for _, s in points]
-                mark(
-                    axes.plot(xs, means, color=PALE, linewidth=0.8, marker=".", markersize=2.5), series.label
-                )
-        draw(panel, axes, own)
-        dress(axes, own)
+        paint(axes, place)
         axes.set_title("\u200b" + heads[place] + ends[place], fontsize=7, fontweight="normal", pad=3)
-        mark([axes.title, axes._left_title], own[0][0].label)
+        mark([axes.title, axes._left_title], labels[place])
         if not place:
             figure.supxlabel(axes.get_xlabel(), fontsize=8)
             figure.supylabel(axes.get_ylabel(), fontsize=8)
         axes.set(xlabel="", ylabel="")
         axes.tick_params(labelsize=6.5)
         _fewer(axes)
-        if place + COLUMNS >= len(lines):
+        if place + COLUMNS >= len(labels):
             axes.tick_params(labelbottom=True)
     figure.suptitle(clean(title), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
-    told = "A small chart each, the other series grey behind. "
-    return saved(figure, name, title, told + caption, [])
+    return saved(figure, name, title, f"A small chart each, the other series grey behind. {caption}", [])
 
 
 def _fewer(axes: Axes, most: int = 4) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from compressbench.records import Record
 from compressbench.report.drawing import (
@@ -11,9 +12,7 @@ from compressbench.report.drawing import (
     Chart,
     bars,
     by_group,
-    canvas,
-    dots,
-    finish,
+    dot_chart,
     lowest_at,
     when,
 )
@@ -27,6 +26,8 @@ from compressbench.report.styles import INK
 from compressbench.report.tables import Cell, Row, Table, cell, diverging
 from compressbench.report.wording import moment_name
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 CLASSES_SHOWN = 20
 CHANGE = ("forgetting", "recall_change")
 CHOSEN = (
@@ -101,12 +102,14 @@ def forgetting(panel: Panel, moment: str, name: str) -> Chart | None:
     title = "Recall change per class" + (
         "" if len(shown) == len(classes) else f", the {len(shown)} worst of {len(classes)}"
     )
-    figure, axes = canvas(title + when(moment), rows=len(shown))
-    counts = dots(panel, axes, lines, shown)
-    axes.axvline(0, color=INK, linewidth=1.2)
-    axes.set_xlabel("points, against the dense model of the same seed")
+
+    def dress(axes: Axes) -> None:
+        axes.axvline(0, color=INK, linewidth=1.2)
+        axes.set_xlabel("points, against the dense model of the same seed")
+
+    counts = {found[c].n for _, _, found in lines for c in shown if c in found}
     caption = f"{lowest_at(panel, lines)}; on top the class of which any state loses most. {bars(counts)}"
-    return finish(figure, axes, panel, name, caption, lines)
+    return dot_chart(panel, name, title + when(moment), lines, shown, dress, caption)
 
 
 def forgetting_table(panel: Panel, moment: str) -> tuple[Table | None, Table | None]:
