@@ -501,3 +501,14 @@ def test_a_population_without_figures_has_its_reason_and_no_gallery() -> None:
 def test_no_populations_no_section() -> None:
     assert lost.section(panels(Records([record()]))[0], "").empty
     assert lost.section(panels(Records([record(), *figures("dense")]))[0], "").empty
+
+
+@pytest.mark.parametrize(
+    ("raw", "corrected", "shown"), [(0.01, 0.05, "**"), (0.05, 0.4, "*"), (0.06, 0.6, "")]
+)
+def test_impacts_carry_stars_raw_and_corrected(raw: float, corrected: float, shown: str) -> None:
+    values = {"impact": -4.0, "impact_p": raw, "impact_p_holm": corrected}
+    metrics = [Metric(name, value, "1", group="a", n=9) for name, value in values.items()]
+    rows = [record(), *told("dense", metrics), *told("cut", metrics)]
+    (table,) = [t for t in lost.section(panels(Records(rows))[0], "").more if t.title == "Impact by class"]
+    assert table.rows[0].cells[0].plain.removeprefix("−").lstrip("4.0") == shown
