@@ -156,7 +156,14 @@ def test_each_moment_has_its_own_chart(written):
     assert {p.stem for p in written.glob("*.svg")} == {
         *("accuracy_vs_density", "change_vs_density", "accuracy_vs_compute", "forgetting", "layer_density"),
         *("accuracy_vs_density_early", "change_vs_density_early", "accuracy_vs_compute_early"),
-        *("first_changes", "first_loyalty_vs_size", "first_worst", "first_attacked", "first_speeds", "first_choice"),
+        *(
+            "first_changes",
+            "first_loyalty_vs_size",
+            "first_worst",
+            "first_attacked",
+            "first_speeds",
+            "first_choice",
+        ),
     }
 
 
