@@ -66,6 +66,11 @@ class Corruptions:
         if self.examples is not None and self.examples < 1:
             raise UserError(f"corruptions: examples is {self.examples}, must be at least 1, or null for all")
 
+    def files(self) -> tuple[str, ...]:
+        """What is read beside the data set, so that a result is measured anew where that changed."""
+        parts = ["labels.npy", *(f"{kind}.npy" for kind in self.kinds)]
+        return () if self.folder is None else tuple(str(Path(self.folder) / part) for part in parts)
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject, beside the reference on the same images."""
         from compressbench.probes.answered import answered

@@ -45,6 +45,10 @@ class NaturalAdversarial:
         if not isinstance(self.classes, Mapping):
             raise UserError("natural_adversarial: classes: {folder: class} is wanted")
 
+    def files(self) -> tuple[str, ...]:
+        """What is read beside the data set, so that a result is measured anew where that changed."""
+        return tuple(str(path) for paths in _listing(self.folder).values() for path in paths)
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Accuracy there and on clean images of the same classes, and the change of their ratio to the reference's."""
         from compressbench.tasks.images.classification import Classification
@@ -83,22 +87,31 @@ _asked: weakref.WeakKeyDictionary[View, dict[tuple[str, tuple[tuple[str, str], .
 _asked = weakref.WeakKeyDictionary()
 
 
+def _listing(folder: str) -> dict[str, list[Path]]:
+    """Picture files by folder.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    from compressbench.data.folder import files
+    from compressbench.paths import given_path
+
+    base = given_path(folder, "natural_adversarial: folder")
+    if not base.is_dir():
+        raise UserError(f"natural_adversarial: there is no folder {base}")
+    try:
+        return files(base)
+    except UserError as error:
+        raise UserError(str(error).replace("image_folder:", "natural_adversarial:", 1)) from error
+
+
 def _files(settings: NaturalAdversarial, task: Classification) -> tuple[dict[int, list[Path]], list[int]]:
     """Picture files by class number, and these numbers, rising.
 
     Raises:
         UserError: there is no such folder, or one in it is no class.
     """
-    from compressbench.data.folder import files
-    from compressbench.paths import given_path
-
-    base = given_path(settings.folder, "natural_adversarial: folder")
-    if not base.is_dir():
-        raise UserError(f"natural_adversarial: there is no folder {base}")
-    try:
-        listing = files(base)
-    except UserError as error:
-        raise UserError(str(error).replace("image_folder:", "natural_adversarial:", 1)) from error
+    listing, base = _listing(settings.folder), Path(settings.folder).expanduser()
     number = {name: k for k, name in enumerate(task.classes)}
     found: dict[int, list[Path]] = {}
     for name, pictures in listing.items():

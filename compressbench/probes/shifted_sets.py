@@ -43,6 +43,11 @@ class ShiftedSets:
         if not self.versions:
             raise UserError(f"shifted_sets: no version is named; known: {', '.join(KNOWN)}")
 
+    def files(self) -> tuple[str, ...]:
+        """What is read beside the data set, so that a result is measured anew where that changed."""
+        parts = [f"cifar10.1_{v}_{what}.npy" for v in self.versions for what in ("data", "labels")]
+        return () if self.folder is None else tuple(str(Path(self.folder) / part) for part in parts)
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterator[Metric]:
         """Of the subject, and how far it agrees with the reference there."""
         import numpy as np

@@ -108,6 +108,7 @@ class Executor:
         self._known_facts: dict[str, dict[str, Any]] = {}
         self._known_results: dict[str, dict[str, Any]] = {}
         self._result_keys: dict[tuple[tuple[str, ...], int, str], str] = {}
+        self._read_by: dict[str, dict[str, list[str]]] = {}
         self._many: dict[str, tuple[bool, bool]] = {}
         self._measured: set[str] = set()
         self._no_floor: dict[str, bool] = {}
@@ -767,6 +768,11 @@ class Executor:
 
     def _files_of(self, probe: str) -> dict[str, list[str]]:
         """The content of what a probe reads beside the data set; nothing where it reads nothing."""
+        if probe not in self._read_by:  # gigabytes, at times
+            self._read_by[probe] = self._read_files(probe)
+        return self._read_by[probe]
+
+    def _read_files(self, probe: str) -> dict[str, list[str]]:
         if not hasattr(self._kind(probe), "files"):
             return {}
         where = f"evaluation.probes.{probe}"
