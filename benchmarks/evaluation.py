@@ -181,6 +181,8 @@ def needs(name: str, probe: object, images: int, held: int) -> Work:
         return Work(held)  # a temperature is fitted on each validation image
     if name == "cost":
         return Work(1)  # MACs are counted on one blank image
+    if name == "corruptions":  # each corrupted image once
+        return Work(min(probe.examples or images, images) * len(probe.kinds) * len(probe.severities))
     if name != "robustness":
         return Work()  # from answers, weights and facts
     n = min(probe.examples or images, images)
