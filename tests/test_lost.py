@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -242,6 +243,17 @@ def test_of_identical_populations_nothing_is_forgotten_and_taxicab_is_within_two
     np.testing.assert_array_equal(apart, [2, 2])
     shares = [v[:, :] / 5 for v in (one, other)]
     np.testing.assert_allclose(score, np.abs(shares[0] - shares[1]).sum(axis=1))
+
+
+def test_equal_taxicab_scores_are_equal_to_the_bit_and_rank_by_row() -> None:
+    """Rounding must not rank: 1/3 + 1/3 + 2/3 and 2/3 + 2/3 are one score."""
+    tables = [t for t in itertools.product(range(4), repeat=3) if sum(t) == 3]
+    pairs = list(itertools.product(tables, repeat=2))
+    one, other = (np.array([p[k] + (0,) for p in pairs], np.int32) for k in (0, 1))
+    exact = [Fraction(sum(abs(a - b) for a, b in zip(*pair, strict=True)), 3) for pair in pairs]
+    assert many.taxicab(one, other).tolist() == [float(x) for x in exact]
+    found = many.exemplars(one, other)
+    assert found.ranked.tolist() == sorted(np.flatnonzero(found.differ), key=lambda k: (-exact[k], k))
 
 
 def test_populations_of_other_data_are_refused() -> None:

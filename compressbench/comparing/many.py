@@ -292,8 +292,10 @@ def taxicab(one: Ints, other: Ints) -> Floats:
 
     No answer counts as an answer of its own (Hooker et al. 2020: how compression-identified exemplars are ranked).
     """
-    shares = [v / np.maximum(v.sum(axis=1, keepdims=True), 1) for v in (one, other)]
-    return np.minimum(np.abs(shares[0] - shares[1]).sum(axis=1), 2.0)
+    sizes = [v.sum(axis=1, dtype=np.int64) for v in (one, other)]
+    # over one denominator in whole numbers: as floats equal scores would differ by rounding, which would rank them
+    apart = np.abs(one * sizes[1][:, None] - other * sizes[0][:, None]).sum(axis=1)
+    return apart / np.maximum(sizes[0] * sizes[1], 1)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from compressbench.errors import UserError, nearest
+from compressbench.paths import given_path
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.data.examples import Examples
     from compressbench.probes.spoilt import Kept
     from compressbench.tasks.images.classification import Classification
@@ -69,7 +71,21 @@ class Corruptions:
     def files(self) -> tuple[str, ...]:
         """What is read beside the data set, so that a result is measured anew where that changed."""
         parts = ["labels.npy", *(f"{kind}.npy" for kind in self.kinds)]
-        return () if self.folder is None else tuple(str(Path(self.folder) / part) for part in parts)
+        return () if self.folder is None else tuple(str(_place(self.folder) / part) for part in parts)
+
+    def check(self, dataset: Dataset) -> None:
+        """Before anything is made: arrays that are missing or of other pictures than the data set's are refused.
+
+        Raises:
+            UserError: see above.
+        """
+        from compressbench.tasks.images.classification import Classification
+        from compressbench.tasks.images.published_sets import corrupted_set
+
+        if self.folder is None or not isinstance(dataset.task, Classification):
+            return
+        for kind in self.kinds:
+            corrupted_set(_place(self.folder), kind, 1, dataset.task.shape, len(dataset.classes))
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject, beside the reference on the same images."""
@@ -140,7 +156,7 @@ class Corruptions:
         if self.folder is None:
             images = pictures(view.bench, kind, severity, self.examples)
         else:
-            images = _published(Path(self.folder), view.bench, examples, kind, severity)
+            images = _published(_place(self.folder), view.bench, examples, kind, severity)
         return log_probs(view, examples, images)
 
     def _of_reference(self, view: View, examples: Examples, kind: str, severity: int) -> Tensor:
@@ -150,6 +166,10 @@ class Corruptions:
             _of_references[view] = Kept(ANSWERS)
         key = (kind, severity, self.examples, self.folder)
         return _of_references[view].get(key, lambda: self._said(view, examples, kind, severity))
+
+
+def _place(folder: str) -> Path:
+    return given_path(folder, "corruptions: folder")
 
 
 _of_references: weakref.WeakKeyDictionary[View, Kept] = weakref.WeakKeyDictionary()

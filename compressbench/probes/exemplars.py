@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.probes.families import checked, families
+from compressbench.probes.families import checked, families, known
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.populations import Population
 
 NONE = "there are no exemplars"
@@ -30,7 +31,7 @@ class Exemplars:
         splits: of the reference population into halves, at most.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # equal taxicab scores are equal: then by row, not by rounding
     by: Sequence[str] | None = None
     shown: int = 24
     splits: int = 10
@@ -41,6 +42,14 @@ class Exemplars:
             raise UserError(f"exemplars: shown is {self.shown}, must be 0 or more")
         if self.splits < 1:
             raise UserError(f"exemplars: splits is {self.splits}, must be 1 or more")
+
+    def check(self, dataset: Dataset) -> None:
+        """Before anything is made: a data set without such an attribute is refused.
+
+        Raises:
+            UserError: see above.
+        """
+        known(dataset, self.by or (), "exemplars")
 
     def measure_many(self, subjects: Population, references: Population, bench: Bench) -> Iterable[Metric]:
         """On the whole test split. A group's share is that of the exemplars which come from it."""
@@ -109,7 +118,7 @@ class Exemplars:
         if not len(rows):
             return
         classes, chosen = bench.task.classes, bench.feed("test").take(rows.tolist()).to("cpu")
-        pictures = thumbnails(chosen, bench)
+        pictures = thumbnails(chosen)
         for rank, (row, picture) in enumerate(zip(rows.tolist(), pictures, strict=True), 1):
             labels = int(chosen.labels[rank - 1]), int(found.reference[row]), int(found.subject[row])
             true, dense, other = (classes[k] for k in labels)

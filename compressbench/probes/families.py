@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from compressbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
 
 CLASSES = "classes"
 
@@ -45,13 +46,11 @@ def families(bench: Bench, by: Sequence[str] | None, who: str) -> Iterator[Famil
     """
     from compressbench.data.examples import one_class
 
-    examples, known = bench.feed("test").to("cpu"), [CLASSES, *bench.dataset.groups]
+    examples = bench.feed("test").to("cpu")
     one_class(examples.labels, who)
-    for name in known if by is None else by:
-        if name not in known:
-            raise UserError(
-                f"{who}: by: {bench.dataset.name} has no attribute {name!r}; {nearest(str(name), known)}"
-            )
+    names = [CLASSES, *bench.dataset.groups] if by is None else by
+    known(bench.dataset, names, who)
+    for name in names:
         if name == CLASSES:
             yield Family(name, tuple(bench.task.classes), examples.labels.numpy())
         else:
@@ -59,11 +58,25 @@ def families(bench: Bench, by: Sequence[str] | None, who: str) -> Iterator[Famil
             yield Family(name, groups, examples.groupings[name].numpy())
 
 
+def known(dataset: Dataset, names: Iterable[str], who: str) -> None:
+    """Nothing, where each is ``classes`` or an attribute of the data set.
+
+    Raises:
+        UserError: one is neither.
+    """
+    there = [CLASSES, *dataset.groups]
+    for name in names:
+        if name not in there:
+            raise UserError(f"{who}: by: {dataset.name} has no attribute {name!r}; {nearest(name, there)}")
+
+
 def checked(by: Any, who: str) -> None:
     """Nothing, where a probe's ``by`` is None or names.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is something else, or names nothing.
     """
+    if by is not None and not len(by):
+        raise UserError(f"{who}: by: {by!r} names nothing; null is for classes and all attributes")
     if by is not None and (isinstance(by, str) or not all(isinstance(name, str) for name in by)):
         raise UserError(f"{who}: by: {by!r} is no list of attributes, as [classes, coarse]")

@@ -6,17 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from compressbench.errors import UserError, nearest
+from compressbench.errors import UserError
+from compressbench.probes.families import CLASSES, known
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
-    from compressbench.data.examples import Examples
+    from compressbench.data.dataset import Dataset
     from compressbench.views import View
-
-CLASSES = "classes"
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,14 @@ class Forgetting:
     def __post_init__(self) -> None:
         if self.shown < 0:
             raise UserError(f"forgetting: shown is {self.shown}, must be 0 or more")
+
+    def check(self, dataset: Dataset) -> None:
+        """Before anything is made: a data set without such an attribute is refused.
+
+        Raises:
+            UserError: see above.
+        """
+        known(dataset, [self.by], "forgetting")
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split, against the reference; a class without examples has no figures."""
@@ -75,6 +82,7 @@ def _examples(subject: View, reference: View, bench: Bench, most: int) -> Iterab
 
     from compressbench.comparing.answers import changes
     from compressbench.comparing.gallery import KINDS, flips
+    from compressbench.probes.thumbnails import thumbnails
 
     labels = subject.labels
     if labels.ndim != 1 or subject.wanted.shape != labels.shape or subject is reference:
@@ -85,7 +93,7 @@ def _examples(subject: View, reference: View, bench: Bench, most: int) -> Iterab
     found = flips(changes(before[0], after[0], truth), before, after, truth)
     worst = [f for f in found if f.kind == KINDS[0]][:most]
     examples = bench.feed("test").take([f.row for f in worst]).to("cpu") if worst else None
-    pictures = _thumbnails(examples, bench) if examples is not None else []
+    pictures = thumbnails(examples) if examples is not None else []
     names = bench.task.classes
     for rank, (flip, picture) in enumerate(zip(worst, pictures, strict=True), 1):
         said = names[flip.other] if flip.other >= 0 else "nothing"
@@ -94,16 +102,6 @@ def _examples(subject: View, reference: View, bench: Bench, most: int) -> Iterab
         note = f"true {names[flip.label]} · {before_it} · this net {said}{sure}"
         row = int(examples.rows[rank - 1]) if examples is not None else flip.row
         yield Metric("forgotten_example", row, "1", n=1, group=str(rank), note=note, artefact=picture)
-
-
-def _thumbnails(examples: Examples, bench: Bench) -> list[str]:
-    """Addresses of small pictures; empty ones of a task that has none."""
-    from compressbench.showing.pictures import address
-    from compressbench.tasks.images.classification import IMAGES, Classification
-
-    if not isinstance(bench.task, Classification):
-        return [""] * len(examples)
-    return [address(picture.permute(1, 2, 0).numpy()) for picture in examples[IMAGES]]
 
 
 def _groups(bench: Bench, by: str) -> Iterable[tuple[str, Tensor]]:
@@ -116,11 +114,7 @@ def _groups(bench: Bench, by: str) -> Iterable[tuple[str, Tensor]]:
 
     examples = bench.feed("test")
     if by != CLASSES:
-        if by not in bench.dataset.groups:
-            known = [CLASSES, *bench.dataset.groups]
-            raise UserError(
-                f"forgetting: by: {bench.dataset.name} has no attribute {by!r}; {nearest(by, known)}"
-            )
+        known(bench.dataset, [by], "forgetting")
         codes = examples.groupings[by].cpu()
         yield from ((f"{by}={name}", codes == k) for k, name in enumerate(bench.dataset.groups[by]))
         return

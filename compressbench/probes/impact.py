@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.probes.families import checked, families
+from compressbench.probes.families import checked, families, known
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.populations import Population
     from compressbench.probes.families import Family
 
@@ -43,6 +44,14 @@ class Impact:
             raise UserError(f"impact: alpha is {self.alpha}, must be between 0 and 1")
         if self.splits < 1:
             raise UserError(f"impact: splits is {self.splits}, must be 1 or more")
+
+    def check(self, dataset: Dataset) -> None:
+        """Before anything is made: a data set without such an attribute is refused.
+
+        Raises:
+            UserError: see above.
+        """
+        known(dataset, self.by or (), "impact")
 
     def measure_many(self, subjects: Population, references: Population, bench: Bench) -> Iterable[Metric]:
         """On the whole test split; ``n`` of a group is its examples, of a count the groups tested."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.populations import Member, Population
     from compressbench.views import View
 
@@ -51,6 +52,15 @@ class Loyalty:
     def files(self) -> tuple[str, ...]:
         """What is read beside the data set, so that a result is measured anew where that changed."""
         return () if self.unlabelled is None else tuple(map(str, _pictures(self.unlabelled)))
+
+    def check(self, dataset: Dataset) -> None:
+        """Before anything is made: a folder without pictures is refused.
+
+        Raises:
+            UserError: see above.
+        """
+        if self.unlabelled is not None:
+            _pictures(self.unlabelled)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split, against the reference."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.tasks.images.classification import Classification
     from compressbench.views import View
 
@@ -48,6 +49,17 @@ class NaturalAdversarial:
     def files(self) -> tuple[str, ...]:
         """What is read beside the data set, so that a result is measured anew where that changed."""
         return tuple(str(path) for paths in _listing(self.folder).values() for path in paths)
+
+    def check(self, dataset: Dataset) -> None:
+        """Before anything is made: a missing folder, or one in it that is no class, is refused.
+
+        Raises:
+            UserError: see above.
+        """
+        from compressbench.tasks.images.classification import Classification
+
+        if isinstance(dataset.task, Classification):
+            _files(self, dataset.task)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Accuracy there and on clean images of the same classes, and the change of their ratio to the reference's."""

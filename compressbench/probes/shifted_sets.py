@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError, nearest
+from compressbench.paths import given_path
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.views import View
 
 KNOWN = ("v4", "v6")
@@ -46,7 +48,21 @@ class ShiftedSets:
     def files(self) -> tuple[str, ...]:
         """What is read beside the data set, so that a result is measured anew where that changed."""
         parts = [f"cifar10.1_{v}_{what}.npy" for v in self.versions for what in ("data", "labels")]
-        return () if self.folder is None else tuple(str(Path(self.folder) / part) for part in parts)
+        return () if self.folder is None else tuple(str(_place(self.folder) / part) for part in parts)
+
+    def check(self, dataset: Dataset) -> None:
+        """Before anything is made: arrays that are missing or of other pictures than the data set's are refused.
+
+        Raises:
+            UserError: see above.
+        """
+        from compressbench.tasks.images.classification import Classification
+        from compressbench.tasks.images.published_sets import cifar10_1
+
+        if self.folder is None or not isinstance(dataset.task, Classification):
+            return
+        for version in self.versions:
+            cifar10_1(_place(self.folder), version, dataset.task.shape, len(dataset.classes))
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterator[Metric]:
         """Of the subject, and how far it agrees with the reference there."""
@@ -70,7 +86,7 @@ class ShiftedSets:
             yield Metric("shifted_top1", None, "%", note=why)
             return
         for version in self.versions:
-            found = cifar10_1(Path(self.folder), version, task.shape, len(task.classes))
+            found = cifar10_1(_place(self.folder), version, task.shape, len(task.classes))
             examples = Examples({IMAGES: found.pictures()}, found.labels, np.arange(len(found.labels)))
             images, labels = torch.from_numpy(examples[IMAGES]), torch.from_numpy(examples.labels)
             there = examples.to(bench.device)
@@ -79,6 +95,10 @@ class ShiftedSets:
             yield from _figures(
                 f"cifar10.1 {version}", metrics.percent(metrics.hits(own, labels)), own, other
             )
+
+
+def _place(folder: str) -> Path:
+    return given_path(folder, "shifted_sets: folder")
 
 
 def _figures(group: str, right: float, own: Tensor, other: Tensor) -> Iterable[Metric]:

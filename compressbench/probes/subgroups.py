@@ -21,15 +21,16 @@ from compressbench.comparing.rates import (
     rates,
 )
 from compressbench.errors import UserError, nearest
+from compressbench.probes.families import CLASSES, known
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.data.examples import Examples
     from compressbench.populations import Population
     from compressbench.views import View
 
-CLASSES = "classes"
 CROSSED = " & "
 MOST = 1000
 """Sub-groups at most of one grouping."""
@@ -65,6 +66,20 @@ class Subgroups:
     by: str | Sequence[str] | None = None
     positive: str | int | None = None
     pairs: bool = True
+
+    def __post_init__(self) -> None:
+        if self.by is not None and not self.by:
+            raise UserError(f"subgroups: by: {self.by!r} names nothing; null is for all attributes")
+
+    def check(self, dataset: Dataset) -> None:
+        """Before anything is made: a data set without such attributes or such a positive class is refused.
+
+        Raises:
+            UserError: see above; or a crossing makes too many groups.
+        """
+        self._positive(dataset.classes)
+        for by in self._wanted(dataset):
+            _crossed(dataset, by)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split; a sub-group without examples has no figures."""
@@ -146,48 +161,50 @@ class Subgroups:
         return place
 
     def _groupings(self, bench: Bench) -> Iterator[list[_Group]]:
-        wanted = self.by
-        if wanted is None:
-            wanted = [a for a, values in bench.dataset.groups.items() if len(values) <= MOST] or [CLASSES]
-        for by in [wanted] if isinstance(wanted, str) else wanted:
-            yield _groups(bench, str(by))
+        for by in self._wanted(bench.dataset):
+            yield _groups(bench.dataset, by)
+
+    def _wanted(self, dataset: Dataset) -> list[str]:
+        if self.by is None:
+            return [a for a, values in dataset.groups.items() if len(values) <= MOST] or [CLASSES]
+        return [self.by] if isinstance(self.by, str) else [str(by) for by in self.by]
 
 
-def _groups(bench: Bench, by: str) -> list[_Group]:
-    """The sub-groups by one attribute, or by a crossing of several, each with its share in training.
+def _crossed(dataset: Dataset, by: str) -> dict[str, list[str]]:
+    """The attributes that are crossed, and the names of the values of each.
 
     Raises:
         UserError: the data set has no such attribute, or the crossing makes too many groups.
     """
-    parts = [bench.dataset.splits[part] for part in ("test", "train") if part in bench.dataset.splits]
     attributes = [part.strip() for part in by.split(CROSSED.strip())]
-    known = [CLASSES, *bench.dataset.groups]
-    for name in attributes:
-        if name not in known:
-            raise UserError(
-                f"subgroups: by: {bench.dataset.name} has no attribute {name!r}; {nearest(name, known)}"
-            )
-    names = [_names(bench, attribute) for attribute in attributes]
-    if math.prod(map(len, names)) > MOST:
-        raise UserError(
-            f"subgroups: by: {by} makes {math.prod(map(len, names)):,} groups; {MOST:,} are the most"
-        )
-    codes = [[_codes(part, attribute) for attribute in attributes] for part in parts]
+    known(dataset, attributes, "subgroups")
+    found = {attribute: _names(dataset, attribute) for attribute in attributes}
+    many = math.prod(len(names) for names in found.values())
+    if many > MOST:
+        raise UserError(f"subgroups: by: {by} makes {many:,} groups; {MOST:,} are the most")
+    return found
+
+
+def _groups(dataset: Dataset, by: str) -> list[_Group]:
+    """The sub-groups by one attribute, or by a crossing of several, each with its share in training."""
+    parts = [dataset.splits[part] for part in ("test", "train") if part in dataset.splits]
+    names = _crossed(dataset, by)
+    codes = [[_codes(part, attribute) for attribute in names] for part in parts]
     known_share = len(codes) > 1 and all((own >= 0).all() for own in codes[1])
     found = []
-    for places in itertools.product(*(range(len(n)) for n in names)):
+    for places in itertools.product(*(range(len(n)) for n in names.values())):
         own, *taught = (
             np.logical_and.reduce([of == k for of, k in zip(part, places, strict=True)]) for part in codes
         )
-        name = CROSSED.join(n[k] for n, k in zip(names, places, strict=True))
+        name = CROSSED.join(n[k] for n, k in zip(names.values(), places, strict=True))
         found.append(_Group(name, own, 100 * float(taught[0].mean()) if known_share else None))
     return found
 
 
-def _names(bench: Bench, attribute: str) -> list[str]:
+def _names(dataset: Dataset, attribute: str) -> list[str]:
     if attribute == CLASSES:
-        return list(bench.task.classes)
-    return [f"{attribute}={value}" for value in bench.dataset.groups[attribute]]
+        return list(dataset.classes)
+    return [f"{attribute}={value}" for value in dataset.groups[attribute]]
 
 
 def _codes(examples: Examples, attribute: str) -> Ints:

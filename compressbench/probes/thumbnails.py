@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from compressbench.bench import Bench
     from compressbench.data.examples import Examples
 
 
-def thumbnails(examples: Examples, bench: Bench) -> list[str]:
+def thumbnails(examples: Examples) -> list[str]:
     """``data:image/png;base64,`` addresses in the examples' order; empty ones of a task that isn't of pictures."""
     from compressbench.showing.pictures import address
     from compressbench.tasks.images.classification import IMAGES

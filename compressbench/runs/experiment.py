@@ -118,6 +118,10 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     if isinstance(kept, bool) or not isinstance(kept, int) or kept < 0:
         raise UserError(f"log_probs_up_to: {kept!r} is not a whole number of classes, 0 or more")
     _check_populations(plan, {**asked, **probes}, dataset)
+    for name, spec in {**asked, **probes}.items():
+        check = getattr(specs.build(spec, f"evaluation.probes.{name}"), "check", None)
+        if check is not None:
+            check(dataset)
     setting = Setting(dataset, context, columns, probes, target, float(seconds), asked, retime, kept)
     told = published((recipe.get("compare") or {}).get("published"), columns)
     return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
