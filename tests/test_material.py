@@ -397,9 +397,9 @@ def test_predictions_of_other_examples() -> None:
         aligned(answers(["a", "x", "b"], 3), material)
     with pytest.raises(UserError, match="1 example of photos have no answer in it, first 'c'"):
         aligned(answers(["a", "b"], 2), material)
-    with pytest.raises(UserError, match="has 4 rows, and photos 3 examples; an id column"):
+    with pytest.raises(UserError, match=r"has 4 rows for 3 examples \(photos\); an id column"):
         aligned(answers(None, 4), material)
-    with pytest.raises(UserError, match="has 4 rows, and photos 2 of 3 examples"):
+    with pytest.raises(UserError, match="has 4 rows for 2 of 3 examples"):
         aligned(answers(None, 4), material.taken(np.array([0, 1])))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from compressbench.errors import UserError
 from compressbench.runs.experiment import prepare
@@ -31,7 +32,7 @@ def refused(tmp_path: Path, *overrides: str) -> str:
         ("impact", ["evaluation.probes.impact.by=[classes, sex]"]),
         ("exemplars", ["evaluation.probes.exemplars.by=[sex]"]),
         ("subgroups", ["evaluation=subgroups", "+evaluation.probes.subgroups.by=sex"]),
-        ("subgroups", ["evaluation=subgroups", "+evaluation.probes.subgroups.by=[classes & sex]"]),
+        ("subgroups", ["evaluation=subgroups", '+evaluation.probes.subgroups.by=["classes & sex"]']),
     ],
 )
 def test_an_attribute_that_the_data_set_lacks(tmp_path: Path, name: str, overrides: list[str]) -> None:
@@ -78,14 +79,9 @@ def test_published_arrays_of_other_pictures(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_hard_pictures_that_is_no_class(tmp_path: Path) -> None:
-    from compressbench.png import strip
-
-    (tmp_path / "hard" / "stingray").mkdir(parents=True)
-    address = strip(np.zeros((1, 1, 8, 8), np.uint8))
-    import base64
-
-    picture = base64.b64decode(address.partition(",")[2])
-    (tmp_path / "hard" / "stingray" / "1.png").write_bytes(picture)
+    for name in ("7", "stingray"):
+        (tmp_path / "hard" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "hard" / name / "1.png")
     line = refused(
         tmp_path,
         "+probe@evaluation.probes.natural_adversarial=natural_adversarial",

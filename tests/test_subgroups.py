@@ -342,7 +342,9 @@ def test_celeba_as_published(tmp_path: Path) -> None:
         ("list_attr_celeba.txt", ("000001.jpg", "../x.jpg"), "no name of a picture"),
         ("list_attr_celeba.txt", ("6\n", ""), "doesn't begin with"),
         ("list_eval_partition.txt", ("000001.jpg 0", "000001.jpg 3"), "0, 1 or 2"),
-        ("list_eval_partition.txt", ("000001.jpg", "000009.jpg"), "000009.jpg is in"),
+        ("list_eval_partition.txt", ("000001.jpg 0", "000001.jpg 0\n000009.jpg 0"), "000009.jpg is in"),
+        ("list_eval_partition.txt", ("000006.jpg 2\n", ""), "000006.jpg is in .* cut short"),
+        ("list_attr_celeba.txt", ("000006.jpg  1 -1 -1\n", ""), "has 5 pictures, and its first line says 6"),
     ],
 )
 def test_bad_celeba_is_said(tmp_path: Path, file: str, change: tuple[str, str], told: str) -> None:

@@ -517,8 +517,8 @@ def _by_place(answers: Answers, material: Material, name: str) -> Floats:
         return answers.values[_places(whole.ids, material.ids)]
     told = f"{material.n:,}" if whole is None else f"{material.n:,} of {whole.n:,}"
     raise UserError(
-        f"{name}: has {len(answers):,} rows, and {material.name} {told} examples; an id column (called "
-        f"{IDS[0]}) says which is which"
+        f"{name}: has {len(answers):,} rows for {told} examples ({material.name}); an id column (called {IDS[0]}) "
+        "says which is which"
     )
 
 

@@ -61,6 +61,9 @@ def celeba(
         if name not in names:
             raise UserError(f"celeba: {ATTRIBUTES} has no attribute {name!r}; {nearest(str(name), names)}")
     parts = _parts(base / PARTS)
+    lost = next((name for name in rows if name not in parts), None)
+    if lost is not None:
+        raise UserError(f"celeba: {lost} is in {ATTRIBUTES} but not in {PARTS}; was that cut short?")
     found = {}
     for part, code, limit in (("train", TRAIN, train), ("test", TEST, test)):
         chosen = [name for name, own in parts.items() if own == code][:limit]
@@ -120,6 +123,10 @@ def _attributes(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
         if picture in rows:
             raise UserError(f"celeba: {path}:{place}: {picture} is listed twice")
         rows[_name(picture, f"{path}:{place}")] = np.array([VALUES[v] for v in values], np.int8)
+    if (lines[0].strip().lstrip("0") or "0") != str(len(rows)):  # of any number of digits
+        raise UserError(
+            f"celeba: {path} has {len(rows):,} pictures, and its first line says {lines[0].strip()[:20]}"
+        )
     return names, rows
 
 

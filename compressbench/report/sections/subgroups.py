@@ -173,16 +173,18 @@ def _tables(
 ) -> list[Table]:
     """A table each of error, false positives, false negatives; what is beyond 24 rows in one of its own."""
     tables = []
+    shared = any((f := _share(arms, group)) is not None and f.value is not None for group in groups)
     for rate in RATES:
-        rows = [_row(panel, arms, rate, group) for group in groups]
-        if rate != RATES[0] and not any(c.text != MISSING for row in rows for c in row.cells[1:]):
+        rows = [_row(arms, rate, group, shared) for group in groups]
+        if rate != RATES[0] and not any(c.text != MISSING for row in rows for c in row.cells[shared:]):
             continue
         dense, others = _parts(arms)
-        heads = [("in training", "%"), *((a.label, f"{title_of(rate).lower()}, %") for a in dense)]
+        heads = [("in training", "%")] if shared else []
+        heads += [(a.label, f"{title_of(rate).lower()}, %") for a in dense]
         heads += [(a.label, "change, %") for a in others]
         table = Table(
             f"{title_of(rate)} by {grouping}, {what}",
-            "Sub-group, rarest first",
+            "Sub-group, rarest first" if shared else "Sub-group",
             tuple(heads),
             tuple(rows[:ROWS_SHOWN]),
             notes=tuple(x for x in (over,) if x),
@@ -198,10 +200,14 @@ def _parts(arms: Sequence[Arm]) -> tuple[list[Arm], list[Arm]]:
     return [a for a in arms if a.dense], [a for a in arms if not a.dense]
 
 
-def _row(panel: Panel, arms: Sequence[Arm], rate: str, group: str) -> Row:
+def _share(arms: Sequence[Arm], group: str) -> Figure | None:
+    return next((f for a in arms if (f := a.at(SHARE, group))), None)
+
+
+def _row(arms: Sequence[Arm], rate: str, group: str, shared: bool) -> Row:
+    """``shared``: with the share in training first."""
     dense, others = _parts(arms)
-    share = next((f for a in arms if (f := a.at(SHARE, group))), None)
-    cells = [_cell(share)]
+    cells = [_cell(_share(arms, group))] if shared else []
     cells += [_cell(a.at(rate, group)) for a in dense]
     cells += [_cell(a.at(f"{rate}_change", group), signed=True) for a in others]
     return Row(group, tuple(cells))
