@@ -195,7 +195,7 @@ def check_series(plan: Plan, records: Records) -> None:
     assert top.where(series="dense")[0].density == 1
     if any(isinstance(n.stage, Prune | Channels | Blocks) for n in plan.nodes):
         assert any("random" in r.series for r in top), "every pruning recipe has its random arm"
-    loyal = records.where(probe="loyalty", metric="label_loyalty", series="dense")
+    loyal = records.where(probe="loyalty", metric="label_loyalty", series="dense", group="", moment="final")
     assert [r.value for r in loyal] == [100.0]
 
 

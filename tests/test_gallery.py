@@ -7,7 +7,7 @@ import dataclasses
 from compressbench.png import PREFIX
 from compressbench.records import Records
 from compressbench.report.gallery import gallery
-from compressbench.report.page import _render
+from compressbench.report.page import Chapter, _render
 from compressbench.report.panels import conflicts, panels
 from compressbench.report.section import Section
 from test_report import record
@@ -41,7 +41,7 @@ def test_a_gallery_shows_escaped_lines_and_no_foreign_address() -> None:
     assert not section.empty
     page = _render(
         title="t",
-        chapters=[{"title": "c", "anchor": "c", "sentences": [], "sections": [section]}],
+        chapters=[Chapter("c", "c", (), (section,))],
         warnings=[], provenance=[], config="", beside=[], drawn=[], facts=[("Records", "2")],
     )  # fmt: skip
     assert page.count("<img") == 1

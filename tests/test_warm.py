@@ -21,8 +21,9 @@ from compressbench.state import State
 from compressbench.store import Store
 
 HERE = Path(__file__).parent / "fixtures" / "warm"
-PROBES = ("accuracy", "loyalty", "forgetting", "exits", "robustness")
-SETTINGS = ["evaluation.probes.robustness.examples=32", "+model.build.width=2"]
+PROBES = ("accuracy", "exits")
+"""Those of the stored run whose VERSION is what it was; loyalty, forgetting and robustness measure more since."""
+SETTINGS = ["+model.build.width=2"]
 
 
 def ready_in(outputs: Path) -> Experiment:
@@ -50,7 +51,9 @@ def test_nothing_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Store, "save", refused)
     monkeypatch.setattr(Store, "save_result", refused)
     rows = Executor(ready.plan, ready.store, ready.setting, Watcher()).run()
-    assert [[r.series, r.state, r.probe, r.metric, r.group, r.value, r.n] for r in rows] == told()["figures"]
+    assert [[r.series, r.state, r.probe, r.metric, r.group, r.value, r.n] for r in rows] == [
+        row for row in told()["figures"] if row[2] in PROBES
+    ]
 
 
 def test_stages_go_on_from_what_was_stored(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ class Forgetting:
         from compressbench.probes.answered import answered
 
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
-        if self.by == CLASSES and self.shown:
+        nothing = len(subject.labels) in (subject.unanswered, reference.unanswered)
+        if self.by == CLASSES and self.shown and not nothing:
             yield from _examples(subject, reference, bench, self.shown)
 
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:

@@ -30,24 +30,27 @@ class NaturalAdversarial:
     restricted alike, is what it is held against.
 
     Attributes:
-        folder: with the class folders; a mere read, nothing is fetched.
+        folder: with the class folders; a mere read, nothing is fetched. None measures nothing and says so.
         classes: what class of the data set a folder is, ``{n01498041: stingray}``, where its name is another.
     """
 
-    folder: str
+    folder: str | None = None
     classes: Mapping[str, str] = field(default_factory=dict)
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.folder, str) or not self.folder:
+        if self.folder is not None and (not isinstance(self.folder, str) or not self.folder):
             raise UserError(
-                "natural_adversarial: set folder to the folder with a folder of pictures for each class"
+                f"natural_adversarial: folder is {self.folder!r}; the folder with a folder of pictures for each class is "
+                "wanted, or null for none"
             )
         if not isinstance(self.classes, Mapping):
             raise UserError("natural_adversarial: classes: {folder: class} is wanted")
 
     def files(self) -> tuple[str, ...]:
         """What is read beside the data set, so that a result is measured anew where that changed."""
+        if self.folder is None:
+            return ()
         return tuple(str(path) for paths in _listing(self.folder).values() for path in paths)
 
     def check(self, dataset: Dataset) -> None:
@@ -58,8 +61,8 @@ class NaturalAdversarial:
         """
         from compressbench.tasks.images.classification import Classification
 
-        if isinstance(dataset.task, Classification):
-            _files(self, dataset.task)
+        if self.folder is not None and isinstance(dataset.task, Classification):
+            _files(self.folder, self.classes, dataset.task)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Accuracy there and on clean images of the same classes, and the change of their ratio to the reference's."""
@@ -69,7 +72,11 @@ class NaturalAdversarial:
             why = "pictures of one label alone"
             yield Metric("natural_adversarial_top1", None, "%", note=why)
             return
-        files, places = _files(self, bench.task)
+        if self.folder is None:
+            why = "no folder is named: probes.natural_adversarial.folder, with a folder of pictures for each class"
+            yield Metric("natural_adversarial_top1", None, "%", note=why)
+            return
+        files, places = _files(self.folder, self.classes, bench.task)
         known = _asked.setdefault(reference, {})
         key = (self.folder, tuple(sorted(self.classes.items())))
         if key not in known:
@@ -117,17 +124,19 @@ def _listing(folder: str) -> dict[str, list[Path]]:
         raise UserError(str(error).replace("image_folder:", "natural_adversarial:", 1)) from error
 
 
-def _files(settings: NaturalAdversarial, task: Classification) -> tuple[dict[int, list[Path]], list[int]]:
+def _files(
+    folder: str, classes: Mapping[str, str], task: Classification
+) -> tuple[dict[int, list[Path]], list[int]]:
     """Picture files by class number, and these numbers, rising.
 
     Raises:
         UserError: there is no such folder, or one in it is no class.
     """
-    listing, base = _listing(settings.folder), Path(settings.folder).expanduser()
+    listing, base = _listing(folder), Path(folder).expanduser()
     number = {name: k for k, name in enumerate(task.classes)}
     found: dict[int, list[Path]] = {}
     for name, pictures in listing.items():
-        called = settings.classes.get(name, name)
+        called = classes.get(name, name)
         if called not in number:
             raise UserError(
                 f"natural_adversarial: {base / name} is class {called!r}, which the data set has not; "

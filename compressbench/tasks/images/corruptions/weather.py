@@ -68,8 +68,8 @@ def frost(images: Tensor, strength: tuple[float, float], noise: Noise) -> Tensor
     which = noise.named("texture").integers(0, len(pictures), n).tolist()
     places = noise.named("place").random((n, 2)).tolist()
     cuts = []
-    for texture, (_, right) in zip((pictures[k] for k in which), places, strict=True):
-        top, left = 0, int(right * (texture.shape[2] - w))
+    for texture, (down, right) in zip((pictures[k] for k in which), places, strict=True):
+        top, left = int(down * (texture.shape[1] - h)), int(right * (texture.shape[2] - w))
         cuts.append(texture[:, top : top + h, left : left + w])
     ice = torch.stack(cuts)
     return strength[0] * images + strength[1] * (ice if c == 3 else grey(ice))
