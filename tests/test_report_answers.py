@@ -261,8 +261,18 @@ def test_populations_say_who_pays_and_their_own_floor():
     found = told(rows)[PAYS]
     assert found.verdict == "3 groups at most, over populations"
     last = plain(found.sentences[-1])
-    assert "channels: 3 of 500 groups changed" in last
+    assert "channels: 3 of 500 classes changed" in last
     assert "5 at p ≤ 0.05, 0.500 between halves" in last
+    there |= {"probe": "impact", "group": "fine", "n": 20}
+    for metric, value in (("impacted_holm", 7.0), ("impacted_classes", 8.0)):
+        rows.append(record(**there, metric=metric, value=value, unit="1"))
+    more = told(rows)[PAYS]
+    assert more.verdict == "10 groups at most, over populations"
+    assert "7 of 20 values of fine changed" in plain(more.sentences[-1])
+    assert "sees little" not in plain(more.sentences[-1])
+    there |= {"probe": "agreement", "group": "", "n": 3}
+    few = told([*rows, record(**there, metric="population_top1", value=90.0)])[PAYS]
+    assert "With 3 nets each, fewer than 8, this test sees little" in plain(few.sentences[-1])
     assert "7.2 % of 500 examples against 4.0 % between halves of the dense nets" in last
 
 

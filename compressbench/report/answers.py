@@ -351,22 +351,30 @@ def _populations(panel: Panel, first: str) -> tuple[str, str] | tuple[()]:
     Args:
         first: the series whose population is spoken of first; then those of which most groups changed.
     """
-    by_series: dict[str, dict[str, Record]] = {}
+    by_series: dict[str, dict[tuple[str, str], Record]] = {}
     for row in panel.populations:
-        if row.value is not None and not row.group and not (row.key and row.key == row.reference):
-            by_series.setdefault(row.series, {})[row.metric] = row
+        if row.value is not None and not (row.key and row.key == row.reference):
+            by_series.setdefault(row.series, {})[row.metric, row.group] = row
     told = {series: text for series, rows in by_series.items() if (text := _population(rows))}
     if not told:
         return ()
     changed = {
-        series: int(row.value or 0) for series in told if (row := by_series[series].get("impacted_holm"))
+        series: sum(
+            int(r.value or 0) for (metric, _), r in by_series[series].items() if metric == "impacted_holm"
+        )
+        for series in told
+        if any(metric == "impacted_holm" for metric, _ in by_series[series])
     }
     order = sorted(told, key=lambda series: (series != first, -changed.get(series, 0)))
     sentences = [f"{series}: {told[series]}." for series in order[:POPULATIONS_TOLD]]
     some = [series for series in changed if changed[series]]
     if len(told) > POPULATIONS_TOLD and changed:
         sentences.append(f"A group is shown to change in {len(some)} of {len(changed)} populations.")
-    nets = [row.n for row in panel.populations if row.probe == "agreement" and row.metric.startswith("mean_")]
+    nets = [
+        row.n
+        for row in panel.populations
+        if row.probe == "agreement" and row.metric.startswith("population_")
+    ]
     if changed and nets and min(nets) < FEW_NETS:
         sentences.append(f"With {min(nets)} nets each, fewer than {FEW_NETS}, this test sees little.")
     most = max(changed.values(), default=0)
@@ -374,17 +382,23 @@ def _populations(panel: Panel, first: str) -> tuple[str, str] | tuple[()]:
     return verdict if changed else "Some answers differ", f"Populations. {' '.join(sentences)}"
 
 
-def _population(rows: Mapping[str, Record]) -> str:
-    """What one population forgets beside the dense one; empty where that wasn't measured."""
-    holm, raw, null = (rows.get(f"impacted_{end}") for end in ("holm", "classes", "null"))
-    share, halves = rows.get("exemplar_share"), rows.get("exemplar_null")
+def _population(rows: Mapping[tuple[str, str], Record]) -> str:
+    """What one population forgets beside the dense one; empty where that wasn't measured.
+
+    Args:
+        rows: by (metric, group); counts of an attribute's values have the attribute as their group.
+    """
     parts = []
-    if holm is not None and raw is not None:
-        chance = f", {number(null.value or 0, '1')} between halves of the dense nets" if null else ""
-        parts.append(
-            f"{number(holm.value or 0, '1')} of {counted(holm.n, 'group')} changed beyond the common shift after "
-            f"Holm’s correction ({number(raw.value or 0, '1')} at p ≤ 0.05{chance})"
-        )
+    for (metric, family), holm in rows.items():
+        raw, null = rows.get(("impacted_classes", family)), rows.get(("impacted_null", family))
+        if metric == "impacted_holm" and raw is not None:
+            what = f"values of {family}" if family else "classes" if holm.n != 1 else "class"
+            chance = f", {number(null.value or 0, '1')} between halves of the dense nets" if null else ""
+            parts.append(
+                f"{number(holm.value or 0, '1')} of {grouped(holm.n)} {what} changed beyond the common shift after "
+                f"Holm’s correction ({number(raw.value or 0, '1')} at p ≤ 0.05{chance})"
+            )
+    share, halves = rows.get(("exemplar_share", "")), rows.get(("exemplar_null", ""))
     if share is not None:
         floor = (
             f" against {number(halves.value or 0, '%')}{FIXED}% between halves of the dense nets"
