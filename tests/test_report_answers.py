@@ -220,7 +220,10 @@ def test_who_pays_is_students_test_with_holms_correction():
     found = told(rows)[PAYS]
     text = plain(" ".join(found.sentences))
     assert found.verdict == "2 classes of 4"
-    assert "2 surely lost recall (4 classes tested, Student’s test over seeds, Holm’s correction)" in text
+    assert (
+        "2 are shown to have lost recall (4 classes tested, Student’s test over seeds, Holm’s correction)"
+        in text
+    )
     assert text.index("“cat”") < text.index("“cow”")
     assert "“dog”" not in text
     assert plain(found.figure[0]) == f"{np.mean(changes['cat']):.1f} points"
@@ -243,7 +246,7 @@ def test_a_loss_that_all_classes_test_alone_would_show_is_not_claimed_of_many():
     assert 0.05 / 20 < stats.ttest_1samp(loss, 0).pvalue < 0.05
     changes = {"cow": loss} | {f"c{k}": [0.5, -0.5, 0.2, -0.3] for k in range(19)}
     found = told([*dense(), *changed([0.0] * 4), *recalls(changes)])[PAYS]
-    assert found.verdict == "No class surely"
+    assert found.verdict == "No class is shown to lose"
     assert "likely less than it seems" in found.sentences[0]
 
 
@@ -258,9 +261,19 @@ def test_populations_say_who_pays_and_their_own_floor():
     found = told(rows)[PAYS]
     assert found.verdict == "3 groups at most, over populations"
     last = plain(found.sentences[-1])
-    assert "channels: 3 of its groups" in last
+    assert "channels: 3 of 500 classes changed" in last
     assert "5 at p ≤ 0.05, 0.500 between halves" in last
-    assert "7.2 % of 500 examples against 4.0 % between dense nets" in last
+    there |= {"probe": "impact", "group": "fine", "n": 20}
+    for metric, value in (("impacted_holm", 7.0), ("impacted_classes", 8.0)):
+        rows.append(record(**there, metric=metric, value=value, unit="1"))
+    more = told(rows)[PAYS]
+    assert more.verdict == "10 groups at most, over populations"
+    assert "7 of 20 values of fine changed" in plain(more.sentences[-1])
+    assert "sees little" not in plain(more.sentences[-1])
+    there |= {"probe": "agreement", "group": "", "n": 3}
+    few = told([*rows, record(**there, metric="population_top1", value=90.0)])[PAYS]
+    assert "With 3 nets each, fewer than 8, this test sees little" in plain(few.sentences[-1])
+    assert "7.2 % of 500 examples against 4.0 % between halves of the dense nets" in last
 
 
 def attacked(series: str, by: list[float], order: int = 0, density: float = 1.0) -> list[Record]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from compressbench.records import Record
@@ -56,6 +56,9 @@ DETAILS = {
 }
 """The section that holds what an answer rests on."""
 NAMED = 4
+POPULATIONS_TOLD = 2
+FEW_NETS = 8
+"""Below this many nets a population's test by class sees little."""
 SAME_SIZE = 0.01
 """Files whose sizes differ by a hundredth count as equally large."""
 CANT = "Can’t be told"
@@ -299,9 +302,9 @@ def floor_of_populations(panel: Panel) -> tuple[float, float, float, str] | None
 
 
 def pays(of: Asked) -> Answer | None:
-    """Which classes surely lost, by tests corrected for their number; what populations say."""
+    """Which classes are shown to have lost, by tests corrected for their number; what populations say."""
     found = class_changes(of.taken.point)
-    many = _populations(of.panel)
+    many = _populations(of.panel, of.taken.series.label)
     if not found:
         return Answer(PAYS, many[0], (many[1],), detail="populations") if many else None
     worst = found[0]
@@ -318,7 +321,9 @@ def _paying(found: Sequence[ClassChange]) -> str:
     lost = [c for c in tested if c.lost]
     if not tested:
         return f"{CANT} from one seed"
-    return f"{counted(len(lost), 'class', 'classes')} of {len(tested)}" if lost else "No class surely"
+    return (
+        f"{counted(len(lost), 'class', 'classes')} of {len(tested)}" if lost else "No class is shown to lose"
+    )
 
 
 def _classes(found: Sequence[ClassChange], of: Asked) -> str:
@@ -333,45 +338,78 @@ def _classes(found: Sequence[ClassChange], of: Asked) -> str:
     rule = f"{counted(len(tested), 'class', 'classes')} tested, {how}, Holm’s correction"
     lost = [c for c in tested if c.lost]
     if not lost:
-        return f"{of.taken.name}: no class surely lost recall ({rule}); {last}."
+        return f"{of.taken.name}: no class is shown to have lost recall ({rule}); {last}."
     listed = ", ".join(f"“{c.name}” {c.change.words()}" for c in lost[:NAMED])
     more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-    return f"{of.taken.name}: {len(lost)} surely lost recall ({rule}): {listed}{more}."
+    are = "is" if len(lost) == 1 else "are"
+    return f"{of.taken.name}: {len(lost)} {are} shown to have lost recall ({rule}): {listed}{more}."
 
 
-def _populations(panel: Panel) -> tuple[str, str] | tuple[()]:
-    """The verdict and a sentence on what populations forget; nothing where that wasn't measured."""
-    by_series: dict[str, dict[str, Record]] = {}
+def _populations(panel: Panel, first: str) -> tuple[str, str] | tuple[()]:
+    """The verdict and some sentences on what populations forget; nothing where that wasn't measured.
+
+    Args:
+        first: the series whose population is spoken of first; then those of which most groups changed.
+    """
+    by_series: dict[str, dict[tuple[str, str], Record]] = {}
     for row in panel.populations:
-        if row.value is not None and not row.group:
-            by_series.setdefault(row.series, {})[row.metric] = row
-    told = []
-    most = 0
-    for series, rows in by_series.items():
-        holm, raw, null = (rows.get(f"impacted_{end}") for end in ("holm", "classes", "null"))
-        share, halves = rows.get("exemplar_share"), rows.get("exemplar_null")
-        parts = []
-        if holm is not None and raw is not None:
-            most = max(most, int(holm.value or 0))
-            chance = f", {number(null.value or 0, '1')} between halves of the dense nets" if null else ""
-            parts.append(
-                f"{number(holm.value or 0, '1')} of its groups changed beyond the common shift after Holm’s correction "
-                f"({number(raw.value or 0, '1')} at p ≤ 0.05{chance}; n = {grouped(holm.n)})"
-            )
-        if share is not None:
-            floor = f" against {number(halves.value or 0, '%')}{FIXED}% between dense nets" if halves else ""
-            parts.append(
-                f"its modal answer is another on {number(share.value or 0, '%')}{FIXED}% of {grouped(share.n)} "
-                f"examples{floor}"
-            )
-        if parts:
-            told.append(f"{series}: {'; '.join(parts)}")
+        if row.value is not None and not (row.key and row.key == row.reference):
+            by_series.setdefault(row.series, {})[row.metric, row.group] = row
+    told = {series: text for series, rows in by_series.items() if (text := _population(rows))}
     if not told:
         return ()
-    return (
-        f"{counted(most, 'group')} at most, over populations" if most else "No group surely",
-        f"Populations. {'. '.join(told)}.",
-    )
+    changed = {
+        series: sum(
+            int(r.value or 0) for (metric, _), r in by_series[series].items() if metric == "impacted_holm"
+        )
+        for series in told
+        if any(metric == "impacted_holm" for metric, _ in by_series[series])
+    }
+    order = sorted(told, key=lambda series: (series != first, -changed.get(series, 0)))
+    sentences = [f"{series}: {told[series]}." for series in order[:POPULATIONS_TOLD]]
+    some = [series for series in changed if changed[series]]
+    if len(told) > POPULATIONS_TOLD and changed:
+        sentences.append(f"A group is shown to change in {len(some)} of {len(changed)} populations.")
+    nets = [
+        row.n
+        for row in panel.populations
+        if row.probe == "agreement" and row.metric.startswith("population_")
+    ]
+    if changed and nets and min(nets) < FEW_NETS:
+        sentences.append(f"With {min(nets)} nets each, fewer than {FEW_NETS}, this test sees little.")
+    most = max(changed.values(), default=0)
+    verdict = f"{counted(most, 'group')} at most, over populations" if most else "No group is shown to change"
+    return verdict if changed else "Some answers differ", f"Populations. {' '.join(sentences)}"
+
+
+def _population(rows: Mapping[tuple[str, str], Record]) -> str:
+    """What one population forgets beside the dense one; empty where that wasn't measured.
+
+    Args:
+        rows: by (metric, group); counts of an attribute's values have the attribute as their group.
+    """
+    parts = []
+    for (metric, family), holm in rows.items():
+        raw, null = rows.get(("impacted_classes", family)), rows.get(("impacted_null", family))
+        if metric == "impacted_holm" and raw is not None:
+            what = f"values of {family}" if family else "classes" if holm.n != 1 else "class"
+            chance = f", {number(null.value or 0, '1')} between halves of the dense nets" if null else ""
+            parts.append(
+                f"{number(holm.value or 0, '1')} of {grouped(holm.n)} {what} changed beyond the common shift after "
+                f"Holm’s correction ({number(raw.value or 0, '1')} at p ≤ 0.05{chance})"
+            )
+    share, halves = rows.get(("exemplar_share", "")), rows.get(("exemplar_null", ""))
+    if share is not None:
+        floor = (
+            f" against {number(halves.value or 0, '%')}{FIXED}% between halves of the dense nets"
+            if halves
+            else ""
+        )
+        parts.append(
+            f"the modal answer is another on {number(share.value or 0, '%')}{FIXED}% of {grouped(share.n)} "
+            f"examples{floor}"
+        )
+    return "; ".join(parts)
 
 
 # is it more fragile? --------------------------------------------------------------------------------------------------

@@ -117,7 +117,10 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
         told += [where + sentence for sentence in (*_no_numbers(panel), *_no_floor(panel))]
         told += [where + sentence for sentence in emptied_layers(panel)]
         if len(panel.seeds) == 1:
-            told.append(f"{where}One seed: no spread, and no difference here can be told from chance.")
+            told.append(
+                f"{where}One seed: no spread over trainings. An interval here is over test examples, of these nets "
+                "alone; another training may differ by more."
+            )
     return told
 
 

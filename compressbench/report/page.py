@@ -67,7 +67,7 @@ ORDER = (
     targets.section,
     others.section,
 )
-UNBROKEN = re.compile(r"\b\w+-\w{1,3}\b")  # Top-1, L-L
+UNBROKEN = re.compile(r"\b\w+-\w{1,3}\b|[\d.]+ %")  # Top-1, L-L, 80 %
 
 
 WIDE = 9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compressbench.declared import title_of
 from compressbench.records import ENCODINGS, Record
@@ -303,7 +303,7 @@ def _pair_table(title: str, pairs: Sequence[tuple[Family, Family]], note: str) -
 
 
 def _galleries(panel: Panel, own: Known) -> list[Gallery]:
-    """The pictures of each population's exemplars, the highest taxicab score first."""
+    """The pictures of each population's exemplars, the highest taxicab score first; all but the first folded."""
     found: list[Gallery] = []
     for (place, _), label in zip(own.found.items(), own.labels, strict=True):
         rows = [
@@ -320,7 +320,7 @@ def _galleries(panel: Panel, own: Known) -> list[Gallery]:
         )
         shown = gallery(f"What is forgotten: {label}", rows, "" if found else lead, TILES)
         if shown:
-            found.append(shown)
+            found.append(replace(shown, folded=bool(found)))
     return found
 
 

@@ -119,7 +119,7 @@ def selective(panel: Panel, moment: str, name: str) -> Chart | None:
     figure, axes = canvas(f"Accuracy on what a net is surest of{when(moment)}")
     counts = draw(panel, axes, lines)
     axes.invert_xaxis()
-    axes.set_xlabel("share of the test examples that is answered, % (the surest first, fewer →)")
+    axes.set_xlabel("examples answered, % (the surest first, fewer →)")
     axes.set_ylabel("accuracy on these, %")
     caption = f"Each at the lead’s lowest density, or its own. Black: the dense model. {bands(counts)}"
     return finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from compressbench.declared import title_of
 from compressbench.records import Record
-from compressbench.report.drawing import Chart, canvas, clean, percent_ticks, saved
+from compressbench.report.drawing import PALE, Chart, canvas, clean, mark, multiples, percent_ticks, saved
 from compressbench.report.numbers import MINUS, MISSING, Spread, counted, number, spread
 from compressbench.report.panels import Panel, Point, beside_lead
 from compressbench.report.section import Section
@@ -17,6 +18,8 @@ from compressbench.report.styles import COLOURS, INK, MARKERS, Style, styles
 from compressbench.report.tables import EMPTY, Cell, Row, Table, spread_cell
 from compressbench.report.wording import moment_name
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 PROBE = "subgroups"
 SHARE = "group_training_share"
 RATES = ("group_error", "group_fpr", "group_fnr")
@@ -45,6 +48,10 @@ class Figure:
     high: float | None = None
     note: str = ""
     n: int = 0
+
+
+Points = list[tuple[float, Figure]]
+"""Share in training and change of the error."""
 
 
 @dataclass(frozen=True)
@@ -229,13 +236,11 @@ def _cell(figure: Figure | None, signed: bool = False) -> Cell:
 def against_share(
     panel: Panel, arms: Sequence[Arm], grouping: str, groups: Sequence[str], name: str
 ) -> Chart | None:
-    """Normalised change of the error against the share in training, a line an arm; None where nothing is to be drawn."""
-    from matplotlib.lines import Line2D
-
+    """Normalised change of the error against the share in training, a small chart an arm; None of nothing."""
     _, others = _parts(arms)
-    lines = []
+    lines: list[tuple[Arm, Points]] = []
     for arm in others:
-        points = []
+        points: Points = []
         for group in groups:
             share, change = arm.at(SHARE, group), arm.at("group_error_change", group)
             if share and share.value and share.value.mean > 0 and change and change.value:
@@ -244,35 +249,53 @@ def against_share(
             lines.append((arm, points))
     if not lines:
         return None
-    looks = styles(panel)
-    figure, axes = canvas(f"Change of error by {grouping}")
-    xs = [x for _, points in lines for x, _ in points]
-    if min(xs) < max(xs):
+    title = f"Change of error by {clean(grouping)}"
+    file = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    caption = (
+        f"Each mark is a sub-group ({clean(grouping)}). 0: as many errors as the dense model; thin bars: 95 % "
+        "intervals, cut at the edge. "
+        "Marks that lie higher the further to the left say that the rare ones pay."
+    )
+    looks = [
+        styles(panel).get(arm.label) or Style(COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], "-")
+        for k, (arm, _) in enumerate(lines)
+    ]
+
+    def paint(axes: Axes, place: int) -> None:
+        for arm, points in lines[:place] + lines[place + 1 :]:
+            pale = axes.plot(*_means(points), ".", color=PALE, markersize=3.5, zorder=1)
+            mark(pale, arm.label)
+        (arm, points), look = lines[place], looks[place]
+        for x, found in points:
+            if found.low is not None and found.high is not None:
+                bar = axes.plot([x, x], [found.low, found.high], color=look.colour, linewidth=0.8, alpha=0.5)
+                mark(bar, arm.label)
+        mark(axes.plot(*_means(points), look.marker or "o", color=look.colour, zorder=3), arm.label)
+        _share_axes(axes, [_means(own) for _, own in lines])
+
+    if len(lines) > 1:
+        return multiples(file, title, [arm.label for arm, _ in lines], paint, caption, height=1.5)
+    figure, axes = canvas(title)
+    paint(axes, 0)
+    return saved(figure, file, title, f"{clean(lines[0][0].label)}. {caption}", [])
+
+
+def _means(points: Points) -> tuple[list[float], list[float]]:
+    """Shares in training and mean changes."""
+    return [x for x, _ in points], [f.value.mean for _, f in points if f.value]
+
+
+def _share_axes(axes: Axes, drawn: Sequence[tuple[list[float], list[float]]]) -> None:
+    """Share in training below, on a log scale; the change beside it, on one that bends at 100 % where it is wide."""
+    xs = [x for own, _ in drawn for x in own]
+    ys = [y for _, own in drawn for y in own]
+    spans = min(xs) < max(xs)
+    if spans:
         axes.set_xscale("log")
         axes.set_xlim(min(xs) / 1.15, max(xs) * 1.15)
         percent_ticks(axes.xaxis, [min(xs), max(xs)])
     axes.axhline(0, color=INK, linewidth=1.0)
-    handles = []
-    for place, (arm, points) in enumerate(lines):
-        look = looks.get(arm.label) or Style(
-            COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], "-"
-        )
-        means = [f.value.mean for _, f in points if f.value]
-        axes.plot(
-            [x for x, _ in points],
-            means,
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.dash,
-            linewidth=1.0,
-        )
-        for x, found in points:
-            if found.low is not None and found.high is not None:
-                axes.plot([x, x], [found.low, found.high], color=look.colour, linewidth=0.8, alpha=0.35)
-        line = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, markersize=4.2)
-        handles.append((arm.label, line))
-    drawn = [f.value.mean for _, points in lines for _, f in points if f.value]
-    low, high = min([0.0, *drawn]), max([0.0, *drawn])
+    low, high = min([0.0, *ys]), max([0.0, *ys])
     if max(high, -low) > WIDE:
         axes.set_yscale("symlog", linthresh=100)
         axes.set_ylim(min(2 * low, -100.0), 2 * high + 10)
@@ -280,11 +303,5 @@ def against_share(
         room = 0.15 * max(high - low, 10.0)
         axes.set_ylim(low - room, high + room)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", " ").replace("-", MINUS))
-    axes.set_xlabel("share of the sub-group in training, %" + (" (log scale)" if min(xs) < max(xs) else ""))
+    axes.set_xlabel("share of the sub-group in training, %" + (" (log scale)" if spans else ""))
     axes.set_ylabel("change of error, % of the dense error")
-    caption = (
-        f"Each mark is a sub-group ({clean(grouping)}). 0: as many errors as the dense model; thin bars: 95 % "
-        "intervals, cut at the edge. "
-        "A line that rises to the left says that the rare ones pay."
-    )
-    return saved(figure, re.sub(r"[^A-Za-z0-9_-]", "-", name), axes.get_title(loc="left"), caption, handles)
