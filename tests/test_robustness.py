@@ -691,7 +691,7 @@ def test_a_folder_that_is_no_class_is_said_in_one_line(
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="natural_adversarial: there is no folder"):
         list(NaturalAdversarial(str(tmp_path / "b")).measure(view, view, bench))
-    with pytest.raises(UserError, match="set folder"):
+    with pytest.raises(UserError, match="or null for none"):
         NaturalAdversarial("")
 
 
