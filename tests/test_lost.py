@@ -323,7 +323,8 @@ def test_impact_by_hand() -> None:
     )
     assert rows["impact_p", "b"].value == pytest.approx(shifted.pvalue)
     assert known < shifted.pvalue
-    assert rows["impact_p", "a"].value == pytest.approx(0.1)  # no spread at all: 2 of 20 ways
+    assert rows["impact_p", "a"].value == 1  # recall 1 in all nets of both: only the mean moved
+    assert "recall 100.0 % in all nets of both" in rows["impact_p", "a"].note
     assert (rows["impacted_classes", ""].value, rows["impacted_classes", ""].n) == (0, 2)
     assert rows["impacted_null", ""].value is None
     assert "four or more" in rows["impacted_null", ""].note
@@ -524,3 +525,17 @@ def test_impacts_carry_stars_raw_and_corrected(raw: float, corrected: float, sho
     rows = [record(), *told("dense", metrics), *told("cut", metrics)]
     (table,) = [t for t in lost.section(panels(Records(rows))[0], "").more if t.title == "Impact by class"]
     assert table.rows[0].cells[0].plain.removeprefix("−").lstrip("4.0") == shown
+
+
+def test_a_class_that_nobody_has_learned_has_not_moved() -> None:
+    """Where every net of both populations has recall 0 only the mean moved: no hit, neither there nor in the null."""
+    rng = np.random.default_rng(3)
+    dense, pruned = 0.8 + 0.02 * rng.standard_normal((8, 5)), 0.75 + 0.02 * rng.standard_normal((8, 5))
+    dense[:, 4] = pruned[:, 4] = 0
+    found = many.impact(pruned, pruned.mean(), dense, dense.mean())
+    assert found.p[4] == 1
+    assert found.change[4] == pytest.approx(100 * (dense.mean() - pruned.mean()))
+    without = many.null_hits(dense[:, :4], dense.mean(axis=1))
+    assert many.null_hits(dense, dense.mean(axis=1)) == without
+    pruned[:, 4] = 0.5
+    assert many.impact(pruned, pruned.mean(), dense, dense.mean()).p[4] == pytest.approx(2 / math.comb(16, 8))

@@ -141,6 +141,9 @@ def impact(
 ) -> Impact:
     """The test by class of Hooker et al. 2019: a setting's mean accuracy is taken off each recall, then Welch.
 
+    A group of one recall in all members of both, as one that nobody has learned, has not moved, whatever the mean did:
+    its p is 1.
+
     Args:
         subject, reference: (members, groups) recalls as shares (see ``recalls``).
         subject_top1, reference_top1: mean accuracy over the members, as shares.
@@ -149,7 +152,7 @@ def impact(
         UserError: fewer than two members.
     """
     one, other = subject - subject_top1, reference - reference_top1
-    p = welch(one, other).p
+    p = np.where(unmoved(subject, reference), 1.0, welch(one, other).p)
     return Impact(
         100 * (one.mean(axis=0) - other.mean(axis=0)),
         p,
@@ -159,6 +162,11 @@ def impact(
             100 * one.std(axis=0, ddof=1), 100 * other.std(axis=0, ddof=1), len(one), len(other), alpha
         ),
     )
+
+
+def unmoved(one: Floats, other: Floats) -> Bools:
+    """(groups,) bool: the same recall in all members of both."""
+    return (one == one[:1]).all(axis=0) & (other == one[:1]).all(axis=0)
 
 
 def halves(members: int, most: int = SPLITS, seed: int = 0) -> tuple[tuple[Ints, Ints], ...]:
@@ -208,7 +216,8 @@ def null_hits(
         # Student's t reaches further than the normal at any degree of freedom: nothing nearer needs its p
         far = np.flatnonzero((np.abs(t) >= reach) & np.isfinite(t))
         count = sum(_p(float(t[k]), float(freedom[k])) <= alpha for k in far)
-        hits.append(count + int(np.isinf(t).sum()) * (_exchanged(len(one), len(other)) <= alpha))
+        moved = np.isinf(t) & ~unmoved(found[one], found[other])
+        hits.append(count + int(moved.sum()) * (_exchanged(len(one), len(other)) <= alpha))
     return tuple(hits)
 
 

@@ -33,7 +33,7 @@ class Impact:
         splits: into halves, at most.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: a group of one recall everywhere has not moved
     by: Sequence[str] | None = None
     alpha: float = 0.05
     splits: int = 50
@@ -84,8 +84,11 @@ class Impact:
         found = [many.recalls(r, family.ids, len(family.groups))[:, there] for r in right]
         top1 = [r.mean(axis=1) for r in right]
         result = many.impact(found[0], top1[0].mean(), found[1], top1[1].mean(), self.alpha)
+        still = many.unmoved(*found)
         for place, k in enumerate(there):
             of: dict[str, Any] = {"n": int(counts[k]), "group": family.groups[k]}
+            if still[place]:
+                of["note"] = f"recall {100 * found[0][0, place]:.1f} % in all nets of both: it has not moved"
             yield Metric("impact", float(result.change[place]), "points", **of)
             yield Metric("impact_p", float(result.p[place]), "1", **of)
             yield Metric("impact_p_holm", float(result.holm[place]), "1", **of)
