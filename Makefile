@@ -25,7 +25,8 @@ $(STAMP): pyproject.toml $(wildcard requirements/*.txt)
 	@touch $(STAMP)
 
 demo: setup  ## the lottery-ticket recipe on the embedded data, a few minutes on two cores
-	$(BIN)/compressbench run recipe=lth_resnet outputs=$(OUTPUTS)
+	$(BIN)/compressbench run recipe=lth_resnet outputs=$(OUTPUTS) \
+		evaluation.probes.robustness.examples=48 evaluation.probes.robustness.most=48
 
 test: setup  ## lint, types and the quick tests, in parallel
 	$(BIN)/ruff check -q .
