@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage, signal
 from torch import Tensor
 
+from cases_data import shared
 from cases_report import accuracies, record
 from compressbench import metrics
 from compressbench.bench import Bench
@@ -38,7 +39,6 @@ from compressbench.tasks.images.published_sets import corrupted_set
 from compressbench.views import View
 from tiny import TINY
 
-SEVERITIES_FILE = "/work/shared/data/corruptions/cifar10c_severities.json"
 RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "motion_blur", "snow", "frost",
           "fog", "elastic_transform", "spatter"}  # fmt: skip
 GENTLE = {"elastic_transform", "glass_blur", "saturate", "frost", "spatter", "motion_blur"}
@@ -71,10 +71,7 @@ UNIT = PICTURES.double() / 255
 
 
 def test_the_constants_are_the_published_ones() -> None:
-    path = Path(SEVERITIES_FILE)
-    if not path.is_file():
-        pytest.skip("the published constants aren't on this machine")
-    given = json.loads(path.read_text())
+    given = json.loads((shared("corruptions") / "cifar10c_severities.json").read_text())
     for group, ours in (("main", MAIN), ("extra", EXTRA)):
         assert sorted(given[group]) == sorted(ours)
         for kind, settings in given[group].items():
