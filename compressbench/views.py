@@ -53,6 +53,10 @@ class View:
             return ByPolicy(self.parts, self.state.policies)
         return prepared(self.module, *self._sample())
 
+    def is_of_the_state_of(self, other: View) -> bool:
+        """Whether both are views of one state: the same view, or states of one key."""
+        return self is other or bool(self.state.key and self.state.key == other.state.key)
+
     @functools.cached_property
     def parts(self) -> list[nn.Module]:
         """The parts of a net with exits, or of a cascade, each prepared for many forwards.

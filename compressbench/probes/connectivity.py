@@ -49,7 +49,7 @@ class Connectivity:
             yield Metric("barrier", None, "points", note=f"no straight line: {why}")
             return
         places = [k / (self.points - 1) for k in range(self.points)]
-        same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
+        same = subject.is_of_the_state_of(reference)
         errors: list[float] = []
         for done, place in enumerate(places):
             view = reference if same else _between(reference, subject, place)

@@ -111,7 +111,7 @@ class Corruptions:
             return
         examples = bench.feed("test").head(self.examples)
         labels = examples.labels.cpu()
-        same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
+        same = subject.is_of_the_state_of(reference)
         grid = (len(kinds), len(self.severities))
         right, other, agreed, close = torch.zeros(4, *grid, dtype=torch.float64)
         for row, kind in enumerate(kinds):

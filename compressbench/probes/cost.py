@@ -80,7 +80,7 @@ def _on_disk(subject: View, reference: View) -> Iterable[Metric]:
 
 
 def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterable[Metric]:
-    same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
+    same = subject.is_of_the_state_of(reference)
     lowered = [lower(target, view) for view in ([subject] if same else [subject, reference])]
     ready = [x for x in lowered if isinstance(x, Lowered)]
     refused = [x.why for x in lowered if isinstance(x, Unsupported)]

@@ -23,6 +23,19 @@ FLAGGED = 0.2
 PRETENDS = "no speed: this runtime simulates the rounding too"
 
 
+def check_runtimes(runtimes: Any) -> None:
+    """Refuses what is no mapping of names to hardware targets.
+
+    Raises:
+        UserError: see above.
+    """
+    if not isinstance(runtimes, Mapping) or not runtimes:
+        raise UserError("runtimes: a mapping of names to hardware targets is wanted, e.g. of openvino")
+    for name, target in runtimes.items():
+        if not hasattr(target, "lower"):
+            raise UserError(f"runtimes.{name}: not a hardware target; a spec with _target_ is wanted")
+
+
 @dataclass(frozen=True)
 class Deployed:
     """A state lowered to each runtime: its accuracy there, its speed against the runtime's own float baselines.
@@ -42,11 +55,7 @@ class Deployed:
     )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.runtimes, Mapping) or not self.runtimes:
-            raise UserError("runtimes: a mapping of names to hardware targets is wanted, e.g. of openvino")
-        for name, target in self.runtimes.items():
-            if not hasattr(target, "lower"):
-                raise UserError(f"runtimes.{name}: not a hardware target; a spec with _target_ is wanted")
+        check_runtimes(self.runtimes)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Figures of the subject on each runtime, on the whole test split."""
@@ -113,7 +122,7 @@ def _times(
     """Latencies in turns: the state, the reference in fp32 and bf16 on the same runtime, the simulation."""
     from compressbench.hardware.torch_cpu import TorchCPU
 
-    same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
+    same = subject.is_of_the_state_of(reference)
     arms: dict[str, Lowered | Unsupported] = {"deployed": lowered}
     for precision, baseline in baselines(target).items():
         itself = same and precision == "fp32"

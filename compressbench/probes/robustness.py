@@ -137,7 +137,7 @@ class Robustness:
             for name in ("clean", "fgsm", "pgd", "worst_case"):
                 yield Metric(f"{name}_accuracy", None, "%", note=surface.why)
             return
-        same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
+        same = subject.is_of_the_state_of(reference)
         theirs = of_reference(reference, self)
         own = theirs if same else of_subject(subject, self, theirs)
         under = _right(subject, own, theirs, same)

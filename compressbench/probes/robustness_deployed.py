@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compressbench.errors import UserError
 from compressbench.hardware.exits import lower
 from compressbench.hardware.target import HardwareTarget, Lowered, Unsupported
+from compressbench.probes.deployed import check_runtimes
 from compressbench.probes.robustness import NOISES, Robustness, masked, standing
 from compressbench.records import Metric
 
@@ -37,11 +38,7 @@ class RobustnessDeployed:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.runtimes, Mapping) or not self.runtimes:
-            raise UserError("runtimes: a mapping of names to hardware targets is wanted, e.g. of openvino")
-        for name, target in self.runtimes.items():
-            if not hasattr(target, "lower"):
-                raise UserError(f"runtimes.{name}: not a hardware target; a spec with _target_ is wanted")
+        check_runtimes(self.runtimes)
         if not isinstance(self.attack, Robustness):
             raise UserError("attack: the settings of a probe robustness are wanted, with its _target_")
 
@@ -80,7 +77,7 @@ class RobustnessDeployed:
 
         attack, feed = self.attack, bench.feed("test")
         theirs = of_reference(reference, attack)
-        same = subject is reference or bool(subject.state.key and subject.state.key == reference.state.key)
+        same = subject.is_of_the_state_of(reference)
         own = theirs if same else of_subject(subject, attack, theirs)
         why = next((part.why for part in own if part.why), "")
         transfers = all(part.end is not None for part in theirs)
