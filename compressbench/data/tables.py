@@ -105,13 +105,15 @@ def _objects(text: str, path: Path) -> Table:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is no JSON ({error})") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number} is no object such as {{\"text\": …, \"label\": …}}")
+            raise UserError(f'{path}: line {number} is no object such as {{"text": …, "label": …}}')
         if found and set(row) != set(found):
             odd = sorted(set(row) ^ set(found))[0]
             raise UserError(f"{path}: line {number} and those before it differ in {odd!r}")
         for name, value in row.items():
             if isinstance(value, dict | list) or value is None:
-                raise UserError(f"{path}: line {number}: {name} is {json.dumps(value)[:40]}, not a text or a number")
+                raise UserError(
+                    f"{path}: line {number}: {name} is {json.dumps(value)[:40]}, not a text or a number"
+                )
             found.setdefault(name, []).append(value if isinstance(value, str) else json.dumps(value))
     if not found:
         raise UserError(f"{path} is empty; one object a line is wanted")

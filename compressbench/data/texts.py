@@ -51,7 +51,8 @@ def unpacked(texts: Ragged) -> list[str]:
     """The inverse; a row that is no UTF-8 is read with replacement characters."""
     values, starts = np.asarray(texts.values, np.uint8).tobytes(), np.asarray(texts.starts)
     return [
-        values[a:b].decode(errors="replace") for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+        values[a:b].decode(errors="replace")
+        for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     ]
 
 
@@ -135,8 +136,8 @@ def mnli(data_dir: str, test: str = "matched") -> Raw:
 def trec(data_dir: str) -> Raw:
     """TREC (Li and Roth 2002): what does a question ask for, of six kinds? 5,452 + 500; attribute ``fine``, of fifty.
 
-    ``train.tsv`` and ``test.tsv`` (question, label, fine_label), or the published ``train_5500.label`` and ``TREC_10.label``,
-    in ``data_dir/trec``, ``data_dir/text/trec`` or ``data_dir``.
+    ``train.tsv`` and ``test.tsv`` (question, label, fine_label), or the published ``train_5500.label`` and
+    ``TREC_10.label``, in ``data_dir/trec``, ``data_dir/text/trec`` or ``data_dir``.
 
     Raises:
         UserError: a file is missing or not as published.
@@ -174,8 +175,8 @@ def trec(data_dir: str) -> Raw:
 def agnews(data_dir: str) -> Raw:
     """AG News (Zhang et al. 2015): of four kinds, which is a piece of news?
 
-    ``train.csv`` and ``test.csv`` without a header (class 1 to 4, title, description), or ``train10k.tsv`` and ``test.tsv``
-    (text, label), in ``data_dir/ag_news_csv``, ``data_dir/agnews``, ``data_dir/text/agnews`` or ``data_dir``.
+    ``train.csv`` and ``test.csv`` without a header (class 1 to 4, title, description), or ``train10k.tsv`` and
+    ``test.tsv`` (text, label), in ``data_dir/ag_news_csv``, ``data_dir/agnews``, ``data_dir/text/agnews`` or ``data_dir``.
 
     Raises:
         UserError: a file is missing or not as published.
@@ -189,7 +190,9 @@ def agnews(data_dir: str) -> Raw:
         for name in ("train.csv", "test.csv"):
             path = published / name
             try:
-                rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True))
+                rows = list(
+                    csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
+                )
             except (OSError, UnicodeDecodeError, csv.Error) as error:
                 raise UserError(f"dataset agnews: can't read {path}: {error}") from error
             odd = next((i for i, row in enumerate(rows, 1) if len(row) != 3), None)
@@ -239,11 +242,15 @@ def text_file(
     told = [column(t, label, p, "label") for t, p in zip(tables, paths, strict=True)]
     classes = tuple(sorted(set(told[0]), key=_in_order))
     if len(classes) < 2:
-        raise UserError(f"{paths[0]}: column {label!r} holds {len(classes)} different labels; two or more are wanted")
+        raise UserError(
+            f"{paths[0]}: column {label!r} holds {len(classes)} different labels; two or more are wanted"
+        )
     parts, kept = [], []
     for table, path, labels in zip(tables, paths, told, strict=True):
         seconds = column(table, second, path, "second") if second else None
-        parts.append(examples(column(table, text, path, "text"), _numbers(labels, classes, str(path)), seconds))
+        parts.append(
+            examples(column(table, text, path, "text"), _numbers(labels, classes, str(path)), seconds)
+        )
         kept.append({a: np.array(column(table, a, path, "attributes")) for a in attributes})
     if test_fraction is None:
         return Raw(parts[0], parts[1], classes, licence, {"train": kept[0], "test": kept[1]})
@@ -251,7 +258,12 @@ def text_file(
 
 
 def _cut(
-    whole: Examples, attributes: Mapping[str, np.ndarray], classes: tuple[str, ...], licence: str, share: Any, seed: int
+    whole: Examples,
+    attributes: Mapping[str, np.ndarray],
+    classes: tuple[str, ...],
+    licence: str,
+    share: Any,
+    seed: int,
 ) -> Raw:
     """A stratified share of a table as the test split."""
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share < 1:
@@ -261,7 +273,9 @@ def _cut(
         least = classes[int(counts.argmin())]
         raise UserError(f"text_file: class {least!r} has one example; test_fraction needs two of each")
     size = min(max(round(share * len(whole)), len(classes)), len(whole) - len(classes))
-    chosen = pick(whole.labels, allocate(counts, size, counts * 0 + 1, counts - 1), np.random.RandomState(seed))
+    chosen = pick(
+        whole.labels, allocate(counts, size, counts * 0 + 1, counts - 1), np.random.RandomState(seed)
+    )
     rest = np.setdiff1d(np.arange(len(whole)), chosen)
     return Raw(
         whole.take(rest), whole.take(chosen), classes, licence,

@@ -27,7 +27,8 @@ class MaskedAttention(nn.Module):
     def forward(self, x: Tensor, unseen: Tensor) -> Tensor:
         """(n, tokens, dim) to the same shape; ``unseen`` bool (n, 1, 1, tokens), True where no token is."""
         q, k, v = (
-            part(x).unflatten(-1, (-1, self.width)).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
         )
         scores = (q @ k.transpose(-2, -1) * self.width**-0.5).masked_fill(unseen, float("-inf"))
         return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
@@ -103,7 +104,9 @@ class TextEncoder(nn.Module):
             if isinstance(part, nn.Linear):
                 nn.init.zeros_(part.bias)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         """(n, tokens) ids, and where a token is, to logits (n, classes)."""
         x = self.tokens(input_ids) + self.positions(torch.arange(input_ids.shape[1], device=input_ids.device))
         if self.segments is not None and token_type_ids is not None:

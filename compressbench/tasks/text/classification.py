@@ -163,6 +163,8 @@ class TextClassification:
     def identity(self) -> tuple[Any, ...]:
         """With the tokenizer's digest."""
         return ("text", self.classes, self.tokenizer.digest, self.tokenizer.pad, self.length, self.pairs)
+
+
 def text_classification(
     train: Examples,
     classes: tuple[str, ...],
