@@ -176,7 +176,7 @@ def agnews(data_dir: str) -> Raw:
     """AG News (Zhang et al. 2015): of four kinds, which is a piece of news?
 
     ``train.csv`` and ``test.csv`` without a header (class 1 to 4, title, description), or ``train10k.tsv`` and
-    ``test.tsv`` (text, label), in ``data_dir/ag_news_csv``, ``data_dir/agnews``, ``data_dir/text/agnews`` or ``data_dir``.
+    ``test.tsv`` (text, label), in ``data_dir/ag_news_csv``, ``agnews``, ``text/agnews`` or ``data_dir`` itself.
 
     Raises:
         UserError: a file is missing or not as published.
@@ -231,7 +231,7 @@ def text_file(
         split_seed: which examples these are.
 
     Raises:
-        UserError: a file or a column is missing, a label of test isn't among those of train, or a setting is out of range.
+        UserError: a file or a column is missing, test has a label that train lacks, or a setting is wrong.
     """
     if train is None:
         raise UserError("text_file: train names no file; dataset.read.train=PATH.tsv, .csv or .jsonl")
