@@ -129,7 +129,7 @@ def test_published_layouts(tmp_path: Path) -> None:
         ['Wall St. Short "sellers"'],
         [2],
     )
-    with pytest.raises(UserError, match="dataset sst2 not found: no train.tsv in "):
+    with pytest.raises(UserError, match=r"dataset sst2 not found: no train\.tsv in "):
         texts.sst2(str(tmp_path / "nowhere"))
     written(tmp_path / "SST-2" / "dev.tsv", "sentence\tlabel\nfine\t2\n")
     with pytest.raises(UserError, match="label '2' is none of the classes: 0, 1"):
@@ -203,7 +203,7 @@ def test_a_models_folder_brings_its_own(tmp_path: Path) -> None:
     written(tmp_path / "tokenizer.json", "{}")
     with pytest.raises(UserError, match="is no tokenizer"):
         of_folder(tmp_path)
-    with pytest.raises(UserError, match="holds no tokenizer.json"):
+    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         of_folder(tmp_path / "else")
 
 

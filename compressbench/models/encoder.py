@@ -1,4 +1,4 @@
-"""A small Transformer encoder that classifies texts (Vaswani et al. 2017; layers normalised first, as Xiong et al. 2020)."""
+"""A small Transformer encoder that classifies texts (Vaswani et al. 2017; normalised first, as Xiong et al. 2020)."""
 
 from __future__ import annotations
 

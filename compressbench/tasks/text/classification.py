@@ -59,7 +59,7 @@ class TextClassification:
         return made.with_column(SEGMENTS, Ragged.of(segments)) if self.pairs else made
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
-        """``input_ids`` int64 (n, length), ``attention_mask`` float32, 1 where a token is, and of pairs ``token_type_ids``."""
+        """``input_ids`` int64 (n, length), ``attention_mask`` float32, 1 where a token is; of pairs ``token_type_ids``."""
         ids, there = examples[IDS].padded(self.tokenizer.pad, self.length)
         found: Inputs = (ids.long(), there.float())
         return (*found, examples[SEGMENTS].padded(0, self.length)[0].long()) if self.pairs else found
