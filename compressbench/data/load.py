@@ -316,6 +316,8 @@ def _prepare(
             for key, array in attributes.get(part, {}).items()
         }
     task = _made(how, splits["train"], raw.classes, name)
+    if hasattr(task, "prepared"):  # what is made of an example once, as tokens of a text
+        splits = {part: task.prepared(split) for part, split in splits.items()}
     carried = {part: arrays for part, arrays in kept.items() if arrays}
     grouping, groups = grouped(splits, carried)
     dataset = Dataset(name=name, splits=grouping, task=task, groups=groups, licence=raw.licence)

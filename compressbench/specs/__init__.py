@@ -4,7 +4,7 @@ Planning never imports what a spec points at: its parameters are read from the s
 key or a reference is found in milliseconds, and without running anybody's code.
 """
 
-from compressbench.specs.annotations import LISTS, PLACEHOLDERS, PLAIN, fits, in_words, its_unit
+from compressbench.specs.annotations import LISTS, PLAIN, fits, in_words, its_unit
 from compressbench.specs.building import build
 from compressbench.specs.checking import check, check_plain
 from compressbench.specs.ranges import (
@@ -38,7 +38,6 @@ __all__ = [
     "GIVEN",
     "LISTS",
     "PARTIAL",
-    "PLACEHOLDERS",
     "PLAIN",
     "RANGES",
     "SHORT",

@@ -17,7 +17,8 @@ PLAIN: Mapping[str, tuple[type, ...]] = {
     "None": (type(None),),
 }
 LISTS = ("list", "tuple", "Sequence")
-PLACEHOLDERS = ("@shape", "@classes", "@channels", "@height", "@width")
+PLACEHOLDER = re.compile(r"@[a-z_]+")
+"""What a model's spec asks of the task: ``@classes``, ``@shape``, ``@vocabulary`` … (``Task.facts``)."""
 
 PLAINLY = {
     "None": "null",
@@ -32,7 +33,7 @@ EACH = {"str": "texts", "int": "whole numbers", "float": "numbers", "bool": "tru
 
 def fits(annotation: str, value: Any) -> bool:
     """Whether a value may be what a parameter is annotated with; true wherever that can't be seen from the text."""
-    if not annotation or (isinstance(value, str) and value in PLACEHOLDERS):
+    if not annotation or (isinstance(value, str) and PLACEHOLDER.fullmatch(value)):
         return True
     if re.search(r"\bRef\b", annotation):  # one pattern may stand for a tuple: member*.train
         named = list(value) if isinstance(value, list | tuple) else [value]

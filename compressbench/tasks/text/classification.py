@@ -1,0 +1,195 @@
+"""Classification of texts and of pairs of texts: one label each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compressbench.data.examples import Examples, Ragged
+from compressbench.data.texts import SECOND, TEXT, unpacked
+from compressbench.errors import UserError
+from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from compressbench.inputs import Inputs
+    from compressbench.outputs import Outputs
+    from compressbench.tasks.task import NoSurface, Pieces, Placed
+
+IDS, SEGMENTS = "ids", "segments"
+LONGEST = 4096
+
+
+@dataclass(frozen=True)
+class TextClassification:
+    """Single-label classification of texts (column ``text``) or pairs (and ``second``), in tokens.
+
+    Attributes:
+        classes: names in label order.
+        tokenizer: as data; trained on the training split, or a model folder's.
+        length: tokens of an example, special ones included; longer ones are cut (``cut`` says how many were).
+        pairs: whether there are two texts an example.
+    """
+
+    classes: tuple[str, ...]
+    tokenizer: Tokenizer
+    length: int = 64
+    pairs: bool = False
+    metric: str = "top1"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """As Hugging Face's models call them."""
+        return ("input_ids", "attention_mask", *(("token_type_ids",) if self.pairs else ()))
+
+    def prepared(self, examples: Examples) -> Examples:
+        """Examples with the columns ``ids`` (int32) and, of pairs, ``segments`` (uint8): ragged, a row an example."""
+        texts = unpacked(examples[TEXT])
+        seconds = unpacked(examples[SECOND]) if self.pairs else None
+        ids, segments = [], []
+        for found, kinds in self.tokenizer.encoded(texts, seconds, self.length):
+            ids.append(np.array(found, np.int32))
+            segments.append(np.array(kinds, np.uint8))
+        made = replace(examples, columns={**examples.columns, IDS: Ragged.of(ids)})
+        return made.with_column(SEGMENTS, Ragged.of(segments)) if self.pairs else made
+
+    def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
+        """``input_ids`` int64 (n, length), ``attention_mask`` float32, 1 where a token is; of pairs ``token_type_ids``."""
+        ids, there = examples[IDS].padded(self.tokenizer.pad, self.length)
+        found: Inputs = (ids.long(), there.float())
+        return (*found, examples[SEGMENTS].padded(0, self.length)[0].long()) if self.pairs else found
+
+    def varies(self) -> bool:
+        """Never: texts are trained on as they are."""
+        return False
+
+    def variation(self, n: int, generator: torch.Generator) -> Inputs:
+        """Nothing."""
+        return ()
+
+    def blank(self, n: int) -> Inputs:
+        """Rows of padding, all looked at."""
+        import torch
+
+        ids = torch.full((n, self.length), self.tokenizer.pad)
+        return ids, torch.ones(n, self.length), *((torch.zeros_like(ids),) if self.pairs else ())
+
+    def drawn(self, n: int, generator: torch.Generator) -> Inputs:
+        """Random tokens, of random lengths."""
+        import torch
+
+        ids = torch.randint(0, self.tokenizer.size, (n, self.length), generator=generator)
+        lengths = torch.randint(1, self.length + 1, (n, 1), generator=generator)
+        places = torch.arange(self.length)
+        found = ids.masked_fill(places >= lengths, self.tokenizer.pad), (places < lengths).float()
+        return *found, *(((places >= lengths // 2) & (places < lengths)).long(),) * self.pairs
+
+    def placed(self, module: nn.Module) -> Placed:
+        """As it is."""
+        from compressbench.tasks.task import Placed
+
+        return Placed(module, tuple)
+
+    def loss(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """Mean cross-entropy in nats."""
+        import torch.nn.functional as F
+
+        return F.cross_entropy(outputs.logits, labels)
+
+    def log_probs(self, outputs: Outputs, labels: Tensor) -> Pieces:
+        """(n, classes) log-probabilities; piece i is of example i."""
+        import torch
+        import torch.nn.functional as F
+
+        from compressbench.tasks.task import Pieces
+
+        found = F.log_softmax(outputs.logits.float(), dim=-1)
+        return Pieces(found, torch.arange(len(found), device=found.device), labels)
+
+    def answers(self, outputs: Outputs) -> Tensor:
+        """(n,) the most probable class; -1, which is no class, where a logit is no number."""
+        from compressbench.metrics import named
+
+        return named(outputs.logits)
+
+    def right(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """(n,) bool, the class is the label."""
+        return answers == labels
+
+    def surface(self, device: str = "cpu") -> NoSurface:
+        """None that a pixel's attack could use."""
+        from compressbench.tasks.task import NoSurface
+
+        return NoSurface("a text can't be changed a little, as the pixels of a picture can")
+
+    def facts(self) -> Mapping[str, Any]:
+        """``@classes``, ``@vocabulary``, ``@length``, ``@pad``, ``@segments``."""
+        return {
+            "@classes": len(self.classes),
+            "@vocabulary": self.tokenizer.size,
+            "@length": self.length,
+            "@pad": self.tokenizer.pad,
+            "@segments": 2 if self.pairs else 1,
+        }
+
+    def feeding(self) -> tuple[str, list[str]]:
+        """Tokenized by the tokenizer beside the file."""
+        told = "Inputs `input_ids` int64 and `attention_mask` float32"
+        told += ", `token_type_ids` int64" if self.pairs else ""
+        texts = "list(zip(texts, seconds))" if self.pairs else "texts"
+        lines = [
+            "import numpy",
+            "import tokenizers",
+            "t = tokenizers.Tokenizer.from_file('tokenizer.json')",
+            f"t.enable_truncation({self.length})",
+            f"t.enable_padding(length={self.length}, pad_id={self.tokenizer.pad})",
+            f"found = t.encode_batch({texts})",
+            "inputs = {'input_ids': numpy.array([f.ids for f in found], 'int64'),",
+            "          'attention_mask': numpy.array([f.attention_mask for f in found], 'float32')}",
+        ]
+        if self.pairs:
+            lines.append("inputs['token_type_ids'] = numpy.array([f.type_ids for f in found], 'int64')")
+        return f"{told}, (n, {self.length}):", lines
+
+    def in_words(self) -> str:
+        """The most tokens."""
+        return f"{'pairs of texts' if self.pairs else 'texts'} of up to {self.length} tokens"
+
+    def identity(self) -> tuple[Any, ...]:
+        """With the tokenizer's digest."""
+        return ("text", self.classes, self.tokenizer.digest, self.tokenizer.pad, self.length, self.pairs)
+
+
+def text_classification(
+    train: Examples,
+    classes: tuple[str, ...],
+    name: str = "dataset",
+    length: int = 64,
+    vocabulary: int = 8000,
+    tokenizer: str | None = None,
+) -> TextClassification:
+    """The task of a data set of texts; its vocabulary is trained on the training split, or a model folder's.
+
+    Args:
+        train: with a column ``text`` and, for pairs, ``second``.
+        length: tokens of an example at most.
+        vocabulary: how many ids are trained at most.
+        tokenizer: a folder with a ``tokenizer.json``, as models on the Hugging Face hub have it.
+
+    Raises:
+        UserError: there are no texts, a setting is out of range, or the folder has no tokenizer.
+    """
+    if not isinstance(train.columns.get(TEXT), Ragged):
+        raise UserError(f"dataset {name}: no texts; a text task needs the column {TEXT!r}")
+    if type(length) is not int or not 4 <= length <= LONGEST:
+        raise UserError(f"dataset.task: length is {length!r}, must be 4 to {LONGEST} tokens")
+    pairs = SECOND in train.columns
+    if tokenizer is not None:
+        return TextClassification(classes, of_folder(tokenizer), length, pairs)
+    texts = [text for column in (TEXT, SECOND)[: 1 + pairs] for text in unpacked(train[column])]
+    return TextClassification(classes, trained(texts, vocabulary), length, pairs)

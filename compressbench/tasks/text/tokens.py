@@ -1,0 +1,138 @@
+"""Tokens: texts as numbered pieces of words, by the ``tokenizers`` library. No tokenizer runs code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressbench.errors import UserError, reason
+from compressbench.paths import given_path
+
+PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+SPECIAL = (PAD, UNKNOWN, BEGIN, END, MASK)
+FILE = "tokenizer.json"
+LARGEST = 64 << 20
+"""Bytes of a tokenizer's file."""
+CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer as data.
+
+    Attributes:
+        json: what ``tokenizers`` writes and reads.
+        pad: id that fills rows up.
+    """
+
+    json: str
+    pad: int = 0
+
+    @functools.cached_property
+    def size(self) -> int:
+        """How many ids there are."""
+        return int(self._made.get_vocab_size())
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256, 64 hex digits."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+    @functools.cached_property
+    def _made(self) -> Any:
+        from tokenizers import Tokenizer as Made
+
+        made = Made.from_str(self.json)
+        made.no_padding()
+        made.no_truncation()
+        return made
+
+    def encoded(
+        self, texts: Sequence[str], seconds: Sequence[str] | None = None, longest: int | None = None
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        """(ids, segments) of each text or pair, special tokens included; segments are 1 in the second text.
+
+        Args:
+            longest: ids at most; of a pair the longer one is cut first.
+        """
+        made = self._made
+        made.no_truncation()
+        if longest is not None:
+            made.enable_truncation(longest, strategy="longest_first")
+        for start in range(0, len(texts), CHUNK):
+            part: list[Any] = list(texts[start : start + CHUNK])
+            if seconds is not None:
+                part = list(zip(part, seconds[start : start + CHUNK], strict=True))
+            for found in made.encode_batch(part):
+                yield found.ids, found.type_ids
+
+
+def trained(texts: Sequence[str], size: int) -> Tokenizer:
+    """A byte-pair vocabulary of lower-cased bytes, so that no text holds what it doesn't know (Sennrich et al. 2016).
+
+    Not WordPiece: what ``tokenizers`` 0.23 trains of it differs from run to run, and a vocabulary is part of every key.
+
+    Args:
+        size: ids at most, above 261: the special ones and the 256 bytes.
+
+    Raises:
+        UserError: ``size`` is too small.
+    """
+    from tokenizers import Tokenizer as Made
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    least = len(SPECIAL) + 256
+    if not isinstance(size, int) or isinstance(size, bool) or size <= least:
+        raise UserError(f"dataset.task: vocabulary is {size!r}, must be a number above {least}")
+    made = Made(models.BPE())
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    ids = {name: made.token_to_id(name) for name in (BEGIN, END)}
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A {END}",
+        pair=f"{BEGIN} $A {END} $B:1 {END}:1",
+        special_tokens=list(ids.items()),
+    )
+    return Tokenizer(made.to_str(), made.token_to_id(PAD))
+
+
+def of_folder(folder: str | Path) -> Tokenizer:
+    """The tokenizer that a model's folder brings: its ``tokenizer.json``, which is read as data.
+
+    Raises:
+        UserError: there is none, or it can't be read as one.
+    """
+    from tokenizers import Tokenizer as Made
+
+    path = given_path(folder, "dataset.task.tokenizer") / FILE
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no {FILE}; a model's folder with its fast tokenizer is wanted")
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} is larger than {LARGEST >> 20} MB")
+        text = path.read_text(encoding="utf-8")
+        made = Made.from_str(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read {path}: {error}") from error
+    except Exception as error:  # tokenizers raises a plain Exception
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no tokenizer ({reason(error)})") from error
+    padding = made.padding
+    known = [made.token_to_id(name) for name in (PAD, "<pad>")]
+    pad = padding["pad_id"] if padding else next((k for k in known if k is not None), 0)
+    return Tokenizer(text, int(pad))
