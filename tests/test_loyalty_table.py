@@ -341,10 +341,16 @@ def test_the_whole_table_at_smoke_scale(tmp_path: Path) -> None:
     config = composed(["recipe=loyalty_table", "scale=smoke", "hardware=cpu1", f"outputs={tmp_path}"])
     done: list[Record] = []
     records = execute(prepare(config), Watcher(), done)
-    for metric in ("top1", "label_loyalty", "pgd_accuracy", "square_accuracy", "square_queries"):
-        assert len(records.where(metric=metric, moment="final")) == 16
+    for probe, metric in (
+        ("accuracy", "top1"),
+        ("loyalty", "label_loyalty"),
+        ("robustness", "pgd_accuracy"),
+        ("square", "square_accuracy"),
+        ("square", "square_queries"),
+    ):
+        assert len(records.where(probe=probe, metric=metric, moment="final", group="")) == 16
     top = {r.series: r.value for r in records.where(metric="top1")}
     assert top["structured prune + fine-tune"] > top["structured prune"]
-    quiet = records.where(metric="label_loyalty", series="Q8-PTQ")[0].value
+    quiet = records.where(metric="label_loyalty", series="Q8-PTQ", group="")[0].value
     assert quiet is not None
     assert quiet > 97

@@ -187,7 +187,7 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
         import transformers
     except ImportError as error:
         raise UserError(
-            f"{path}: transformers isn't installed ({error}): pip install 'compressbench[transformers]'"
+            f"{path}: transformers isn't installed ({error}): pip install 'compressbench[text]'"
         ) from error
     with _offline():
         try:
