@@ -50,7 +50,8 @@ def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
     """Reads what ``config["read"]`` names and makes train, validation and test of it.
 
     In this order: ``train_size`` and ``test_size`` draw a stratified subset; ``validation`` (a count, or a
-    share below 1) is held out of train, stratified (at 0 a split that its source publishes is taken); ``imbalance`` thins what is left of train, and only that,
+    share below 1) is held out of train, stratified (at 0 one
+    that the source publishes is taken); ``imbalance`` thins what is left of train, and only that,
     to an exponential long tail; ``cut`` leaves single classes of it so many examples; ``tail`` thins the
     sub-groups inside of each class. Before all of that ``coarse`` merges classes. All draws come from
     ``subset_seed``. Mean and std are those of the resulting train split, or what ``normalise`` says, as a

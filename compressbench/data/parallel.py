@@ -5,7 +5,6 @@ Both columns hold UTF-8 bytes (see ``data.texts``). There are no labels before t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ TABLES = (".tsv", ".csv", ".jsonl")
 def pairs(sources: Sequence[str], targets: Sequence[str]) -> Examples:
     """Examples of a source and a target each; labels (n, 1), -1: not known before there are tokens."""
     nothing = np.full((len(sources), 1), -1, np.int64)
-    return Examples.of(nothing, **{TEXT: packed(sources), TARGET: packed(targets)})
+    return Examples({TEXT: packed(sources), TARGET: packed(targets)}, nothing, np.arange(len(sources)))
 
 
 def lines_of(path: Path) -> list[str]:
@@ -98,7 +97,11 @@ def parallel_file(
     found = [_of_file("train", train, train_target, text, target)]
     if test is not None:
         return Raw(found[0], _of_file("test", test, test_target, text, target), (), licence)
-    if not isinstance(test_fraction, int | float) or isinstance(test_fraction, bool) or not 0 < test_fraction < 1:
+    if (
+        not isinstance(test_fraction, int | float)
+        or isinstance(test_fraction, bool)
+        or not 0 < test_fraction < 1
+    ):
         raise UserError(f"parallel_file: test_fraction is {test_fraction!r}, must be between 0 and 1")
     whole = found[0]
     if len(whole) < 2:
@@ -129,7 +132,9 @@ def _aligned(one: Path, other: Path) -> Examples:
     """
     sources, targets = lines_of(one), lines_of(other)
     if len(sources) != len(targets):
-        raise UserError(f"{one} has {len(sources):,} lines, {other} {len(targets):,}; one each is wanted, in order")
+        raise UserError(
+            f"{one} has {len(sources):,} lines, {other} {len(targets):,}; one each is wanted, in order"
+        )
     if not sources:
         raise UserError(f"{one} and {other} are empty")
     return pairs(sources, targets)
@@ -142,7 +147,7 @@ NOUNS = (
 ADJECTIVES = (
     ("old", "alt"), ("small", "klein"), ("red", "rot"), ("new", "neu"), ("beautiful", "schön"), ("quiet", "still"),
 )  # fmt: skip
-VERBS = (("sees", "sieht"), ("finds", "findet"), ("follows", "sucht"), ("paints", "malt"), ("loves", "liebt"))
+VERBS = (("sees", "sieht"), ("finds", "findet"), ("seeks", "sucht"), ("paints", "malt"), ("loves", "liebt"))
 TIMES = (("", ""), ("today", "heute"), ("again", "wieder"), ("in the morning", "am Morgen"))
 SUBJECT = (("der", "die", "das"), ("ein", "eine", "ein"))
 OBJECT = (("den", "die", "das"), ("einen", "eine", "ein"))
@@ -168,23 +173,30 @@ def phrases(train: int = 2000, test: int = 200, seed: int = 0) -> Raw:
         raise UserError(f"phrases: train {train!r} and test {test!r}; together 2 to {total:,} are to be had")
     chosen = np.random.RandomState(seed).permutation(total)[: train + test]
     made = [_phrase(*(int(part) for part in np.unravel_index(place, sizes))) for place in chosen]
-    parts = made[:train], made[train:]
-    return Raw(*(pairs([a for a, _ in part], [b for _, b in part]) for part in parts), (), "made up here")
+    first, second = (
+        pairs([a for a, _ in part], [b for _, b in part]) for part in (made[:train], made[train:])
+    )
+    return Raw(first, second, (), "made up here")
 
 
-def _phrase(which: int, first: int, subject: int, verb: int, other: int, second: int, thing: int, time: int) -> Any:
+def _phrase(
+    which: int, first: int, subject: int, verb: int, other: int, second: int, thing: int, time: int
+) -> Any:
     def noun(place: int, adjective: int, article: int, cases: Any) -> tuple[str, str]:
         english, german, gender = NOUNS[place]
         told = cases[article][gender]
-        old, new = (ADJECTIVES[adjective - 1] if adjective else ("", ""))
+        old, new = ADJECTIVES[adjective - 1] if adjective else ("", "")
         if new:
             new += ENDINGS[told] or ("er" if gender == 0 else "es")
-            new += "s" if told == "ein" and gender == 2 and not new.endswith("s") else ""
-        return " ".join(filter(None, (("the", "a")[article], old, english))), " ".join(filter(None, (told, new, german)))
+        before = ("the", "an" if (old or english)[0] in "aeiou" else "a")[article]
+        return _joined(before, old, english), _joined(told, new, german)
 
     who, what = noun(subject, first, which, SUBJECT), noun(thing, second, other, OBJECT)
     does, when = VERBS[verb], TIMES[time]
-    english = " ".join(filter(None, (when[0], who[0], does[0], what[0])))
-    order = (when[1], does[1], who[1], what[1]) if when[1] else (who[1], does[1], what[1])
-    german = " ".join(filter(None, order))
-    return tuple(f"{t[0].upper()}{t[1:]}." for t in (english, german))
+    german = (when[1], does[1], who[1], what[1]) if when[1] else (who[1], does[1], what[1])
+    english = (when[0], who[0], does[0], what[0])
+    return tuple(f"{t[0].upper()}{t[1:]}." for t in (_joined(*english), _joined(*german)))
+
+
+def _joined(*words: str) -> str:
+    return " ".join(filter(None, words))

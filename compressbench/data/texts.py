@@ -310,7 +310,9 @@ def _tsv(text: str) -> Table:
     return {name: list(cells) for name, cells in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def folder_of(name: str, data_dir: str, folders: Sequence[str], file: str, needed: bool = True) -> Path | None:
+def folder_of(
+    name: str, data_dir: str, folders: Sequence[str], file: str, needed: bool = True
+) -> Path | None:
     """The first of some folders that holds a file, plain or compressed.
 
     Raises:

@@ -20,8 +20,8 @@ ASKED = (
     "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
-MAY = ("prepared", "lengths")
-"""What a task may have beside it, see ``Prepares`` and ``Lengthy``."""
+MAY = ("prepared", "lengths", "said")
+"""What a task may have beside it, see ``Prepares``, ``Lengthy`` and ``Says``."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,13 @@ class Lengthy(Protocol):
 
     def lengths(self, examples: Examples) -> Tensor:
         """(n,) int64, how long each example is, on the examples' device."""
+
+
+class Says(Protocol):
+    """What a task may have whose answers aren't read off one forward, as a translation is decoded token by token."""
+
+    def said(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        """(n, places) int64, what a module in evaluation mode says, -1 after the end and where that is no number."""
 
 
 class Task(Protocol):
