@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compressbench.checking.states import check_json
 from compressbench.checking.traces import Unfit, differs, quietly, twice, unchanged
 from compressbench.data.dataset import Dataset
-from compressbench.data.examples import Examples
+from compressbench.data.examples import Examples, are_sequences
 from compressbench.inputs import Inputs
 from compressbench.outputs import Outputs
 from compressbench.tasks.task import ASKED, NoSurface, Pieces, Placed, Surface, Task
@@ -220,8 +220,8 @@ def _said(task: Any, some: Examples) -> None:
 def _answers(task: Task, some: Examples) -> None:
     count, labels = len(some), some.labels
     draw = torch.Generator().manual_seed(5)
-    pieces = labels.shape if labels.ndim == 2 and labels.dtype == torch.int64 else (count,)
-    logits = torch.randn(*pieces, len(task.classes), generator=draw).requires_grad_()
+    places = labels.shape[1:] if are_sequences(labels) else ()
+    logits = torch.randn(count, *places, len(task.classes), generator=draw).requires_grad_()
     outputs = Outputs(logits)
     loss = task.loss(outputs, labels)
     if not isinstance(loss, Tensor) or loss.shape != () or not torch.isfinite(loss):

@@ -14,6 +14,7 @@ from compressbench.paths import given_path
 
 PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, BEGIN, END, MASK)
+ENDS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
 FILE = "tokenizer.json"
 LARGEST = 64 << 20
 """Bytes of a tokenizer's file."""
@@ -41,6 +42,15 @@ class Tokenizer:
     def names(self) -> tuple[str, ...]:
         """The ids' own texts, in their order."""
         return tuple(self._made.id_to_token(k) or f"#{k}" for k in range(self.size))
+
+    @functools.cached_property
+    def end(self) -> int | None:
+        """What texts end with, by the tokenizer's own rule or by name; None where nothing does."""
+        (alone, _), *_ = self.encoded([""])
+        if len(alone) > 1:
+            return alone[-1]
+        known = (self.id_of(name) for name in ENDS)
+        return next((k for k in known if k is not None), None)
 
     def id_of(self, name: str) -> int | None:
         """The id of a token, None where there is no such token."""
