@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Translated:
-    """BLEU with its 95 % interval, chrF, exact matches, tokens said twice in a row, length; and of the targets' tokens.
+    """BLEU with its 95 % interval, chrF, exact matches, tokens said twice in a row, length.
 
     BLEU and chrF are sacrebleu's (Post 2018), with its signature in the note, on the targets as they are in the data. The
     interval is a percentile bootstrap over test sentences, the same draws for every state; it knows nothing of seeds.
@@ -82,7 +82,6 @@ class Translated:
         yield Metric(
             "length_ratio", found.length_ratio, "1", n=n, note="words said over words of the references"
         )
-        yield from _forced(subject)
 
     def _said(self, subject: View) -> Tensor:
         if self.beam == 1:
@@ -97,20 +96,6 @@ def _translates(dataset: Dataset) -> None:
         raise UserError(
             f"translation: the task of {dataset.name} translates nothing; dataset=multi30k or parallel_file does"
         )
-
-
-def _forced(subject: View) -> Iterable[Metric]:
-    """Of the references' tokens, each after the reference's own before it: likelihood, and how many are the likeliest."""
-    from compressbench.metrics import hits
-
-    total, right, n = 0.0, 0, 0
-    for part in subject.pieces():
-        total -= float(part.log_probs.double().gather(1, part.labels[:, None]).sum())
-        right += int(hits(part.log_probs, part.labels).sum())
-        n += len(part.labels)
-    note = "teacher forcing"
-    yield Metric("token_nll", total / n, "nats", n=n, note=note)
-    yield Metric("token_accuracy", 100 * right / n, "%", n=n, note=note)
 
 
 @dataclass(frozen=True)
