@@ -113,7 +113,7 @@ class View:
         """
         if self.streams:
             raise UserError(
-                f"all log-probabilities of a task of {self.bench.task.in_words()} are never kept; this can't be measured of it"
+                f"all log-probabilities of {self.bench.task.in_words()} are never kept, so this can't be measured of them"
             )
         return self._in_order(self.pieces())
 

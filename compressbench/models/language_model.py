@@ -38,7 +38,14 @@ class LanguageModel(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        sizes = {"vocabulary": vocabulary, "length": length, "dim": dim, "depth": depth, "heads": heads, "mlp": mlp}
+        sizes = {
+            "vocabulary": vocabulary,
+            "length": length,
+            "dim": dim,
+            "depth": depth,
+            "heads": heads,
+            "mlp": mlp,
+        }
         for name, size in sizes.items():
             if not isinstance(size, int) or size < 1:
                 raise UserError(f"language_model: {name} must be an integer of at least 1; got {size!r}")

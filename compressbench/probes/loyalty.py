@@ -172,7 +172,9 @@ def _streamed(subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
     found = apart(subject, reference)
     n = len(found.same)
     yield Metric("label_loyalty", percent(found.same), "%", n=n, note="tokens")
-    yield Metric("probability_loyalty", 100 * float((1 - found.js).mean()), "%", n=n, note="natural logarithm")
+    yield Metric(
+        "probability_loyalty", 100 * float((1 - found.js).mean()), "%", n=n, note="natural logarithm"
+    )
     binary = 100 * float((1 - found.js / math.sqrt(math.log(2))).mean())
     yield Metric("probability_loyalty_base2", binary, "%", n=n, note="base 2")
     kl = found.kl[~found.kl.isnan()].numpy()

@@ -100,7 +100,9 @@ class NextTokens:
         places = first_difference(own, other)
         n, note = len(places), f"greedy, {self.tokens} tokens after each of {len(places)} beginnings"
         if not n:
-            yield from (Metric(name, None, unit, note="no text is long enough") for name, unit in COMPARED[-3:])
+            yield from (
+                Metric(name, None, unit, note="no text is long enough") for name, unit in COMPARED[-3:]
+            )
             return
         counted = np.where(places == 0, self.tokens + 1, places)
         yield Metric("first_divergence", float(counted.mean()), "tokens", n=n, note=note)
@@ -181,8 +183,8 @@ def _prompts(settings: NextTokens, bench: Bench) -> list[Tensor]:
         ids = task.beginning(text)
         if len(ids) + settings.tokens > task.length:
             raise UserError(
-                f"next_tokens: prompts: {text[:40]!r} is {len(ids)} tokens, and with {settings.tokens} said ones more than "
-                f"the {task.length} that dataset.task.length lets a model see"
+                f"next_tokens: prompts: {text[:40]!r} is {len(ids)} tokens, and with {settings.tokens} said ones more "
+                f"than the {task.length} that dataset.task.length lets a model see"
             )
         found.setdefault(len(ids), []).append(ids)
     return [torch.tensor(rows, device=bench.device) for _, rows in sorted(found.items())]
