@@ -147,7 +147,7 @@ def _apart(subject: View, reference: View) -> Iterable[Metric]:
     yield Metric("flipped", percent(~found.same), "%", n=len(found.same))
 
 
-_said: weakref.WeakKeyDictionary[View, dict[NextTokens, np.ndarray]]
+_said: weakref.WeakKeyDictionary[View, dict[str, np.ndarray]]
 _said = weakref.WeakKeyDictionary()
 
 
@@ -157,13 +157,13 @@ def _continued(view: View, settings: NextTokens, bench: Bench) -> np.ndarray:
 
     from compressbench.comparing.sequences import ended
 
-    known = _said.setdefault(view, {})
-    if settings not in known:
+    known, asked = _said.setdefault(view, {}), repr(settings)
+    if asked not in known:
         task = _task(bench.task)
         parts = [greedy(view, part, settings.tokens) for part in _prompts(settings, bench)]
         whole = np.concatenate(parts) if parts else np.zeros((0, settings.tokens), np.int64)
-        known[settings] = ended(whole, task.tokenizer.end)
-    return known[settings]
+        known[asked] = ended(whole, task.tokenizer.end)
+    return known[asked]
 
 
 def _prompts(settings: NextTokens, bench: Bench) -> list[Tensor]:
