@@ -121,6 +121,14 @@ def test_each_label_is_the_token_after(data: Dataset) -> None:
         assert (made.labels[row, seen:] == -1).all()
         assert mask[row].tolist() == [1] * seen + [0] * (LENGTH - seen)
     assert made["bytes"].tolist() == [len(texts[0]) if len(task.beginning(texts[0])) <= LENGTH else 0, 0, 0]
+    # the text whose end is the last thing that is predicted is seen whole, one token more is not
+    letters = ["q" * k for k in range(1, 3 * LENGTH)]
+    counts = [len(ids) for ids, _ in task.tokenizer.encoded(letters)]
+    fits, over = letters[counts.index(LENGTH + 1)], letters[counts.index(LENGTH + 2)]
+    assert task.prepared(Examples.of(np.zeros(2), text=packed([fits, over])))["bytes"].tolist() == [
+        len(fits),
+        0,
+    ]
     check_task(data)
 
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from compressbench.data.examples import Examples, one_class
 from compressbench.data.folder import read_pictures
 from compressbench.data.munge import munge
+from compressbench.data.parallel import TARGET
 from compressbench.data.splits import pick, seats
+from compressbench.data.texts import packed
+from compressbench.data.walking import put_back, walk
 from compressbench.errors import UserError
+from compressbench.inputs import on
+from compressbench.models.build import module_of
 from compressbench.seeds import derive_seed
 from compressbench.tasks.images.classification import IMAGES
 
+SAID_AT_ONCE = 128
+"""Sentences."""
+
 if TYPE_CHECKING:
     from compressbench.bench import Bench
-    from compressbench.stages.transfer import Few, Munge, Pictures
+    from compressbench.stages.transfer import Few, Munge, Pictures, Translated
     from compressbench.state import State
 
 
@@ -68,6 +77,30 @@ def pictures(state: State, bench: Bench, settings: Pictures) -> State:
     channels, height, width = _pictures_of(examples, "data/pictures").shape[1:]
     found = read_pictures(Path(settings.root).expanduser(), settings.files(), (height, width), channels)
     return _together(state, examples, torch.from_numpy(found), settings.keep)
+
+
+def translated(state: State, bench: Bench, settings: Translated) -> State:
+    """Applies a ``stages.transfer.Translated``: the same sources, each with what the teacher says.
+
+    Raises:
+        UserError: the task translates nothing.
+    """
+    task: Any = bench.task
+    if not all(hasattr(task, name) for name in ("said", "texts", "prepared")):
+        raise UserError(f"data/translated: the task of {bench.dataset.name} translates nothing")
+    examples = source(bench, settings.data)
+    module = module_of(bench.references[settings.teacher], bench.device)
+    rows, found, done = [], [], 0
+    for places, batch in walk(task, examples, SAID_AT_ONCE):
+        inputs = on(task.encode(batch), bench.device)
+        found.append(task.said(module, inputs, settings.beam).cpu())
+        rows.append(places)
+        done += len(places)
+        bench.progress.step(done, len(examples))
+    wide = max(part.shape[1] for part in found)
+    said = put_back(rows, [F.pad(part, (0, wide - part.shape[1]), value=-1) for part in found])
+    made = task.prepared(examples.with_column(TARGET, packed(task.texts(said))))
+    return _carrying(state, made)
 
 
 def source(bench: Bench, data: str | None) -> Examples:

@@ -83,7 +83,7 @@ class NextTokens:
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench.probes.side_by_side import different
 
-        yield Metric("perplexity", perplexity(subject), "1", n=len(subject.told.labels))
+        yield Metric("perplexity", _task(bench.task).overall(subject), "1", n=len(subject.told.labels))
         yield bits_per_byte(subject)
         if why := different(subject, reference):
             yield from (Metric(name, None, unit, note=why) for name, unit in COMPARED)
@@ -108,11 +108,6 @@ class NextTokens:
         yield Metric("first_divergence", float(counted.mean()), "tokens", n=n, note=note)
         yield Metric("first_divergence_median", float(np.median(counted)), "tokens", n=n, note=note)
         yield Metric("never_diverges", 100 * float((places == 0).mean()), "%", n=n, note=note)
-
-
-def perplexity(view: View) -> float:
-    """e to the mean negative log-likelihood of the test split's tokens; not above 1e300."""
-    return math.exp(min(-float(view.told.likelihood.mean()), 690.0))
 
 
 def bits_per_byte(view: View) -> Metric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from compressbench.tasks.task import NoSurface, Pieces, Placed
     from compressbench.views import View
 
+LARGEST = 690.0
+"""Nats a token whose perplexity can still be written."""
 IDS, BYTES = "ids", "bytes"
 LONGEST = 4096
 BEGINNINGS = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>")
@@ -162,9 +165,7 @@ class NextToken:
 
     def overall(self, view: View) -> float:
         """Perplexity over all tokens of the test split: e to the mean negative log-likelihood."""
-        from compressbench.probes.next_tokens import perplexity
-
-        return perplexity(view)
+        return math.exp(min(-float(view.told.likelihood.mean()), LARGEST))
 
     def surface(self, device: str = "cpu") -> NoSurface:
         """None that a pixel's attack could use."""
