@@ -32,7 +32,7 @@ SHARES = frozenset(
         "floor_label_loyalty_low", "floor_label_loyalty_high", "autoattack_low", "autoattack_high",
         "exemplar_share", "exemplar_ties", "exemplar_null", "reference_on_exemplars", "reference_elsewhere",
         "subject_on_exemplars", "subject_elsewhere", "group_training_share", "group_error", "group_fpr",
-        "group_fnr", "token_top1", "flipped", "never_diverges",
+        "group_fnr", "token_top1", "flipped", "never_diverges", "exact_match", "repeated_tokens",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -178,6 +178,14 @@ METRICS: Mapping[str, Declared] = {
     "ece": Declared("Calibration error", "%", -1),
     "n": Declared("Examples", "examples"),
     "majority_top1": Declared("Top-1 of the commonest class", "%"),
+    # of translations: accuracy, translation
+    "bleu": Declared("BLEU", "BLEU", 1),
+    "bleu_low": Declared("BLEU, at least", "BLEU", 1),
+    "bleu_high": Declared("BLEU, at most", "BLEU", 1),
+    "chrf": Declared("chrF", "chrF", 1),
+    "exact_match": Declared("Exact matches", "%", 1),
+    "repeated_tokens": Declared("Tokens said twice in a row", "%", -1),
+    "length_ratio": Declared("Words said over words wanted", "1"),
     # of texts: accuracy, next_tokens
     "perplexity": Declared("Perplexity", "1", -1),
     "token_top1": Declared("Top-1 of tokens", "%", 1),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
@@ -179,6 +180,8 @@ class View:
     def answers(self) -> Tensor:
         """(n, ...) what it says of each test example, on the CPU: where that is one piece, the likeliest class."""
         task, fast = self.bench.task, self.fast
+        if hasattr(task, "said"):
+            return self.decoded(task.said)
         one_each = self.labels.ndim == 1 and not self.streams
         if one_each and self.labels.shape == self.wanted.shape and bool((self.labels == self.wanted).all()):
             return named(self.log_probs)
@@ -188,6 +191,16 @@ class View:
                 rows.append(places)
                 found.append(task.answers(forward(fast, *task.encode(batch))).cpu())
         return put_back(rows, found)
+
+    def decoded(self, said: Callable[[nn.Module, Inputs], Tensor]) -> Tensor:
+        """(n, places of the longest) what is decoded of each test example, -1 after its end."""
+        rows, found = [], []
+        with torch.inference_mode():
+            for places, batch in self.bench.walk("test", BATCH):
+                rows.append(places)
+                found.append(said(self.module, self.bench.task.encode(batch)).cpu())
+        wide = max(part.shape[1] for part in found)
+        return put_back(rows, [F.pad(part, (0, wide - part.shape[1]), value=-1) for part in found])
 
     @functools.cached_property
     def right(self) -> Tensor:

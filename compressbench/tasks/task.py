@@ -21,8 +21,8 @@ ASKED = (
     "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
-MAY = ("prepared", "lengths", "streams", "overall")
-"""What a task may have beside it, see ``Prepares``, ``Lengthy`` and ``Streaming``."""
+MAY = ("prepared", "lengths", "streams", "overall", "said")
+"""What a task may have beside it, see ``Prepares``, ``Lengthy``, ``Streaming`` and ``Says``."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,13 @@ class Lengthy(Protocol):
 
     def lengths(self, examples: Examples) -> Tensor:
         """(n,) int64, how long each example is, on the examples' device."""
+
+
+class Says(Protocol):
+    """What a task may have whose answers aren't read off one forward, as a translation is decoded token by token."""
+
+    def said(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        """(n, places) int64, what a module in evaluation mode says, -1 after the end and where that is no number."""
 
 
 class Streaming(Protocol):

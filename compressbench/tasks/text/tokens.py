@@ -95,13 +95,14 @@ class Tokenizer:
                 yield found.ids, found.type_ids
 
 
-def trained(texts: Sequence[str], size: int) -> Tokenizer:
+def trained(texts: Sequence[str], size: int, cased: bool = False) -> Tokenizer:
     """A byte-pair vocabulary of lower-cased bytes, so that no text holds what it doesn't know (Sennrich et al. 2016).
 
     Not WordPiece: what ``tokenizers`` 0.23 trains of it differs from run to run, and a vocabulary is part of every key.
 
     Args:
         size: ids at most, above 261: the special ones and the 256 bytes.
+        cased: keeps capitals.
 
     Raises:
         UserError: ``size`` is too small.
@@ -113,7 +114,8 @@ def trained(texts: Sequence[str], size: int) -> Tokenizer:
     if not isinstance(size, int) or isinstance(size, bool) or size <= least:
         raise UserError(f"dataset.task: vocabulary is {size!r}, must be a number above {least}")
     made = Made(models.BPE())
-    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    lower = [] if cased else [normalizers.Lowercase()]
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), *lower])
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     made.decoder = decoders.ByteLevel()
     made.train_from_iterator(
