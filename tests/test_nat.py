@@ -225,7 +225,8 @@ def test_all_at_once_is_the_likeliest_of_the_likeliest_length(net: ParallelTrans
             stop = wanted.index(3) + 1 if 3 in wanted else length
             assert found[row].tolist() == wanted[:stop] + [-1] * (found.shape[1] - stop)
         short = net.at_once(SOURCE, MASK, torch.tensor([2, 1]))
-        assert (short >= 0).sum(1).tolist() == [2, 1]
+        assert short.shape[1] <= 2
+        assert (short >= 0).sum(1).tolist() == [min(a, b) for a, b in zip(lengths.tolist(), (2, 1), strict=True)]
 
 
 def test_after_an_end_nothing_is_said(net: ParallelTranslator) -> None:
@@ -251,7 +252,7 @@ def test_the_task_says_it_in_one_pass(data: Dataset) -> None:
     assert torch.equal(said, view.module.at_once(inputs[0], inputs[1], limits))  # type: ignore[operator]
     assert not calls
     assert len(view.answers) == 20
-    with pytest.raises(UserError, match="says all tokens at once"):
+    with pytest.raises(UserError, match="beam 4: the model says all tokens at once"):
         task.said(view.module, inputs, 4)
 
 

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compressbench.data.examples import Examples, one_class
 from compressbench.data.folder import read_pictures
 from compressbench.data.munge import munge
-from compressbench.data.parallel import TARGET
 from compressbench.data.splits import pick, seats
-from compressbench.data.texts import packed
-from compressbench.data.walking import put_back, walk
 from compressbench.errors import UserError
-from compressbench.inputs import on
-from compressbench.models.build import module_of
 from compressbench.seeds import derive_seed
 from compressbench.tasks.images.classification import IMAGES
 
-SAID_AT_ONCE = 128
-"""Sentences."""
-
 if TYPE_CHECKING:
     from compressbench.bench import Bench
-    from compressbench.stages.transfer import Few, Munge, Pictures, Translated
+    from compressbench.stages.transfer import Few, Munge, Pictures
     from compressbench.state import State
 
 
@@ -50,10 +41,10 @@ def few(state: State, bench: Bench, settings: Few) -> State:
     random = np.random.RandomState(derive_seed(bench.seed, settings.draw, "few") % 2**32)
     chosen = known[torch.from_numpy(pick(labels[known].numpy(), shares, random))]
     if not settings.unlabelled:
-        return _carrying(state, examples.take(chosen))
+        return carrying(state, examples.take(chosen))
     kept = torch.full_like(labels, -1)
     kept[chosen] = labels[chosen]
-    return _carrying(state, replace(examples, labels=kept))
+    return carrying(state, replace(examples, labels=kept))
 
 
 def munged(state: State, bench: Bench, settings: Munge) -> State:
@@ -77,30 +68,6 @@ def pictures(state: State, bench: Bench, settings: Pictures) -> State:
     channels, height, width = _pictures_of(examples, "data/pictures").shape[1:]
     found = read_pictures(Path(settings.root).expanduser(), settings.files(), (height, width), channels)
     return _together(state, examples, torch.from_numpy(found), settings.keep)
-
-
-def translated(state: State, bench: Bench, settings: Translated) -> State:
-    """Applies a ``stages.transfer.Translated``: the same sources, each with what the teacher says.
-
-    Raises:
-        UserError: the task translates nothing.
-    """
-    task: Any = bench.task
-    if not all(hasattr(task, name) for name in ("said", "texts", "prepared")):
-        raise UserError(f"data/translated: the task of {bench.dataset.name} translates nothing")
-    examples = source(bench, settings.data)
-    module = module_of(bench.references[settings.teacher], bench.device)
-    rows, found, done = [], [], 0
-    for places, batch in walk(task, examples, SAID_AT_ONCE):
-        inputs = on(task.encode(batch), bench.device)
-        found.append(task.said(module, inputs, settings.beam).cpu())
-        rows.append(places)
-        done += len(places)
-        bench.progress.step(done, len(examples))
-    wide = max(part.shape[1] for part in found)
-    said = put_back(rows, [F.pad(part, (0, wide - part.shape[1]), value=-1) for part in found])
-    made = task.prepared(examples.with_column(TARGET, packed(task.texts(said))))
-    return _carrying(state, made)
 
 
 def source(bench: Bench, data: str | None) -> Examples:
@@ -131,8 +98,9 @@ def _together(state: State, examples: Examples, more: Tensor, keep: bool) -> Sta
     images, labels = more, unknown
     if keep:
         images, labels = torch.cat((examples[IMAGES], more)), torch.cat((examples.labels, unknown))
-    return _carrying(state, Examples({IMAGES: images}, labels, torch.arange(len(labels))))
+    return carrying(state, Examples({IMAGES: images}, labels, torch.arange(len(labels))))
 
 
-def _carrying(state: State, examples: Examples) -> State:
+def carrying(state: State, examples: Examples) -> State:
+    """The state with a data set, for ``train`` to find."""
     return state.with_groups(data=examples.tensors())

@@ -162,6 +162,6 @@ class Translated:
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state with the data set."""
-        from compressbench.data.transfer import translated
+        from compressbench.training.translating import translated
 
         return translated(state, bench, self)

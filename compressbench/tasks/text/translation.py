@@ -182,6 +182,9 @@ class Translation:
             inputs: as ``encode`` gives them; of the target nothing is looked at.
             beam: how many beginnings are kept.
             alpha: of beam search, see ``decoding.penalty``.
+
+        Raises:
+            UserError: a beam is asked of a net that says all tokens at once.
         """
         import torch
 
@@ -189,6 +192,15 @@ class Translation:
 
         source, mask, _ = inputs
         limits = (mask.sum(dim=1) + self.beyond).clamp(max=self.length - 1)
+        at_once = getattr(module, "at_once", None)  # see models.nat
+        if at_once is not None:
+            if beam != 1:
+                raise UserError(
+                    f"beam {beam}: the model says all tokens at once and keeps no beginnings; 1 is right"
+                )
+            with torch.no_grad():
+                found: Tensor = at_once(source, mask, limits)
+            return found
         steps = steps_of(module)
         with torch.no_grad():
             if beam == 1:
