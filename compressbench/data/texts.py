@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from compressbench.data.dataset import Raw
-from compressbench.data.examples import Examples, Ragged
+from compressbench.data.examples import Examples
 from compressbench.data.idx import EMBEDDED
 from compressbench.data.published import Content, Published
 from compressbench.data.splits import allocate, pick
 from compressbench.data.tables import Table, column, read_table
 from compressbench.errors import UserError
 from compressbench.paths import given_path
+from compressbench.ragged import packed as packed
+from compressbench.ragged import unpacked as unpacked
+from compressbench.tasks.text.tokens import SECOND, TEXT
 
-TEXT, SECOND = "text", "second"
 KINDS = (
     "act", "animal", "artifact", "communication", "food", "location", "person", "plant", "state", "substance",
 )  # fmt: skip
@@ -38,22 +40,6 @@ GLOSSES = Published(
     ),
     folders=(str(EMBEDDED / "glosses"),),
 )
-
-
-def packed(texts: Iterable[str]) -> Ragged:
-    """Texts as the rows of a ragged column of UTF-8 bytes."""
-    parts = [text.encode() for text in texts]
-    ends = np.cumsum([0, *map(len, parts)]).astype(np.int64)
-    return Ragged(np.frombuffer(b"".join(parts), np.uint8).copy(), ends)
-
-
-def unpacked(texts: Ragged) -> list[str]:
-    """The inverse; a row that is no UTF-8 is read with replacement characters."""
-    values, starts = np.asarray(texts.values, np.uint8).tobytes(), np.asarray(texts.starts)
-    return [
-        values[a:b].decode(errors="replace")
-        for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
-    ]
 
 
 def glosses() -> Raw:

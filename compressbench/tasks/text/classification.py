@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressbench.data.examples import Examples, Ragged
-from compressbench.data.texts import SECOND, TEXT, unpacked
 from compressbench.errors import UserError
-from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
+from compressbench.ragged import Ragged, unpacked
+from compressbench.tasks.text.tokens import SECOND, TEXT, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from compressbench.data.examples import Examples
     from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
     from compressbench.tasks.task import NoSurface, Pieces, Placed
@@ -59,7 +59,7 @@ class TextClassification:
         return made.with_column(SEGMENTS, Ragged.of(segments)) if self.pairs else made
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
-        """``input_ids`` int64 (n, length), ``attention_mask`` float32, 1 where a token is; of pairs ``token_type_ids``."""
+        """``input_ids`` int64 (n, length), ``attention_mask``, 1 where a token is; of pairs ``token_type_ids``."""
         ids, there = examples[IDS].padded(self.tokenizer.pad, self.length)
         found: Inputs = (ids.long(), there.float())
         return (*found, examples[SEGMENTS].padded(0, self.length)[0].long()) if self.pairs else found
