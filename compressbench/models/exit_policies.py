@@ -24,6 +24,7 @@ from compressbench.models.cutting import replay
 from compressbench.models.exits import DTYPES, check, parts_of, places, prepared_parts, trainable
 from compressbench.seeds import derive_seed
 from compressbench.state import State
+from compressbench.walking import put_back, walk
 
 if TYPE_CHECKING:
     from compressbench.stages.exits import Attach, Choose
@@ -171,13 +172,14 @@ def answers(parts: Sequence[Any], bench: Bench, split: str) -> tuple[list[Tensor
             "an exit policy is of one class an example, and the task has several labels an example"
         )
     found: list[list[Tensor]] = [[] for _ in parts]
-    labels = []
+    rows, labels = [], []
     with torch.inference_mode():
-        for batch in bench.feed(split).batches(BATCH):
+        for places, batch in walk(bench.task, bench.feed(split), BATCH):
+            rows.append(places)
             for place, logits in enumerate(everything(parts, *bench.task.encode(batch))):
                 found[place].append(logits.float().cpu())
             labels.append(batch.labels.cpu())
-    return [torch.cat(x) for x in found], torch.cat(labels)
+    return [put_back(rows, x) for x in found], put_back(rows, labels)
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:

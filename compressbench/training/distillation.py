@@ -26,6 +26,7 @@ from compressbench.outputs import Outputs, forward, tapped
 from compressbench.seeds import derive_seed
 from compressbench.specs import NonNegative, Positive, Ref, Share, within
 from compressbench.training.objectives import Batch, Objective, labelled_loss
+from compressbench.walking import put_back, walk
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 Labels = Callable[[Lesson], Tensor]
@@ -152,11 +153,12 @@ class _Distilled:
     def whole(self) -> Tensor:
         """(N, classes): the teacher's logits for the whole training set."""
         if "whole" not in self.kept:
-            feed, encode, parts = self.bench.feed("train"), self.bench.task.encode, []
+            encode, rows, parts = self.bench.task.encode, [], []
             with _undisturbed(self.bench.device):
-                for batch in feed.batches(BLOCK):
+                for places, batch in walk(self.bench.task, self.bench.feed("train"), BLOCK):
+                    rows.append(places)
                     parts.append(forward(self.fast, *encode(batch)).logits.float())
-            self.kept["whole"] = torch.cat(parts)
+            self.kept["whole"] = put_back(rows, parts)
         return self.kept["whole"]
 
     def of(self, batch: Batch, answers: Tensor) -> Tensor:

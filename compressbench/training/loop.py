@@ -35,6 +35,7 @@ from compressbench.training.held import Held
 from compressbench.training.live import AVERAGE, OBJECTIVE, Job, Kept, Live, Run
 from compressbench.training.steppers import Stepper
 from compressbench.training.team import Alone, Iteration, Team
+from compressbench.walking import lengths_of, walk
 
 if TYPE_CHECKING:
     from compressbench.stages.train import Train
@@ -297,7 +298,15 @@ def _loop(team: Team, stepper: Stepper) -> None:
     jobs = team.jobs
     run, bench = jobs[0].run, jobs[0].bench
     feed = bench.feed("train")
-    batches = Batches(run, bench.task, [job.bench.seed for job in jobs], len(feed), bench.device)
+    lengths = lengths_of(bench.task, feed)
+    batches = Batches(
+        run,
+        bench.task,
+        [job.bench.seed for job in jobs],
+        len(feed),
+        bench.device,
+        lengths if lengths is None else lengths.cpu(),
+    )
     iteration = Iteration(team, stepper)
     for job in jobs:
         job.live.training()
@@ -421,7 +430,7 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
     feed, task = bench.feed("validation"), bench.task
     losses, rights, sizes = [], [], []
     with torch.no_grad(), live.computing(False):
-        for batch in feed.batches(256):
+        for _, batch in walk(bench.task, bench.feed("validation"), 256):
             outputs = forward(module, *live.lay(task.encode(batch)))
             losses.append(task.loss(outputs, batch.labels))
             rights.append(task.right(task.answers(outputs), batch.labels).sum())

@@ -12,8 +12,6 @@ from typing import Any
 from compressbench.errors import UserError, reason
 from compressbench.paths import given_path
 
-TEXT, SECOND = "text", "second"
-"""Columns that hold texts, as rows of UTF-8 bytes."""
 PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, BEGIN, END, MASK)
 FILE = "tokenizer.json"
@@ -109,7 +107,7 @@ def trained(texts: Sequence[str], size: int) -> Tokenizer:
         pair=f"{BEGIN} $A {END} $B:1 {END}:1",
         special_tokens=list(ids.items()),
     )
-    return Tokenizer(made.to_str(), made.token_to_id(PAD))
+    return Tokenizer(made.to_str(), SPECIAL.index(PAD))
 
 
 def of_folder(folder: str | Path) -> Tokenizer:
