@@ -20,7 +20,6 @@ from compressbench.comparing.sequences import ended, first_difference
 from compressbench.data.dataset import Dataset
 from compressbench.data.examples import Examples, known
 from compressbench.data.load import load
-from compressbench.data.texts import packed
 from compressbench.errors import UserError
 from compressbench.models.draw import drawn
 from compressbench.models.language_model import LanguageModel
@@ -38,6 +37,7 @@ from compressbench.report.picks import chosen, states_of
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.tasks.text.next_token import NextToken, next_token
+from compressbench.tasks.text.packing import packed
 from compressbench.tasks.text.tokens import trained
 from compressbench.views import View
 
@@ -220,7 +220,7 @@ def test_perplexity_and_bits_per_byte(pair: tuple[View, View]) -> None:
 
 def _fit(view: View) -> list[bool]:
     """Which test texts are seen whole."""
-    from compressbench.data.texts import unpacked
+    from compressbench.tasks.text.packing import unpacked
 
     task = view.bench.task
     found = task.tokenizer.encoded(unpacked(view.bench.dataset.split("test")["text"]))

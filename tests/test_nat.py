@@ -16,7 +16,6 @@ from compressbench.comparing.translations import Links, aligned, complexity, fai
 from compressbench.data.dataset import Dataset
 from compressbench.data.examples import Examples
 from compressbench.data.load import load
-from compressbench.data.texts import unpacked
 from compressbench.errors import UserError
 from compressbench.models.draw import drawn
 from compressbench.models.nat import LENGTH, ParallelTranslator, spread
@@ -24,6 +23,7 @@ from compressbench.outputs import Outputs, forward
 from compressbench.probes.translated_data import TranslatedData
 from compressbench.stages.train import Train
 from compressbench.stages.transfer import Translated
+from compressbench.tasks.text.packing import unpacked
 from compressbench.training.objectives import Batch
 from compressbench.training.translating import with_length
 from compressbench.views import View
@@ -226,7 +226,9 @@ def test_all_at_once_is_the_likeliest_of_the_likeliest_length(net: ParallelTrans
             assert found[row].tolist() == wanted[:stop] + [-1] * (found.shape[1] - stop)
         short = net.at_once(SOURCE, MASK, torch.tensor([2, 1]))
         assert short.shape[1] <= 2
-        assert (short >= 0).sum(1).tolist() == [min(a, b) for a, b in zip(lengths.tolist(), (2, 1), strict=True)]
+        assert (short >= 0).sum(1).tolist() == [
+            min(a, b) for a, b in zip(lengths.tolist(), (2, 1), strict=True)
+        ]
 
 
 def test_after_an_end_nothing_is_said(net: ParallelTranslator) -> None:

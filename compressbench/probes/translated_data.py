@@ -48,7 +48,7 @@ class TranslatedData:
         Raises:
             UserError: see above.
         """
-        from compressbench.data.parallel import TARGET
+        from compressbench.tasks.text.packing import TARGET
 
         if TARGET not in dataset.split("train").columns:
             raise UserError(f"translated_data is of sentence pairs, and {dataset.name} has none")
@@ -78,8 +78,7 @@ class TranslatedData:
 def _aligned(examples: Examples, known: tuple[dict[str, int], dict[str, int]], rounds: int) -> Links:
     """Links of a set's sentence pairs; words are numbered alike for all sets that share ``known``."""
     from compressbench.comparing.translations import aligned, numbered
-    from compressbench.data.parallel import TARGET
-    from compressbench.data.texts import TEXT, unpacked
+    from compressbench.tasks.text.packing import TARGET, TEXT, unpacked
 
     sides = (numbered(unpacked(examples[name]), ids) for name, ids in zip((TEXT, TARGET), known, strict=True))
     return aligned(*sides, rounds)

@@ -115,8 +115,7 @@ class Score:
 
 def references(view: View) -> list[str]:
     """The test split's targets as they are in the data."""
-    from compressbench.data.parallel import TARGET
-    from compressbench.data.texts import unpacked
+    from compressbench.tasks.text.packing import TARGET, unpacked
 
     return unpacked(view.bench.dataset.split("test")[TARGET])
 

@@ -8,15 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compressbench.bench import Bench
-from compressbench.data.parallel import TARGET
-from compressbench.data.texts import packed
 from compressbench.data.transfer import carrying, source
-from compressbench.data.walking import put_back, walk
 from compressbench.errors import UserError
 from compressbench.inputs import on
 from compressbench.models.build import module_of
 from compressbench.models.nat import LENGTH
+from compressbench.tasks.text.packing import TARGET, packed
 from compressbench.training.objectives import Batch, Objective, task_loss
+from compressbench.walking import put_back, walk
 
 if TYPE_CHECKING:
     from compressbench.stages.transfer import Translated

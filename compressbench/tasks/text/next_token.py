@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressbench.data.examples import Examples, Ragged
-from compressbench.data.texts import TEXT, unpacked
 from compressbench.errors import UserError
+from compressbench.ragged import Ragged
+from compressbench.tasks.text.packing import TEXT, unpacked
 from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from compressbench.data.examples import Examples
     from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
     from compressbench.tasks.task import NoSurface, Pieces, Placed
@@ -174,13 +175,17 @@ class NextToken:
         return NoSurface("a text can't be changed a little, as the pixels of a picture can")
 
     def facts(self) -> Mapping[str, Any]:
-        """``@classes``, ``@vocabulary``, ``@length``, ``@pad``."""
+        """``@classes``, ``@vocabulary``, ``@length``, ``@pad``; what a wrapped model asks for: ``@form`` and others."""
         size = self.tokenizer.size
         return {
             "@classes": size,
             "@vocabulary": size,
             "@length": self.length,
             "@pad": self.tokenizer.pad,
+            "@form": "causal",
+            "@inputs": list(self.inputs),
+            "@names": [],
+            "@tokenizer": self.tokenizer.digest,
         }
 
     def feeding(self) -> tuple[str, list[str]]:
