@@ -189,6 +189,8 @@ METRICS: Mapping[str, Declared] = {
     # of texts: accuracy, next_tokens
     "perplexity": Declared("Perplexity", "1", -1),
     "token_top1": Declared("Top-1 of tokens", "%", 1),
+    "data_complexity": Declared("Complexity of targets", "nats"),
+    "data_faithfulness": Declared("Unfaithfulness of targets", "nats", -1),
     "bits_per_byte": Declared("Bits per byte", "bits", -1),
     "flipped": Declared("Top token flipped", "%", -1),
     "first_divergence": Declared("First other token", "tokens", 1),

@@ -14,11 +14,11 @@ import numpy as np
 from compressbench.data.dataset import Raw
 from compressbench.data.examples import Examples
 from compressbench.data.tables import column, read_table, text_of
-from compressbench.data.texts import TEXT, file_of, folder_of, packed
+from compressbench.data.texts import file_of, folder_of
 from compressbench.errors import UserError
 from compressbench.paths import given_path
+from compressbench.tasks.text.packing import TARGET, TEXT, packed
 
-TARGET = "target"
 TESTS = ("2016_flickr", "2017_flickr", "2017_mscoco", "2018_flickr")
 TABLES = (".tsv", ".csv", ".jsonl")
 

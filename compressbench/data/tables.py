@@ -10,6 +10,7 @@ import lzma
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from compressbench.errors import UserError
 from compressbench.paths import given_path
@@ -63,9 +64,9 @@ def text_of(path: Path) -> str:
     Raises:
         UserError: it can't be read, is damaged, is no UTF-8, or is larger than 2 GiB.
     """
-    openers = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
+    openers: dict[str, Any] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
     try:
-        with openers.get(path.suffix, open)(path, "rb") as file:  # type: ignore[operator]
+        with openers.get(path.suffix, open)(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path} is truncated or damaged ({error})") from error

@@ -83,7 +83,7 @@ class NextTokens:
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench.probes.side_by_side import different
 
-        yield Metric("perplexity", perplexity(subject), "1", n=len(subject.told.labels))
+        yield Metric("perplexity", _task(bench.task).overall(subject), "1", n=len(subject.told.labels))
         yield bits_per_byte(subject)
         if why := different(subject, reference):
             yield from (Metric(name, None, unit, note=why) for name, unit in COMPARED)
@@ -108,11 +108,6 @@ class NextTokens:
         yield Metric("first_divergence", float(counted.mean()), "tokens", n=n, note=note)
         yield Metric("first_divergence_median", float(np.median(counted)), "tokens", n=n, note=note)
         yield Metric("never_diverges", 100 * float((places == 0).mean()), "%", n=n, note=note)
-
-
-def perplexity(view: View) -> float:
-    """e to the mean negative log-likelihood of the test split's tokens; not above 1e300."""
-    return math.exp(min(-float(view.told.likelihood.mean()), 690.0))
 
 
 def bits_per_byte(view: View) -> Metric:
@@ -147,7 +142,7 @@ def _apart(subject: View, reference: View) -> Iterable[Metric]:
     yield Metric("flipped", percent(~found.same), "%", n=len(found.same))
 
 
-_said: weakref.WeakKeyDictionary[View, dict[NextTokens, np.ndarray]]
+_said: weakref.WeakKeyDictionary[View, dict[str, np.ndarray]]
 _said = weakref.WeakKeyDictionary()
 
 
@@ -157,13 +152,13 @@ def _continued(view: View, settings: NextTokens, bench: Bench) -> np.ndarray:
 
     from compressbench.comparing.sequences import ended
 
-    known = _said.setdefault(view, {})
-    if settings not in known:
+    known, asked = _said.setdefault(view, {}), repr(settings)
+    if asked not in known:
         task = _task(bench.task)
         parts = [greedy(view, part, settings.tokens) for part in _prompts(settings, bench)]
         whole = np.concatenate(parts) if parts else np.zeros((0, settings.tokens), np.int64)
-        known[settings] = ended(whole, task.tokenizer.end)
-    return known[settings]
+        known[asked] = ended(whole, task.tokenizer.end)
+    return known[asked]
 
 
 def _prompts(settings: NextTokens, bench: Bench) -> list[Tensor]:
@@ -183,8 +178,8 @@ def _prompts(settings: NextTokens, bench: Bench) -> list[Tensor]:
         ids = task.beginning(text)
         if len(ids) + settings.tokens > task.length:
             raise UserError(
-                f"next_tokens: prompts: {text[:40]!r} is {len(ids)} tokens, and with {settings.tokens} said ones more than "
-                f"the {task.length} that dataset.task.length lets a model see"
+                f"next_tokens: prompts: {text[:40]!r} is {len(ids)} tokens, and with {settings.tokens} said ones more "
+                f"than the {task.length} that dataset.task.length lets a model see"
             )
         found.setdefault(len(ids), []).append(ids)
     return [torch.tensor(rows, device=bench.device) for _, rows in sorted(found.items())]

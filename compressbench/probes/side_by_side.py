@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -76,18 +77,35 @@ def _walked(subject: View, reference: View) -> Apart:
 
 
 def _between(own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(same, js, kl) of each row, some rows at a time."""
+    """(same, js, kl) of each row, some rows at a time.
+
+    As ``metrics.js_distance`` and ``comparing.probabilities.relative_entropy`` have them, to rounding, with three
+    exponentials and logarithms a number instead of ten.
+    """
     import torch
 
     from compressbench.comparing.arrays import pieces
-    from compressbench.comparing.probabilities import LOGITS, probabilities, relative_entropy
-    from compressbench.metrics import js_distance, named
+    from compressbench.comparing.probabilities import EPSILON
+    from compressbench.metrics import named
 
     first, second = named(own), named(other)
-    js, kl = [], []
+    js, kl, least = [], [], math.log(EPSILON)
     for rows in pieces(*own.shape):
-        js.append(js_distance(own[rows].double().exp(), other[rows].double().exp()))
-        p, q = (probabilities(x[rows].numpy(), LOGITS) for x in (other, own))
-        kl.append(torch.from_numpy(relative_entropy(p, q)))
+        (log_p, p), (log_q, q) = _normed(other[rows]), _normed(own[rows])
+        middle = ((p + q) / 2).clamp_(min=1e-300).log_()
+        divergence = ((p * (log_p - middle)).sum(dim=1) + (q * (log_q - middle)).sum(dim=1)) / 2
+        divergence = divergence.masked_fill((p == q).all(dim=1), 0.0)  # rounding is no distance
+        lost = divergence.isnan()
+        js.append(divergence.masked_fill(lost, math.log(2)).clamp(0, math.log(2)).sqrt())
+        far = log_p.clamp_(min=least).sub_(log_q.clamp_(min=least)).mul_(p.clamp_(min=EPSILON)).sum(dim=1)
+        kl.append(far.clamp(min=0))
     empty = [torch.zeros(0, dtype=torch.float64)]
     return (first == second) & (first >= 0), torch.cat(js or empty), torch.cat(kl or empty)
+
+
+def _normed(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of log-probabilities and of probabilities in float64, made to sum to 1; finite where they are numbers."""
+    logs = scores.double().clamp(min=-700.0)
+    whole = logs.exp()
+    total = whole.sum(dim=1, keepdim=True)
+    return logs - total.log(), whole / total

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressbench.data.examples import Examples, Ragged
-from compressbench.data.texts import TEXT, unpacked
 from compressbench.errors import UserError
+from compressbench.ragged import Ragged
+from compressbench.tasks.text.packing import TEXT, unpacked
 from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from compressbench.data.examples import Examples
     from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
     from compressbench.tasks.task import NoSurface, Pieces, Placed
     from compressbench.views import View
 
+LARGEST = 690.0
+"""Nats a token whose perplexity can still be written."""
 IDS, BYTES = "ids", "bytes"
 LONGEST = 4096
 BEGINNINGS = ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>")
@@ -162,9 +166,7 @@ class NextToken:
 
     def overall(self, view: View) -> float:
         """Perplexity over all tokens of the test split: e to the mean negative log-likelihood."""
-        from compressbench.probes.next_tokens import perplexity
-
-        return perplexity(view)
+        return math.exp(min(-float(view.told.likelihood.mean()), LARGEST))
 
     def surface(self, device: str = "cpu") -> NoSurface:
         """None that a pixel's attack could use."""
@@ -173,13 +175,17 @@ class NextToken:
         return NoSurface("a text can't be changed a little, as the pixels of a picture can")
 
     def facts(self) -> Mapping[str, Any]:
-        """``@classes``, ``@vocabulary``, ``@length``, ``@pad``."""
+        """``@classes``, ``@vocabulary``, ``@length``, ``@pad``; what a wrapped model asks for: ``@form`` and others."""
         size = self.tokenizer.size
         return {
             "@classes": size,
             "@vocabulary": size,
             "@length": self.length,
             "@pad": self.tokenizer.pad,
+            "@form": "causal",
+            "@inputs": list(self.inputs),
+            "@names": [],
+            "@tokenizer": self.tokenizer.digest,
         }
 
     def feeding(self) -> tuple[str, list[str]]:

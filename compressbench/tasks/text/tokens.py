@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressbench.errors import UserError, reason
-from compressbench.paths import given_path
+from compressbench.paths import a_folder
 
 PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, BEGIN, END, MASK)
@@ -133,7 +133,7 @@ def trained(texts: Sequence[str], size: int, cased: bool = False) -> Tokenizer:
         pair=f"{BEGIN} $A {END} $B:1 {END}:1",
         special_tokens=list(ids.items()),
     )
-    return Tokenizer(made.to_str(), made.token_to_id(PAD))
+    return Tokenizer(made.to_str(), SPECIAL.index(PAD))
 
 
 def of_folder(folder: str | Path) -> Tokenizer:
@@ -144,7 +144,7 @@ def of_folder(folder: str | Path) -> Tokenizer:
     """
     from tokenizers import Tokenizer as Made
 
-    path = given_path(folder, "dataset.task.tokenizer") / FILE
+    path = a_folder(folder, "dataset.task.tokenizer") / FILE
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {FILE}; a model's folder with its fast tokenizer is wanted")
     try:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressbench.data.examples import Examples, Ragged
-from compressbench.data.parallel import TARGET
-from compressbench.data.texts import TEXT, unpacked
 from compressbench.errors import UserError
+from compressbench.ragged import Ragged
+from compressbench.tasks.text.packing import TARGET, TEXT, unpacked
 from compressbench.tasks.text.tokens import BEGIN, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from compressbench.data.examples import Examples
     from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
     from compressbench.tasks.task import NoSurface, Pieces, Placed
@@ -200,6 +200,9 @@ class Translation:
             inputs: as ``encode`` gives them; of the target nothing is looked at.
             beam: how many beginnings are kept.
             alpha: of beam search, see ``decoding.penalty``.
+
+        Raises:
+            UserError: a beam is asked of a net that says all tokens at once.
         """
         import torch
 
@@ -207,6 +210,15 @@ class Translation:
 
         source, mask, _ = inputs
         limits = (mask.sum(dim=1) + self.beyond).clamp(max=self.length - 1)
+        at_once = getattr(module, "at_once", None)  # see models.nat
+        if at_once is not None:
+            if beam != 1:
+                raise UserError(
+                    f"beam {beam}: the model says all tokens at once and keeps no beginnings; 1 is right"
+                )
+            with torch.no_grad():
+                found: Tensor = at_once(source, mask, limits)
+            return found
         steps = steps_of(module)
         with torch.no_grad():
             if beam == 1:
@@ -223,9 +235,10 @@ class Translation:
 
     def overall(self, view: View) -> float:
         """BLEU of what is said greedily of the test split."""
-        from compressbench.probes.translation import bleu_of, references
+        from compressbench.tasks.text.bleu import bleu_of
 
-        return bleu_of(self.texts(view.answers), references(view)).score
+        wanted = unpacked(view.bench.dataset.split("test")[TARGET])
+        return bleu_of(self.texts(view.answers), wanted).score
 
     def surface(self, device: str = "cpu") -> NoSurface:
         """None that a pixel's attack could use."""
