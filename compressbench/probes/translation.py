@@ -75,7 +75,7 @@ class Translated:
         yield Metric("bleu_high", high, "BLEU", n=n, note=f"bootstrap over sentences, {self.draws} draws")
         letters = chrf_of(texts, wanted)
         yield Metric("chrf", letters.score, "chrF", n=n, note=f"sacrebleu {letters.signature}")
-        exact = sum(a == b for a, b in zip(texts, wanted, strict=True))
+        exact = sum(a == b.strip() for a, b in zip(texts, wanted, strict=True))
         yield Metric("exact_match", 100 * exact / n, "%", n=n)
         again, tokens = repeated(said)
         yield Metric("repeated_tokens", 100 * again / max(1, tokens), "%", n=tokens)

@@ -12,7 +12,7 @@ import numpy as np
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
 from compressbench.tasks.text.packing import TARGET, TEXT, unpacked
-from compressbench.tasks.text.tokens import BEGIN, END, Tokenizer, trained
+from compressbench.tasks.text.tokens import BEGIN, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 IDS, TARGET_IDS, CUT = "ids", "target_ids", "cut"
 LONGEST = 1024
+BEGINNINGS = (BEGIN, "<s>", "<bos>")
+"""What a tokenizer may put before a text."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class Translation:
         tokenizer: as data, trained on the training split.
         length: tokens of a source and of a target, special ones included; longer ones are cut (column ``cut``).
         beyond: how many more tokens than its source a translation may have.
+        first: the token that the decoder is given first; empty for what the tokenizer puts before a text, or padding.
     """
 
     tokenizer: Tokenizer
     length: int = 64
     beyond: int = 20
+    first: str = ""
     metric: str = "bleu"
     inputs: tuple[str, ...] = ("input_ids", "attention_mask", "decoder_input_ids")
     streams: bool = True
@@ -55,13 +59,16 @@ class Translation:
 
     @functools.cached_property
     def begin(self) -> int:
-        """The id that every text begins with."""
-        return _known(self.tokenizer, BEGIN)
+        """The id that the decoder is given first."""
+        known = (self.tokenizer.id_of(name) for name in ((self.first,) if self.first else BEGINNINGS))
+        return next((k for k in known if k is not None), self.tokenizer.pad)
 
     @functools.cached_property
     def end(self) -> int:
         """The id that every text ends with."""
-        return _known(self.tokenizer, END)
+        found = self.tokenizer.end
+        assert found is not None
+        return found
 
     def prepared(self, examples: Examples) -> Examples:
         """Examples with tokens of their two texts, made anew where they were there.
@@ -71,30 +78,41 @@ class Translation:
         """
         found = {name: self.numbered(unpacked(examples[name])) for name in (TEXT, TARGET)}
         labels = np.full((len(examples), self.length - 1), -1, np.int64)
-        for row, ids in zip(labels, found[TARGET][0], strict=True):
+        targets = [self._begun(ids) for ids in found[TARGET][0]]
+        for row, ids in zip(labels, targets, strict=True):
             row[: len(ids) - 1] = ids[1:]
         columns = {
             **examples.columns,
             IDS: Ragged.of(found[TEXT][0]),
-            TARGET_IDS: Ragged.of(found[TARGET][0]),
+            TARGET_IDS: Ragged.of(targets),
             CUT: (found[TEXT][1] | found[TARGET][1]).astype(np.uint8),
         }
         return replace(examples, columns=columns, labels=labels)
 
     def numbered(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Each text's tokens, int32, from begin to end; and (n,) bool, which were cut to fit."""
-        rows, cut = [], np.zeros(len(texts), bool)
-        for place, (ids, _) in enumerate(self.tokenizer.encoded(texts)):
-            cut[place] = len(ids) > self.length
-            rows.append(np.array([*ids[: self.length - 1], self.end] if cut[place] else ids, np.int32))
+        """Each text's tokens, int32, the end the last; and (n,) bool, which were cut to fit."""
+        rows, cut, most = [], np.zeros(len(texts), bool), self.length - (not self._begins)
+        for place, (found, _) in enumerate(self.tokenizer.encoded(texts)):
+            ids = found if found and found[-1] == self.end else [*found, self.end]
+            cut[place] = len(ids) > most
+            rows.append(np.array([*ids[: most - 1], self.end] if cut[place] else ids, np.int32))
         return rows, cut
+
+    @functools.cached_property
+    def _begins(self) -> bool:
+        """Whether texts begin with what the decoder is given first."""
+        (alone, _), *_ = self.tokenizer.encoded([""])
+        return alone[:1] == [self.begin]
+
+    def _begun(self, ids: np.ndarray) -> np.ndarray:
+        return ids if self._begins else np.concatenate(([self.begin], ids)).astype(np.int32)
 
     def texts(self, said: Tensor) -> list[str]:
         """The texts that rows of tokens (n, places) stand for, up to the end or a -1."""
         found = []
         for row in said.tolist():
             stop = next((k for k, token in enumerate(row) if token in (self.end, -1)), len(row))
-            found.append(self.tokenizer.text_of(row[:stop]))
+            found.append(self.tokenizer.text_of(row[:stop]).strip())
         return found
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
@@ -228,7 +246,7 @@ class Translation:
         return NoSurface("a text can't be changed a little, as the pixels of a picture can")
 
     def facts(self) -> Mapping[str, Any]:
-        """``@vocabulary`` and ``@classes`` (the same), ``@length``, ``@pad``, ``@begin``, ``@end``."""
+        """``@vocabulary`` (and ``@classes``), ``@length``, ``@pad``, ``@begin``, ``@end``; for ``model=hf`` more."""
         size = self.tokenizer.size
         return {
             "@classes": size,
@@ -237,6 +255,10 @@ class Translation:
             "@pad": self.tokenizer.pad,
             "@begin": self.begin,
             "@end": self.end,
+            "@form": "seq2seq",
+            "@inputs": list(self.inputs),
+            "@names": [],
+            "@tokenizer": self.tokenizer.digest,
         }
 
     def feeding(self) -> tuple[str, list[str]]:
@@ -259,13 +281,14 @@ class Translation:
 
     def identity(self) -> tuple[Any, ...]:
         """With the tokenizer's digest."""
-        return ("translation", self.tokenizer.digest, self.tokenizer.pad, self.length, self.beyond)
-
-
-def _known(tokenizer: Tokenizer, name: str) -> int:
-    found = tokenizer.id_of(name)
-    assert found is not None
-    return found
+        return (
+            "translation",
+            self.tokenizer.digest,
+            self.tokenizer.pad,
+            self.length,
+            self.beyond,
+            self.begin,
+        )
 
 
 def _matched(outputs: Outputs, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -287,6 +310,8 @@ def translation(
     vocabulary: int = 8000,
     cased: bool = True,
     beyond: int = 20,
+    tokenizer: str | None = None,
+    first: str | None = None,
 ) -> Translation:
     """The task of a data set of sentence pairs; one vocabulary for both languages, trained on the training split.
 
@@ -296,9 +321,12 @@ def translation(
         vocabulary: how many ids are trained at most.
         cased: keeps capitals, which BLEU asks for and German nouns have.
         beyond: how many more tokens than its source a translation may have.
+        tokenizer: a folder with a ``tokenizer.json``, as models on the Hugging Face hub have it; null trains one.
+        first: the token that the decoder is given first, as the model was trained (T5's is ``<pad>``, BART's ``</s>``);
+            null for what the tokenizer puts before a text, or else its padding.
 
     Raises:
-        UserError: there are no sentence pairs, or a setting is out of range.
+        UserError: there are no sentence pairs, a setting is out of range, or the folder has no tokenizer that will do.
     """
     for column in (TEXT, TARGET):
         if not isinstance(train.columns.get(column), Ragged):
@@ -309,5 +337,12 @@ def translation(
         raise UserError(f"dataset.task: length is {length!r}, must be 4 to {LONGEST} tokens")
     if type(beyond) is not int or beyond < 1:
         raise UserError(f"dataset.task: beyond is {beyond!r}, must be 1 or more tokens")
+    if tokenizer is not None:
+        own = of_folder(tokenizer)
+        if first is not None and own.id_of(first) is None:
+            raise UserError(f"dataset.task: first is {first!r}, which is no token of {tokenizer}")
+        if own.end is None:
+            raise UserError(f"dataset.task: {tokenizer}: its tokenizer has no token that ends a text")
+        return Translation(own, length, beyond, first or "")
     texts = [text for column in (TEXT, TARGET) for text in unpacked(train[column])]
     return Translation(trained(texts, vocabulary, cased), length, beyond)
