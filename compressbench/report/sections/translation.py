@@ -12,10 +12,10 @@ TOLD = of(
     PROBE, "bleu", "bleu_low", "bleu_high", "chrf", "exact_match", "repeated_tokens", "length_ratio"
 )  # fmt: skip
 LEAD = (
-    "BLEU and chrF are sacrebleu’s, against whole references. At least and at most: a 95 % bootstrap over the test sentences, "
-    "the same draws for every state; it says what another test set of this kind might change, not what another seed would. A "
-    "net that has lost its way says a word again and again, or stops early: tokens said twice in a row, and words said over "
-    "words wanted."
+    "BLEU and chrF are sacrebleu’s, against whole references. At least and at most: a 95 % bootstrap over the test "
+    "sentences, the same draws for every state; it says what another test set might change, not what another seed "
+    "would. A net that has lost its way says a word again and again, or stops early: see "
+    "tokens said twice in a row, and words said over words wanted."
 )
 
 
