@@ -103,17 +103,17 @@ def merged(raw: Raw, coarse: Mapping[str, Sequence[Any]], name: str) -> Raw:
             f"dataset.coarse: class {raw.classes[int(new.argmin())]} of {name} is in none of the coarse ones"
         )
     names = np.array(raw.classes)
-    parts = {"train": raw.train, "test": raw.test}
+    parts = {"train": raw.train, "test": raw.test, "validation": raw.validation}
     attributes = {
         part: {**raw.attributes.get(part, {}), FINE: names[examples.labels]}
         for part, examples in parts.items()
+        if examples is not None
     }
-    train, test = (replace(s, labels=new[s.labels].astype(np.int64)) for s in _splits(raw))
-    return replace(raw, train=train, test=test, classes=tuple(coarse), attributes=attributes)
-
-
-def _splits(raw: Raw) -> tuple[Any, Any]:
-    return raw.train, raw.test
+    made: dict[str, Any] = {
+        part: None if examples is None else replace(examples, labels=new[examples.labels].astype(np.int64))
+        for part, examples in parts.items()
+    }
+    return replace(raw, **made, classes=tuple(coarse), attributes=attributes)
 
 
 def tailed(
