@@ -33,6 +33,8 @@ SHARES = frozenset(
         "exemplar_share", "exemplar_ties", "exemplar_null", "reference_on_exemplars", "reference_elsewhere",
         "subject_on_exemplars", "subject_elsewhere", "group_training_share", "group_error", "group_fpr",
         "group_fnr",
+        "substitution_clean_accuracy", "substitution_accuracy", "substitution_accuracy_low",
+        "substitution_accuracy_high", "substitution_changed", "substitution_transfer_accuracy",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -43,7 +45,7 @@ CHANGES = frozenset(
     }
 )  # fmt: skip
 """Metrics that are differences of such shares."""
-EXAMPLES = frozenset({"exemplar", "forgotten_example"})
+EXAMPLES = frozenset({"exemplar", "forgotten_example", "substitution_example"})
 """Metrics of single examples, many records of one name: the value is the row in the source, which measures nothing."""
 BATCH = re.compile(r"_b([1-9][0-9]*)\Z", re.ASCII)
 
@@ -260,6 +262,17 @@ METRICS: Mapping[str, Declared] = {
     "shifted_top1": Declared("Shifted top-1", "%", 1),
     "shifted_label_loyalty": Declared("Shifted L-L", "%", 1),
     "shifted_probability_loyalty": Declared("Shifted P-L", "%", 1),
+    # substitution
+    "substitution_clean_accuracy": Declared("Before", "%", 1),
+    "substitution_accuracy": Declared("Words exchanged", "%", 1),
+    "substitution_accuracy_low": Declared("Words exchanged, at least", "%", 1),
+    "substitution_accuracy_high": Declared("Words exchanged, at most", "%", 1),
+    "substitution_queries": Declared("#Q", "queries", 1),
+    "substitution_queries_low": Declared("#Q, at least", "queries", 1),
+    "substitution_queries_high": Declared("#Q, at most", "queries", 1),
+    "substitution_changed": Declared("Words changed", "%", 1),
+    "substitution_transfer_accuracy": Declared("Transfer", "%", 1),
+    "substitution_example": Declared("Example", "1"),
     # corruptions
     "corrupted_top1": Declared("Corrupted top-1", "%", 1),
     "corruption_error_ratio": Declared("mCE", "%", -1),
