@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from compressbench.tasks.text.classification import TextClassification
     from compressbench.views import View
 
-BATCH = 64
 AGREED_ON = "-"
 """What MNLI's files have for a label on which the annotators didn't agree; such rows are left out."""
 
@@ -66,11 +65,12 @@ class ShiftedTexts:
         import numpy as np
 
         from compressbench import metrics
+        from compressbench.probes.substitution import log_probs
 
         found, task = self._read(bench.dataset)
         made = task.prepared(found)
-        own = _log_probs(subject, made)
-        other = own if subject.is_of_the_state_of(reference) else _log_probs(reference, made)
+        own = log_probs(subject, made)
+        other = own if subject.is_of_the_state_of(reference) else log_probs(reference, made)
         n, name = len(made), f"on {Path(str(self.file)).name}"
         right = 100 * float(np.mean(_named(own) == made.labels))
         agreed = metrics.label_loyalty(metrics.named(own), metrics.named(other))
@@ -125,17 +125,3 @@ def _named(said: Any) -> Any:
     from compressbench import metrics
 
     return metrics.named(said).numpy()
-
-
-def _log_probs(view: View, examples: Examples) -> Any:
-    """(n, classes) on the CPU."""
-    import torch
-
-    from compressbench.outputs import forward
-
-    task, said = view.bench.task, []
-    with torch.inference_mode():
-        for batch in examples.to(view.bench.device).batches(BATCH):
-            outputs = forward(view.fast, *task.encode(batch))
-            said.append(task.log_probs(outputs, batch.labels).log_probs.cpu())
-    return torch.cat(said)

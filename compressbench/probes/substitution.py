@@ -11,6 +11,8 @@ from compressbench.errors import UserError
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compressbench.bench import Bench
     from compressbench.data.dataset import Dataset
     from compressbench.data.examples import Examples
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from compressbench.tasks.text.substitution import Ask, Found
     from compressbench.views import View
 
-BATCH = 64
+BATCH = 32
 KEPT = 4
 """States whose found examples are kept."""
 LONGEST = 300
@@ -30,10 +32,10 @@ class Substitution:
     """Words exchanged for WordNet's synonyms until the label flips, after TextFooler (Jin et al., AAAI 2020).
 
     A black box: probabilities alone are asked for. Which texts are attacked depends on the data set alone, how many on
-    the reference alone. Of pairs only the second text is attacked (a hypothesis, not its premise). Nothing is random. What
-    TextFooler has and this has not: a tagger for parts of speech (here a word may be all that WordNet knows it as), word
-    vectors, and a bound on the similarity of sentences; so meaning isn't guarded, and what stands here may not be held
-    against published figures, only against the other rows of the same table.
+    the reference alone. Of pairs only the second text is attacked (a hypothesis, not its premise). Nothing is random.
+    What TextFooler has and this has not: a tagger for parts of speech (here a word may be all that WordNet knows it
+    as), word vectors, and a bound on the similarity of sentences; so meaning isn't guarded, and what stands here may
+    not be held against published figures, only against the other rows of the same table.
 
     Attributes:
         examples: test texts to attack at first, the same for all states; null for all.
@@ -101,17 +103,31 @@ def of_texts(task: Task) -> bool:
     return isinstance(task, TextClassification)
 
 
+def log_probs(view: View, examples: Examples) -> Tensor:
+    """(n, classes) on the CPU, what a state says of prepared examples, those of like length together."""
+    import torch
+
+    from compressbench.data.walking import put_back, walk
+    from compressbench.outputs import forward
+
+    task, rows, said = view.bench.task, [], []
+    with torch.inference_mode():
+        for places, batch in walk(task, examples.to(view.bench.device), BATCH):
+            outputs = forward(view.fast, *task.encode(batch))
+            said.append(task.log_probs(outputs, batch.labels).log_probs.cpu())
+            rows.append(places)
+    return put_back(rows, said)
+
+
 def asker(view: View, examples: Examples) -> Ask:
     """What a state says of texts that stand for the (second) texts of some examples, in batches of like lengths."""
     import numpy as np
-    import torch
 
     from compressbench.data.examples import Examples
     from compressbench.data.texts import SECOND, TEXT, packed
-    from compressbench.outputs import forward
-    from compressbench.tasks.text.classification import IDS, TextClassification
+    from compressbench.tasks.text.classification import TextClassification
 
-    task, fast, device = view.bench.task, view.fast, view.bench.device
+    task = view.bench.task
     assert isinstance(task, TextClassification)
     premises = examples[TEXT] if task.pairs else None
 
@@ -120,15 +136,7 @@ def asker(view: View, examples: Examples) -> Ask:
         if premises is not None:
             columns = {TEXT: premises[np.array(owners)], SECOND: columns[TEXT]}
         made = task.prepared(Examples.of(np.zeros(len(texts), np.int64), **columns))
-        order = np.argsort(np.diff(made[IDS].starts), kind="stable")
-        said = []
-        with torch.inference_mode():
-            for batch in made.take(order).to(device).batches(BATCH):
-                outputs = forward(fast, *task.encode(batch))
-                said.append(task.log_probs(outputs, batch.labels).log_probs.cpu())
-        found = torch.empty_like(torch.cat(said))
-        found[torch.from_numpy(order)] = torch.cat(said)
-        return found.numpy()
+        return log_probs(view, made).numpy()
 
     return ask
 
@@ -206,7 +214,8 @@ def _figures(found: Sequence[Found], settings: Substitution, count: int) -> Iter
 
     n = len(found)
     stood = share(sum(not one.fallen for one in found), n)
-    note = f"at most {settings.share:.0%} of a text’s words exchanged, {settings.queries} queries a text; wrong before is wrong"
+    note = f"at most {settings.share:.0%} of a text’s words exchanged, {settings.queries} queries a text; wrong before "
+    note += "is wrong"
     if settings.width is not None and stood.high - stood.low > settings.width:
         note += f"; its 95 % interval is wider than {settings.width:g} points"
         note += "" if n < count else ": these are all texts there are"

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from compressbench.data.synonyms import Synonyms
 
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-STOP_WORDS = frozenset(
+
+
+def _listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+STOP_WORDS = _listed(
     """
     a an the this that these those such each every either neither both all any some no none other another same own
     i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers
@@ -22,7 +28,7 @@ STOP_WORDS = frozenset(
     might must ought not never n't t s re ve ll d m ain aren couldn didn doesn don hadn hasn haven isn mustn needn
     shouldn wasn weren won wouldn cannot
     there here then thus hence too also very just only even more most less least much many few several again once
-    """.split()
+    """
 )
 """Words of closed classes: articles, pronouns, prepositions, conjunctions, auxiliaries, negations, their short forms.
 
@@ -30,15 +36,15 @@ Put together for this project from the classes themselves, under its licence; no
 """
 ENDINGS = {"s": "nv", "ed": "v", "ing": "v"}
 """Regular endings and the parts of speech that have them."""
-DOUBLED = frozenset(
+DOUBLED = _listed(
     """
     admit allot begin commit compel concur confer control defer deter dispel emit equip excel expel forget incur infer
     occur omit patrol permit prefer propel rebel recur refer regret repel submit transfer transmit upset
-    """.split()
+    """
 )
 """Verbs of several syllables whose last letter is doubled, since the last one is stressed."""
 IRREGULAR = {
-    "ed": frozenset(
+    "ed": _listed(
         """
         arise awake bear beat become begin bend bet bid bind bite bleed blow break breed bring broadcast build burst buy
         cast catch choose cling come cost creep cut deal dig draw drink drive eat fall feed feel fight find flee fling
@@ -48,14 +54,14 @@ IRREGULAR = {
         shut sing sink sit sleep slide sling slit speak speed spend spin split spread spring stand steal stick sting
         stink strike string strive swear sweep swell swim swing take teach tear tell think throw thrust undergo
         understand undertake undo uphold upset wake wear weave weep win wind withdraw withhold withstand wring write
-        """.split()
+        """
     ),
-    "s": frozenset(
+    "s": _listed(
         """
         alumnus analysis axis bacterium basis calf child cod crisis criterion datum deer diagnosis die elf fish foot
         goose half hypothesis knife leaf life loaf louse man medium mouse oasis ox phenomenon scarf self series sheep
         shelf species stimulus synopsis synthesis thesis thief tooth wife wolf woman be have
-        """.split()
+        """
     ),
     "ing": frozenset(),
 }
