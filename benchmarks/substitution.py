@@ -91,7 +91,9 @@ def main() -> None:
     queries = sum(found.queries for found in together)
     differ = sum(a != b for a, b in zip(together, alone, strict=True))
     fell = sum(found.fallen for found in together)
-    print(f"encoder {given.depth} x {given.dim}; {len(texts)} texts, {queries} queries, {fell} fell, {differ} differ")
+    print(
+        f"encoder {given.depth} x {given.dim}; {len(texts)} texts, {queries} queries, {fell} fell, {differ} differ"
+    )
     print(f"one by one {single:8.2f} s   {queries / single:8,.0f} queries/s")
     print(f"batched    {batched:8.2f} s   {queries / batched:8,.0f} queries/s   {single / batched:.2f} x")
 

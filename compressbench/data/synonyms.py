@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 
 from compressbench.data.idx import EMBEDDED
 from compressbench.data.published import Content, Published
+from compressbench.tasks.text.words import Synonyms
 
-Synonyms = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""Lower-case word -> part of speech (n, v, a, r) -> words of the same part, likeliest first."""
 WORDNET = Published(
     name="synonyms",
     licence="WordNet 3.0 licence, Princeton University 2006",

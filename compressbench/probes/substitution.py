@@ -107,7 +107,7 @@ def log_probs(view: View, examples: Examples) -> Tensor:
     """(n, classes) on the CPU, what a state says of prepared examples, those of like length together."""
     import torch
 
-    from compressbench.data.walking import put_back, walk
+    from compressbench.walking import put_back, walk
     from compressbench.outputs import forward
 
     task, rows, said = view.bench.task, [], []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from compressbench.data.synonyms import Synonyms
-
+Synonyms = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Lower-case word -> part of speech (n, v, a, r) -> words of the same part, likeliest first."""
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
