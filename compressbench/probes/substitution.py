@@ -107,8 +107,8 @@ def log_probs(view: View, examples: Examples) -> Tensor:
     """(n, classes) on the CPU, what a state says of prepared examples, those of like length together."""
     import torch
 
-    from compressbench.walking import put_back, walk
     from compressbench.outputs import forward
+    from compressbench.walking import put_back, walk
 
     task, rows, said = view.bench.task, [], []
     with torch.inference_mode():
