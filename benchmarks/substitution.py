@@ -22,11 +22,11 @@ from compressbench.bench import Bench
 from compressbench.data.examples import Examples
 from compressbench.data.load import load
 from compressbench.data.synonyms import wordnet
-from compressbench.data.texts import TEXT, packed, unpacked
 from compressbench.models.draw import drawn
 from compressbench.outputs import forward
 from compressbench.probes.substitution import asker
 from compressbench.runs.provenance import processor, versions
+from compressbench.tasks.text.packing import TEXT, packed, unpacked
 from compressbench.tasks.text.substitution import Bounds, search, side_by_side
 from compressbench.tasks.text.words import candidates
 from compressbench.views import View

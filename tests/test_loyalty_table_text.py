@@ -288,7 +288,7 @@ def rows(seeds: int = 1) -> list[Record]:
                     n=100,
                     group=group,
                     note=note,
-                )  # fmt: skip
+                )
             )
     return found
 

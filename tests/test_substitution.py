@@ -16,7 +16,6 @@ import torch
 from compressbench.bench import Bench
 from compressbench.data.load import load
 from compressbench.data.synonyms import wordnet
-from compressbench.data.texts import SECOND, TEXT, unpacked
 from compressbench.errors import UserError
 from compressbench.metrics import named
 from compressbench.models.build import module_of
@@ -25,6 +24,7 @@ from compressbench.probes.shifted_texts import ShiftedTexts
 from compressbench.probes.substitution import Substitution, asker, attacked
 from compressbench.state import State
 from compressbench.tasks.text.classification import TextClassification
+from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
 from compressbench.tasks.text.substitution import Ask, Bounds, Found, search, side_by_side
 from compressbench.tasks.text.words import STOP_WORDS, candidates, inflected, pieces, without
 from compressbench.views import View

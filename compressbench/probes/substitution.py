@@ -124,8 +124,8 @@ def asker(view: View, examples: Examples) -> Ask:
     import numpy as np
 
     from compressbench.data.examples import Examples
-    from compressbench.data.texts import SECOND, TEXT, packed
     from compressbench.tasks.text.classification import TextClassification
+    from compressbench.tasks.text.packing import SECOND, TEXT, packed
 
     task = view.bench.task
     assert isinstance(task, TextClassification)
@@ -144,7 +144,7 @@ def asker(view: View, examples: Examples) -> Ask:
 def attacked(view: View, rows: Any, settings: Substitution) -> list[Found]:
     """Attacks the test examples at some places ((n,) int64 array), all of them side by side."""
     from compressbench.data.synonyms import wordnet
-    from compressbench.data.texts import SECOND, TEXT, unpacked
+    from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
     from compressbench.tasks.text.substitution import Bounds, search, side_by_side
     from compressbench.tasks.text.words import candidates
 

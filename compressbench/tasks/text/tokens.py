@@ -12,8 +12,6 @@ from typing import Any
 from compressbench.errors import UserError, reason
 from compressbench.paths import a_folder
 
-TEXT, SECOND = "text", "second"
-"""Columns that hold texts, as rows of UTF-8 bytes."""
 PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, BEGIN, END, MASK)
 FILE = "tokenizer.json"
