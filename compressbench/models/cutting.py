@@ -1,7 +1,7 @@
 """Structural edits: parts taken out of a module, kept as data and replayed whenever the module is rebuilt.
 
 An edit is a JSON mapping of one entry: ``{"cut": {tensor: {dimension: kept indices}}}`` removes rows or columns of
-parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts what passes its input on in place of modules;
+parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``Passed``, the identity, in place of modules;
 ``{"fold": {convolution: [norm, eps]}}`` makes batch norms part of the convolutions before them, but for the
 activation of a norm's class that has one; and
 ``{"quantize": {layer: …}}`` lets layers round (``models.quantized``), replacing what an earlier one said; and
@@ -12,7 +12,6 @@ is traced here, so an older state of the same lineage, its masks and its optimis
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest
 from compressbench.models.exits import attach
+from compressbench.models.parts import recount
 from compressbench.models.plain import made_plain
 from compressbench.models.quantized import quantize
 from compressbench.models.tracing import own_tensors, rest_of
@@ -86,6 +86,7 @@ def cut_module(module: nn.Module, edit: Edit) -> nn.Module:
                 owner._buffers[scales] = _selected(name, old, {"0": dims["0"]})
     for path, leaves in cut.items():
         _refit(module.get_submodule(path), leaves)
+        recount(module.get_submodule(path.rpartition(".")[0]))
     return module
 
 
@@ -252,26 +253,20 @@ def _part(module: nn.Module, path: str, name: str) -> nn.Module:
         raise UserError(f"edits: the model has no {name!r}; {nearest(path, known)}") from error
 
 
-class PassedOn(nn.Identity):
-    """Stands for a block of several inputs that was left out: its first input, whatever comes with it."""
-
-    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
-        """``x``."""
-        return x
-
-
-def left_out(block: nn.Module) -> nn.Module:
-    """What stands in a block's place: ``nn.Identity``, or its like for one that is called with several inputs."""
-    several = len(inspect.signature(block.forward).parameters) > 1
-    return PassedOn() if several else nn.Identity()
-
-
 def _drop(module: nn.Module, path: str) -> None:
     gone = _part(module, path, path)
     for part in list(module.modules()):
         for name, child in part.named_children():
             if child is gone:
-                setattr(part, name, left_out(gone))
+                setattr(part, name, Passed())
+
+
+class Passed(nn.Identity):
+    """What stands in for a layer that was left out: gives back its first input, whatever else it is called with."""
+
+    def forward(self, input: Tensor, *others: Any, **named: Any) -> Tensor:
+        """The first input."""
+        return input
 
 
 def _refit(layer: nn.Module, cut: Sequence[str]) -> None:

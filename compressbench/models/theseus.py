@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError
-from compressbench.models.cutting import left_out, replay
+from compressbench.models.cutting import Passed, replay
 
 HEADS = "exits"
 """Where a net's early exits are (``models.exits``): no blocks in a row."""
@@ -77,8 +77,8 @@ def theseus(
     for first, others in groups.items():
         parts = [module.get_submodule(name) for name in (first, *others)]
         _put(module, first, Replaceable(parts, start, growth))
-        for name, part in zip(others, parts[1:], strict=True):
-            _put(module, name, left_out(part))
+        for name in others:
+            _put(module, name, Passed())
     for part in module.modules():
         if isinstance(part, Replaceable):
             part.new.requires_grad_(True)
