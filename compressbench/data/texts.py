@@ -73,10 +73,10 @@ def sst2(data_dir: str) -> Raw:
     Raises:
         UserError: a file is missing or not as published.
     """
-    folder = _folder("sst2", data_dir, ("SST-2", "sst2", "text/sst2", ""), "train.tsv")
+    folder = folder_of("sst2", data_dir, ("SST-2", "sst2", "text/sst2", ""), "train.tsv")
     parts = []
     for name in ("train.tsv", "dev.tsv"):
-        path = _file("sst2", folder, name)
+        path = file_of("sst2", folder, name)
         table = read_table(path)
         labels = _numbers(column(table, "label", path, "label"), ("0", "1"), str(path))
         parts.append(examples(column(table, "sentence", path, "sentence"), labels))
@@ -97,10 +97,10 @@ def mnli(data_dir: str, test: str = "matched") -> Raw:
     """
     if test not in ("matched", "mismatched"):
         raise UserError(f"mnli: test is {test!r}, must be matched or mismatched")
-    folder = _folder("mnli", data_dir, ("MNLI", "mnli", "text/mnli", ""), "train.tsv")
+    folder = folder_of("mnli", data_dir, ("MNLI", "mnli", "text/mnli", ""), "train.tsv")
     parts, genres = [], []
     for name in ("train.tsv", f"dev_{test}.tsv"):
-        path = _file("mnli", folder, name)
+        path = file_of("mnli", folder, name)
         table = read_table(path)
         found = [
             next((table[c] for c in names if c in table), None)
@@ -129,7 +129,7 @@ def trec(data_dir: str) -> Raw:
         UserError: a file is missing or not as published.
     """
     folders = ("trec", "TREC", "text/trec", "")
-    published = _folder("trec", data_dir, folders, "train_5500.label", needed=False)
+    published = folder_of("trec", data_dir, folders, "train_5500.label", needed=False)
     parts, fine = [], []
     if published is not None:
         for name in ("train_5500.label", "TREC_10.label"):
@@ -147,9 +147,9 @@ def trec(data_dir: str) -> Raw:
             )
             fine.append(np.array(labels))
     else:
-        folder = _folder("trec", data_dir, folders, "train.tsv")
+        folder = folder_of("trec", data_dir, folders, "train.tsv")
         for name in ("train.tsv", "test.tsv"):
-            path = _file("trec", folder, name)
+            path = file_of("trec", folder, name)
             table = read_table(path)
             kinds = _numbers(column(table, "label", path, "label"), QUESTIONS, str(path))
             parts.append(examples(column(table, "question", path, "question"), kinds))
@@ -168,7 +168,7 @@ def agnews(data_dir: str) -> Raw:
         UserError: a file is missing or not as published.
     """
     folders = ("ag_news_csv", "agnews", "text/agnews", "")
-    published = _folder("agnews", data_dir, folders, "train.csv", needed=False)
+    published = folder_of("agnews", data_dir, folders, "train.csv", needed=False)
     parts = []
     if published is not None:
         import csv
@@ -187,9 +187,9 @@ def agnews(data_dir: str) -> Raw:
             labels = _numbers([row[0] for row in rows], ("1", "2", "3", "4"), str(path))
             parts.append(examples((f"{row[1]} {row[2]}" for row in rows), labels))
         return Raw(parts[0], parts[1], NEWS, "non-commercial; Zhang et al. 2015")
-    folder = _folder("agnews", data_dir, folders, "test.tsv")
+    folder = folder_of("agnews", data_dir, folders, "test.tsv")
     for name in ("train10k.tsv", "test.tsv"):
-        path = _file("agnews", folder, name)
+        path = file_of("agnews", folder, name)
         table = read_table(path)
         labels = _numbers(column(table, "label", path, "label"), NEWS, str(path))
         parts.append(examples(column(table, "text", path, "text"), labels))
@@ -296,7 +296,9 @@ def _tsv(text: str) -> Table:
     return {name: list(cells) for name, cells in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def _folder(name: str, data_dir: str, folders: Sequence[str], file: str, needed: bool = True) -> Path | None:
+def folder_of(
+    name: str, data_dir: str, folders: Sequence[str], file: str, needed: bool = True
+) -> Path | None:
     """The first of some folders that holds a file, plain or compressed.
 
     Raises:
@@ -313,7 +315,7 @@ def _folder(name: str, data_dir: str, folders: Sequence[str], file: str, needed:
     )
 
 
-def _file(name: str, folder: Path | None, file: str) -> Path:
+def file_of(name: str, folder: Path | None, file: str) -> Path:
     """A file of a set, plain or compressed; of MNLI's mismatched dev there is a shorter one, ``_1000``."""
     assert folder is not None
     stem, _, suffix = file.rpartition(".")
