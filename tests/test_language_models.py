@@ -34,6 +34,7 @@ from compressbench.report.judged import judged, loss
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
 from compressbench.report.picks import chosen, states_of
+from compressbench.stages.quantize import Quantize
 from compressbench.stages.train import Train
 from compressbench.state import State
 from compressbench.tasks.text.next_token import NextToken, next_token
@@ -167,6 +168,24 @@ def test_settings_out_of_range_are_one_line(settings: dict[str, Any], said: str)
         next_token(some, ("a",), **settings)
     with pytest.raises(UserError, match="no texts"):
         next_token(Examples.of(np.zeros(1), images=np.zeros((1, 1, 2, 2), np.uint8)), ("a",))
+
+
+def test_a_users_own_texts_need_no_labels(tmp_path: Any) -> None:
+    path = tmp_path / "mine.tsv"
+    path.write_text("text\n" + "".join(f"line {k} of mine\n" for k in range(20)))
+    config = {
+        "name": "mine",
+        "read": {
+            "_target_": "compressbench.data.texts.text_file", "train": str(path), "label": None, "test_fraction": 0.25,
+        },
+        "task": {**DATA["task"], "vocabulary": 270},  # type: ignore[dict-item]
+    }  # fmt: skip
+    found = load(config)
+    assert (len(found.split("train")), len(found.split("test"))) == (15, 5)
+    assert found.split("test").labels.shape == (5, LENGTH)
+    config["task"] = {"_target_": "compressbench.tasks.text.classification.text_classification"}
+    with pytest.raises(UserError, match="dataset mine: one class, text; classification needs two or more"):
+        load(config)
 
 
 # the model -------------------------------------------------------------------------------------------------------------
@@ -473,3 +492,57 @@ def test_of_shares_all_is_as_it_was() -> None:
     assert all(s.near for s in states.values())  # more is better, and they have more
     assert [loss(v, "points", 50.0) for v in (-1.0, 2.0)] == [1.0, -2.0]
     assert loss(1.0, "", None, -1) is None
+
+
+# models of transformers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_folder_of_transformers_is_measured_alike(kind: str, tmp_path: Any) -> None:
+    """Its perplexity is e to transformers' own loss, over each text's tokens; rounded to 2 bits it says other things."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = trained(["a red fish", "the blue bird sings", "one of many"] * 4, 300)
+    size = tokenizer.size
+    if kind == "gpt2":
+        config = transformers.GPT2Config(vocab_size=size, n_positions=32, n_embd=16, n_layer=2, n_head=2)
+        whole = transformers.GPT2LMHeadModel(config)
+    else:
+        config = transformers.LlamaConfig(
+            vocab_size=size, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=False,
+        )  # fmt: skip
+        whole = transformers.LlamaForCausalLM(config)
+    for parameter in whole.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    whole.eval().save_pretrained(tmp_path, safe_serialization=True)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.json)
+    found = load({**DATA, "task": {**DATA["task"], "tokenizer": str(tmp_path)}})  # type: ignore[dict-item]
+    bench = Bench(found, 0, "init")
+    model = {
+        "name": "hf",
+        "build": {
+            "_target_": "compressbench.models.hf.folder", "folder": str(tmp_path), "form": "@form",
+            "inputs": "@inputs", "names": "@names", "vocabulary": "@vocabulary", "length": "@length",
+            "tokenizer": "@tokenizer",
+        },
+    }  # fmt: skip
+    state = drawn(model, bench)
+    view = View(state, bench, "dense")
+    losses, counts = [], []
+    test = bench.feed("test")
+    for row in range(len(test)):
+        ids = [int(test["ids"][[row]].values[0]), *(t for t in test.labels[row].tolist() if t >= 0)]
+        with torch.no_grad():
+            losses.append(float(whole(torch.tensor([ids]), labels=torch.tensor([ids])).loss))
+        counts.append(len(ids) - 1)
+    wanted = math.exp(np.average(losses, weights=counts))
+    said = values(NextTokens(tokens=3).measure(view, view, bench))
+    assert said["perplexity", ""] == pytest.approx(wanted, rel=1e-4)
+    if (
+        kind == "gpt2"
+    ):  # its layers are transformers' own Conv1D, and the only linear one shares the embedding's weight
+        with pytest.raises(UserError, match="no convolution or linear layer that can be quantized"):
+            Quantize(weights=2, inputs=None).apply(state, bench)
+        return
+    rounded = View(Quantize(weights=2, inputs=None).apply(state, bench), bench, "rounded")
+    assert values(NextTokens(tokens=3).measure(rounded, view, bench))["flipped", ""] > 0

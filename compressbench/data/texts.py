@@ -38,6 +38,8 @@ GLOSSES = Published(
     ),
     folders=(str(EMBEDDED / "glosses"),),
 )
+UNLABELLED = "text"
+"""The one class of texts without labels."""
 
 
 def glosses() -> Raw:
@@ -201,7 +203,7 @@ def text_file(
     test: str | None = None,
     text: str = "text",
     second: str | None = None,
-    label: str = "label",
+    label: str | None = "label",
     attributes: Sequence[str] = (),
     test_fraction: float | None = None,
     split_seed: int = 0,
@@ -211,7 +213,7 @@ def text_file(
 
     Args:
         train, test: the files; ``train`` must be given.
-        text, second, label: columns; ``second`` for pairs.
+        text, second, label: columns; ``second`` for pairs, ``label`` null where nobody asks for classes.
         attributes: columns by which probes group.
         test_fraction: without ``test``: the share of every class that becomes the test split.
         split_seed: which examples these are.
@@ -225,9 +227,12 @@ def text_file(
         raise UserError("text_file: either test (a file) or test_fraction (a share of train) is wanted")
     paths = [given_path(p, f"text_file: {s}") for p, s in ((train, "train"), (test, "test")) if p is not None]
     tables = [read_table(path) for path in paths]
-    told = [column(t, label, p, "label") for t, p in zip(tables, paths, strict=True)]
+    told = [
+        [UNLABELLED] * len(column(t, text, p, "text")) if label is None else column(t, label, p, "label")
+        for t, p in zip(tables, paths, strict=True)
+    ]
     classes = tuple(sorted(set(told[0]), key=_in_order))
-    if len(classes) < 2:
+    if label is not None and len(classes) < 2:
         raise UserError(
             f"{paths[0]}: column {label!r} holds {len(classes)} different labels; two or more are wanted"
         )
