@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError
 
+HIDDEN = -1e4
+"""A masked score: finite, so that a row without tokens is no NaN; in float16's range; its exponential is 0."""
+
 
 class MaskedAttention(nn.Module):
     """Multi-head self-attention, written out, with projections of their own, as heads are cut from each.
@@ -31,8 +34,7 @@ class MaskedAttention(nn.Module):
             for part in (self.query, self.key, self.value)
         )
         scores = q @ k.transpose(-2, -1) * self.width**-0.5
-        # the least finite number: of a row without tokens -inf would make NaN
-        scores = scores.masked_fill(unseen, torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(unseen, HIDDEN)
         return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 
