@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError
 
-HIDDEN = -1e4
-"""A masked score: finite, so that a row without tokens is no NaN; in float16's range; its exponential is 0."""
-
 
 class MaskedAttention(nn.Module):
     """Multi-head self-attention, written out, with projections of their own, as heads are cut from each.
@@ -34,7 +31,8 @@ class MaskedAttention(nn.Module):
             for part in (self.query, self.key, self.value)
         )
         scores = q @ k.transpose(-2, -1) * self.width**-0.5
-        scores = scores.masked_fill(unseen, HIDDEN)
+        # -inf would make NaN of a row without tokens; the exponential of this is 0 all the same
+        scores = scores.masked_fill(unseen, -1e4)
         return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 
