@@ -70,7 +70,7 @@ class Exits:
         self, bench: Bench, names: Sequence[str], labels: Tensor, said: Tensor, where: Tensor, sure: Tensor
     ) -> Iterable[Metric]:
         """The surest of those that leave first, and the least sure of those that go on to the end."""
-        from compressbench.data.texts import TEXT, unpacked
+        from compressbench.tasks.text.packing import TEXT, unpacked
         from compressbench.png import strip
         from compressbench.tasks.images.classification import IMAGES
 
