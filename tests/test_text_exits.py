@@ -245,7 +245,7 @@ def test_examples_of_the_report_are_texts(exits: State, bench: Bench) -> None:
     found = {m.name: m for m in Exits(images=2).measure(view, view, bench)}
     assert found["easiest"].artefact == ""
     assert "test texts" in found["easiest"].note
-    from compressbench.data.texts import TEXT, unpacked
+    from compressbench.tasks.text.packing import TEXT, unpacked
 
     place = int(found["easiest"].note.rsplit("texts ", 1)[1].split(",")[0])
     first = unpacked(bench.dataset.splits["test"][TEXT])[place]
