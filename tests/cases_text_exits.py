@@ -44,7 +44,9 @@ def bench() -> Bench:
     return Bench(load(GLOSSES), seed=0, name="init", say=lambda _: None)
 
 
-def attached(bench: Bench, head: dict = MASKED, model: dict = ENCODER, points: tuple[str, ...] = POINTS) -> State:
+def attached(
+    bench: Bench, head: dict = MASKED, model: dict = ENCODER, points: tuple[str, ...] = POINTS
+) -> State:
     return Attach(points, head).apply(drawn(model, bench), dataclasses.replace(bench, name="attach"))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from cases_exits import middle, policy, spec, training
 from cases_text_exits import ENCODER, FIRST, GLOSSES, MASKED, POINTS, attached, bench, exits  # noqa: F401
 from compressbench.bench import Bench
+from compressbench.data.load import load
 from compressbench.errors import UserError
 from compressbench.exit_criteria.entropy import entropy
 from compressbench.exit_criteria.margin import margin
@@ -144,7 +144,9 @@ def test_always_is_the_first_exit_and_never_the_last(criterion, exits: State, be
             assert torch.equal(found.logits, logits[place])
         assert torch.allclose(logits[2], module(*inputs), atol=1e-5)
         long = compacted(parts, policy(patience, 2, 2), *inputs)
-    assert (long.exits == 2).all(), "patience 2 with 3 exits is the last one: the first to leave by is number 3"
+    assert (long.exits == 2).all(), (
+        "patience 2 with 3 exits is the last one: the first to leave by is number 3"
+    )
 
 
 def test_padding_changes_no_exit(exits: State, bench: Bench) -> None:
@@ -240,7 +242,9 @@ def test_the_mean_cost_is_the_histogram_times_the_costs(exits: State, bench: Ben
 def test_examples_of_the_report_are_texts(exits: State, bench: Bench) -> None:
     from compressbench.probes.exits import Exits
 
-    state = Choose(spec("max_probability"), budget=0.7).apply(exits, dataclasses.replace(bench, name="choose"))
+    state = Choose(spec("max_probability"), budget=0.7).apply(
+        exits, dataclasses.replace(bench, name="choose")
+    )
     view = View(state, bench)
     found = {m.name: m for m in Exits(images=2).measure(view, view, bench)}
     assert found["easiest"].artefact == ""
@@ -255,7 +259,9 @@ def test_examples_of_the_report_are_texts(exits: State, bench: Bench) -> None:
 # training -------------------------------------------------------------------------------------------------------------
 
 
-def test_pabee_weighs_exits_by_their_depth_and_deebert_leaves_the_last_out(exits: State, bench: Bench) -> None:
+def test_pabee_weighs_exits_by_their_depth_and_deebert_leaves_the_last_out(
+    exits: State, bench: Bench
+) -> None:
     from compressbench.outputs import forward
     from compressbench.training.exits import joint, self_distilled
     from compressbench.training.objectives import Batch
@@ -270,10 +276,10 @@ def test_pabee_weighs_exits_by_their_depth_and_deebert_leaves_the_last_out(exits
     ce = [float(-np.log(q[np.arange(8), labels.numpy()]).mean()) for q in p]
     batch = Batch(outputs, inputs, labels, torch.arange(8))
     pabee = (1 * ce[0] + 2 * ce[1] + 3 * ce[2]) / 6
-    assert float(joint(bench, power=1.0)(batch)) == pytest.approx(pabee, rel=1e-5)
-    assert float(joint(bench, last=False)(batch)) == pytest.approx((ce[0] + ce[1]) / 2, rel=1e-5)
+    assert joint(bench, power=1.0)(batch).item() == pytest.approx(pabee, rel=1e-5)
+    assert joint(bench, last=False)(batch).item() == pytest.approx((ce[0] + ce[1]) / 2, rel=1e-5)
     kl = [float((p[2] * np.log(p[2] / q)).sum(1).mean()) for q in p[:2]]
-    assert float(self_distilled(bench)(batch)) == pytest.approx(sum(kl) / 2, rel=1e-4)
+    assert self_distilled(bench)(batch).item() == pytest.approx(sum(kl) / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["joint", "self_distilled"])
@@ -359,3 +365,59 @@ def test_a_net_in_layers_is_cut_as_a_traced_one(head: dict, bench: Bench) -> Non
 def test_points_that_are_no_layer(points: tuple[str, ...], words: str, bench: Bench) -> None:
     with pytest.raises(UserError, match=words):
         attached(bench, MASKED, STUBBORN, points)
+
+
+# transformers' own modules ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("Bert", "net.bert.encoder.layer.0"),
+        ("DistilBert", "net.distilbert.transformer.layer.0"),
+        ("Roberta", "net.roberta.encoder.layer.0"),
+    ],
+)
+@pytest.mark.parametrize("way", ["sdpa", "eager"])
+def test_encoders_of_transformers_are_cut_between_their_layers(
+    kind: str, layer: str, way: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    from folders import a_folder, hf, texts_of
+
+    folder = a_folder(tmp_path / "model", kind)
+    place = Bench(load(texts_of(tmp_path / "t.tsv", folder)), 0, "init", say=lambda _: None)
+    module = module_of(attached(place, FIRST, hf(folder), (layer,)))
+    module.net.set_attn_implementation(way)
+    parts, inputs = parts_of(module), encoded(place, 14)
+    assert len(set(inputs[1].sum(1).tolist())) > 1
+    with torch.inference_mode():
+        logits = everything(parts, *inputs)
+        # transformers' own answers, and its own hidden states after the first layer
+        own = module.net(
+            **{n: t for n, t in zip(place.task.inputs, inputs, strict=True) if n in module.taken},
+            output_hidden_states=True,
+        )
+        assert torch.allclose(logits[1], own.logits, atol=1e-5)
+        assert torch.allclose(logits[0], module.exits[0](own.hidden_states[1]), atol=1e-5)
+        rule = policy(margin, middle(margin(Said(logits[0]))))
+        found = compacted(parts, rule, *inputs)
+        single = [compacted(parts, rule, *rows(inputs, slice(k, k + 1))) for k in range(14)]
+    assert set(found.exits.tolist()) == {0, 1}
+    assert [int(one.exits) for one in single] == found.exits.tolist()
+    assert torch.allclose(torch.cat([one.logits for one in single]), found.logits, atol=1e-5)
+    n, d, mlp = place.task.length, 16, 24
+    each = n * (4 * d * d + 2 * d * mlp) + 2 * n * n * d
+    assert of_exits(parts, place.task.blank(1)) == [each + d * d + 2 * d, 2 * (each + d * d + 2 * d)]
+
+
+def test_what_is_no_encoder_of_berts_family_is_refused_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from folders import a_folder, hf, texts_of
+
+    folder = a_folder(tmp_path / "model", "GPT2", pad_token_id=0)
+    place = Bench(load(texts_of(tmp_path / "t.tsv", folder)), 0, "init", say=lambda _: None)
+    with pytest.raises(
+        UserError, match=r"GPT2ForSequenceClassification is no encoder .* as BERT's family is$"
+    ):
+        attached(place, FIRST, hf(folder), ("net.transformer.h.0",))

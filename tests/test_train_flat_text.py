@@ -1,4 +1,4 @@
-"""Train flat, then compress, on texts: curvature of an encoder, SAM on it, pruning by absolute shares, masks exchanged."""
+"""Train flat, then compress, on texts: an encoder's curvature, SAM on it, pruning by absolute shares, masks exchanged."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cases_text_exits import ENCODER, bench  # noqa: F401
 from compressbench.bench import Bench
 from compressbench.cli.run import composed
 from compressbench.errors import UserError
+from compressbench.inputs import rows
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.models.encoder import MaskedAttention, TextEncoder
@@ -24,6 +25,7 @@ from compressbench.runs.execute import Watcher
 from compressbench.runs.experiment import execute, prepare
 from compressbench.state import State
 from compressbench.views import View
+
 
 class Fused(MaskedAttention):
     """Attention by torch's fused kernel, as transformers' modules have it."""
@@ -82,7 +84,7 @@ def flattened(net: nn.Module, inputs: Sequence[Tensor], labels: Tensor) -> Calla
 
 @pytest.mark.parametrize("kind", [TextEncoder, FusedEncoder])
 def test_the_largest_curvature_is_numpys_of_the_whole_hessian(kind: type[TextEncoder], bench: Bench) -> None:
-    from compressbench.probes.landscape import landscape_of, lanczos, random_direction
+    from compressbench.probes.landscape import lanczos, landscape_of, random_direction
 
     plain, inputs = small(), inputs_of(20)
     labels = torch.arange(20) % 3
@@ -92,8 +94,8 @@ def test_the_largest_curvature_is_numpys_of_the_whole_hessian(kind: type[TextEnc
     at = torch.cat([p.detach().reshape(-1) for p in plain.parameters()])
     whole = torch.autograd.functional.hessian(flattened(plain, inputs, labels), at).double().numpy()
     values = np.linalg.eigvalsh((whole + whole.T) / 2)
-    place = landscape_of(net, {}, [(tuple(x[:9] for x in inputs), labels[:9]), (tuple(x[9:] for x in inputs), labels[9:])],
-                         bench.task)  # fmt: skip
+    batches = [(rows(inputs, part), labels[part]) for part in (slice(9), slice(9, None))]
+    place = landscape_of(net, {}, batches, bench.task)
     top = lanczos(place.product, random_direction(place, torch.Generator().manual_seed(0)), 0.001, 60)
     assert top.value == pytest.approx(values[-1], rel=0.01)
     assert values[-1] > 0.1
@@ -132,10 +134,13 @@ def test_a_sam_step_of_an_encoder_is_the_gradient_uphill(bench: Bench) -> None:
     own = {"_target_": "compressbench.training.sam.sam", "_partial_": True, "rho": rho}
     constant = {"_target_": "compressbench.training.schedules.constant", "_partial_": True}
     dataset = dataclasses.replace(
-        bench.dataset, splits={**bench.dataset.splits, "train": bench.dataset.splits["train"].take(np.arange(32))}
+        bench.dataset,
+        splits={**bench.dataset.splits, "train": bench.dataset.splits["train"].take(np.arange(32))},
     )
     place = Bench(dataset, seed=0, name="train", say=lambda _: None)
-    stage = Train(length="2it", batch_size=32, lr=rate, optimizer=sgd, schedule=constant, stepper=own, validate=None)
+    stage = Train(
+        length="2it", batch_size=32, lr=rate, optimizer=sgd, schedule=constant, stepper=own, validate=None
+    )
     found = stage.apply(state, place)
     net = module_of(state).train()
     inputs, params = bench.task.encode(few), list(net.parameters())
@@ -200,13 +205,19 @@ def test_masks_are_exchanged_and_chance_has_as_many_in_each_layer(states: dict[s
         for arm in ("chance_adam", "chance_sam"):
             assert int(states[arm].masks[name].sum()) == int(own[name].sum())
     assert any(not torch.equal(states["chance_adam"].masks[n], own[n]) for n in own)
-    assert not torch.equal(states["chance_adam"].weights["fc.weight"], states["chance_sam"].weights["fc.weight"])
+    assert not torch.equal(
+        states["chance_adam"].weights["fc.weight"], states["chance_sam"].weights["fc.weight"]
+    )
 
 
 def test_sam_is_sam_wherever_it_is_said(states: dict[str, State]) -> None:
     adam, sam = (states[n].facts["macs"] for n in ("adam", "sam"))
     assert sam == pytest.approx(2 * adam, rel=1e-6)
-    for one, other in (("adam_imp1.train", "sam_imp1.train"), ("sam_mask", "adam_mask"), ("chance_adam", "chance_sam")):
+    for one, other in (
+        ("adam_imp1.train", "sam_imp1.train"),
+        ("sam_mask", "adam_mask"),
+        ("chance_adam", "chance_sam"),
+    ):
         assert not torch.equal(states[one].weights["fc.weight"], states[other].weights["fc.weight"])
 
 

@@ -324,7 +324,9 @@ def _places_of(layers: Layers, points: Sequence[str], sample: Sequence[Tensor]) 
             known = ", ".join(list(layers.layers)[:3])
             raise UserError(f"exits: {point} is no layer of this net; points are {known} …")
     if points and list(layers.layers)[-1] in points:
-        raise UserError(f"exits: {list(layers.layers)[-1]} is the last layer: the net itself answers after it")
+        raise UserError(
+            f"exits: {list(layers.layers)[-1]} is the last layer: the net itself answers after it"
+        )
     values = {}
     hidden, *carried = layers.before(*sample)
     for name, layer in layers.layers.items():

@@ -70,9 +70,9 @@ class Exits:
         self, bench: Bench, names: Sequence[str], labels: Tensor, said: Tensor, where: Tensor, sure: Tensor
     ) -> Iterable[Metric]:
         """The surest of those that leave first, and the least sure of those that go on to the end."""
-        from compressbench.tasks.text.packing import TEXT, unpacked
         from compressbench.png import strip
         from compressbench.tasks.images.classification import IMAGES
+        from compressbench.tasks.text.packing import TEXT, unpacked
 
         images, classes = bench.feed("test").columns.get(IMAGES), bench.task.classes
         texts = bench.dataset.splits["test"].columns.get(TEXT)

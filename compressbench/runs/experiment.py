@@ -145,7 +145,11 @@ def check_keys(config: Mapping[str, Any]) -> None:
     check_seed(config["seed"])
     hardware = config["hardware"]
     check_threads(hardware.get("threads"), "hardware.threads")
-    for group, known in (("evaluation", ("probes", "of_moments")), ("hardware", HARDWARE), ("scale", ("name",))):
+    for group, known in (
+        ("evaluation", ("probes", "of_moments")),
+        ("hardware", HARDWARE),
+        ("scale", ("name",)),
+    ):
         for key in config[group]:
             if key not in known:
                 raise UserError(f"{group}: unknown key {key!r}; {nearest(str(key), known)}")

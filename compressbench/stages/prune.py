@@ -28,8 +28,8 @@ class Prune:
     Attributes:
         criterion: spec of a function ``(Given, **settings) -> scores``, or its plain name.
         fraction: share to remove, in [0, 1); null where the scope fixes it (N:M).
-        of: ``left`` (of what is still there: iterative pruning), ``whole`` (to a density, whatever came before) or ``more``
-            (that share of the whole on top of what is gone: 0.1 nine times leaves 10 %).
+        of: ``left`` (of what is still there: iterative pruning), ``whole`` (to a density, whatever came before) or
+            ``more`` (that share of the whole on top of what is gone: 0.1 nine times leaves 10 %).
         scope: among which weights the lowest scores are sought: ``global``, ``layer``, ``erk``, ``n_m``.
         grain: what goes together: ``weight``, ``block``, ``kernel``, ``row``, ``column``, ``layer``.
         rates: own fractions, ``{pattern: fraction}``: ``@input``, ``@output``, ``@conv``, ``@linear``, or globs.
