@@ -591,10 +591,6 @@ class _Stretch(nn.Module):
         kept: how many inputs beside the first go along.
     """
 
-    before: Callable[..., Sequence[Tensor]] | None
-    layers: Sequence[Callable[..., Tensor]]
-    head: Callable[..., Tensor]
-
     def __init__(
         self,
         before: Callable[..., Sequence[Tensor]] | None,
@@ -604,9 +600,9 @@ class _Stretch(nn.Module):
         kept: int,
     ) -> None:
         super().__init__()
-        self.inside = nn.ModuleList(m for m in (before, *layers, head) if isinstance(m, nn.Module))
-        self.__dict__.update(before=before, layers=layers, head=head)  # they may be functions
-        self.reads, self.kept = reads, kept
+        self.before, self.head, self.reads, self.kept = before, head, reads, kept
+        modules = [layer for layer in layers if isinstance(layer, nn.Module)]
+        self.layers = nn.ModuleList(modules) if len(modules) == len(layers) else list(layers)
 
     def forward(self, *live: Tensor) -> tuple[Tensor, ...]:
         """Inputs, or (hidden, *carried, *inputs that heads read), to (logits, what goes on)."""

@@ -24,7 +24,7 @@ MASK = "attention_mask"
 
 
 class _Before(nn.Module):
-    """The task's inputs to the embeddings, the mask as layers take it, and the inputs themselves for the net's head."""
+    """The task's inputs to the embeddings, and the mask as layers take it."""
 
     def __init__(self, embeddings: nn.Module, inputs: tuple[str, ...], additive: bool) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Before(nn.Module):
         seen = (named[MASK] != 0)[:, None, None, :]
         if self.additive:
             seen = (~seen).to(hidden.dtype) * torch.finfo(hidden.dtype).min
-        return (hidden, seen, *inputs)
+        return hidden, seen
 
 
 class _Layer(nn.Module):
@@ -48,7 +48,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, hidden: Tensor, seen: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, seen: Tensor) -> Tensor:
         found = self.layer(hidden, seen)
         return found[0] if isinstance(found, tuple) else found
 
@@ -77,7 +77,7 @@ class _After(nn.Module):
         pooler = getattr(base, "pooler", None)
         self.net.__dict__["_modules"] = {**net._modules, _prefix(net): _Answered(pooler)}
 
-    def forward(self, hidden: Tensor, seen: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, seen: Tensor) -> Tensor:
         found: Tensor = self.net(inputs_embeds=hidden).logits
         return found
 

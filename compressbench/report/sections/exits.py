@@ -329,7 +329,7 @@ def pictures(panel: Panel, moment: str) -> list[Picture]:
 
 
 def _ends(chosen: Policy) -> list[tuple[str, str, str, int]]:
-    """(title, what they are, their picture or empty, seed) of the easiest and of the hardest examples, where there are any."""
+    """(title, what they are, their picture or empty, seed) of the easiest and of the hardest examples, if any."""
     found = []
     for metric, title in (
         ("easiest", "Left first, the surest"),
