@@ -43,7 +43,7 @@ class Quantize:
         rounding: ``nearest``, or ``adaptive``: up or down as changes a layer's output least (AdaRound, Nagel et
             al. 2020), found in ``rounding_steps`` steps of Adam a layer.
         layers: own bits, ``{pattern: {weights: 4, inputs: 8}}``, or null for a layer that stays float; patterns
-            as in ``Prune.rates``.
+            as in ``Prune.rates``, and ``@embeddings``, whose tables stay float otherwise: their weights alone round.
     """
 
     weights: int | None = 8

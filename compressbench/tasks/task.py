@@ -22,6 +22,10 @@ ASKED = (
 """What a task must have."""
 
 
+Axes = Mapping[str, tuple[str, ...]]
+EXAMPLES = ("n",)
+
+
 @dataclass(frozen=True)
 class Pieces:
     """What was said of some examples, piece by piece: an example of one label is one piece, a sentence one a token.
@@ -55,6 +59,35 @@ class NoSurface:
     """
 
     why: str
+
+
+def axes_of(task: Any) -> Axes:
+    """Names of the dimensions that differ from batch to batch, by the input's name: what a task says in ``axes``.
+
+    Of a task that says nothing it is the first, the examples', alone. The name ``logits`` is the output's.
+    """
+    found: Axes = {name: EXAMPLES for name in task.inputs}
+    return {**found, **getattr(task, "axes", {})}
+
+
+def read_of(task: Any, examples: Examples) -> list[str]:
+    """What a person reads of each example, columns a line each; empty of a task whose examples are no texts.
+
+    A task says it in ``texts(examples)``: texts by the column's name.
+    """
+    columns = list(task.texts(examples).values()) if hasattr(task, "texts") else []
+    return ["\n".join(parts) for parts in zip(*columns, strict=True)] if columns else [""] * len(examples)
+
+
+def one_size(task: Any) -> str:
+    """Why inputs don't all have one size but for their number, in words; empty where they do."""
+    free = sorted({name for names in axes_of(task).values() for name in names[1:]})
+    return f"batches differ in their {' and '.join(free)}" if free else ""
+
+
+def noun_of(task: Any) -> str:
+    """What an example is called, in the singular: what a task says in ``noun``; else an image."""
+    return str(getattr(task, "noun", "image"))
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from compressbench.data.examples import Examples, Ragged
 from compressbench.data.texts import SECOND, TEXT, unpacked
 from compressbench.errors import UserError
-from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
+from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,12 @@ class TextClassification:
     length: int = 64
     pairs: bool = False
     metric: str = "top1"
+    noun: ClassVar[str] = "text"
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Batches hold any number of texts, as long as the longest of them."""
+        return dict.fromkeys(self.inputs, ("n", "tokens"))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -139,22 +145,30 @@ class TextClassification:
 
     def feeding(self) -> tuple[str, list[str]]:
         """Tokenized by the tokenizer beside the file."""
-        told = "Inputs `input_ids` int64 and `attention_mask` float32"
-        told += ", `token_type_ids` int64" if self.pairs else ""
+        told = "Inputs `input_ids` and `attention_mask`"
+        told += " and `token_type_ids`" if self.pairs else ""
         texts = "list(zip(texts, seconds))" if self.pairs else "texts"
         lines = [
             "import numpy",
             "import tokenizers",
             "t = tokenizers.Tokenizer.from_file('tokenizer.json')",
             f"t.enable_truncation({self.length})",
-            f"t.enable_padding(length={self.length}, pad_id={self.tokenizer.pad})",
+            f"t.enable_padding(pad_id={self.tokenizer.pad})",
             f"found = t.encode_batch({texts})",
             "inputs = {'input_ids': numpy.array([f.ids for f in found], 'int64'),",
-            "          'attention_mask': numpy.array([f.attention_mask for f in found], 'float32')}",
+            "          'attention_mask': numpy.array([f.attention_mask for f in found], 'int64')}",
         ]
         if self.pairs:
             lines.append("inputs['token_type_ids'] = numpy.array([f.type_ids for f in found], 'int64')")
-        return f"{told}, (n, {self.length}):", lines
+        return f"{told}, int64 (n, tokens), of `texts`, a list of str:", lines
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, as its library reads it."""
+        return {FILE: self.tokenizer.json.encode()}
+
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
+        """What a person reads of each example: ``text`` and, of pairs, ``second``."""
+        return {name: unpacked(examples[name]) for name in (TEXT, SECOND)[: 1 + self.pairs]}
 
     def in_words(self) -> str:
         """The most tokens."""
