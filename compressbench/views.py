@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
+from compressbench.data.walking import put_back
 from compressbench.exit_criteria.policy import POLICY
 from compressbench.inputs import Inputs
 from compressbench.metrics import named
@@ -77,8 +78,7 @@ class View:
     @functools.cached_property
     def _whole(self) -> Pieces:
         """All that it says of the test split, on the CPU."""
-        found = list(self.pieces())
-        return Pieces(*(torch.cat([getattr(p, f.name) for p in found]) for f in fields(Pieces)))
+        return self._in_order(self.pieces())
 
     @property
     def log_probs(self) -> Tensor:
@@ -102,27 +102,41 @@ class View:
 
     def log_probs_of(self, split: str, limit: int | None = None) -> Tensor:
         """Log-probabilities of a split's first ``limit`` examples."""
-        return torch.cat([found.log_probs for found in self.pieces(split, limit)])
+        return self._in_order(self.pieces(split, limit)).log_probs
+
+    @staticmethod
+    def _in_order(parts: Iterator[Pieces]) -> Pieces:
+        """All of them, in the order of their examples."""
+        found = list(parts)
+        whole = Pieces(*(torch.cat([getattr(p, f.name) for p in found]) for f in fields(Pieces)))
+        if bool((whole.owners[1:] >= whole.owners[:-1]).all()):
+            return whole
+        places = whole.owners.argsort(stable=True)
+        return Pieces(whole.log_probs[places], whole.owners[places], whole.labels[places])
 
     def pieces(self, split: str = "test", limit: int | None = None) -> Iterator[Pieces]:
-        """Batch by batch, on the CPU, examples numbered through: what is too much as a whole is measured from this."""
-        task, fast, start = self.bench.task, self.fast, 0
-        for batch in self.bench.feed(split).batches(BATCH, limit):
+        """Batch by batch, on the CPU, owners numbered through: what is too much as a whole is measured from this.
+
+        The batches are those of ``Bench.walk``, the same ones for every view of a bench.
+        """
+        task, fast = self.bench.task, self.fast
+        for rows, batch in self.bench.walk(split, BATCH, limit):
             with torch.inference_mode():
                 found = task.log_probs(forward(fast, *task.encode(batch)), batch.labels)
-            yield Pieces(found.log_probs.cpu(), found.owners.cpu() + start, found.labels.cpu())
-            start += len(batch)
+            yield Pieces(found.log_probs.cpu(), rows[found.owners.cpu()], found.labels.cpu())
 
     @functools.cached_property
     def answers(self) -> Tensor:
         """(n, ...) what it says of each test example, on the CPU: where that is one piece, the likeliest class."""
-        task, feed, fast = self.bench.task, self.bench.feed("test"), self.fast
+        task, fast = self.bench.task, self.fast
         if self.labels.shape == self.wanted.shape and bool((self.labels == self.wanted).all()):
             return named(self.log_probs)
+        rows, found = [], []
         with torch.inference_mode():
-            return torch.cat(
-                [task.answers(forward(fast, *task.encode(b))).cpu() for b in feed.batches(BATCH)]
-            )
+            for places, batch in self.bench.walk("test", BATCH):
+                rows.append(places)
+                found.append(task.answers(forward(fast, *task.encode(batch))).cpu())
+        return put_back(rows, found)
 
     @functools.cached_property
     def right(self) -> Tensor:
@@ -140,5 +154,5 @@ class View:
         from compressbench.models.representation import class_means
 
         task = self.bench.task
-        batches = ((task.encode(b), b.labels) for b in self.bench.feed("test").batches(BATCH))
+        batches = ((task.encode(b), b.labels) for _, b in self.bench.walk("test", BATCH))
         return class_means(self.module, batches, len(task.classes))

@@ -57,6 +57,8 @@ def check_task(dataset: Dataset) -> None:
     some = dataset.split("train").head(SOME).to("cpu")
     with unchanged(examples=some):
         _inputs(task, some)
+        if hasattr(task, "lengths"):
+            _lengths(task, some)
         _answers(task, some)
     surface = task.surface()
     if isinstance(surface, NoSurface):
@@ -153,12 +155,33 @@ def _check_inputs(task: Task, found: Any, count: int, what: str, like: Inputs | 
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise Unfit(f"{what}: {name} holds what is not finite")
         if like is not None and (
-            tensor.dtype != like[place].dtype or tensor.shape[1:] != like[place].shape[1:]
+            tensor.dtype != like[place].dtype
+            or (tensor.shape[1:] != like[place].shape[1:] and not hasattr(task, "lengths"))
+            or tensor.ndim != like[place].ndim
         ):
             raise Unfit(
                 f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape[1:])} an example, "
                 f"encode gives {like[place].dtype} {tuple(like[place].shape[1:])}"
             )
+
+
+def _lengths(task: Any, some: Examples) -> None:
+    """``lengths`` are one number an example, its own: the same one in other company."""
+    found = twice(lambda: task.lengths(some), "the examples")
+    form = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(found, Tensor) or found.shape != (len(some),) or found.dtype != torch.int64:
+        raise Unfit(
+            f"lengths gives {form} for {len(some)} examples; int64 (n,), one number an example, is wanted"
+        )
+    if bool((found < 0).any()):
+        raise Unfit(f"lengths gives {int(found.min())}; a length is 0 or more")
+    alone = torch.cat([task.lengths(some.take([place])) for place in range(len(some))])
+    if not torch.equal(alone, found):
+        place = int((alone != found).nonzero()[0])
+        raise Unfit(
+            f"lengths gives {int(found[place])} of example {place}, and {int(alone[place])} of it alone; a length is the "
+            "example's own, whatever the company"
+        )
 
 
 def _answers(task: Task, some: Examples) -> None:

@@ -117,26 +117,26 @@ def write_examples(view: View, folder: Path, node: Node) -> Path:
 
 def check(view: View, compute: Run, runtime: str) -> Checked:
     """Runs what was written on the whole test split, beside the state."""
-    import torch
-
+    from compressbench.data.walking import put_back
     from compressbench.deploying.card import Checked
     from compressbench.metrics import label_loyalty, percent
     from compressbench.outputs import Outputs
     from compressbench.views import BATCH
 
-    task, answers, said = view.bench.task, [], []
-    for batch in view.bench.feed("test").batches(BATCH):
+    task, rows, answers, said = view.bench.task, [], [], []
+    for places, batch in view.bench.walk("test", BATCH):
+        rows.append(places)
         outputs = Outputs(compute(*task.encode(batch)))
         answers.append(task.answers(outputs))
         said.append(task.log_probs(outputs, batch.labels).log_probs)
-    found = torch.cat(answers)
+    found = put_back(rows, answers)
     return Checked(
         runtime,
         len(found),
         percent(task.right(found, view.labels)),
         percent(view.right),
         label_loyalty(found, view.answers),
-        float((torch.cat(said) - view.log_probs).abs().max()),
+        float((put_back(rows, said) - view.log_probs).abs().max()),
     )
 
 

@@ -108,12 +108,12 @@ def best(state: State, bench: Bench) -> int:
         raise UserError(
             "member: the best is chosen on the validation split, and none was held out; name a place"
         )
-    task, feed, scores = bench.task, bench.feed("validation"), []
+    task, scores = bench.task, []
     for place in range(len(state.model.get("members", ()))):
         module = module_of(member_of(state, place), bench.device)
         right = 0
         with torch.no_grad():
-            for batch in feed.batches(256):
+            for _, batch in bench.walk("validation", 256):
                 answers = task.answers(forward(module, *task.encode(batch)))
                 right += int(task.right(answers, batch.labels).sum())
         scores.append(right)

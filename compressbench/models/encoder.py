@@ -30,7 +30,9 @@ class MaskedAttention(nn.Module):
             part(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
-        scores = (q @ k.transpose(-2, -1) * self.width**-0.5).masked_fill(unseen, float("-inf"))
+        scores = q @ k.transpose(-2, -1) * self.width**-0.5
+        # the least finite number: of a row without tokens -inf would make NaN
+        scores = scores.masked_fill(unseen, torch.finfo(scores.dtype).min)
         return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 
@@ -116,5 +118,5 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, unseen)
         there = attention_mask.to(x.dtype).unsqueeze(-1)
-        mean = (self.norm(x) * there).sum(dim=1) / there.sum(dim=1)
+        mean = (self.norm(x) * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
         return self.fc(mean)

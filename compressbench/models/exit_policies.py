@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compressbench import specs
 from compressbench.bench import Bench
+from compressbench.data.walking import put_back
 from compressbench.errors import UserError
 from compressbench.exit_criteria.policy import POLICY, Policy, assigned, everything, taken
 from compressbench.inputs import on
@@ -171,13 +172,14 @@ def answers(parts: Sequence[Any], bench: Bench, split: str) -> tuple[list[Tensor
             "an exit policy is of one class an example, and the task has several labels an example"
         )
     found: list[list[Tensor]] = [[] for _ in parts]
-    labels = []
+    rows, labels = [], []
     with torch.inference_mode():
-        for batch in bench.feed(split).batches(BATCH):
+        for places, batch in bench.walk(split, BATCH):
+            rows.append(places)
             for place, logits in enumerate(everything(parts, *bench.task.encode(batch))):
                 found[place].append(logits.float().cpu())
             labels.append(batch.labels.cpu())
-    return [torch.cat(x) for x in found], torch.cat(labels)
+    return [put_back(rows, x) for x in found], put_back(rows, labels)
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:

@@ -75,16 +75,16 @@ class Deployed:
 
 def logits(lowered: Lowered, bench: Bench, split: str = "test") -> Tensor:
     """(n, ...) logits that a lowered state computes for a whole split, in batches as the simulation is run in."""
-    import torch
-
+    from compressbench.data.walking import put_back
     from compressbench.inputs import on
     from compressbench.views import BATCH
 
-    parts, device = [], lowered.inputs[0].device
-    for batch in bench.feed(split).batches(BATCH):
+    rows, parts, device = [], [], lowered.inputs[0].device
+    for places, batch in bench.walk(split, BATCH):
+        rows.append(places)
         result: Any = lowered.run(*on(bench.task.encode(batch), device))
         parts.append(result.detach().float().cpu())
-    return torch.cat(parts)
+    return put_back(rows, parts)
 
 
 def _accuracy(subject: View, lowered: Lowered, name: str, simulated: float, bench: Bench) -> Iterable[Metric]:

@@ -421,7 +421,7 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
     placed = task.placed(module)
     batches = [
         (placed.inputs(task.encode(batch)), batch.labels)
-        for batch in view.bench.feed("train").batches(BLOCK, examples)
+        for _, batch in view.bench.walk("train", BLOCK, examples)
     ]
     batches = [(rows(x, known(y)), y[known(y)]) for x, y in batches if bool(known(y).any())]
     if not batches:

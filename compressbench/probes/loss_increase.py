@@ -59,7 +59,7 @@ def mean_loss(view: View, count: int) -> float:
 
     task, total = view.bench.task, 0.0
     with torch.inference_mode():
-        for batch in view.bench.feed("train").batches(250, count):
+        for _, batch in view.bench.walk("train", 250, count):
             outputs = forward(view.fast, *task.encode(batch))
             total += float(task.loss(outputs, batch.labels)) * len(batch)
     return total / count

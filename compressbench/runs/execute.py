@@ -414,7 +414,8 @@ class Executor:
         return made[0]
 
     def _goes_in_lanes(self, node: Node) -> bool:
-        return self.setting.context.lanes > 1 and getattr(node.stage, "goes_in_lanes", bool)()
+        alike = not hasattr(self.setting.dataset.task, "lengths")
+        return self.setting.context.lanes > 1 and alike and getattr(node.stage, "goes_in_lanes", bool)()
 
     def _company(self, node: Node, before: State, locks: ExitStack) -> list[tuple[Node, State]]:
         """Trainings of a node's shape that are still to be done and could be done now, as many as there are lanes for.

@@ -20,6 +20,8 @@ ASKED = (
     "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
+MAY = ("prepared", "lengths")
+"""What a task may have beside it, see ``Prepares`` and ``Lengthy``."""
 
 
 Axes = Mapping[str, tuple[str, ...]]
@@ -101,6 +103,25 @@ class Placed:
 
     module: nn.Module
     inputs: Callable[[Inputs], Inputs]
+
+
+class Prepares(Protocol):
+    """What a task may have: what is made of an example once, before anything is encoded, as tokens are of a text."""
+
+    def prepared(self, examples: Examples) -> Examples:
+        """The same examples with more columns, arrays on the host."""
+
+
+class Lengthy(Protocol):
+    """What a task may have whose examples are of unlike length.
+
+    Training then makes batches of like ones, evaluation goes through a split from the shortest on and puts what it finds
+    back in order, and ``encode`` may pad to the longest of the examples it is given. Each batch being of its own shape,
+    no iteration is recorded as a CUDA graph, and trainings don't go in lanes.
+    """
+
+    def lengths(self, examples: Examples) -> Tensor:
+        """(n,) int64, how long each example is, on the examples' device."""
 
 
 class Task(Protocol):

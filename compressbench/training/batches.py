@@ -1,4 +1,8 @@
-"""Which examples come at an iteration, and how they are varied: functions of (seed, order, epoch or iteration) alone."""
+"""Which examples come at an iteration, and how they are varied: functions of (seed, order, epoch or iteration) alone.
+
+Examples of unlike length (see ``tasks.task``) come in batches of like ones: those of ``WINDOW`` batches, as they were
+shuffled, are sorted by length and cut into batches, and these are shuffled.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,9 @@ from compressbench.seeds import derive_seed
 from compressbench.tasks.task import Task
 from compressbench.training.live import Run
 
+WINDOW = 50
+"""Batches whose examples are sorted by length together."""
+
 
 @dataclass
 class Batches:
@@ -24,6 +31,7 @@ class Batches:
     Attributes:
         seeds: of the trainings.
         count: examples in the training set.
+        lengths: int64 (count,), how long each example is, on the CPU; None where all are alike.
     """
 
     run: Run
@@ -31,6 +39,7 @@ class Batches:
     seeds: Sequence[int]
     count: int
     device: str
+    lengths: Tensor | None = None
     _epoch: int = -1
     _rows: Tensor = field(default_factory=lambda: torch.empty(0))
     _ahead: tuple[int, Inputs] | None = None
@@ -44,15 +53,22 @@ class Batches:
         run = self.run
         if step // run.per_epoch != self._epoch:
             self._epoch = step // run.per_epoch
-            drawn = [order(self.count, derive_seed(s, run.order, self._epoch)) for s in self.seeds]
-            used = run.per_epoch * run.batch_size
-            self._rows = (
-                torch.stack([rows[:used].view(run.per_epoch, -1) for rows in drawn], 1)
-                .flatten(1)
-                .to(self.device)
-            )
+            drawn = [self._of_epoch(seed) for seed in self.seeds]
+            self._rows = torch.stack(drawn, 1).flatten(1).to(self.device)
             self._ahead = None
         return self._rows[step % run.per_epoch], self._variation(step) if run.varies else None
+
+    def _of_epoch(self, seed: int) -> Tensor:
+        """(iterations, batch) places in the training set, of one training."""
+        run = self.run
+        rows = order(self.count, derive_seed(seed, run.order, self._epoch))
+        rows = rows[: run.per_epoch * run.batch_size]
+        if self.lengths is None:
+            return rows.view(run.per_epoch, -1)
+        windows = rows.split(WINDOW * run.batch_size)
+        alike = torch.cat([w[self.lengths[w].argsort(stable=True)] for w in windows])
+        turn = order(run.per_epoch, derive_seed(seed, run.order, self._epoch, "batches"))
+        return alike.view(run.per_epoch, -1)[turn]
 
     def _seed(self, seed: int, step: int) -> int:
         return derive_seed(seed, self.run.order, "step", step)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
+from compressbench.data.walking import put_back
 from compressbench.distances.kl import kl
 from compressbench.errors import UserError
 from compressbench.features.pooled import pooled
@@ -152,11 +153,12 @@ class _Distilled:
     def whole(self) -> Tensor:
         """(N, classes): the teacher's logits for the whole training set."""
         if "whole" not in self.kept:
-            feed, encode, parts = self.bench.feed("train"), self.bench.task.encode, []
+            encode, rows, parts = self.bench.task.encode, [], []
             with _undisturbed(self.bench.device):
-                for batch in feed.batches(BLOCK):
+                for places, batch in self.bench.walk("train", BLOCK):
+                    rows.append(places)
                     parts.append(forward(self.fast, *encode(batch)).logits.float())
-            self.kept["whole"] = torch.cat(parts)
+            self.kept["whole"] = put_back(rows, parts)
         return self.kept["whole"]
 
     def of(self, batch: Batch, answers: Tensor) -> Tensor:

@@ -53,8 +53,13 @@ def train(
             that a result doesn't depend on the company.
 
     Raises:
-        UserError: the trainings are not of one shape, there are more than lanes, or the net can't be batched.
+        UserError: the trainings are not of one shape, there are more than lanes, their examples are of unlike length
+            (others' padding would round otherwise), or the net can't be batched.
     """
+    if hasattr(benches[0].task, "lengths"):
+        raise UserError(
+            f"lanes: examples are of unlike length, and a batch is as long as its longest; {WITHOUT}"
+        )
     if not 1 <= len(states) <= width:
         raise UserError(f"lanes: {len(states)} trainings in {width} lanes")
     jobs = [loop.ready(*each) for each in zip(states, benches, settings, strict=True)]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compressbench.bench import Bench
 from compressbench.data.examples import Examples
+from compressbench.data.walking import lengths_of
 from compressbench.errors import Diverged, UserError, nearest
 from compressbench.masks import masked
 from compressbench.models.build import copies, load, module_of, snapshot
@@ -297,7 +298,15 @@ def _loop(team: Team, stepper: Stepper) -> None:
     jobs = team.jobs
     run, bench = jobs[0].run, jobs[0].bench
     feed = bench.feed("train")
-    batches = Batches(run, bench.task, [job.bench.seed for job in jobs], len(feed), bench.device)
+    lengths = lengths_of(bench.task, feed)
+    batches = Batches(
+        run,
+        bench.task,
+        [job.bench.seed for job in jobs],
+        len(feed),
+        bench.device,
+        lengths if lengths is None else lengths.cpu(),
+    )
     iteration = Iteration(team, stepper)
     for job in jobs:
         job.live.training()
@@ -421,7 +430,7 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
     feed, task = bench.feed("validation"), bench.task
     losses, rights, sizes = [], [], []
     with torch.no_grad(), live.computing(False):
-        for batch in feed.batches(256):
+        for _, batch in bench.walk("validation", 256):
             outputs = forward(module, *live.lay(task.encode(batch)))
             losses.append(task.loss(outputs, batch.labels))
             rights.append(task.right(task.answers(outputs), batch.labels).sum())

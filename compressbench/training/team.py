@@ -86,9 +86,10 @@ class Alone:
             yield
 
     def compile(self) -> None:
-        """The forward by inductor."""
+        """The forward by inductor: for one shape, or for any where batches are of unlike length."""
         assert self._compute is not None
-        self._compute = torch.compile(self._compute, dynamic=False)
+        unlike = hasattr(self.job.bench.task, "lengths")
+        self._compute = torch.compile(self._compute, dynamic=None if unlike else False)
 
     def laid(self, inputs: Inputs, labels: Any, rows: Tensor) -> tuple[Inputs, Any, Tensor]:
         """As the module's memory lies."""

@@ -65,10 +65,20 @@ class TextClassification:
         return made.with_column(SEGMENTS, Ragged.of(segments)) if self.pairs else made
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
-        """``input_ids`` int64 (n, length), ``attention_mask`` float32, 1 where a token is; of pairs ``token_type_ids``."""
-        ids, there = examples[IDS].padded(self.tokenizer.pad, self.length)
-        found: Inputs = (ids.long(), there.float())
-        return (*found, examples[SEGMENTS].padded(0, self.length)[0].long()) if self.pairs else found
+        """int64 (n, tokens): ``input_ids``, ``attention_mask`` (1 where a token is, else 0), of pairs ``token_type_ids``.
+
+        As many tokens as the longest example has, so that little is padded.
+        """
+        width = max(1, int(self.lengths(examples).max())) if len(examples) else self.length
+        ids, there = examples[IDS].padded(self.tokenizer.pad, width)
+        found: Inputs = (ids.long(), there.long())
+        return (*found, examples[SEGMENTS].padded(0, width)[0].long()) if self.pairs else found
+
+    def lengths(self, examples: Examples) -> Tensor:
+        """(n,) int64, tokens of each example."""
+        import torch
+
+        return torch.as_tensor(examples[IDS].starts).diff().clamp(max=self.length)
 
     def varies(self) -> bool:
         """Never: texts are trained on as they are."""
@@ -83,7 +93,7 @@ class TextClassification:
         import torch
 
         ids = torch.full((n, self.length), self.tokenizer.pad)
-        return ids, torch.ones(n, self.length), *((torch.zeros_like(ids),) if self.pairs else ())
+        return ids, torch.ones_like(ids), *((torch.zeros_like(ids),) if self.pairs else ())
 
     def drawn(self, n: int, generator: torch.Generator) -> Inputs:
         """Random tokens, of random lengths."""
@@ -92,7 +102,7 @@ class TextClassification:
         ids = torch.randint(0, self.tokenizer.size, (n, self.length), generator=generator)
         lengths = torch.randint(1, self.length + 1, (n, 1), generator=generator)
         places = torch.arange(self.length)
-        found = ids.masked_fill(places >= lengths, self.tokenizer.pad), (places < lengths).float()
+        found = ids.masked_fill(places >= lengths, self.tokenizer.pad), (places < lengths).long()
         return *found, *(((places >= lengths // 2) & (places < lengths)).long(),) * self.pairs
 
     def placed(self, module: nn.Module) -> Placed:
