@@ -118,8 +118,8 @@ class Exemplars:
         if not len(rows):
             return
         classes, chosen = bench.task.classes, bench.feed("test").take(rows.tolist()).to("cpu")
-        pictures = thumbnails(chosen)
-        for rank, (row, picture) in enumerate(zip(rows.tolist(), pictures, strict=True), 1):
+        shown = thumbnails(chosen, bench.task)
+        for rank, (row, seen) in enumerate(zip(rows.tolist(), shown, strict=True), 1):
             labels = int(chosen.labels[rank - 1]), int(found.reference[row]), int(found.subject[row])
             true, dense, other = (classes[k] for k in labels)
             note = f"true {true} · dense {dense} · compressed {other} · taxicab {found.score[row]:.2f}"
@@ -130,5 +130,5 @@ class Exemplars:
                 n=len(subjects),
                 group=str(rank),
                 note=note,
-                artefact=picture,
+                artefact=seen,
             )

@@ -82,7 +82,7 @@ class Exits:
                 for y, p in zip(labels[rows].tolist(), said[rows].tolist(), strict=True)
             )
             picture = strip(images[rows.to(images.device)].cpu().numpy()) if images is not None else ""
-            note = f"at {names[place]}: {told}; test images {', '.join(map(str, rows.tolist()))}"
+            note = f"at {names[place]}: {told}; test examples {', '.join(map(str, rows.tolist()))}"
             yield Metric(name, len(rows), "examples", n=len(rows), note=note, artefact=picture)
 
 

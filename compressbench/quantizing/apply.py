@@ -32,7 +32,7 @@ def quantize(state: State, bench: Bench, settings: Quantize) -> State:
     """Applies a ``stages.quantize.Quantize``; an earlier quantization of the state is replaced.
 
     Raises:
-        UserError: a pattern fits no layer, there are no calibration images, or no layer can be quantized.
+        UserError: a pattern fits no layer, there are no calibration examples, or no layer can be quantized.
     """
     base, flags = prepared(state, bench, settings.fold)
     bits, unfit = bits_by_layer(module_of(base), settings.weights, settings.inputs, settings.layers)
@@ -67,7 +67,7 @@ def with_bits(
             forms[name]["input"] = None
         if unseen:
             names = ", ".join(unseen)
-            flags.append(f"inputs left in float, the layers never ran on calibration images: {names}")
+            flags.append(f"inputs left in float, the layers never ran on calibration examples: {names}")
     if adaptive:
         rounded, left = adapted_weights(module, bench, data, forms, scales, settings.rounding_steps)
         base = base.with_groups(weights={**base.weights, **rounded})

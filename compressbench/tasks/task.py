@@ -68,7 +68,7 @@ def axes_of(task: Any) -> Axes:
 
     Of a task that says nothing it is the first, the examples', alone. The name ``logits`` is the output's.
     """
-    found: Axes = {name: EXAMPLES for name in task.inputs}
+    found: Axes = dict.fromkeys(task.inputs, EXAMPLES)
     return {**found, **getattr(task, "axes", {})}
 
 
