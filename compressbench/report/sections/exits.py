@@ -215,7 +215,7 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
     note = (
         "MACs: of all at the same net’s last exit, heads included (of a cascade: of all its nets). By chance: as many "
         "examples at each exit, but any. Oracle: the first exit that is right. Overthinking: an early exit is right, the "
-        "last one wrong; examples that no exit gets right cost the oracle all. Times: of a forward, mean over real examples; "
+        "last one wrong; what no exit gets right costs the oracle all. Times: of a forward, mean over real examples; "
         "of speeds the reference ran the same examples, in turns: compare by them."
     )
     first = Table(
