@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressbench.artefacts import preparation
+from compressbench.artefacts import preparation, reading
 from compressbench.artefacts.artefact import Given, Input, Wanted
 from compressbench.artefacts.files import a_file, digest_of, json_of
 from compressbench.artefacts.module import OpenModule, frozen
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compressbench.artefacts.preparation import Preparation
+    from compressbench.artefacts.reading import Reading
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
@@ -40,6 +42,8 @@ class Folder:
 
     Attributes:
         library: and its version, in words.
+        reading: how it reads texts; None where it has no ``tokenizer.json``.
+        class_names: of its outputs, in order; empty where its config tells none.
     """
 
     path: Path
@@ -47,6 +51,8 @@ class Folder:
     module: nn.Module
     wants: Wanted
     files: tuple[Path, ...]
+    reading: Reading | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -204,10 +210,21 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
         channels = getattr(module.config, "num_channels", 3)
         inputs: tuple[Input, ...] = (Input("pixel_values", (None, channels, None, None)),)
     else:
-        inputs = tuple(Input(n, (None, None), "int64") for n in ("input_ids", "attention_mask"))
+        third = list(inspect.signature(module.forward).parameters)[2:3]  # they are given in this order
+        kinds = third == [reading.KINDS] and (getattr(module.config, "type_vocab_size", 0) or 0) > 1
+        names = (reading.IDS, reading.MASK, *((reading.KINDS,) if kinds else ()))
+        inputs = tuple(Input(n, (None, None), "int64") for n in names)
     wants = Wanted(inputs, classes, known)
     library = f"transformers {transformers.__version__}"
-    return Folder(path, library, frozen(module.float()), wants, files)
+    own = None if head == "AutoModelForImageClassification" else _reading(path, module.config)
+    told = getattr(module.config, "id2label", None) or {}
+    called = tuple(str(told[k]) for k in sorted(told)) if all(isinstance(k, int) for k in told) else ()
+    return Folder(path, library, frozen(module.float()), wants, files, own, called)
+
+
+def _reading(path: Path, config: Any) -> Reading | None:
+    most = getattr(config, "max_position_embeddings", None)
+    return reading.of_folder(path, most if isinstance(most, int) else None)
 
 
 def _shards(path: Path) -> tuple[Path, ...]:
