@@ -100,7 +100,7 @@ def of_folder(folder: Path, most: int | None = None) -> Reading | None:
     Raises:
         UserError: it can't be read.
     """
-    from compressbench.artefacts.files import a_file, json_of
+    from compressbench.files import a_file, json_of
     from compressbench.tasks.text.tokens import FILE
     from compressbench.tasks.text.tokens import of_folder as tokenizer_of
 

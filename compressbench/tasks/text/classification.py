@@ -145,8 +145,12 @@ class TextClassification:
         return NoSurface("a text can't be changed a little, as the pixels of a picture can")
 
     def facts(self) -> Mapping[str, Any]:
-        """``@classes``, ``@vocabulary``, ``@length``, ``@pad``, ``@segments``."""
+        """Sizes, and what a folder's model must agree on: ``@form``, ``@inputs``, ``@names``, ``@tokenizer``."""
         return {
+            "@form": "sequence_classification",
+            "@inputs": list(self.inputs),
+            "@names": list(self.classes),
+            "@tokenizer": self.tokenizer.digest,
             "@classes": len(self.classes),
             "@vocabulary": self.tokenizer.size,
             "@length": self.length,
