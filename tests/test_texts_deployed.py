@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from cases_texts import run
 from compressbench.errors import UserError
 from compressbench.models.quantized import load_scales, quantize
 from compressbench.records import Record, read_jsonl
@@ -21,29 +22,6 @@ from compressbench.records import Record, read_jsonl
 pytest.importorskip("tokenizers")
 pytest.importorskip("onnx")
 
-RECIPE = """# tiny_text: an encoder pruned, distilled and rounded to eight bits, tables too
-defaults:
-  - /stage/init@stages.init: model
-  - /stage/train@stages.dense: adamw
-  - /stage/prune@stages.pruned: magnitude
-  - /stage/train@stages.distilled: distill_adam
-  - /stage/quantize@stages.quantized: ptq
-  - override /model@_global_.model: encoder
-  - override /dataset@_global_.dataset: glosses
-  - override /evaluation@_global_.evaluation: none
-  - _self_
-name: tiny_text
-stages:
-  dense: {length: 3ep, batch_size: 32, lr: 0.003}
-  pruned: {from: dense, fraction: 0.5}
-  distilled: {length: 1ep, batch_size: 32, lr: 0.001, objective: {teacher: dense}}
-  quantized: {layers: {"@embeddings": {weights: 8}}}
-compare: {reference: dense, floor: false, series: {pruned: pruned, 8 bits: quantized}}
-"""
-SETTINGS = (
-    "recipe=tiny_text", "scale=smoke", "hardware=cpu1", "dataset.train_size=1500", "dataset.test_size=200",
-    "dataset.task.vocabulary=1500", "model.build.dim=48", "model.build.depth=2", "model.build.mlp=96",
-)  # fmt: skip
 PROBES = ("accuracy", "cost", "structure", "deployed", "targets")
 TARGETS = ("cpu_torch", "cpu_onnxruntime", "cpu_openvino", "raspberry_pi_4", "zynq_zcu104", "edge_tpu")
 
@@ -53,14 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of ``tiny_text``."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
-    from compressbench.cli.run import run_once
-
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "conf" / "recipe").mkdir(parents=True)
-    (folder / "conf" / "recipe" / "tiny_text.yaml").write_text(RECIPE)
-    probes = [f"+probe@evaluation.probes.{p}={p}" for p in PROBES]
-    run_once([*SETTINGS, *probes, f"outputs={folder}/out"], str(folder / "conf"))
-    return next((folder / "out" / "runs").iterdir())
+    return run(tmp_path_factory.mktemp("text"), PROBES)
 
 
 def found(finished: Path, metric: str, state: str, group: str = "") -> Record:

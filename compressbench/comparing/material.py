@@ -59,6 +59,8 @@ SIDE = 96
 TEXTS = ("text", "sentence", "sentence1", "premise", "question", "review", "content", "gloss")
 SECONDS = ("second", "sentence2", "hypothesis", "text_pair")
 """What a column of texts may be called, and that of the other texts of pairs."""
+NAMED = ("label", "labels", "y", "class")
+"""What a column of a table with the labels may be called."""
 TABLES = (".tsv", ".csv", ".jsonl")
 GIVEN = ("text", "second", "label", "id")
 """Columns of a table that may be named."""
@@ -250,7 +252,7 @@ def of_table(path: Path, words: Sequence[str] = (), labelled: bool = True) -> Ma
 
     Args:
         words: ``text=COLUMN``, ``second=COLUMN``, ``label=COLUMN``, ``id=COLUMN``, where they are called otherwise than
-            ``TEXTS``, ``SECONDS``, ``LABELS`` and ``OWN_IDS``.
+            ``TEXTS``, ``SECONDS``, ``NAMED`` and ``OWN_IDS``.
 
     Raises:
         UserError: it is no table, has no rows, no texts or no such column, or ids stand twice.
@@ -276,7 +278,7 @@ def of_table(path: Path, words: Sequence[str] = (), labelled: bool = True) -> Ma
     if not table[text]:
         raise UserError(f"--data {path}: holds no rows")
     n = len(table[text])
-    given, own = column("label", LABELS), column("id", OWN_IDS)
+    given, own = column("label", NAMED), column("id", OWN_IDS)
     labels, classes = None, None
     if given is not None and labelled:
         labels, classes = numbered(_as_numbers(table[given]), n, f"--data {path}: {given}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from compressbench.records import SAID
 
 if TYPE_CHECKING:
+    from compressbench.data.dataset import Dataset
     from compressbench.data.examples import Examples
 
 LONGEST = 600
@@ -26,6 +27,17 @@ def thumbnails(examples: Examples, task: Any) -> list[str]:
     if images is None or str(images.dtype) != "torch.uint8" or images.ndim != 4:
         return [f"{SAID}{shortened(text)}" if text else "" for text in read_of(task, examples)]
     return [address(picture.permute(1, 2, 0).cpu().numpy()) for picture in images]
+
+
+def attributes(examples: Examples, dataset: Dataset) -> list[str]:
+    """Of each example that is a text, what attributes say of it, to follow a note: `` · kind fish``; else nothing."""
+    if not hasattr(dataset.task, "texts"):
+        return [""] * len(examples)
+    columns = [
+        [f" · {name} {dataset.groups[name][k]}" if k >= 0 else "" for k in codes.tolist()]
+        for name, codes in examples.groupings.items()
+    ]
+    return ["".join(parts) for parts in zip(*columns, strict=True)] if columns else [""] * len(examples)
 
 
 def shortened(text: str) -> str:

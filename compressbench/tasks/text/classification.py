@@ -178,8 +178,8 @@ class TextClassification:
         return f"{told}, int64 (n, tokens), of `texts`, a list of str:", lines
 
     def beside(self) -> Mapping[str, bytes]:
-        """The tokenizer, as its library reads it."""
-        return {FILE: self.tokenizer.json.encode()}
+        """The tokenizer, as its library reads it; it cuts and fills up by itself."""
+        return {FILE: self.tokenizer.bounded(self.length).encode()}
 
     def texts(self, examples: Examples) -> Mapping[str, list[str]]:
         """What a person reads of each example: ``text`` and, of pairs, ``second``."""
