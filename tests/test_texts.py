@@ -205,7 +205,11 @@ def test_a_models_folder_brings_its_own(tmp_path: Path) -> None:
     written(tmp_path / "tokenizer.json", "{}")
     with pytest.raises(UserError, match="is no tokenizer"):
         of_folder(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+        of_folder(empty)
+    with pytest.raises(UserError, match="there is no folder"):
         of_folder(tmp_path / "else")
 
 
