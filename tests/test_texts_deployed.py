@@ -186,6 +186,13 @@ def test_a_modelled_device_holds_tables_at_their_bits(finished: Path) -> None:
     assert whole == (1500 + 32) * 48 + 2 * (5 * 48 + 96) + 2 * 2 * 2 * 48 + 2 * 48 + 10
 
 
+def test_the_task_keeps_to_the_rules_of_tasks(finished: Path) -> None:
+    from compressbench.checking.tasks import check_task
+    from compressbench.runs import finished as runs
+
+    check_task(runs.opened(finished).dataset)
+
+
 def tables(form: dict[str, Any], scale: torch.Tensor, zero: torch.Tensor) -> nn.Module:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Embedding(7, 4))

@@ -20,9 +20,9 @@ ASKED = (
     "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
-MAY = ("prepared", "lengths")
-"""What a task may have beside it, see ``Prepares`` and ``Lengthy``."""
-
+MAY = ("prepared", "lengths", "axes", "noun", "texts", "beside")
+"""What a task may have beside it, see ``Prepares``, ``Lengthy``, ``axes_of``, ``noun_of``, ``read_of``; ``beside()``
+gives the contents of files, by name, that belong to an exported one."""
 
 Axes = Mapping[str, tuple[str, ...]]
 EXAMPLES = ("n",)
