@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-TIMING_UNITS = frozenset({"s", "ms", "examples/s", "mJ"})
+TIMING_UNITS = frozenset({"s", "ms", "examples/s", "tokens/s", "mJ"})
 """Units by which a metric that nobody declared, a user's own, counts as a timing."""
 SLACK = 1e-6
-NEVER_BELOW = frozenset({"bytes", "ms", "s", "examples/s", "examples", "iterations", "queries", "MACs"})
+NEVER_BELOW = frozenset(
+    {"bytes", "ms", "s", "examples/s", "tokens/s", "examples", "iterations", "queries", "MACs"}
+)
 """Units of which nothing is below 0."""
 MOST = 1e300
 """No figure is larger: sums and products of such ones still are numbers."""
@@ -367,6 +369,7 @@ METRICS: Mapping[str, Declared] = {
     "latency_median_b#": Declared("Latency, median", "ms", -1, timing=True),
     "latency_p90_b#": Declared("Latency, 90th percentile", "ms", -1, timing=True),
     "throughput_b#": Declared("Throughput", "examples/s", 1, timing=True),
+    "token_throughput_b#": Declared("Tokens", "tokens/s", 1, timing=True),
     **_ratios("speedup", "Speed-up"),
     # targets
     **_latencies("latency", "Latency"),
