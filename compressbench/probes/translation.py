@@ -62,7 +62,7 @@ class Translated:
         task: Any = bench.task
         said = self._said(subject)
         wanted = unpacked(bench.dataset.split("test")[TARGET])
-        texts = task.texts(said)
+        texts = task.spelled(said)
         n, found = len(texts), bleu_of(texts, wanted)
         told = [f"sacrebleu {found.signature}", "greedy" if self.beam == 1 else f"beam {self.beam}"]
         if cut := int(bench.feed("test")["cut"].sum()):
