@@ -92,7 +92,7 @@ class Translated:
 
 
 def _translates(dataset: Dataset) -> None:
-    lacking = [name for name in ("said", "texts") if not hasattr(dataset.task, name)]
+    lacking = [name for name in ("said", "spelled") if not hasattr(dataset.task, name)]
     if lacking:
         raise UserError(
             f"translation: the task of {dataset.name} translates nothing; dataset=multi30k or parallel_file does"

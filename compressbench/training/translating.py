@@ -53,7 +53,7 @@ def translated(state: State, bench: Bench, settings: Translated) -> State:
         UserError: the task translates nothing.
     """
     task: Any = bench.task
-    if not all(hasattr(task, name) for name in ("said", "texts", "prepared")):
+    if not all(hasattr(task, name) for name in ("said", "spelled", "prepared")):
         raise UserError(f"data/translated: the task of {bench.dataset.name} translates nothing")
     examples = source(bench, settings.data)
     module = module_of(bench.references[settings.teacher], bench.device)
