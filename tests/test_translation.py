@@ -194,7 +194,7 @@ def test_tokens_and_labels(small: Any) -> None:
         wanted = labels[row][labels[row] >= 0].tolist()
         assert wanted[-1] == task.end
         assert decoder[row, : len(wanted)].tolist() == [task.begin, *wanted[:-1]]
-        text = task.texts(labels[row : row + 1])[0]
+        text = task.spelled(labels[row : row + 1])[0]
         assert text == target if row < 2 else target.startswith(text)
     assert ready["cut"].tolist() == [0, 0, 1, 1]  # one's source, the other's target is longer than 24 tokens
     assert mask.sum(1).tolist() == np.diff(ready["ids"].starts).tolist()

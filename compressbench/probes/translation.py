@@ -62,7 +62,7 @@ class Translated:
         task: Any = bench.task
         said = self._said(subject)
         wanted = unpacked(bench.dataset.split("test")[TARGET])
-        texts = task.texts(said)
+        texts = task.spelled(said)
         n, found = len(texts), bleu_of(texts, wanted)
         told = [f"sacrebleu {found.signature}", "greedy" if self.beam == 1 else f"beam {self.beam}"]
         if cut := int(bench.feed("test")["cut"].sum()):
@@ -92,7 +92,7 @@ class Translated:
 
 
 def _translates(dataset: Dataset) -> None:
-    lacking = [name for name in ("said", "texts") if not hasattr(dataset.task, name)]
+    lacking = [name for name in ("said", "spelled") if not hasattr(dataset.task, name)]
     if lacking:
         raise UserError(
             f"translation: the task of {dataset.name} translates nothing; dataset=multi30k or parallel_file does"
