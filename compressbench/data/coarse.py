@@ -87,7 +87,9 @@ def merged(raw: Raw, coarse: Mapping[str, Sequence[Any]], name: str) -> Raw:
     Raises:
         UserError: a class is unknown, in none or in several, or the labels are no classes.
     """
-    if len(raw.classes) < 2 or any(s.labels.ndim != 1 or s.labels.dtype != np.int64 for s in (raw.train, raw.test)):
+    if len(raw.classes) < 2 or any(
+        s.labels.ndim != 1 or s.labels.dtype != np.int64 for s in (raw.train, raw.test)
+    ):
         raise UserError(f"dataset.coarse: {name} has no classes of one an example")
     if any(FINE in arrays for arrays in raw.attributes.values()):
         raise UserError(f"dataset.coarse: {name} has an attribute {FINE!r} already")
