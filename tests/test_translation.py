@@ -19,6 +19,7 @@ from compressbench.data.dataset import Raw, Split
 from compressbench.data.examples import Examples
 from compressbench.data.load import load
 from compressbench.errors import UserError
+from compressbench.models.counting import count
 from compressbench.models.encoder_decoder import EncoderDecoder
 from compressbench.outputs import Outputs
 from compressbench.probes.translation import Translated
@@ -432,3 +433,24 @@ def test_what_is_recorded_of_a_translation(run: Any) -> None:
     assert run["dense", "loyalty", "label_loyalty", ""].value == 100
     assert 0 < run["random", "loyalty", "label_loyalty", ""].value < 100
     assert run["dense", "loyalty", "label_loyalty", ""].n > 1000  # tokens
+
+
+def test_macs_are_of_both_lengths(small: Any) -> None:
+    """One forward under teacher forcing, by hand: S source tokens, T of the target, width d, m within a layer."""
+    task, _ = small
+    vocabulary, d, m = task.tokenizer.size, 16, 24
+    net = EncoderDecoder(vocabulary, 24, dim=d, depth=2, decoder_depth=1, heads=2, mlp=m)
+    s, t = 24, 23
+    encoder = s * (4 * d * d + 2 * d * m) + 2 * s * s * d
+    decoder = t * (4 * d * d + 2 * d * m) + 2 * t * t * d
+    cross = 2 * t * d * d + 2 * s * d * d + 2 * s * t * d
+    assert count(net, task.blank(1)).macs == 2 * encoder + decoder + cross + t * d * vocabulary
+
+
+def test_what_was_cut_is_said(small: Any) -> None:
+    task, ready = small
+    assert task.remarks({"train": ready, "test": ready.take([0, 1])}) == (
+        "longer than 24 tokens and cut there: 2 of 4 train pairs",
+    )
+    assert task.remarks({"test": ready.take([0, 1])}) == ()
+    assert task.texts(ready.take([1, 3]))["target"] == ["", PAIRS[3][1]]
