@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressbench.errors import UserError
-from compressbench.ragged import Ragged
-from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
-from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
+from compressbench.ragged import Ragged, unpacked
+from compressbench.tasks.text.tokens import SECOND, TEXT, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch

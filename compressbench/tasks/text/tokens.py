@@ -12,6 +12,8 @@ from typing import Any
 from compressbench.errors import UserError, reason
 from compressbench.paths import given_path
 
+TEXT, SECOND = "text", "second"
+"""Columns that hold texts, as rows of UTF-8 bytes."""
 PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, BEGIN, END, MASK)
 FILE = "tokenizer.json"
