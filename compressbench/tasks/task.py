@@ -20,8 +20,8 @@ ASKED = (
     "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
-MAY = ("prepared", "lengths")
-"""What a task may have beside it, see ``Prepares`` and ``Lengthy``."""
+MAY = ("prepared", "remarks", "lengths")
+"""What a task may have beside it, see ``Prepares``, ``Remarks`` and ``Lengthy``."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,13 @@ class Prepares(Protocol):
 
     def prepared(self, examples: Examples) -> Examples:
         """The same examples with more columns, arrays on the host."""
+
+
+class Remarks(Protocol):
+    """What a task may have that has something to say of the data once they are read; no run is another by it."""
+
+    def remarks(self, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+        """Sentences for the user, without a full stop: what was cut, say. Said at a run's start and by ``data``."""
 
 
 class Lengthy(Protocol):
