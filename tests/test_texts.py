@@ -18,8 +18,8 @@ from compressbench.data.load import load
 from compressbench.data.tables import read_table
 from compressbench.errors import UserError
 from compressbench.models.encoder import TextEncoder
-from compressbench.ragged import packed, unpacked
 from compressbench.tasks.text.classification import text_classification
+from compressbench.tasks.text.packing import packed, unpacked
 from compressbench.tasks.text.tokens import of_folder, trained
 
 pytest.importorskip("tokenizers")
@@ -167,7 +167,7 @@ def test_a_users_own_table(tmp_path: Path) -> None:
 
 def test_a_vocabulary_is_the_same_in_every_process() -> None:
     code = (
-        "from compressbench.data import texts; from compressbench.ragged import unpacked; "
+        "from compressbench.data import texts; from compressbench.tasks.text.packing import unpacked; "
         "from compressbench.tasks.text.tokens import trained; "
         "print(trained(unpacked(texts.glosses().train['text'][:2000]), 1000).digest)"
     )
@@ -205,7 +205,11 @@ def test_a_models_folder_brings_its_own(tmp_path: Path) -> None:
     written(tmp_path / "tokenizer.json", "{}")
     with pytest.raises(UserError, match="is no tokenizer"):
         of_folder(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+        of_folder(empty)
+    with pytest.raises(UserError, match="there is no folder"):
         of_folder(tmp_path / "else")
 
 

@@ -23,6 +23,7 @@ from compressbench.models.draw import drawn
 from compressbench.models.encoder import TextEncoder
 from compressbench.runs.experiment import prepare, unmeasured
 from compressbench.tasks.text.classification import text_classification
+from compressbench.tasks.text.packing import unpacked
 from compressbench.views import View
 from test_texts_training import ENCODER
 
@@ -93,7 +94,7 @@ def test_longer_texts_are_cut_and_counted_or_refused(
 ) -> None:
     dataset = load(own(tmp_path))
     counts = {
-        name: sum(text.count(" ") == 7 for text in texts.unpacked(split["text"]))
+        name: sum(text.count(" ") == 7 for text in unpacked(split["text"]))
         for name, split in dataset.splits.items()
     }
     assert sum(counts.values()) == 10

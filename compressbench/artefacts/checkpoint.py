@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressbench.artefacts.artefact import Given, Input, Wanted
-from compressbench.artefacts.files import digest_of
 from compressbench.artefacts.function import located
 from compressbench.artefacts.module import OpenModule, frozen
 from compressbench.errors import UserError, reason
+from compressbench.files import digest_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.artefacts.artefact import Given, Input, Wanted, chosen
-from compressbench.artefacts.files import HEADER, INSTEAD, a_file, digest_of, json_object
 from compressbench.artefacts.module import OpenModule
 from compressbench.errors import UserError, reason
+from compressbench.files import HEADER, INSTEAD, a_file, digest_of, json_object
 
 WEIGHTS, CONSTANTS, MODELS = "data/weights/", "data/constants/", "models/"
 TYPES: Mapping[int, torch.dtype] = {

@@ -5,33 +5,29 @@ Local only: nothing is fetched, no code of the folder's is run, and no pickle is
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressbench.artefacts import preparation
 from compressbench.artefacts.artefact import Given, Input, Wanted
-from compressbench.artefacts.files import a_file, digest_of, json_of
 from compressbench.artefacts.module import OpenModule, frozen
 from compressbench.errors import UserError, nearest, reason
+from compressbench.files import a_file, digest_of, json_of
+from compressbench.models.hub import ADAPTER, CONFIG, offline, weight_file, weight_files
 
 if TYPE_CHECKING:
     from torch import nn
 
     from compressbench.artefacts.preparation import Preparation
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
 HEADS = {
     "ForImageClassification": "AutoModelForImageClassification",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
 }
 """How architectures end that are read, and by which of transformers' classes."""
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def _timm(path: Path, config: Mapping[str, Any]) -> Folder:
         raise UserError(
             f"{path}: timm {timm.__version__} has no model {name!r}; {nearest(name, timm.list_models())}"
         )
-    weights = _weights(path)
+    weights = weight_file(path)
     told = config.get("pretrained_cfg")
     settings: dict[str, Any] = told if isinstance(told, dict) else config  # type: ignore[assignment]
     classes = config.get("num_classes", settings.get("num_classes"))
@@ -158,19 +154,6 @@ def _plain(options: Any, path: Path) -> dict[str, Any]:
     return dict(options)
 
 
-def _weights(path: Path) -> Path:
-    """The one file of weights.
-
-    Raises:
-        UserError: there is none, or it is a pickle.
-    """
-    if (path / WEIGHTS).exists():
-        return a_file(path / WEIGHTS)
-    if any(path.glob("*.bin")) or any(path.glob("*.pth")):
-        raise UserError(f"{path}: its weights are a pickle; save them as {WEIGHTS}")
-    raise UserError(f"{path}: has no {WEIGHTS}")
-
-
 def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
     names = config.get("architectures") or [""]
     architecture = str(names[0]) if isinstance(names, list) else ""
@@ -182,14 +165,14 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
         )
     if (path / ADAPTER).exists():
         raise UserError(f"{path}: holds an adapter of another model; merge it into its weights and save them")
-    files = (path / CONFIG, *_shards(path))
+    files = (path / CONFIG, *weight_files(path))
     try:
         import transformers
     except ImportError as error:
         raise UserError(
             f"{path}: transformers isn't installed ({error}): pip install 'compressbench[text]'"
         ) from error
-    with _offline():
+    with offline():
         try:
             module = getattr(transformers, head).from_pretrained(
                 str(path), local_files_only=True, trust_remote_code=False, use_safetensors=True
@@ -210,34 +193,6 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
     return Folder(path, library, frozen(module.float()), wants, files)
 
 
-def _shards(path: Path) -> tuple[Path, ...]:
-    """All files of weights; an index names only what lies beside it."""
-    if not (path / INDEX).is_file():
-        return (_weights(path),)
-    shards = json_of(path / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
-        raise UserError(f"{path / INDEX}: has no weight_map")
-    names = sorted(set(shards.values()))
-    if odd := next((n for n in names if Path(n).name != n or not n.endswith(".safetensors")), None):
-        raise UserError(f"{path / INDEX}: refers to {odd!r}; only .safetensors files beside it are read")
-    return (path / INDEX, *(a_file(path / n) for n in names))
-
-
 def _processor(path: Path) -> Preparation | None:
     file = path / "preprocessor_config.json"
     return preparation.of_hugging_face(json_of(file)) if file.is_file() else None
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """The network off, as far as these libraries ask their environment; and it as it was, afterwards."""
-    before = {name: os.environ.get(name) for name in OFFLINE}
-    os.environ.update(OFFLINE)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

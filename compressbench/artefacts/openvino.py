@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressbench.artefacts.artefact import Arrays, Given, Input, Wanted, chosen, fed, in_order, table
-from compressbench.artefacts.files import a_file, digest_of, inside
 from compressbench.errors import UserError
+from compressbench.files import a_file, digest_of, inside
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from compressbench.artefacts.artefact import Given
-from compressbench.artefacts.files import HEADER, UNPACKED, a_file, digest_of
 from compressbench.errors import UserError, nearest, reason
+from compressbench.files import HEADER, UNPACKED, a_file, digest_of
 
 KINDS = ("logits", "probabilities")
 VALUES = ("logits", "probabilities", "probs", "log_probs", "predictions", "outputs", "answers", "scores")

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressbench.artefacts.artefact import Arrays, Given, Input, Wanted, chosen, fed, in_order, table
-from compressbench.artefacts.files import a_file, digest_of
 from compressbench.errors import UserError, reason
+from compressbench.files import a_file, digest_of
 
 if TYPE_CHECKING:
     from torch import nn

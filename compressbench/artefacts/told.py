@@ -9,11 +9,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from compressbench.artefacts import files
+from compressbench import files
 from compressbench.artefacts.artefact import NOTHING, Artefact, Given
-from compressbench.artefacts.files import HEADER, INSTEAD, a_file
 from compressbench.artefacts.predictions import Predictions
 from compressbench.errors import UserError, reason
+from compressbench.files import HEADER, INSTEAD, a_file
 
 Answering = Artefact | Predictions
 Reader = Callable[[Path, Given], Answering]

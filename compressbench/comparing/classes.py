@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compressbench.artefacts.files import a_file
 from compressbench.errors import UserError, nearest
+from compressbench.files import a_file
 
 FLAG = "--classes"
 IMAGENET = "imagenet"

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressbench.artefacts.artefact import Input, layout_of
-from compressbench.artefacts.files import UNPACKED, a_file
 from compressbench.artefacts.predictions import header_of
 from compressbench.comparing.arrays import Ints
 from compressbench.data.folder import SUFFIXES, still
 from compressbench.errors import UserError, reason
+from compressbench.files import UNPACKED, a_file
 from compressbench.paths import resolved
 
 if TYPE_CHECKING:

@@ -20,9 +20,7 @@ from compressbench.data.splits import allocate, pick
 from compressbench.data.tables import Table, column, read_table
 from compressbench.errors import UserError
 from compressbench.paths import given_path
-from compressbench.ragged import packed as packed
-from compressbench.ragged import unpacked as unpacked
-from compressbench.tasks.text.tokens import SECOND, TEXT
+from compressbench.tasks.text.packing import SECOND, TEXT, packed
 
 KINDS = (
     "act", "animal", "artifact", "communication", "food", "location", "person", "plant", "state", "substance",

@@ -61,7 +61,13 @@ def drawn(model: Mapping[str, Any], bench: Bench) -> State:
     }
     if other := left_alone(module):
         facts["left_alone"] = {name: p.numel() for name, p in other.items()}
-    state = State(model=spec, tensors={"weights": snapshot(module)}, edits=tuple(edits), facts=facts)
+    own = getattr(module, "as_spec", None)  # of a net from a folder: what builds it again without
+    state = State(
+        model=own() if own is not None else spec,
+        tensors={"weights": snapshot(module)},
+        edits=tuple(edits),
+        facts=facts,
+    )
     _rebuilt(state, module, name, bench)
     return state
 

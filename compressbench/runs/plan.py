@@ -398,6 +398,7 @@ def _check_type(annotation: str, value: Any, where: str) -> None:
 def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
     keys = {name: known[name].key for name in node.refs}
     files = getattr(node.stage, "files", lambda: ())()
+    spec = node.stage.in_key(node.spec) if hasattr(node.stage, "in_key") else node.spec
     content = []
     for path in files:
         place = given_path(path, f"recipe.stages.{node.name}")
@@ -412,7 +413,7 @@ def _with_key(node: Node, known: Mapping[str, Node], context: Context) -> Node:
             "parent": known[node.parent].key if node.parent else "",
             "name": node.local,
             "settings": as_first_named(
-                specs.map_refs(node.spec, lambda ref, many, _: [keys[r] for r in ref] if many else keys[ref])
+                specs.map_refs(spec, lambda ref, many, _: [keys[r] for r in ref] if many else keys[ref])
             ),
             "files": [*content, "zeros count"] if content else [],
             "context": context.digest(),

@@ -12,7 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from compressbench.errors import UserError, nearest
-from compressbench.paths import file_name, given_path, nameless, outputs_folder, resolved
+from compressbench.paths import (
+    file_name,
+    given_path,
+    nameless,
+    outputs_folder,
+    resolved,
+    weights_folder,
+)
 from compressbench.specs.conf import conf_dir, listing
 from compressbench.wording import shown
 
@@ -51,12 +58,13 @@ def _recipe_train(setting: str, *otherwise: Any, _root_: DictConfig, _parent_: D
 
 
 def register() -> None:
-    """Makes ``${at_scale:smoke,laptop,paper}``, ``${recipe_train:setting,otherwise}``, ``${run_name:…}`` and
-    ``${outputs_folder:…}`` known to the configs.
+    """Makes ``${at_scale:smoke,laptop,paper}``, ``${recipe_train:setting,otherwise}``, ``${run_name:…}``,
+    ``${outputs_folder:…}`` and ``${weights_folder:name}`` known to the configs.
     """
     OmegaConf.register_new_resolver("at_scale", _at_scale, replace=True)
     OmegaConf.register_new_resolver("recipe_train", _recipe_train, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("weights_folder", weights_folder, replace=True)
     OmegaConf.register_new_resolver("outputs_folder", lambda value: str(outputs_folder(value)), replace=True)
 
 

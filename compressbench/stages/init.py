@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.state import State
 
+FROM_FOLDER = "compressbench.models.hf.folder"
 MODEL_KEYS = ("name", "build", "weights", "remove_parametrizations")
 LAYERS_ALONE = tuple(
     f"compressbench.models.{m}" for m in ("cheap", "conv", "lenet", "msdnet", "resnet", "vgg")
@@ -57,14 +58,34 @@ class Init:
         module = str(self.model["build"][specs.TARGET]).rpartition(".")[0]
         return 2 if module in LAYERS_ALONE else self.VERSION
 
+    @property
+    def folder(self) -> str | None:
+        """Where a model of somebody else's lies, if it is one."""
+        build = self.model["build"]
+        return str(build.get("folder")) if build[specs.TARGET] == FROM_FOLDER else None
+
     def files(self) -> tuple[str, ...]:
         """Files whose content is part of the key."""
-        weights = self.model.get("weights")
-        return (str(weights),) if weights else ()
+        weights, folder = self.model.get("weights"), self.folder
+        found = [str(weights)] if weights else []
+        if folder:
+            from compressbench.models.hub import files_of
+
+            found += [str(path) for path in files_of(folder)]
+        return tuple(found)
+
+    def in_key(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The stage's spec as its key has it: of a model's folder the content counts, and not where it lies."""
+        if self.folder is None:
+            return spec
+        build = {k: v for k, v in self.model["build"].items() if k != "folder"}
+        return {**spec, "model": {**self.model, "build": build}}
 
     def describe(self) -> str:
         """The stage in words."""
         source = f"weights of {self.model['weights']}" if self.model.get("weights") else "fresh weights"
+        if self.folder is not None and not self.model.get("weights"):
+            source = f"the weights in {self.folder}"
         return f"build {self.model.get('name', 'the model')} with {source}"
 
     def apply(self, state: State | None, bench: Bench) -> State:

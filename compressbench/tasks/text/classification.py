@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressbench.errors import UserError, nearest
-from compressbench.ragged import Ragged, unpacked
-from compressbench.tasks.text.tokens import SECOND, TEXT, Tokenizer, of_folder, trained
+from compressbench.ragged import Ragged
+from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
+from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -160,8 +161,12 @@ class TextClassification:
         return NoSurface("a text can't be changed a little, as the pixels of a picture can")
 
     def facts(self) -> Mapping[str, Any]:
-        """``@classes``, ``@vocabulary``, ``@length``, ``@pad``, ``@segments``."""
+        """Sizes, and what a folder's model must agree on: ``@form``, ``@inputs``, ``@names``, ``@tokenizer``."""
         return {
+            "@form": "sequence_classification",
+            "@inputs": list(self.inputs),
+            "@names": list(self.classes),
+            "@tokenizer": self.tokenizer.digest,
             "@classes": len(self.classes),
             "@vocabulary": self.tokenizer.size,
             "@length": self.length,

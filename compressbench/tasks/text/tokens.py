@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from compressbench.errors import UserError, reason
-from compressbench.paths import given_path
+from compressbench.paths import a_folder
 
-TEXT, SECOND = "text", "second"
-"""Columns that hold texts, as rows of UTF-8 bytes."""
 PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, BEGIN, END, MASK)
 FILE = "tokenizer.json"
@@ -132,7 +130,7 @@ def of_folder(folder: str | Path) -> Tokenizer:
     """
     from tokenizers import Tokenizer as Made
 
-    path = given_path(folder, "dataset.task.tokenizer") / FILE
+    path = a_folder(folder, "dataset.task.tokenizer") / FILE
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {FILE}; a model's folder with its fast tokenizer is wanted")
     try:

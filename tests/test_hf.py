@@ -1,0 +1,402 @@
+"""Models of transformers from folders on disk: the library's own numbers, kept by a state that needs no folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compressbench.bench import Bench
+from compressbench.data.load import load
+from compressbench.errors import UserError
+from compressbench.models import hub, unpacking
+from compressbench.models.build import module_of
+from compressbench.models.counting import count
+from compressbench.models.draw import drawn, redrawn
+from compressbench.models.hf import HuggingFace
+from compressbench.models.hf import folder as of_folder
+from compressbench.outputs import forward, tapped
+from compressbench.paths import weights_folder
+from compressbench.runs.plan import Context, make
+from compressbench.specs.compose import composed
+from compressbench.store import Store
+from folders import TEXTS, a_folder, edited, hf, texts_of
+
+transformers = pytest.importorskip("transformers", reason="transformers isn't installed")
+MINILM = Path(weights_folder("minilm"))
+needs_minilm = pytest.mark.skipif(
+    not (MINILM / "model.safetensors").is_file(), reason="MiniLM isn't unpacked: make weights"
+)
+
+
+CUT = {"padding": True, "truncation": True}
+
+
+def bench_on(tmp_path: Path, folder: Path, seed: int = 0, **settings: Any) -> Bench:
+    return Bench(load(texts_of(tmp_path / "texts.tsv", folder, **settings)), seed, "init", say=lambda _: None)
+
+
+def batch(bench: Bench) -> tuple[torch.Tensor, ...]:
+    return bench.task.encode(bench.dataset.split("test").to("cpu"))
+
+
+def own(folder: Path, auto: str = "AutoModelForSequenceClassification", **settings: Any) -> torch.nn.Module:
+    """What transformers itself makes of a folder."""
+    return getattr(transformers, auto).from_pretrained(str(folder), local_files_only=True, **settings).eval()
+
+
+# ---------------------------------------------------------------- the library's own numbers
+
+
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta"])
+def test_logits_are_the_librarys_before_and_after_a_save(tmp_path: Path, kind: str) -> None:
+    """To the bit; the state is moved to another store and the folder is gone by then."""
+    labels = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}}
+    folder = a_folder(tmp_path / kind, kind, "ForSequenceClassification", **labels)
+    bench = bench_on(tmp_path, folder)
+    x = batch(bench)
+    assert int(x[1].sum()) < x[1].numel()  # some texts are padded
+    with torch.no_grad():
+        expected = own(folder)(input_ids=x[0], attention_mask=x[1]).logits
+    assert len(expected.round(decimals=4).unique(dim=0)) > 3
+    store = Store(tmp_path / "store")
+    store.save("k", drawn(hf(folder), bench), {})
+    shutil.rmtree(folder)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    state = Store(tmp_path / "elsewhere").load("k")
+    assert state is not None
+    assert str(tmp_path) not in json.dumps(state.model)
+    with torch.no_grad():
+        assert torch.equal(forward(module_of(state), *x).logits, expected)
+
+
+def test_pairs_reach_a_net_as_far_as_it_takes_them(tmp_path: Path) -> None:
+    """BERT takes segments; DistilBERT has none, and is called without."""
+    texts = TEXTS[:6]
+    for kind in ("Bert", "DistilBert"):
+        folder = a_folder(tmp_path / kind, kind)
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]"
+        )
+        x = tokenizer(
+            texts,
+            texts[::-1],
+            padding=True,
+            truncation=True,
+            max_length=20,
+            return_tensors="pt",
+            return_token_type_ids=True,
+        )
+        inputs = ["input_ids", "attention_mask", "token_type_ids"]
+        net = of_folder(str(folder), "sequence_classification", inputs, ["a", "b", "c"]).eval()
+        with torch.no_grad():
+            taken = {n: x[n] for n in inputs[: 3 if kind == "Bert" else 2]}
+            assert torch.equal(net(*(x[n] for n in inputs)), net.net(**taken).logits)
+            other = net(x["input_ids"], x["attention_mask"], torch.zeros_like(x["input_ids"]))
+        assert torch.equal(other, net.net(**taken).logits) is (kind == "DistilBert")
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "form"),
+    [("GPT2", "LMHeadModel", "causal"), ("T5", "ForConditionalGeneration", "seq2seq"),
+     ("Bart", "ForConditionalGeneration", "seq2seq")],
+)  # fmt: skip
+def test_models_that_write(tmp_path: Path, kind: str, head: str, form: str) -> None:
+    """Logits of each token, as the library's; built again from data and weights alone."""
+    folder = a_folder(tmp_path / kind, kind, head)
+    auto = "AutoModelForCausalLM" if form == "causal" else "AutoModelForSeq2SeqLM"
+    inputs = ["input_ids", "attention_mask", *(["decoder_input_ids"] if form == "seq2seq" else [])]
+    ids = torch.randint(5, 290, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    x = (ids, mask, *((ids.flip(1)[:, :7],) if form == "seq2seq" else ()))
+    with torch.no_grad():
+        expected = own(folder, auto)(**dict(zip(inputs, x, strict=True)), use_cache=False).logits
+        net = of_folder(str(folder), form, inputs).eval()
+        assert torch.equal(net(*x), expected)
+        assert expected.shape == (3, x[-1].shape[1] if form == "seq2seq" else 9, 300)
+        spec = {k: v for k, v in net.as_spec().items() if k != "_target_"}
+        again = HuggingFace(**json.loads(json.dumps(spec))).eval()
+        again.load_state_dict(net.state_dict())
+        assert torch.equal(again(*x), expected)
+
+
+def test_a_bare_encoder_gets_a_head_from_the_seed(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "bert")
+    one, same, other = (drawn(hf(folder), bench_on(tmp_path, folder, seed)).weights for seed in (0, 0, 1))
+    base = transformers.BertModel.from_pretrained(str(folder)).state_dict()
+    head = ["net.classifier.weight", "net.classifier.bias"]
+    assert set(one) == {f"net.bert.{name}" for name in base} | set(head)
+    assert all(torch.equal(one[f"net.bert.{name}"], tensor) for name, tensor in base.items())
+    assert one[head[0]].shape == (2, 16)
+    assert torch.equal(one[head[0]], same[head[0]])
+    assert not torch.equal(one[head[0]], other[head[0]])
+
+
+def test_a_new_head_leaves_the_rest(tmp_path: Path) -> None:
+    """Three classes for two, and two for two: the head is drawn, the encoder is the folder's."""
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification")
+    kept = own(folder).state_dict()
+    for classes in (("a", "b", "c"), ("a", "b")):
+        bench = Bench(load(texts_of(tmp_path / "t.tsv", folder, classes)), 0, "init", say=lambda _: None)
+        found = drawn(hf(folder, new_head=True), bench).weights
+        assert found["net.classifier.weight"].shape == (len(classes), 16)
+        assert not torch.equal(found["net.classifier.weight"][:2], kept["classifier.weight"])
+        assert all(torch.equal(found[f"net.{n}"], t) for n, t in kept.items() if n.startswith("bert."))
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_outputs_are_put_in_the_order_of_the_classes(tmp_path: Path, kind: str) -> None:
+    """By names, capitals apart; ``LABEL_0`` … are no names and stay as they stand."""
+    folder = a_folder(
+        tmp_path / kind, kind, "ForSequenceClassification", id2label={0: "POS", 1: "Mid", 2: "neg"}
+    )
+    bench = Bench(load(texts_of(tmp_path / "t.tsv", folder, ("neg", "mid", "pos"))), 0, "init")
+    assert bench.task.classes == ("mid", "neg", "pos")
+    x = batch(bench)
+    with torch.no_grad():
+        expected = own(folder)(input_ids=x[0], attention_mask=x[1]).logits
+        state = drawn(hf(folder), bench)
+        assert torch.equal(forward(module_of(state), *x).logits, expected[:, [1, 2, 0]])
+        edited(folder, id2label={str(i): f"LABEL_{i}" for i in range(3)})
+        assert torch.equal(forward(module_of(drawn(hf(folder), bench)), *x).logits, expected)
+    assert state.model["config"]["id2label"] == {"0": "mid", "1": "neg", "2": "pos"}
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification", id2label={0: "neg", 1: "pos"})
+    bench = bench_on(tmp_path, folder)
+    expected = own(folder)
+    whole = drawn(hf(folder), bench).weights
+    (folder / "model.safetensors").unlink()
+    expected.save_pretrained(folder, max_shard_size="8KB")
+    assert len(hub.files_of(str(folder))) > 3
+    parts = drawn(hf(folder), bench).weights
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[n], whole[n]) for n in whole)
+
+
+def test_drawn_again_and_dropout_come_from_our_seeds(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "bert")
+    bench = bench_on(tmp_path, folder)
+    state = drawn(hf(folder), bench)
+    one, two = redrawn(state, bench), redrawn(state, bench)
+    name = "net.bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(one[name], two[name])
+    assert not torch.equal(one[name], state.weights[name])
+    net, x = module_of(state).train(), batch(bench)
+    outs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outs.append(net(*x))
+    assert torch.equal(outs[0], outs[1])
+    assert not torch.equal(outs[0], outs[2])
+
+
+# ---------------------------------------------------------------- what stages see
+
+
+def test_taps_macs_and_bytes(tmp_path: Path) -> None:
+    """A layer by its name; MACs by hand: projections and products of attention, two linear layers, pooler, head."""
+    folder = a_folder(tmp_path / "bert")
+    bench = bench_on(tmp_path, folder)
+    state = drawn(hf(folder), bench)
+    net, x = module_of(state), batch(bench)
+    with tapped(net, ["net.bert.encoder.layer.1"]) as run, torch.no_grad():
+        assert run(*x).taps["net.bert.encoder.layer.1"].shape == (len(x[0]), x[0].shape[1], 16)
+    d, ff, t = 16, 24, 12
+    expected = 2 * (4 * d * d * t + 2 * t * t * d + 2 * d * ff * t) + d * d + d * 2
+    assert count(net, bench.task.blank(1)).macs == state.facts["forward_macs"] == expected
+    assert sum(state.facts["prunable"].values()) == 2 * (4 * d * d + 2 * d * ff) + d * d + d * 2
+    embeddings = {n.rpartition(".")[0].rpartition(".")[2]: k for n, k in state.facts["left_alone"].items()}
+    assert embeddings == {
+        "word_embeddings": 300 * d, "position_embeddings": 20 * d, "token_type_embeddings": 2 * d,
+    }  # fmt: skip
+
+
+def test_the_key_is_of_the_content_not_of_the_place(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "bert")
+
+    def key(folder: Path) -> str:
+        stages = {"init": {"_target_": "compressbench.stages.init.Init", "model": hf(folder)}}
+        return make({"stages": stages}, 0, Context("f", "cpu", 1)).nodes[0].key
+
+    one = key(folder)
+    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    assert key(moved) == one
+    assert key(edited(moved, hidden_dropout_prob=0.2)) != one
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert key(folder) != one
+
+
+def test_the_tokenizer_is_the_models_own_by_default(tmp_path: Path) -> None:
+    made = composed(["recipe=one_shot", "dataset=glosses", "model=hf", f"model.build.folder={tmp_path}"])
+    assert made["dataset"]["task"]["tokenizer"] == str(tmp_path)
+    assert (
+        composed(["recipe=one_shot", "dataset=glosses", "model=encoder"])["dataset"]["task"]["tokenizer"]
+        is None
+    )
+    folder = a_folder(tmp_path / "bert")
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]"
+    )
+    bench = bench_on(tmp_path, folder)
+    examples = bench.dataset.split("test").to("cpu")
+    ids, mask = bench.task.encode(examples)
+    from compressbench.tasks.text.packing import TEXT, unpacked
+
+    expected = theirs(
+        list(unpacked(bench.dataset.split("test")[TEXT])), padding=True, truncation=True, max_length=12
+    )
+    assert ids.tolist() == expected["input_ids"]
+    assert mask.tolist() == expected["attention_mask"]
+
+
+# ---------------------------------------------------------------- refused in one line
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def halved(folder: Path) -> None:
+    """Weights of which some are missing."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {n: t for n, t in tensors.items() if "layer.1." not in n},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+
+
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "no folder": (shutil.rmtree, {}, "there is no folder"),
+    "no config": (lambda f: (f / "config.json").unlink(), {}, "has no config.json"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), {}, "holds no tokenizer.json"),
+    "pickled weights": (pickled, {}, "weights are a pickle"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), {}, "has no model.safetensors"),
+    "its own code": (lambda f: edited(f, auto_map={"AutoModel": "x.Y"}), {}, "code of its own"),
+    "quantized": (lambda f: edited(f, quantization_config={"bits": 4}), {}, "quantized already"),
+    "unknown": (lambda f: edited(f, model_type="nothing"), {}, "nothing"),
+    "other sizes": (lambda f: edited(f, hidden_size=32), {}, "another shape|can't load"),
+    "weights missing": (halved, {}, "weights lack"),
+    "too long": (lambda f: None, {"length": 40}, "has 20 positions"),
+    "an adapter": (lambda f: (f / "adapter_config.json").write_text("{}"), {}, "adapter of another model"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_folders_are_one_line(tmp_path: Path, case: str) -> None:
+    spoil, task, said = REFUSED[case]
+    folder = a_folder(tmp_path / "bert")
+    spoil(folder)
+    with pytest.raises(UserError, match=said) as caught:
+        drawn(hf(folder), bench_on(tmp_path, folder, **task))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_tokenizer_or_other_classes_are_one_line(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification", id2label={0: "x", 1: "y"})
+    with pytest.raises(
+        UserError, match=r"its head answers x, y, and the data's classes are neg, pos.*new_head=true"
+    ):
+        drawn(hf(folder), bench_on(tmp_path, folder))
+    config = texts_of(tmp_path / "t.tsv", folder, tokenizer=None, vocabulary=290)
+    with pytest.raises(UserError, match="by another tokenizer than the model's"):
+        drawn(hf(folder, new_head=True), Bench(load(config), 0, "init"))
+    small = a_folder(tmp_path / "small", vocab_size=290)
+    (small / "tokenizer.json").unlink()
+    config = texts_of(tmp_path / "t.tsv", small, tokenizer=None, vocabulary=300)
+    with pytest.raises(UserError, match="it knows 290 tokens, and the data's tokenizer has 300"):
+        drawn(hf(small), Bench(load(config), 0, "init"))
+
+
+def test_a_states_config_names_nothing_to_run(tmp_path: Path) -> None:
+    """What a store file smuggles into a config is dropped or refused before anything is built."""
+    folder = a_folder(tmp_path / "bert")
+    found = hub.config_of(
+        str(edited(folder, _target_="os.system", _attn_implementation="x/y", nest={"_target_": "z"}))
+    )
+    assert "_target_" not in json.dumps(found)
+    assert "_attn_implementation" not in found
+    with pytest.raises(UserError, match="code of its own"):
+        HuggingFace(
+            {**found, "auto_map": {"AutoModelForSequenceClassification": "a--b"}},
+            "sequence_classification",
+            [],
+        )
+
+
+# ---------------------------------------------------------------- MiniLM
+
+
+@needs_minilm
+def test_minilm_is_bertmodel_and_its_tokens_are_its_own() -> None:
+    config = composed(["recipe=one_shot", "model=minilm", "dataset=glosses", "dataset.train_size=60",
+                       "dataset.test_size=40", "dataset.validation=10"])  # fmt: skip
+    bench = Bench(load(config["dataset"]), 0, "init")
+    state = drawn(config["model"], bench)
+    net, examples = module_of(state), bench.dataset.split("test")
+    x = bench.task.encode(examples.to("cpu"))
+    from compressbench.tasks.text.packing import TEXT, unpacked
+
+    theirs = transformers.AutoTokenizer.from_pretrained(str(MINILM), local_files_only=True)
+    tokens = theirs(
+        list(unpacked(examples[TEXT])), padding=True, truncation=True, max_length=32, return_tensors="pt"
+    )
+    assert torch.equal(x[0], tokens["input_ids"])
+    assert torch.equal(x[1], tokens["attention_mask"])
+    base = transformers.AutoModel.from_pretrained(str(MINILM), local_files_only=True).eval()
+    assert sum(p.numel() for p in base.parameters()) == 22_713_216
+    with torch.no_grad():
+        hidden = base(input_ids=x[0], attention_mask=x[1]).pooler_output
+        head = state.weights["net.classifier.weight"], state.weights["net.classifier.bias"]
+        assert torch.equal(net(*x), torch.nn.functional.linear(hidden, *head))
+
+
+def test_unpacking_writes_what_it_knows_or_nothing(tmp_path: Path) -> None:
+    """Entries that lead elsewhere aren't written; another sum, or a file that lacks, leaves no folder."""
+    from hashlib import sha256
+
+    source, folder = tmp_path / "model.zip", tmp_path / "weights" / "minilm"
+
+    def packed(**more: str) -> Path:
+        with zipfile.ZipFile(source, "w") as archive:
+            for name in unpacking.FILES:
+                archive.writestr(name, name)
+            archive.writestr("../outside", "x")
+            for name, text in more.items():
+                archive.writestr(name, text)
+        return source
+
+    good = sha256(b"model.safetensors").hexdigest()
+    with pytest.raises(UserError, match="not the published"):
+        unpacking.unpacked(packed(), folder)
+    assert not folder.exists()
+    assert not list(folder.parent.iterdir())
+    assert unpacking.unpacked(packed(other="y"), folder, good) == folder
+    assert sorted(p.name for p in folder.iterdir()) == sorted(unpacking.FILES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.zip", "weights"]
+    assert unpacking.unpacked(source, folder, good) == folder  # there already
+    with pytest.raises(UserError, match="there already, with other weights"):
+        unpacking.unpacked(source, folder, "0" * 64)
+    source.write_bytes(b"no archive")
+    with pytest.raises(UserError, match="can't be unpacked"):
+        unpacking.unpacked(source, tmp_path / "new", good)
+
+
+def test_without_weights_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESSBENCH_WEIGHTS", str(tmp_path))
+    config = composed(["recipe=one_shot", "model=minilm", "dataset=glosses"])
+    assert config["model"]["build"]["folder"] == str(tmp_path / "minilm")
+    with pytest.raises(UserError, match=r"there is no folder .*minilm.*make weights"):
+        load(config["dataset"])
