@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -80,11 +80,3 @@ class Bench:
             with torch.inference_mode(False):
                 self.feeds[split] = self.dataset.split(split).to(self.device)
         return self.feeds[split]
-
-    def walk(
-        self, split: str, size: int, limit: int | None = None
-    ) -> Iterator[tuple[torch.Tensor, Examples]]:
-        """(places in the split, examples) of each batch; see ``data.walking``, whose ``put_back`` undoes the order."""
-        from compressbench.data.walking import walk
-
-        return walk(self.task, self.feed(split), size, limit)

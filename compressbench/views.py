@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
-from compressbench.data.walking import put_back
 from compressbench.exit_criteria.policy import POLICY
 from compressbench.inputs import Inputs
 from compressbench.metrics import named
@@ -19,6 +18,7 @@ from compressbench.models.build import module_of
 from compressbench.models.exits import ByPolicy, prepared_parts
 from compressbench.outputs import forward
 from compressbench.tasks.task import Pieces
+from compressbench.walking import put_back, walk
 
 if TYPE_CHECKING:
     from compressbench.models.representation import ClassMeans
@@ -117,10 +117,10 @@ class View:
     def pieces(self, split: str = "test", limit: int | None = None) -> Iterator[Pieces]:
         """Batch by batch, on the CPU, owners numbered through: what is too much as a whole is measured from this.
 
-        The batches are those of ``Bench.walk``, the same ones for every view of a bench.
+        The batches are those of ``walking.walk``, the same ones for every view of a bench.
         """
         task, fast = self.bench.task, self.fast
-        for rows, batch in self.bench.walk(split, BATCH, limit):
+        for rows, batch in walk(self.bench.task, self.bench.feed(split), BATCH, limit):
             with torch.inference_mode():
                 found = task.log_probs(forward(fast, *task.encode(batch)), batch.labels)
             yield Pieces(found.log_probs.cpu(), rows[found.owners.cpu()], found.labels.cpu())
@@ -133,7 +133,7 @@ class View:
             return named(self.log_probs)
         rows, found = [], []
         with torch.inference_mode():
-            for places, batch in self.bench.walk("test", BATCH):
+            for places, batch in walk(self.bench.task, self.bench.feed("test"), BATCH):
                 rows.append(places)
                 found.append(task.answers(forward(fast, *task.encode(batch))).cpu())
         return put_back(rows, found)
@@ -154,5 +154,7 @@ class View:
         from compressbench.models.representation import class_means
 
         task = self.bench.task
-        batches = ((task.encode(b), b.labels) for _, b in self.bench.walk("test", BATCH))
+        batches = (
+            (task.encode(b), b.labels) for _, b in walk(self.bench.task, self.bench.feed("test"), BATCH)
+        )
         return class_means(self.module, batches, len(task.classes))

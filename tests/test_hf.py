@@ -250,7 +250,7 @@ def test_the_tokenizer_is_the_models_own_by_default(tmp_path: Path) -> None:
     bench = bench_on(tmp_path, folder)
     examples = bench.dataset.split("test").to("cpu")
     ids, mask = bench.task.encode(examples)
-    from compressbench.data.texts import TEXT, unpacked
+    from compressbench.tasks.text.packing import TEXT, unpacked
 
     expected = theirs(
         list(unpacked(bench.dataset.split("test")[TEXT])), padding=True, truncation=True, max_length=12
@@ -347,7 +347,7 @@ def test_minilm_is_bertmodel_and_its_tokens_are_its_own() -> None:
     state = drawn(config["model"], bench)
     net, examples = module_of(state), bench.dataset.split("test")
     x = bench.task.encode(examples.to("cpu"))
-    from compressbench.data.texts import TEXT, unpacked
+    from compressbench.tasks.text.packing import TEXT, unpacked
 
     theirs = transformers.AutoTokenizer.from_pretrained(str(MINILM), local_files_only=True)
     tokens = theirs(

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from compressbench.cli.run import composed
 from compressbench.data.dataset import Raw
-from compressbench.data.examples import Examples, Ragged
+from compressbench.data.examples import Examples
 from compressbench.data.load import load
 from compressbench.deploying.handing_over import export
 from compressbench.errors import UserError
 from compressbench.inputs import Inputs
 from compressbench.metrics import named
 from compressbench.outputs import Outputs
+from compressbench.ragged import Ragged
 from compressbench.runs.execute import Executor, Watcher
 from compressbench.runs.experiment import Experiment, prepare
 from compressbench.tasks.images.classification import Classification, classification

@@ -19,6 +19,7 @@ from compressbench.data.tables import read_table
 from compressbench.errors import UserError
 from compressbench.models.encoder import TextEncoder
 from compressbench.tasks.text.classification import text_classification
+from compressbench.tasks.text.packing import packed, unpacked
 from compressbench.tasks.text.tokens import of_folder, trained
 
 pytest.importorskip("tokenizers")
@@ -82,16 +83,16 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 def test_texts_are_packed_and_unpacked() -> None:
-    found = texts.packed(SOME)
-    assert texts.unpacked(found) == SOME
-    assert texts.unpacked(found[[3, 4, 0]]) == [SOME[3], "", SOME[0]]
+    found = packed(SOME)
+    assert unpacked(found) == SOME
+    assert unpacked(found[[3, 4, 0]]) == [SOME[3], "", SOME[0]]
 
 
 def test_the_definitions_that_come_with_the_package() -> None:
     raw = texts.glosses()
     assert (len(raw.train), len(raw.test)) == (10_000, 2_000)
     assert np.bincount(raw.train.labels).tolist() == [1000] * 10
-    assert texts.unpacked(raw.train["text"][:1]) == ["the tissue of a plant"]
+    assert unpacked(raw.train["text"][:1]) == ["the tissue of a plant"]
     assert raw.classes[int(raw.train.labels[0])] == "plant"
     kinds, counts = np.unique(raw.attributes["test"]["kind"], return_counts=True)
     assert "ill health" in kinds
@@ -104,7 +105,7 @@ def test_published_layouts(tmp_path: Path) -> None:
     written(folder / "train.tsv", "sentence\tlabel\nbad \t0\ngood \t1\n")
     written(folder / "dev.tsv", "sentence\tlabel\nfine\t1\n")
     raw = texts.sst2(str(tmp_path))
-    assert (raw.train.labels.tolist(), texts.unpacked(raw.test["text"])) == ([0, 1], ["fine"])
+    assert (raw.train.labels.tolist(), unpacked(raw.test["text"])) == ([0, 1], ["fine"])
     folder = tmp_path / "MNLI"
     folder.mkdir()
     head = "index\tgenre\tsentence1\tsentence2\tlabel1\tgold_label\n"
@@ -112,20 +113,20 @@ def test_published_layouts(tmp_path: Path) -> None:
     written(folder / "dev_mismatched.tsv", head + "0\tbook\tq\ti\tx\tcontradiction\n")
     raw = texts.mnli(str(tmp_path), "mismatched")
     assert (raw.train.labels.tolist(), raw.test.labels.tolist()) == ([1], [2])
-    assert texts.unpacked(raw.test["second"]) == ["i"]
+    assert unpacked(raw.test["second"]) == ["i"]
     folder = tmp_path / "trec"
     folder.mkdir()
     written(folder / "train_5500.label", "DESC:manner How so ?\nLOC:city Where ?\n")
     written(folder / "TREC_10.label", "NUM:date When ?\n")
     raw = texts.trec(str(tmp_path))
-    assert (texts.unpacked(raw.train["text"]), raw.test.labels.tolist()) == (["How so ?", "Where ?"], [5])
+    assert (unpacked(raw.train["text"]), raw.test.labels.tolist()) == (["How so ?", "Where ?"], [5])
     assert raw.attributes["train"]["fine"].tolist() == ["DESC:manner", "LOC:city"]
     folder = tmp_path / "ag_news_csv"
     folder.mkdir()
     written(folder / "train.csv", '"3","Wall St.","Short ""sellers"""\n')
     written(folder / "test.csv", '"4","T","D"\n')
     raw = texts.agnews(str(tmp_path))
-    assert (texts.unpacked(raw.train["text"]), raw.train.labels.tolist()) == (
+    assert (unpacked(raw.train["text"]), raw.train.labels.tolist()) == (
         ['Wall St. Short "sellers"'],
         [2],
     )
@@ -146,7 +147,7 @@ def test_a_users_own_table(tmp_path: Path) -> None:
     assert (len(raw.train), len(raw.test)) == (24, 6)
     assert np.bincount(raw.test.labels).tolist() == [2, 2, 2]
     rows = raw.test.rows
-    assert texts.unpacked(raw.test["second"]) == [f"other {i}" for i in rows]
+    assert unpacked(raw.test["second"]) == [f"other {i}" for i in rows]
     assert raw.attributes["test"]["who"].tolist() == ["ab"[i % 2] for i in rows]
     test = written(tmp_path / "u.csv", "said,reply,stars,who\nx,y,7,a\n")
     for settings, said in (
@@ -161,13 +162,14 @@ def test_a_users_own_table(tmp_path: Path) -> None:
         ({"train": path, "test_fraction": 0.5, "text": "said", "label": "said"}, "one example"),
     ):
         with pytest.raises(UserError, match=said):
-            texts.text_file(**settings)  # type: ignore[arg-type]
+            texts.text_file(**settings)
 
 
 def test_a_vocabulary_is_the_same_in_every_process() -> None:
     code = (
-        "from compressbench.data import texts; from compressbench.tasks.text.tokens import trained; "
-        "print(trained(texts.unpacked(texts.glosses().train['text'][:2000]), 1000).digest)"
+        "from compressbench.data import texts; from compressbench.tasks.text.packing import unpacked; "
+        "from compressbench.tasks.text.tokens import trained; "
+        "print(trained(unpacked(texts.glosses().train['text'][:2000]), 1000).digest)"
     )
     found = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -203,7 +205,11 @@ def test_a_models_folder_brings_its_own(tmp_path: Path) -> None:
     written(tmp_path / "tokenizer.json", "{}")
     with pytest.raises(UserError, match="is no tokenizer"):
         of_folder(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+        of_folder(empty)
+    with pytest.raises(UserError, match="there is no folder"):
         of_folder(tmp_path / "else")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from compressbench.checking.tasks import check_task
 from compressbench.checking.traces import Unfit
 from compressbench.data.dataset import Dataset
 from compressbench.data.load import load
-from compressbench.data.walking import put_back, walk
 from compressbench.errors import UserError
 from compressbench.models.draw import drawn
 from compressbench.seeds import derive_seed
@@ -24,6 +24,7 @@ from compressbench.state import State
 from compressbench.training import lanes, launching
 from compressbench.training.batches import WINDOW, Batches
 from compressbench.views import View
+from compressbench.walking import put_back, walk
 from conftest import kill
 from short import ADAM, equal, train
 
@@ -179,9 +180,9 @@ def test_a_killed_training_goes_on_bit_by_bit(texts: Bench, untrained: State, tm
 def test_no_graph_is_recorded_and_no_lanes_are_taken(texts: Bench, untrained: State) -> None:
     said: list[str] = []
     device = dataclasses.replace(texts, device="cuda", launch="auto", say=said.append, name="dense")
-    team = dataclasses.make_dataclass("Team", ["jobs"])([])
-    iteration: Callable[..., Any] = dataclasses.make_dataclass("Iteration", ["team"])(team)
-    assert launching.launched(iteration, device) is iteration  # type: ignore[arg-type]
+    team = SimpleNamespace(jobs=[SimpleNamespace(bench=texts)])
+    iteration: Any = SimpleNamespace(team=team)
+    assert launching.launched(iteration, device) is iteration
     assert said == ["dense: not recorded as a CUDA graph, its batches are of unlike length"]
     with pytest.raises(UserError, match=r"unlike length.*hardware\.lanes=1"):
         lanes.train([untrained] * 2, [texts] * 2, [train("4it")] * 2, 2)

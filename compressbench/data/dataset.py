@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressbench.data.examples import Examples, Ragged
+from compressbench.data.examples import Examples
 from compressbench.errors import UserError, nearest
+from compressbench.ragged import Ragged
 
 if TYPE_CHECKING:
     from compressbench.tasks.task import Task

@@ -13,10 +13,11 @@ import numpy as np
 from compressbench import specs
 from compressbench.data.coarse import Tail, coarse_of, merged, place_of, tail_of, tailed
 from compressbench.data.dataset import Dataset, Raw, fingerprint, grouped
-from compressbench.data.examples import LABELS, PREFIX, Examples, Ragged
+from compressbench.data.examples import LABELS, PREFIX, Examples
 from compressbench.data.splits import allocate, long_tail, pick
 from compressbench.errors import UserError, nearest, reason
 from compressbench.paths import is_utf8
+from compressbench.ragged import Ragged
 from compressbench.seeds import derive_seed
 from compressbench.tasks.images.classification import (
     augmented_by,

@@ -10,6 +10,7 @@ import lzma
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from compressbench.errors import UserError
 from compressbench.paths import given_path
@@ -58,9 +59,9 @@ def column(table: Mapping[str, Sequence[str]], name: str, path: object, setting:
 
 
 def _text(path: Path) -> str:
-    openers = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
+    openers: dict[str, Any] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
     try:
-        with openers.get(path.suffix, open)(path, "rb") as file:  # type: ignore[operator]
+        with openers.get(path.suffix, open)(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path} is truncated or damaged ({error})") from error

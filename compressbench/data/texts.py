@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from compressbench.data.dataset import Raw
-from compressbench.data.examples import Examples, Ragged
+from compressbench.data.examples import Examples
 from compressbench.data.idx import EMBEDDED
 from compressbench.data.published import Content, Published
 from compressbench.data.splits import allocate, pick
 from compressbench.data.tables import Table, column, read_table
 from compressbench.errors import UserError
 from compressbench.paths import given_path
+from compressbench.tasks.text.packing import SECOND, TEXT, packed
 
-TEXT, SECOND = "text", "second"
 KINDS = (
     "act", "animal", "artifact", "communication", "food", "location", "person", "plant", "state", "substance",
 )  # fmt: skip
@@ -40,22 +40,6 @@ GLOSSES = Published(
 )
 
 
-def packed(texts: Iterable[str]) -> Ragged:
-    """Texts as the rows of a ragged column of UTF-8 bytes."""
-    parts = [text.encode() for text in texts]
-    ends = np.cumsum([0, *map(len, parts)]).astype(np.int64)
-    return Ragged(np.frombuffer(b"".join(parts), np.uint8).copy(), ends)
-
-
-def unpacked(texts: Ragged) -> list[str]:
-    """The inverse; a row that is no UTF-8 is read with replacement characters."""
-    values, starts = np.asarray(texts.values, np.uint8).tobytes(), np.asarray(texts.starts)
-    return [
-        values[a:b].decode(errors="replace")
-        for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
-    ]
-
-
 def glosses() -> Raw:
     """Which of ten kinds of thing does a definition of WordNet's describe: 10,000 + 2,000; comes with the package.
 
@@ -69,13 +53,15 @@ def glosses() -> Raw:
     for table in tables:
         parts.append(examples(table["gloss"], _numbers(table["class"], KINDS, "glosses")))
         kinds.append(np.array([kind if kind in frequent else "other" for kind in table["kind"]]))
-    return Raw(*parts, KINDS, GLOSSES.licence, {"train": {"kind": kinds[0]}, "test": {"kind": kinds[1]}})
+    return Raw(
+        parts[0], parts[1], KINDS, GLOSSES.licence, {"train": {"kind": kinds[0]}, "test": {"kind": kinds[1]}}
+    )
 
 
 def examples(texts: Iterable[str], labels: np.ndarray, seconds: Iterable[str] | None = None) -> Examples:
     """Examples of one text, or of two."""
     columns = {TEXT: packed(texts)} if seconds is None else {TEXT: packed(texts), SECOND: packed(seconds)}
-    return Examples.of(labels, **columns)
+    return Examples.of(labels, None, **columns)
 
 
 def sst2(data_dir: str) -> Raw:
@@ -94,7 +80,7 @@ def sst2(data_dir: str) -> Raw:
         table = read_table(path)
         labels = _numbers(column(table, "label", path, "label"), ("0", "1"), str(path))
         parts.append(examples(column(table, "sentence", path, "sentence"), labels))
-    return Raw(*parts, SENTIMENTS, "none stated; Socher et al. 2013")
+    return Raw(parts[0], parts[1], SENTIMENTS, "none stated; Socher et al. 2013")
 
 
 def mnli(data_dir: str, test: str = "matched") -> Raw:
@@ -129,7 +115,7 @@ def mnli(data_dir: str, test: str = "matched") -> Raw:
         parts.append(examples((first[i] for i in known), labels, (second[i] for i in known)))
         genre = table.get("genre", [""] * len(told))
         genres.append(np.array([genre[i] or "not told" for i in known]))
-    return Raw(*parts, RELATIONS, "OANC and others, free use; Williams et al. 2018",
+    return Raw(parts[0], parts[1], RELATIONS, "OANC and others, free use; Williams et al. 2018",
                {"train": {"genre": genres[0]}, "test": {"genre": genres[1]}})  # fmt: skip
 
 
@@ -165,10 +151,10 @@ def trec(data_dir: str) -> Raw:
         for name in ("train.tsv", "test.tsv"):
             path = _file("trec", folder, name)
             table = read_table(path)
-            labels = _numbers(column(table, "label", path, "label"), QUESTIONS, str(path))
-            parts.append(examples(column(table, "question", path, "question"), labels))
-            fine.append(np.array(table.get("fine_label", [""] * len(labels))))
-    return Raw(*parts, QUESTIONS, "for research; Li and Roth 2002",
+            kinds = _numbers(column(table, "label", path, "label"), QUESTIONS, str(path))
+            parts.append(examples(column(table, "question", path, "question"), kinds))
+            fine.append(np.array(table.get("fine_label", [""] * len(kinds))))
+    return Raw(parts[0], parts[1], QUESTIONS, "for research; Li and Roth 2002",
                {"train": {"fine": fine[0]}, "test": {"fine": fine[1]}})  # fmt: skip
 
 
@@ -200,14 +186,14 @@ def agnews(data_dir: str) -> Raw:
                 raise UserError(f"{path}: row {odd} isn't class, title, description")
             labels = _numbers([row[0] for row in rows], ("1", "2", "3", "4"), str(path))
             parts.append(examples((f"{row[1]} {row[2]}" for row in rows), labels))
-        return Raw(*parts, NEWS, "non-commercial; Zhang et al. 2015")
+        return Raw(parts[0], parts[1], NEWS, "non-commercial; Zhang et al. 2015")
     folder = _folder("agnews", data_dir, folders, "test.tsv")
     for name in ("train10k.tsv", "test.tsv"):
         path = _file("agnews", folder, name)
         table = read_table(path)
         labels = _numbers(column(table, "label", path, "label"), NEWS, str(path))
         parts.append(examples(column(table, "text", path, "text"), labels))
-    return Raw(*parts, NEWS, "non-commercial; Zhang et al. 2015")
+    return Raw(parts[0], parts[1], NEWS, "non-commercial; Zhang et al. 2015")
 
 
 def text_file(

@@ -88,14 +88,14 @@ def write_images(view: View, folder: Path, node: Node) -> Path:
 
 def check(view: View, compute: Run, runtime: str) -> Checked:
     """Runs what was written on the whole test split, beside the state."""
-    from compressbench.data.walking import put_back
     from compressbench.deploying.card import Checked
     from compressbench.metrics import label_loyalty, percent
     from compressbench.outputs import Outputs
     from compressbench.views import BATCH
+    from compressbench.walking import put_back, walk
 
     task, rows, answers, said = view.bench.task, [], [], []
-    for places, batch in view.bench.walk("test", BATCH):
+    for places, batch in walk(view.bench.task, view.bench.feed("test"), BATCH):
         rows.append(places)
         outputs = Outputs(compute(*task.encode(batch)))
         answers.append(task.answers(outputs))

@@ -18,6 +18,7 @@ from compressbench.models.counting import count
 from compressbench.outputs import forward
 from compressbench.specs import TARGET
 from compressbench.state import State
+from compressbench.walking import walk
 
 GROUPS = ("weights", "masks", "scales")
 
@@ -113,7 +114,7 @@ def best(state: State, bench: Bench) -> int:
         module = module_of(member_of(state, place), bench.device)
         right = 0
         with torch.no_grad():
-            for _, batch in bench.walk("validation", 256):
+            for _, batch in walk(bench.task, bench.feed("validation"), 256):
                 answers = task.answers(forward(module, *task.encode(batch)))
                 right += int(task.right(answers, batch.labels).sum())
         scores.append(right)

@@ -31,8 +31,8 @@ class MaskedAttention(nn.Module):
             for part in (self.query, self.key, self.value)
         )
         scores = q @ k.transpose(-2, -1) * self.width**-0.5
-        # the least finite number: of a row without tokens -inf would make NaN
-        scores = scores.masked_fill(unseen, torch.finfo(scores.dtype).min)
+        # -inf would make NaN of a row without tokens; the exponential of this is 0 all the same
+        scores = scores.masked_fill(unseen, -1e4)
         return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from compressbench import specs
 from compressbench.bench import Bench
-from compressbench.data.walking import put_back
 from compressbench.errors import UserError
 from compressbench.exit_criteria.policy import POLICY, Policy, assigned, everything, taken
 from compressbench.inputs import on
@@ -25,6 +24,7 @@ from compressbench.models.cutting import replay
 from compressbench.models.exits import DTYPES, check, parts_of, places, prepared_parts, trainable
 from compressbench.seeds import derive_seed
 from compressbench.state import State
+from compressbench.walking import put_back, walk
 
 if TYPE_CHECKING:
     from compressbench.stages.exits import Attach, Choose
@@ -174,7 +174,7 @@ def answers(parts: Sequence[Any], bench: Bench, split: str) -> tuple[list[Tensor
     found: list[list[Tensor]] = [[] for _ in parts]
     rows, labels = [], []
     with torch.inference_mode():
-        for places, batch in bench.walk(split, BATCH):
+        for places, batch in walk(bench.task, bench.feed(split), BATCH):
             rows.append(places)
             for place, logits in enumerate(everything(parts, *bench.task.encode(batch))):
                 found[place].append(logits.float().cpu())

@@ -75,12 +75,12 @@ class Deployed:
 
 def logits(lowered: Lowered, bench: Bench, split: str = "test") -> Tensor:
     """(n, ...) logits that a lowered state computes for a whole split, in batches as the simulation is run in."""
-    from compressbench.data.walking import put_back
     from compressbench.inputs import on
     from compressbench.views import BATCH
+    from compressbench.walking import put_back, walk
 
     rows, parts, device = [], [], lowered.inputs[0].device
-    for places, batch in bench.walk(split, BATCH):
+    for places, batch in walk(bench.task, bench.feed(split), BATCH):
         rows.append(places)
         result: Any = lowered.run(*on(bench.task.encode(batch), device))
         parts.append(result.detach().float().cpu())

@@ -25,6 +25,7 @@ from compressbench.outputs import forward
 from compressbench.records import Metric
 from compressbench.tasks.task import Task
 from compressbench.training.sam import uphill
+from compressbench.walking import walk
 
 if TYPE_CHECKING:
     from compressbench.views import View
@@ -421,7 +422,7 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
     placed = task.placed(module)
     batches = [
         (placed.inputs(task.encode(batch)), batch.labels)
-        for _, batch in view.bench.walk("train", BLOCK, examples)
+        for _, batch in walk(view.bench.task, view.bench.feed("train"), BLOCK, examples)
     ]
     batches = [(rows(x, known(y)), y[known(y)]) for x, y in batches if bool(known(y).any())]
     if not batches:

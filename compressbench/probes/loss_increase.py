@@ -56,10 +56,11 @@ def mean_loss(view: View, count: int) -> float:
     import torch
 
     from compressbench.outputs import forward
+    from compressbench.walking import walk
 
     task, total = view.bench.task, 0.0
     with torch.inference_mode():
-        for _, batch in view.bench.walk("train", 250, count):
+        for _, batch in walk(view.bench.task, view.bench.feed("train"), 250, count):
             outputs = forward(view.fast, *task.encode(batch))
             total += float(task.loss(outputs, batch.labels)) * len(batch)
     return total / count

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
-from compressbench.data.walking import put_back
 from compressbench.distances.kl import kl
 from compressbench.errors import UserError
 from compressbench.features.pooled import pooled
@@ -27,6 +26,7 @@ from compressbench.outputs import Outputs, forward, tapped
 from compressbench.seeds import derive_seed
 from compressbench.specs import NonNegative, Positive, Ref, Share, within
 from compressbench.training.objectives import Batch, Objective, labelled_loss
+from compressbench.walking import put_back, walk
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 Labels = Callable[[Lesson], Tensor]
@@ -155,7 +155,7 @@ class _Distilled:
         if "whole" not in self.kept:
             encode, rows, parts = self.bench.task.encode, [], []
             with _undisturbed(self.bench.device):
-                for places, batch in self.bench.walk("train", BLOCK):
+                for places, batch in walk(self.bench.task, self.bench.feed("train"), BLOCK):
                     rows.append(places)
                     parts.append(forward(self.fast, *encode(batch)).logits.float())
             self.kept["whole"] = put_back(rows, parts)

@@ -47,7 +47,7 @@ def launched(iteration: Iteration, bench: Bench) -> Launch:
         )
     if bench.launch == "eager" or not bench.device.startswith("cuda"):
         return iteration
-    if why := _unlike(bench) or _python_matters(team) or _not_on_the_device(team.optimizer):
+    if why := _unlike(team) or _python_matters(team) or _not_on_the_device(team.optimizer):
         bench.say(f"{bench.name}: not recorded as a CUDA graph, {why}")
         return iteration
     return Recorded(iteration, bench)
@@ -74,9 +74,9 @@ def exact(tf32: bool, device: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _unlike(bench: Bench) -> str:
+def _unlike(team: Team) -> str:
     """Why no recording of one batch would do for the next; empty where it would."""
-    return "its batches are of unlike length" if hasattr(bench.task, "lengths") else ""
+    return "its batches are of unlike length" if hasattr(team.jobs[0].bench.task, "lengths") else ""
 
 
 def _python_matters(team: Team) -> str:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from compressbench.bench import Bench
 from compressbench.data.examples import Examples
-from compressbench.data.walking import lengths_of
 from compressbench.errors import Diverged, UserError, nearest
 from compressbench.masks import masked
 from compressbench.models.build import copies, load, module_of, snapshot
@@ -36,6 +35,7 @@ from compressbench.training.held import Held
 from compressbench.training.live import AVERAGE, OBJECTIVE, Job, Kept, Live, Run
 from compressbench.training.steppers import Stepper
 from compressbench.training.team import Alone, Iteration, Team
+from compressbench.walking import lengths_of, walk
 
 if TYPE_CHECKING:
     from compressbench.stages.train import Train
@@ -430,7 +430,7 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
     feed, task = bench.feed("validation"), bench.task
     losses, rights, sizes = [], [], []
     with torch.no_grad(), live.computing(False):
-        for _, batch in bench.walk("validation", 256):
+        for _, batch in walk(bench.task, bench.feed("validation"), 256):
             outputs = forward(module, *live.lay(task.encode(batch)))
             losses.append(task.loss(outputs, batch.labels))
             rights.append(task.right(task.answers(outputs), batch.labels).sum())

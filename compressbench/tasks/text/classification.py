@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressbench.data.examples import Examples, Ragged
-from compressbench.data.texts import SECOND, TEXT, unpacked
 from compressbench.errors import UserError
+from compressbench.ragged import Ragged
+from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
 from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from compressbench.data.examples import Examples
     from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
     from compressbench.tasks.task import NoSurface, Pieces, Placed

@@ -107,7 +107,7 @@ def trained(texts: Sequence[str], size: int) -> Tokenizer:
         pair=f"{BEGIN} $A {END} $B:1 {END}:1",
         special_tokens=list(ids.items()),
     )
-    return Tokenizer(made.to_str(), made.token_to_id(PAD))
+    return Tokenizer(made.to_str(), SPECIAL.index(PAD))
 
 
 def of_folder(folder: str | Path) -> Tokenizer:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from compressbench.data.examples import Examples
-
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from compressbench.data.examples import Examples
     from compressbench.tasks.task import Task
 
 
