@@ -414,6 +414,8 @@ def test_half_precision_is_no_sharing(tmp_path: Path) -> None:
     name = "net.bert.encoder.layer.0.output.dense.weight"
     assert state.weights[name].dtype == torch.float32
     assert torch.equal(state.weights[name], module.state_dict()[name.removeprefix("net.bert.")].float())
-    weights = {n: t + 1e-5 * torch.randn(t.shape) if t.is_floating_point() else t for n, t in state.weights.items()}
+    weights = {
+        n: t + 1e-5 * torch.randn(t.shape) if t.is_floating_point() else t for n, t in state.weights.items()
+    }
     trained = checked(state, state.with_groups(weights=weights))
     assert not [f for f in trained.facts["flags"] if f.startswith(LOST)]

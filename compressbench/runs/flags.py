@@ -139,7 +139,9 @@ def _shared(tensor: Tensor) -> int | None:
 
 def _halved(tensor: Tensor) -> bool:
     """Whether all values are such as 16 bits hold: of a file in half precision, which shares nothing on purpose."""
-    return any(torch.equal(tensor.to(kind).to(tensor.dtype), tensor) for kind in (torch.float16, torch.bfloat16))
+    return any(
+        torch.equal(tensor.to(kind).to(tensor.dtype), tensor) for kind in (torch.float16, torch.bfloat16)
+    )
 
 
 def _flagged(state: State, words: str) -> State:
