@@ -2,8 +2,8 @@
 
     python benchmarks/heads.py [--model minilm] [--fraction 0.5] [--units 0] [--tokens 32] [--batches 1 16] [--seconds 5]
 
-Four nets (whole, without a share of the heads and perhaps of the feed-forward units, 8 bits, both) are timed in turns on the
-same texts by ``text_deployed.measure``. Which heads go is drawn: for time it makes no difference but how many of each layer.
+Four nets (whole, without a share of the heads and perhaps of the feed-forward units, 8 bits, both) are timed in turns
+on the same texts by ``text_deployed.measure``. Which heads go is drawn: for time only how many of each layer go counts.
 """
 
 from __future__ import annotations

@@ -403,7 +403,7 @@ def test_without_weights_the_command_is_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_half_precision_is_no_sharing(tmp_path: Path) -> None:
-    """A folder in half precision is read as float32; that training leaves its 16 bits behind is no loss of shared values."""
+    """A folder in half precision is read as float32; that training leaves its 16 bits behind is no loss."""
     from compressbench.runs.flags import LOST, checked
 
     folder = a_folder(tmp_path / "bert", hidden_size=64, intermediate_size=128)

@@ -34,8 +34,8 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = csv.writer(file)
         rows.writerow(["text", "label"])
         rows.writerows([text, i % 2] for i, text in enumerate(TEXTS * 3))
-    short = ["scale=smoke", "dataset.task.length=12", "recipe.length=4it", "recipe.finetune=2it", "recipe.fractions=[0.5]",
-             "evaluation=quick", "hardware=cpu1", "outputs=out"]  # fmt: skip
+    short = ["scale=smoke", "dataset.task.length=12", "recipe.length=4it", "recipe.finetune=2it",
+             "recipe.fractions=[0.5]", "evaluation=quick", "hardware=cpu1", "outputs=out"]  # fmt: skip
     with pytest.raises(SystemExit) as left:
         main(["run", *command[1].split(), *short])
     assert left.value.code == 0
