@@ -395,15 +395,20 @@ def test_another_task_is_refused(data: Dataset) -> None:
     digits = load({"name": "digits", "read": {"_target_": "compressbench.data.idx.digits"}})
     with pytest.raises(UserError, match=r"next_tokens is of tasks of .*next_token, and this one is a Class"):
         NextTokens().check(digits)
+    bench = Bench(digits, 0, "init")
+    found = list(NextTokens().measure(None, None, bench))  # type: ignore[arg-type]
+    assert {m.note for m in found} == {"it is of language models, and the task isn't next tokens"}
+    assert all(m.value is None for m in found)
 
 
 # training --------------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_and_the_validation_loss_is_over_tokens(data: Dataset) -> None:
+def test_it_learns_and_the_validation_loss_is_over_tokens() -> None:
+    data = load({**DATA, "validation": 300})  # more than one batch, and the last one's texts are longer
     bench = Bench(data, 0, "dense")
     state = drawn(MODEL, bench)
-    settings = Train(length="4ep", batch_size=30, lr=0.003, optimizer=ADAM, validate="4ep")
+    settings = Train(length="8ep", batch_size=20, lr=0.003, optimizer=ADAM, validate="8ep")
     after = settings.apply(state, bench)
     (point,) = after.facts["curve"]
     assert "validation_perplexity" not in point
