@@ -405,7 +405,9 @@ def test_another_task_is_refused(data: Dataset) -> None:
 
 
 def test_it_learns_and_the_validation_loss_is_over_tokens() -> None:
-    data = load({**DATA, "validation": 300})  # more than one batch, and the last one's texts are longer
+    # more than one batch of validation, the last one of longer texts
+    longer = {**DATA["task"], "length": 48}  # type: ignore[dict-item]
+    data = load({**DATA, "task": longer, "validation": 300})
     bench = Bench(data, 0, "dense")
     state = drawn(MODEL, bench)
     settings = Train(length="8ep", batch_size=20, lr=0.003, optimizer=ADAM, validate="8ep")
