@@ -330,7 +330,7 @@ def test_a_teacher_translates_every_source(taught: tuple[Bench, Any]) -> None:
     module = View(bench.references["teacher"], bench, "teacher").module
     for row in (0, 7, 79):
         said = task.said(module, task.encode(train.take([row]).to("cpu")))
-        (text,) = task.texts(said)
+        (text,) = task.spelled(said)
         assert unpacked(made["target"][[row]]) == [text]
         ids, _ = task.numbered([text])
         assert made["target_ids"][[row]].values.tolist() == ids[0].tolist()

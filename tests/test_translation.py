@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from compressbench.cli.run import composed
 from compressbench.data import parallel
 from compressbench.data.load import load
-from compressbench.data.texts import packed, unpacked
 from compressbench.errors import UserError
 from compressbench.models.encoder_decoder import EncoderDecoder
 from compressbench.outputs import Outputs
-from compressbench.probes.translation import Translated, bleu_of, chrf_of, interval, repeated
+from compressbench.probes.translation import Translated
 from compressbench.runs.execute import Executor, Watcher
 from compressbench.runs.experiment import prepare
+from compressbench.tasks.text.bleu import bleu_of, chrf_of, interval, repeated
+from compressbench.tasks.text.packing import packed, unpacked
 from compressbench.tasks.text.translation import Translation, translation
 from compressbench.training.objectives import Batch, smoothed
 
@@ -174,7 +175,7 @@ def test_tokens_and_labels(small: Any) -> None:
         wanted = labels[row][labels[row] >= 0].tolist()
         assert wanted[-1] == task.end
         assert decoder[row, : len(wanted)].tolist() == [task.begin, *wanted[:-1]]
-        text = task.texts(labels[row : row + 1])[0]
+        text = task.spelled(labels[row : row + 1])[0]
         assert text == target if row < 2 else target.startswith(text)
     assert ready["cut"].tolist() == [0, 0, 1, 1]  # one's source, the other's target is longer than 24 tokens
     assert mask.sum(1).tolist() == np.diff(ready["ids"].starts).tolist()
@@ -344,7 +345,10 @@ def dense(words: list[str]) -> Any:
     [
         (["dataset=phrases", "model=resnet8"], r"'@classes'|'@shape' is not known"),
         (["dataset=digits", "model=translator", "evaluation=none"], "'@vocabulary' is not known"),
-        (["dataset=phrases", "model=encoder", "model.build.segments=1"], r"model encoder gives \(400,\) outputs"),
+        (
+            ["dataset=phrases", "model=encoder", "model.build.segments=1"],
+            r"model encoder gives \(400,\) outputs",
+        ),
         (["dataset=phrases", "model=translator", "dataset.task.length=2"], "length is 2"),
         (["dataset=phrases", "model=translator", "dataset.task.beyond=0"], "beyond is 0"),
         (["dataset=digits", "model=lenet_5", "evaluation=translation"], "translates nothing"),

@@ -61,6 +61,7 @@ def check_task(dataset: Dataset) -> None:
             _lengths(task, some)
         if hasattr(task, "said"):
             _said(task, some)
+        _shown(task, some)
         _answers(task, some)
     surface = task.surface()
     if isinstance(surface, NoSurface):
@@ -165,6 +166,26 @@ def _check_inputs(task: Task, found: Any, count: int, what: str, like: Inputs | 
                 f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape[1:])} an example, "
                 f"encode gives {like[place].dtype} {tuple(like[place].shape[1:])}"
             )
+
+
+def _shown(task: Any, some: Examples) -> None:
+    """What it says of dimensions, of texts that a person reads, and of files beside an exported one."""
+    axes = getattr(task, "axes", {})
+    fits = isinstance(axes, Mapping) and all(
+        isinstance(names, tuple) and names[:1] == ("n",) and all(isinstance(n, str) for n in names)
+        for names in axes.values()
+    )
+    if not fits:
+        raise Unfit(f"axes is {axes!r:.60}; {{input: ('n', …)}}, names of dimensions by input, is wanted")
+    if hasattr(task, "texts"):
+        texts = task.texts(some)
+        if not isinstance(texts, Mapping) or not all(
+            len(column) == len(some) and all(isinstance(t, str) for t in column) for column in texts.values()
+        ):
+            raise Unfit(f"texts(examples) gives {texts!r:.60}; {{column: a text of each example}} is wanted")
+    files = getattr(task, "beside", dict)()
+    if not isinstance(files, Mapping) or not all(isinstance(content, bytes) for content in files.values()):
+        raise Unfit(f"beside() gives {files!r:.60}; {{file name: bytes}} is wanted")
 
 
 def _lengths(task: Any, some: Examples) -> None:

@@ -150,6 +150,10 @@ class EncoderDecoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Ids (n, source tokens), where a token is, ids (n, target tokens) to logits (n, target tokens, vocabulary)."""
         source, absent = self.encoded(input_ids, attention_mask)
+        return self.decoded(source, absent, decoder_input_ids)
+
+    def decoded(self, source: Tensor, absent: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Logits (n, target tokens, vocabulary) of all places at once, of what ``encoded`` gives."""
         places = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device)
         later = places[None, :] > places[:, None]
         x = self.dropout(self.tokens(decoder_input_ids) + self.decoder.positions(places))

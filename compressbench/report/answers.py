@@ -69,6 +69,7 @@ ATTACKS = (
     ("robustness", "pgd_accuracy", "under attack (PGD)"),
     ("square", "square_accuracy", "under the Square attack"),
     ("robustness", "fgsm_accuracy", "under attack (FGSM)"),
+    ("substitution", "substitution_accuracy", "where words are exchanged for synonyms"),
 )
 SHIFTS = (
     ("corruptions", "corrupted_top1", "on corrupted images"),

@@ -53,7 +53,7 @@ def translated(state: State, bench: Bench, settings: Translated) -> State:
         UserError: the task translates nothing.
     """
     task: Any = bench.task
-    if not all(hasattr(task, name) for name in ("said", "texts", "prepared")):
+    if not all(hasattr(task, name) for name in ("said", "spelled", "prepared")):
         raise UserError(f"data/translated: the task of {bench.dataset.name} translates nothing")
     examples = source(bench, settings.data)
     module = module_of(bench.references[settings.teacher], bench.device)
@@ -66,5 +66,5 @@ def translated(state: State, bench: Bench, settings: Translated) -> State:
         bench.progress.step(done, len(examples))
     wide = max(part.shape[1] for part in found)
     said = put_back(rows, [F.pad(part, (0, wide - part.shape[1]), value=-1) for part in found])
-    made = task.prepared(examples.with_column(TARGET, packed(task.texts(said))))
+    made = task.prepared(examples.with_column(TARGET, packed(task.spelled(said))))
     return carrying(state, made)

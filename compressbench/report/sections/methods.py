@@ -39,7 +39,11 @@ LOYAL = (
 ATTACKED = Column("robustness", "pgd_accuracy", "After attack", "PGD, %", terminal="Attacked")
 SQUARE = Column("square", "square_accuracy", "After attack", "Square, %")
 QUERIES = Column("square", "square_queries", unit="queries", notes=False)
-COLUMNS = (SHIFTED, *LOYAL, ATTACKED, SQUARE, QUERIES)
+EXCHANGED = Column(
+    "substitution", "substitution_accuracy", "AA", "words exchanged, %", notes=False, terminal="AA"
+)
+ASKED = Column("substitution", "substitution_queries", "#Q", "queries", notes=False, terminal="#Q")
+COLUMNS = (SHIFTED, *LOYAL, ATTACKED, SQUARE, QUERIES, EXCHANGED, ASKED)
 
 
 def shown(panel: Panel, moment: str) -> set[Key]:
@@ -123,6 +127,13 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
         notes.append(
             f"After the Square attack, which asks for no gradient, on {examples(square)} test images; "
             f"#Q: mean number of queries, {'; '.join(told)}."
+        )
+    words = EXCHANGED.readings(found)
+    if any(words):
+        told = dict.fromkeys(note for r in words if r for note in r.notes if note)
+        notes.append(
+            f"AA: accuracy after words were exchanged for synonyms, on {examples(words)} test texts ({'; '.join(told)}); "
+            "#Q: mean number of queries of texts that were right before."
         )
     return table_of(
         panel,

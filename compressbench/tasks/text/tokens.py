@@ -75,6 +75,16 @@ class Tokenizer:
         made.no_truncation()
         return made
 
+    def bounded(self, longest: int) -> str:
+        """The file's content for others: texts are cut at so many ids, and filled up to the longest of a batch."""
+        from tokenizers import Tokenizer as Made
+
+        made = Made.from_str(self.json)
+        made.enable_truncation(longest, strategy="longest_first")
+        token = made.id_to_token(self.pad)
+        made.enable_padding(pad_id=self.pad, **({"pad_token": token} if token else {}))
+        return str(made.to_str())
+
     def encoded(
         self, texts: Sequence[str], seconds: Sequence[str] | None = None, longest: int | None = None
     ) -> Iterator[tuple[list[int], list[int]]]:

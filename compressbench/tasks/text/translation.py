@@ -107,7 +107,7 @@ class Translation:
     def _begun(self, ids: np.ndarray) -> np.ndarray:
         return ids if self._begins else np.concatenate(([self.begin], ids)).astype(np.int32)
 
-    def texts(self, said: Tensor) -> list[str]:
+    def spelled(self, said: Tensor) -> list[str]:
         """The texts that rows of tokens (n, places) stand for, up to the end or a -1."""
         found = []
         for row in said.tolist():
@@ -235,9 +235,10 @@ class Translation:
 
     def overall(self, view: View) -> float:
         """BLEU of what is said greedily of the test split."""
-        from compressbench.probes.translation import bleu_of, references
+        from compressbench.tasks.text.bleu import bleu_of
 
-        return bleu_of(self.texts(view.answers), references(view)).score
+        wanted = unpacked(view.bench.dataset.split("test")[TARGET])
+        return bleu_of(self.spelled(view.answers), wanted).score
 
     def surface(self, device: str = "cpu") -> NoSurface:
         """None that a pixel's attack could use."""
