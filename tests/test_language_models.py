@@ -337,6 +337,24 @@ def test_where_vocabularies_differ_only_bits_per_byte_is_told(pair: tuple[View, 
     assert loyal["label_loyalty"].value is None
 
 
+def test_an_exported_file_is_checked_token_by_token(pair: tuple[View, View]) -> None:
+    from compressbench.deploying.handing_over import check
+
+    own, other = pair
+
+    def compute(*inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            return other.module(*inputs)
+
+    (q, labels, _), (p, _, _) = whole(own), whole(other)
+    found = check(own, compute, "torch")
+    assert found.n == len(labels)
+    assert found.agreement == pytest.approx(100 * (p.argmax(1) == q.argmax(1)).mean())
+    assert found.top1 == pytest.approx(100 * (p.argmax(1) == labels).mean())
+    assert found.simulated == pytest.approx(100 * (q.argmax(1) == labels).mean())
+    assert found.difference == pytest.approx(np.abs(p - q).max(), rel=1e-4)
+
+
 # continuations ---------------------------------------------------------------------------------------------------------
 
 
