@@ -16,7 +16,7 @@ UNPACKED = 8 * 2**30
 """Bytes of what a packed file of predictions holds."""
 HEADER = 100 * 2**20
 """Bytes of a header, a graph in JSON, or a config."""
-INSTEAD = "write its answers to a file of predictions (.npz, .npy, .csv, .parquet) and give that"
+INSTEAD = "write its answers to a file of predictions (.npz, .npy, .csv, .jsonl, .parquet) and give that"
 """What is offered for a form that isn't read."""
 
 

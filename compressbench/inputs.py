@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor
 
 Inputs = tuple["Tensor", ...]
@@ -24,6 +26,16 @@ def rows(inputs: Inputs, places: Any) -> Inputs:
 def batches(inputs: Inputs, size: int) -> list[Inputs]:
     """Consecutive batches; the last one may be smaller."""
     return [rows(inputs, slice(at, at + size)) for at in range(0, len(inputs[0]), size)]
+
+
+def shorter(inputs: Inputs, names: Sequence[str], axes: Mapping[str, tuple[str, ...]]) -> Inputs:
+    """Inputs whose dimensions that may differ are cut to half, but for the examples': as those of shorter texts."""
+    found = []
+    for x, name in zip(inputs, names, strict=True):
+        for place in range(1, len(axes.get(name, ()))):
+            x = x.narrow(place, 0, (x.shape[place] + 1) // 2)
+        found.append(x)
+    return tuple(found)
 
 
 def on(inputs: Inputs, device: Any) -> Inputs:

@@ -22,6 +22,8 @@ SCHEMA = 2
 READS = (1, 2)
 """Schema 1 has no column ``overrides``."""
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+SAID = "text: "
+"""What the ``artefact`` of an example that is a text begins with."""
 NUMBERS = ("seed", "order", "density", "compute", "value", "n")
 ENCODINGS = ("dense_bytes", "sparse_bytes", "quantized_bytes", "huffman_bytes")
 """Metrics of ``cost`` that are bytes of one state, each in another form."""
@@ -39,7 +41,8 @@ class Metric:
         n: examples (or repetitions, for a timing) that the figure rests on.
         group: the class or the layer it belongs to; empty for the whole.
         note: a sentence for the reader, e.g. ``no speed-up: runs dense``.
-        artefact: a picture that goes with it, as a ``data:image/png;base64,`` address; empty for none.
+        artefact: a picture that goes with it, as a ``data:image/png;base64,`` address, or a text behind ``SAID``; empty
+            for none.
     """
 
     name: str

@@ -1045,7 +1045,9 @@ def test_other_forms_are_refused_by_name_and_predictions_offered(
     with pytest.raises(UserError) as caught:
         told.read(str(tmp_path / name))
     assert words in str(caught.value)
-    assert "write its answers to a file of predictions (.npz, .npy, .csv, .parquet)" in str(caught.value)
+    assert "write its answers to a file of predictions (.npz, .npy, .csv, .jsonl, .parquet)" in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 

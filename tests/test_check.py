@@ -611,6 +611,9 @@ TASKS: dict[str, tuple[dict[str, Any], str]] = {
         {"log_probs": lambda o, y: dataclasses.replace(TOKENS().log_probs(o, y), owners=y + 99)}, "owners are",
     ),
     "surface": ({"surface": lambda: None}, "surface"),
+    "axes": ({"axes": {"ids": ("tokens",)}}, "names of dimensions by input, is wanted"),
+    "texts": ({"texts": lambda e: {"text": ["one"]}}, "a text of each example"),
+    "beside": ({"beside": lambda: {"t.json": "{}"}}, "file name: bytes"),
 }  # fmt: skip
 
 

@@ -110,13 +110,13 @@ def test_without_validation_images_it_says_so(bench) -> None:
     splits = {n: s for n, s in bench.dataset.splits.items() if n != "validation"}
     bench = dataclasses.replace(bench, dataset=dataclasses.replace(bench.dataset, splits=splits), feeds={})
     result = Quantize().apply(drawn(TINY, bench), bench)
-    assert any("calibrated on training images" in flag for flag in result.facts["flags"])
+    assert any("calibrated on training examples" in flag for flag in result.facts["flags"])
     assert not Quantize(dynamic=True).apply(drawn(TINY, bench), bench).facts["flags"]
 
 
 def test_no_calibration_images_is_refused_where_they_are_wanted(bench) -> None:
     state = drawn(TINY, bench)
-    with pytest.raises(UserError, match="no calibration images"):
+    with pytest.raises(UserError, match="no calibration examples"):
         Quantize(examples=0).apply(state, bench)
     with pytest.raises(UserError, match="no split 'holdout'"):
         Quantize(split="holdout").apply(state, bench)
@@ -134,7 +134,7 @@ def test_no_calibration_images_is_refused_where_they_are_wanted(bench) -> None:
         ({"weights": 1}, "1 bit, symmetric, holds nothing but 0"),
         ({"weights": None, "inputs": None}, "leaves the net in float"),
         ({"per": "row"}, "per: unknown 'row'"),
-        ({"split": "test"}, "test images choose nothing"),
+        ({"split": "test"}, "test examples choose nothing"),
         ({"examples": -1}, "examples: -1 is below 0"),
         ({"rounding": "up"}, "rounding: unknown 'up'"),
         ({"rounding_steps": 0}, "rounding_steps: 0"),

@@ -6,12 +6,13 @@ Local only: nothing is fetched, no code of the folder's is run, and no pickle is
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressbench.artefacts import preparation
+from compressbench.artefacts import preparation, reading
 from compressbench.artefacts.artefact import Given, Input, Wanted
 from compressbench.artefacts.module import OpenModule, frozen
 from compressbench.errors import UserError, nearest, reason
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compressbench.artefacts.preparation import Preparation
+    from compressbench.artefacts.reading import Reading
 
 HEADS = {
     "ForImageClassification": "AutoModelForImageClassification",
@@ -36,6 +38,8 @@ class Folder:
 
     Attributes:
         library: and its version, in words.
+        reading: how it reads texts; None where it has no ``tokenizer.json``.
+        class_names: of its outputs, in order; empty where its config tells none.
     """
 
     path: Path
@@ -43,6 +47,8 @@ class Folder:
     module: nn.Module
     wants: Wanted
     files: tuple[Path, ...]
+    reading: Reading | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -187,10 +193,21 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
         channels = getattr(module.config, "num_channels", 3)
         inputs: tuple[Input, ...] = (Input("pixel_values", (None, channels, None, None)),)
     else:
-        inputs = tuple(Input(n, (None, None), "int64") for n in ("input_ids", "attention_mask"))
+        third = list(inspect.signature(module.forward).parameters)[2:3]  # they are given in this order
+        kinds = third == [reading.KINDS] and (getattr(module.config, "type_vocab_size", 0) or 0) > 1
+        names = (reading.IDS, reading.MASK, *((reading.KINDS,) if kinds else ()))
+        inputs = tuple(Input(n, (None, None), "int64") for n in names)
     wants = Wanted(inputs, classes, known)
     library = f"transformers {transformers.__version__}"
-    return Folder(path, library, frozen(module.float()), wants, files)
+    own = None if head == "AutoModelForImageClassification" else _reading(path, module.config)
+    told = getattr(module.config, "id2label", None) or {}
+    called = tuple(str(told[k]) for k in sorted(told)) if all(isinstance(k, int) for k in told) else ()
+    return Folder(path, library, frozen(module.float()), wants, files, own, called)
+
+
+def _reading(path: Path, config: Any) -> Reading | None:
+    most = getattr(config, "max_position_embeddings", None)
+    return reading.of_folder(path, most if isinstance(most, int) else None)
 
 
 def _processor(path: Path) -> Preparation | None:

@@ -17,6 +17,8 @@ from compressbench.files import a_file, digest_of, inside
 if TYPE_CHECKING:
     from torch import nn
 
+    from compressbench.artefacts.reading import Reading
+
 GRAPHS = 2**31 - 1
 """Bytes of a protobuf message at most."""
 TYPES = {
@@ -57,6 +59,13 @@ class Onnx:
     def identity(self) -> str:
         """Of the files, and which output is taken."""
         return digest_of(self.files, "onnx", self.place)
+
+    @functools.cached_property
+    def reading(self) -> Reading | None:
+        """How it reads texts, by the ``tokenizer.json`` beside it; None where there is none."""
+        from compressbench.artefacts.reading import of_folder
+
+        return of_folder(self.path.parent)
 
     def open(self, threads: int = 1) -> OpenOnnx:
         """See ``Artefact``."""

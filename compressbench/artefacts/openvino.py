@@ -17,6 +17,8 @@ from compressbench.files import a_file, digest_of, inside
 if TYPE_CHECKING:
     from torch import nn
 
+    from compressbench.artefacts.reading import Reading
+
 GRAPHS = 500 * 2**20
 TYPES = {
     "f32": "float32", "f64": "float64", "f16": "float16", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64",
@@ -55,6 +57,13 @@ class OpenVINO:
     def identity(self) -> str:
         """Of the files, and which output is taken."""
         return digest_of(self.files, "openvino", self.place)
+
+    @functools.cached_property
+    def reading(self) -> Reading | None:
+        """How it reads texts, by the ``tokenizer.json`` beside it; None where there is none."""
+        from compressbench.artefacts.reading import of_folder
+
+        return of_folder(self.path.parent)
 
     def open(self, threads: int = 1) -> OpenOpenVINO:
         """See ``Artefact``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
+import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ VALUES = ("logits", "probabilities", "probs", "log_probs", "predictions", "outpu
 """What the array of answers, or the one column of lists, may be called."""
 IDS = ("id", "ids", "index", "name", "names", "file", "filename", "path", "example", "key", "row")
 LABELS = ("y", "label", "labels", "target", "targets", "true", "true_label")
+TEXTS = ("text", "sentence", "texts")
+"""What a column of the examples' texts may be called."""
 FLAG = "--answers"
 NEAR = 5e-3
 """How far the rows of probabilities may be from a sum of 1: float16 and printed decimals are not exact."""
@@ -42,6 +45,7 @@ class Answers:
         ids: (n,) text, which example a row is of; None: in the data's order.
         labels: (n,) int64, where the file holds true labels beside the answers; else None.
         classes: names of the columns, where it has any.
+        texts: (n,) what a person reads of each example, where the file tells.
     """
 
     values: np.ndarray
@@ -49,6 +53,7 @@ class Answers:
     ids: np.ndarray | None = None
     labels: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
+    texts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -215,9 +220,9 @@ def _table(path: Path, rows: Any, given: Given) -> Predictions:
             twice = next(n for n in names if names.count(n) > 1)
             raise UserError(f"{path}: has two columns called {twice!r}")
         place = {n: k for k, n in enumerate(names)} if named else {}
-        ids, labels = (_place(place, known) for known in (IDS, LABELS))
-        columns = [k for k in range(len(names)) if k not in (ids, labels)]
-        values, told_ids, told_labels = [], [], []
+        ids, labels, text = (_place(place, known) for known in (IDS, LABELS, TEXTS))
+        columns = [k for k in range(len(names)) if k not in (ids, labels, text)]
+        values, told_ids, told_labels, texts = [], [], [], []
         for cells in itertools.chain([] if named else [head], rows):
             if not cells:
                 continue
@@ -227,14 +232,51 @@ def _table(path: Path, rows: Any, given: Given) -> Predictions:
             values.append(_numbers([cells[k] for k in columns], [names[k] for k in columns], line, path))
             told_ids += [cells[ids]] if ids is not None else []
             told_labels += [cells[labels]] if labels is not None else []
+            texts += [cells[text]] if text is not None else []
     except csv.Error as error:
         raise UserError(f"{path}: line {rows.line_num}: {error}") from error
     except StopIteration:
         raise UserError(f"{path}: holds nothing") from None
     classes = tuple(names[k] for k in columns) if named else None
     found = np.stack(values) if values else np.zeros((0, len(columns)))
+    told_ids_ = told_ids if ids is not None else None
+    return made(path, ".csv", (found, told_ids_, told_labels or None, classes, ""), given, texts or None)
+
+
+def lines(path: Path, given: Given) -> Predictions:
+    """JSON lines: an object a row, with a number for each class or a list under one of ``VALUES``; else as ``table``.
+
+    Raises:
+        UserError: see ``made``; a line is no object, or has other names than the first.
+    """
+    try:
+        with a_file(path, UNPACKED).open(encoding="utf-8-sig") as file:
+            rows = [json.loads(line) for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no text of UTF-8: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: a line is no JSON: {reason(error)}") from error
+    odd = next(
+        (k for k, row in enumerate(rows, 1) if not isinstance(row, dict) or row.keys() != rows[0].keys()),
+        None,
+    )
+    if odd is not None or not rows:
+        raise UserError(f"{path}: line {odd or 1} is no object with the names of the first line")
+    place = {n: k for k, n in enumerate(rows[0])}
+    names = list(rows[0])
+    ids, labels, text = (_place(place, known) for known in (IDS, LABELS, TEXTS))
+    rest = [n for n in names if place[n] not in (ids, labels, text)]
+    called = next((n for n in (given.output or "", *VALUES) if n in rest), "")
+    try:
+        values = np.array([row[called] if called else [row[n] for n in rest] for row in rows], np.float64)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{path}: {called or ', '.join(rest)[:100]} hold what are no numbers, or lists of unlike length"
+        ) from None
+    told = [None if k is None else [row[names[k]] for row in rows] for k in (ids, labels, text)]
+    texts = None if told[2] is None else [str(t) for t in told[2]]
     return made(
-        path, ".csv", (found, told_ids if ids is not None else None, told_labels or None, classes, ""), given
+        path, ".jsonl", (values, told[0], told[1], None if called else tuple(rest), called), given, texts
     )
 
 
@@ -329,8 +371,13 @@ def _listed(column: Any, path: Path, name: str) -> np.ndarray:
     return np.asarray(flat).reshape(-1, *lengths)
 
 
-def made(path: Path, kind: str, columns: Columns, given: Given) -> Predictions:
+def made(
+    path: Path, kind: str, columns: Columns, given: Given, texts: Sequence[str] | None = None
+) -> Predictions:
     """Answers, checked.
+
+    Args:
+        texts: what a person reads of each row's example, where the file tells.
 
     Raises:
         UserError: no rows, one column, text, nothing but NaN; ids that are missing or stand twice, labels that are no
@@ -351,7 +398,8 @@ def made(path: Path, kind: str, columns: Columns, given: Given) -> Predictions:
     if np.isnan(values).all():
         raise UserError(f"{path}: all its answers are no numbers (NaN)")
     kept = _ids(path, ids, len(values)), _labels(path, labels, len(values))
-    answers = Answers(values, _kind(path, values, called, given), *kept, classes)
+    told = None if texts is None else tuple(texts)
+    answers = Answers(values, _kind(path, values, called, given), *kept, classes, told)
     return Predictions(path, kind, answers)
 
 

@@ -15,6 +15,7 @@ from compressbench.store import digest
 if TYPE_CHECKING:
     from torch import nn
 
+    from compressbench.artefacts.reading import Reading
     from compressbench.views import View
 
 BETWEEN = "::"
@@ -55,6 +56,18 @@ class RunState:
             for name, x in zip(task.inputs, task.blank(1), strict=True)
         )
         return Wanted(inputs, len(task.classes), known)
+
+    @functools.cached_property
+    def reading(self) -> Reading | None:
+        """How its task reads texts; None of another task."""
+        from compressbench.artefacts.reading import of_task
+
+        return of_task(self.view.bench.task)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of its outputs, in order."""
+        return tuple(self.view.bench.task.classes)
 
     @property
     def identity(self) -> str:

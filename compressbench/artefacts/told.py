@@ -19,7 +19,7 @@ Answering = Artefact | Predictions
 Reader = Callable[[Path, Given], Answering]
 KNOWN = (
     "ONNX, OpenVINO (.xml), torch.export (.pt2), TFLite, .safetensors or tensors in .pt, a timm or Hugging Face folder, "
-    "RUN::STATE, or predictions in .npz, .npy, .csv, .parquet"
+    "RUN::STATE, or predictions in .npz, .npy, .csv, .jsonl, .parquet"
 )
 IMPORT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """As import paths are written; no drive of one letter with a path behind it."""
@@ -131,6 +131,8 @@ def _file(path: Path) -> Reader:
         return found
     if path.suffix.lower() in SUFFIXES:
         raise _refused(path, SUFFIXES[path.suffix.lower()])
+    if _is_lines(path, head):
+        return _predictions("lines")
     if _is_table(head):
         return _predictions("table")
     raise UserError(f"{path}: is nothing that is read here, which is: {KNOWN}")
@@ -217,6 +219,12 @@ def _protobuf(path: Path, size: int) -> Reader | None:
     if seen == {1, 2}:
         raise _refused(path, "a TensorFlow SavedModel")
     return None
+
+
+def _is_lines(path: Path, head: bytes) -> bool:
+    """Whether a file begins as lines of JSON objects do: with one that is whole on its line, as far as that is seen."""
+    found = re.match(rb'(\xef\xbb\xbf)?[ \t]*\{[ \t]*"[^\n]*', head)
+    return found is not None and (path.suffix.lower() == ".jsonl" or found[0].rstrip().endswith(b"}"))
 
 
 def _is_table(head: bytes) -> bool:

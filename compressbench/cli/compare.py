@@ -79,7 +79,7 @@ def _parser() -> Parser:
         "--data",
         nargs="+",
         metavar="DATA",
-        help="a folder of pictures, .npz or .npy, or dataset=NAME and further overrides",
+        help="a folder of pictures, .npz or .npy, texts in .csv, .tsv or .jsonl, or dataset=NAME and further overrides",
     )
     add(
         "--attributes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compressbench.cli import trusting
 from compressbench.cli.parser import Parser, a_path
 from compressbench.console import say
-from compressbench.deploying.handing_over import FORMS, export, write_images
+from compressbench.deploying.handing_over import FORMS, export, write_examples
 from compressbench.errors import UserError, nearest
 from compressbench.paths import own_folder
 from compressbench.runs import finished
@@ -22,7 +22,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--state", required=True, metavar="NAME", help="of the recipe, e.g. dense")
     parser.add_argument("--to", required=True, metavar="FORM", help=", ".join(FORMS))
     parser.add_argument(
-        "--images", action="store_true", help="beside it the test images and labels, as NAME.test.npz"
+        "--images",
+        "--examples",
+        action="store_true",
+        help="beside it the test examples and labels, NAME.test.npz, of texts NAME.test.jsonl",
     )
     parser.add_argument("--output", type=a_path, metavar="DIR", help="RUN/export by default")
     trusting.add_options(parser)
@@ -34,5 +37,5 @@ def main(argv: list[str]) -> int:
     folder = args.output or own_folder(args.run, "export")
     say(export(ready, view, node, args.to, folder, args.run))
     if args.images:
-        say(str(write_images(view, folder, node)))
+        say(str(write_examples(view, folder, node)))
     return 0

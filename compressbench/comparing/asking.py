@@ -25,7 +25,7 @@ from compressbench.artefacts.preparation import Preparation, fitted
 from compressbench.bench import Progress, Silent
 from compressbench.comparing.arrays import Floats, Ints
 from compressbench.comparing.material import Material, aligned
-from compressbench.comparing.sources import in_pieces, stored
+from compressbench.comparing.sources import Written, in_pieces, stored
 from compressbench.errors import UserError
 from compressbench.store import digest
 
@@ -112,6 +112,8 @@ def prepared(artefact: Artefact, given: Preparation | None) -> Preparation | Non
 
 def _fed(artefact: Artefact, material: Material, preparation: Preparation | None) -> str:
     """In words, checked as far as can be before anything is opened."""
+    if isinstance(material.source, Written) and material.source.reading is not None:
+        return f"texts in tokens: {material.source.reading.in_words()}"
     if material.source is None:
         raise UserError(
             f"{artefact.name}: there is nothing to ask it; of {material.name} only labels are known, --data gives them"

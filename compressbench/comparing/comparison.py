@@ -5,7 +5,7 @@ What needs the models themselves (fragility, cost, where an error came from) is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +40,7 @@ class Asked:
         labels: int64 (n,), -1 where unknown; None where there are none.
         classes: names of the outputs; empty where nobody gave any.
         groups: name of an attribute -> (int64 (n,) which group, -1 for none; names of the groups).
+        texts: a row to what a person reads of it; None where examples are no texts.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Asked:
     labels: Ints | None = None
     classes: tuple[str, ...] = ()
     groups: Mapping[str, tuple[Ints, tuple[str, ...]]] = field(default_factory=dict)
+    texts: Callable[[int], str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

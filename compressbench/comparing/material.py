@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressbench.artefacts.predictions import IDS, Answers, Predictions
+from compressbench.artefacts.reading import of_task as of_task_of_texts
+from compressbench.artefacts.reading import wanted_by
 from compressbench.comparing.answers import NONE
 from compressbench.comparing.arrays import Floats, Ints
 from compressbench.comparing.classes import places
@@ -23,6 +25,7 @@ from compressbench.comparing.sources import (
     Folder,
     Source,
     Stacked,
+    Written,
     listed,
     seen,
     small,
@@ -53,7 +56,15 @@ MOST_GROUPS = 1000
 NO_LABELS = "--no-labels"
 SIDE = 96
 """Pixels of a thumbnail's longer side."""
-KNOWN = "a folder of pictures, arrays in .npz or .npy, or dataset=NAME"
+TEXTS = ("text", "sentence", "sentence1", "premise", "question", "review", "content", "gloss")
+SECONDS = ("second", "sentence2", "hypothesis", "text_pair")
+"""What a column of texts may be called, and that of the other texts of pairs."""
+NAMED = ("label", "labels", "y", "class")
+"""What a column of a table with the labels may be called."""
+TABLES = (".tsv", ".csv", ".jsonl")
+GIVEN = ("text", "second", "label", "id")
+"""Columns of a table that may be named."""
+KNOWN = "a folder of pictures, arrays in .npz or .npy, texts in .csv, .tsv or .jsonl, or dataset=NAME"
 
 Group = tuple[Ints, tuple[str, ...]]
 """(n,) numbers of groups, -1 where not known, and the groups' names."""
@@ -122,6 +133,12 @@ class Material:
             found.update(np.asarray(codes, np.int64).tobytes())
         return found.hexdigest()
 
+    @property
+    def texts(self) -> Callable[[int], str] | None:
+        """A row to its text, of a pair two lines; None where examples are no texts."""
+        source = self.source
+        return (lambda row: source.shown(int(self.rows[row]))) if isinstance(source, Written) else None
+
     def thumbnail(self, row: int) -> NDArray[np.uint8] | None:
         """uint8 (h, w, 1 or 3), at most ``SIDE`` pixels a side; None where an example is no picture.
 
@@ -130,7 +147,7 @@ class Material:
         only = np.array([row])
         if self.pictures is not None:
             return small(self.pictures(only)[0], SIDE)
-        if self.arrays is None:
+        if self.arrays is None or self.texts is not None:
             return None
         found = seen(next(iter(self.arrays(only).values()))[0])
         return None if found is None else small(found, SIDE)
@@ -212,6 +229,8 @@ def read(
             raise UserError(f"--data: {words[0]!r}: {error}") from error
     if any(w.startswith(DATASET) for w in words):
         found = of_dataset(words, trusted, config_dir)
+    elif words and _is_table(words[0]):
+        found = of_table(Path(words[0]).expanduser(), words[1:], labelled)
     elif len(words) != 1:
         raise UserError(f"--data {' '.join(words)[:100]}: {KNOWN} is wanted")
     else:
@@ -220,6 +239,88 @@ def read(
             raise UserError(f"--data {words[0][:100]}: no such file or folder; {KNOWN} is wanted")
         found = of_folder(path, labelled) if path.is_dir() else of_arrays(path, inputs, labelled)
     return found if labelled else found.unlabelled()
+
+
+def _is_table(text: str) -> bool:
+    return _there(text) and any(s in TABLES for s in Path(text).suffixes[-2:]) and Path(text).is_file()
+
+
+def of_table(path: Path, words: Sequence[str] = (), labelled: bool = True) -> Material:
+    """Texts in a table, a row each (see ``data.tables``): columns of texts, labels and ids; the rest makes groups.
+
+    Labels are numbered as numbers where all are, else as they are sorted. How texts are read is the artefacts' to say.
+
+    Args:
+        words: ``text=COLUMN``, ``second=COLUMN``, ``label=COLUMN``, ``id=COLUMN``, where they are called otherwise than
+            ``TEXTS``, ``SECONDS``, ``NAMED`` and ``OWN_IDS``.
+
+    Raises:
+        UserError: it is no table, has no rows, no texts or no such column, or ids stand twice.
+    """
+    from compressbench.data.tables import read_table
+
+    told = dict(w.partition("=")[::2] for w in words if "=" in w)
+    odd = next((w for w in words if w.partition("=")[0] not in GIVEN or not w.partition("=")[2]), None)
+    if odd is not None:
+        raise UserError(f"--data {path}: {odd[:60]!r}; columns are named by text=, second=, label= and id=")
+    table = read_table(path, "--data")
+
+    def column(given: str, known: Sequence[str]) -> str | None:
+        name = told.get(given) or next((n for n in known if n in table), None)
+        if name is not None and name not in table:
+            raise UserError(f"--data {path}: has no column {name!r}; {nearest(name, table)}")
+        return name
+
+    text, second = column("text", TEXTS), column("second", SECONDS)
+    if text is None:
+        raise UserError(f"--data {path}: has no column {TEXTS[0]!r}; text=COLUMN names that of the texts, "
+                        f"of {', '.join(table)[:200]}")  # fmt: skip
+    if not table[text]:
+        raise UserError(f"--data {path}: holds no rows")
+    n = len(table[text])
+    given, own = column("label", NAMED), column("id", OWN_IDS)
+    labels, classes = None, None
+    if given is not None and labelled:
+        labels, classes = numbered(_as_numbers(table[given]), n, f"--data {path}: {given}")
+    rest = {k: np.array(v) for k, v in table.items() if k not in (text, second, given, own)}
+    return Material(
+        name=path.name,
+        ids=_ids(None if own is None else np.array(table[own]), n, str(path)),
+        labels=labels,
+        classes=classes,
+        groups=_groups(rest, n),
+        source=Written(tuple(table[text]), None if second is None else tuple(table[second])),
+        rows=np.arange(n),
+    )
+
+
+def _as_numbers(column: Sequence[str]) -> NDArray[Any]:
+    try:
+        return np.array([int(cell) for cell in column])
+    except ValueError:
+        return np.array(list(column))
+
+
+def read_by(material: Material, artefact: Any) -> Material:
+    """The same examples as an artefact reads them: of texts in its own tokens, else as they are.
+
+    Raises:
+        UserError: how it reads texts isn't known.
+    """
+    if not isinstance(material.source, Written) or isinstance(artefact, Predictions):
+        return material
+    reading = wanted_by(artefact, material.source.reading)
+    return replace(material, source=replace(material.source, reading=reading))
+
+
+def named_as(material: Material, names: Sequence[str]) -> Material:
+    """Its labels numbered as these classes are, where all of its own have their names, capitals aside; else as it is."""
+    places = {name.casefold(): k for k, name in enumerate(names)}
+    own = [name.casefold() for name in material.classes or ()]
+    if material.labels is None or not own or len(set(own)) < len(own) or not places.keys() >= set(own):
+        return material
+    table = np.array([*(places[name] for name in own), NONE], np.int64)
+    return replace(material, labels=table[material.labels], classes=tuple(names))
 
 
 def _there(text: str) -> bool:
@@ -422,8 +523,15 @@ def of_dataset(words: Sequence[str], trusted: Iterable[str] = (), config_dir: st
         raise UserError(
             f"--data {dataset.name}: labels are {labels.dtype} {labels.shape}; one class an example is asked for"
         )
-    pictures = isinstance(dataset.task, Classification)
-    source = Stacked(examples[IMAGES], "NCHW") if pictures else Encoded.of(dataset.task, examples)
+    reading = of_task_of_texts(dataset.task)
+    source: Source
+    if isinstance(dataset.task, Classification):
+        source = Stacked(examples[IMAGES], "NCHW")
+    elif reading is not None:
+        columns = [tuple(texts) for texts in dataset.task.texts(examples).values()]  # type: ignore[attr-defined]
+        source = Written(columns[0], columns[1] if len(columns) > 1 else None, reading)
+    else:
+        source = Encoded.of(dataset.task, examples)
     return Material(
         name=f"{dataset.name}, {split}",
         ids=np.asarray(examples.rows).astype(str),
@@ -449,6 +557,7 @@ def of_predictions(predictions: Predictions) -> Material:
     n = len(answers)
     return Material(
         name=f"the examples of {predictions.name}",
+        source=None if answers.texts is None else Written(answers.texts),
         ids=np.arange(n).astype(str) if answers.ids is None else answers.ids,
         labels=answers.labels,
         classes=answers.classes,

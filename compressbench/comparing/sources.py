@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from compressbench.artefacts.artefact import Input, layout_of
 from compressbench.artefacts.predictions import header_of
+from compressbench.artefacts.reading import Reading
 from compressbench.comparing.arrays import Ints
 from compressbench.data.folder import SUFFIXES, still
 from compressbench.errors import UserError, reason
@@ -170,6 +171,47 @@ class Encoded:
                 found.update(f"{name}{array.dtype}{array.shape}".encode())
                 found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Written:
+    """Texts, or pairs of texts; what is fed are the tokens that a reading makes of them.
+
+    Attributes:
+        reading: None where nobody says how they are read: then nothing can be asked.
+    """
+
+    texts: tuple[str, ...]
+    seconds: tuple[str, ...] | None = None
+    reading: Reading | None = None
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The tokens, or the text itself, which no model takes."""
+        return (Input("text", (None,), "str"),) if self.reading is None else self.reading.inputs
+
+    def read(self, rows: Ints) -> dict[str, NDArray[Any]]:
+        """See ``Source``."""
+        if self.reading is None:
+            raise UserError("how these texts are read isn't known")
+        texts, seconds = self._of(rows)
+        return self.reading.apply(texts, seconds)
+
+    def shown(self, row: int) -> str:
+        """What a person reads of an example; of a pair two lines."""
+        texts, seconds = self._of(np.array([row]))
+        return "\n".join([*texts, *(seconds or ())])
+
+    def digest(self, rows: Ints) -> str:
+        """See ``Source``."""
+        found = hashlib.sha256(repr((self.reading and self.reading.digest, len(rows))).encode())
+        for part in self._of(rows):
+            found.update(repr(part).encode())
+        return found.hexdigest()
+
+    def _of(self, rows: Ints) -> tuple[list[str], list[str] | None]:
+        texts = [self.texts[row] for row in rows]
+        return texts, None if self.seconds is None else [self.seconds[row] for row in rows]
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], rows: Ints) -> str:

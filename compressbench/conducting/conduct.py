@@ -113,6 +113,9 @@ def conducted(
     _pictures_wanted(asked_of, artefacts, wishes)
     notes = list(_twice(artefacts))
     asked_of = _numbered(asked_of, artefacts[0], wishes)
+    if asked_of.texts is not None:
+        names = getattr(artefacts[0], "class_names", ())
+        asked_of = material.named_as(asked_of, names)
     if wishes.limit is not None:
         asked_of = material.limited(asked_of, wishes.limit, wishes.seed)
     first, asked_of, said = _reference(artefacts[0], asked_of, wishes, watcher)
@@ -246,8 +249,8 @@ def _reference(
     if asked_of.labels is not None:
         with watcher.working(f"{artefact.name}: other ways to prepare pictures") as progress:
             found = doctor.doctored(
-                artefact, asked_of, one.preparation, known=one.said.scores, threads=wishes.threads,
-                rows=_looked_at(wishes), seed=wishes.seed, progress=progress,
+                artefact, material.read_by(asked_of, artefact), one.preparation, known=one.said.scores,
+                threads=wishes.threads, rows=_looked_at(wishes), seed=wishes.seed, progress=progress,
             )  # fmt: skip
         if found.better:
             notes.append(found.words)
@@ -279,7 +282,13 @@ def _answered(
 ) -> Answered:
     with watcher.working(f"{artefact.name}: {asked_of.n:,} examples") as progress:
         said = asking.asked(
-            artefact, asked_of, preparation, wishes.threads, wishes.batch, progress, wishes.keep
+            artefact,
+            material.read_by(asked_of, artefact),
+            preparation,
+            wishes.threads,
+            wishes.batch,
+            progress,
+            wishes.keep,
         )
     return Answered(artefact, preparation, said, wishes.threads)
 
@@ -314,7 +323,8 @@ def _varies(one: Answered, asked_of: Material, wishes: Wishes, watcher: Watcher)
     if isinstance(one.artefact, Predictions):
         return []
     with watcher.working(f"{one.artefact.name}: the same examples again") as progress:
-        pairs = asking.varied(one.artefact, asked_of, one.preparation, wishes.threads, seed=wishes.seed)
+        some = material.read_by(asked_of, one.artefact)
+        pairs = asking.varied(one.artefact, some, one.preparation, wishes.threads, seed=wishes.seed)
         progress.step(1, 1)
     return [
         finding
@@ -348,14 +358,16 @@ def _floors(first: Answered, asked_of: Material, wishes: Wishes, watcher: Watche
         return
     with further.in_half(first, wishes.given) as half:
         if half is not None:
-            again = _answered(half, asked_of, first.preparation, wishes, watcher)
+            own = material.read_by(asked_of, first.artefact)  # the copy has no tokenizer beside it
+            again = _answered(half, own, first.preparation, wishes, watcher)
             yield floor("the reference against itself, weights rounded to fp16", first.shown, again.shown)
 
 
 def _asked(asked_of: Material) -> Asked:
     return Asked(
-        asked_of.name, asked_of.ids.tolist(), asked_of.labels, tuple(asked_of.classes or ()), asked_of.groups
-    )
+        asked_of.name, asked_of.ids.tolist(), asked_of.labels, tuple(asked_of.classes or ()), asked_of.groups,
+        asked_of.texts,
+    )  # fmt: skip
 
 
 def _with(comparison: Comparison, more: Sequence[Finding]) -> Comparison:

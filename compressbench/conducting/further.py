@@ -29,7 +29,7 @@ from compressbench.comparing.answers import answers, label_loyalty
 from compressbench.comparing.arrays import Floats, Ints
 from compressbench.comparing.inside import SPARSE as ZEROS
 from compressbench.comparing.intervals import Estimate, share
-from compressbench.comparing.material import Material, limited
+from compressbench.comparing.material import Material, limited, read_by
 from compressbench.comparing.oddities import Finding
 from compressbench.comparing.probabilities import kind_of
 from compressbench.conducting.wishes import Wishes
@@ -184,7 +184,8 @@ def _peak(one: Answered, asked_of: Material) -> int | None:
 def _maker(one: Answered, asked_of: Material) -> Callable[[int], Arrays]:
     def make(count: int) -> Arrays:
         rows = np.arange(count) % asked_of.n
-        return next(asking.batches(one.artefact, asked_of, one.preparation, count, rows))  # type: ignore[arg-type]
+        some = read_by(asked_of, one.artefact)
+        return next(asking.batches(one.artefact, some, one.preparation, count, rows))  # type: ignore[arg-type]
 
     return make
 
@@ -258,6 +259,9 @@ def fragility(
         return Fragility(
             words=("Not tested here: a file of predictions can't be asked anything else.",)
         ), nothing
+    if asked_of.texts is not None:
+        why = "Not tested here: what is spoilt and attacked are pictures, and the data are texts."
+        return Fragility(words=(why,)), nothing
     if asked_of.pictures is None:
         return Fragility(words=("Not tested here: the data are arrays that are fed as they are.",)), nothing
     each = sum(1 / one.said.rate for one in answered)
@@ -378,6 +382,7 @@ def _fed(one: Answered, some: Material) -> tuple[within.Fed, ...]:
     artefact = one.artefact
     if isinstance(artefact, Predictions) or some.source is None:
         return ()
+    some = read_by(some, artefact)
     size = artefact.wants.batch or AT_A_TIME
     rows = np.arange(some.n - some.n % size if some.n >= size else 0)
     fed = asking.batches(artefact, some, one.preparation, size, rows)
@@ -406,6 +411,9 @@ def layers(first: Answered, other: Answered, asked_of: Material, wishes: Wishes)
         or isinstance(other.artefact, Predictions)
     ):
         return Layers(words=("Can't be told: a file of predictions has no layers.",))
+    asked_of, theirs = (read_by(asked_of, one.artefact) for one in (first, other))
+    if asked_of.source.inputs and asked_of.contents != theirs.contents:  # type: ignore[union-attr]
+        return Layers(words=("Can't be told: the two read texts in other tokens.",))
     some = limited(asked_of, _traced(asked_of), wishes.seed)
     try:
         if kinds == {"Onnx"}:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from compressbench.console import clean_line
 from compressbench.declared import BATCH
 from compressbench.paths import nameless
+from compressbench.tasks.task import noun_of
 
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
@@ -70,9 +71,9 @@ class Checked:
 
     Attributes:
         runtime: in words.
-        n: test images.
+        n: test examples.
         top1, simulated: percent right, of the file and of the state.
-        agreement: percent of images on which both name the same class.
+        agreement: percent of them on which both name the same class.
         difference: the largest between two log-probabilities.
     """
 
@@ -104,6 +105,7 @@ def card(
     """
     main = next(iter(files))
     told, feeding = dataset.task.feeding()
+    noun = noun_of(dataset.task)
     classes = ", ".join(map(_line, dataset.classes))
     rows = [*facts.items(), ("Data set", f"{dataset.name}; licence: {dataset.licence or 'not stated'}")]
     rows += [("File", f"{name}, {size:,} bytes") for name, size in files.items()]
@@ -119,7 +121,7 @@ def card(
             "",
             "## Check of this file",
             "",
-            f"{checked.runtime}: {checked.top1:.2f} % of {checked.n} test images right; the state itself, simulated "
+            f"{checked.runtime}: {checked.top1:.2f} % of {checked.n} test {noun}s right; the state itself, simulated "
             f"in torch, {checked.simulated:.2f} %. Both name the same class for {checked.agreement:.2f} % of them; "
             f"the largest difference of two log-probabilities is {checked.difference:.2g}.",
             "",

@@ -22,6 +22,7 @@ from compressbench.hardware.exported import Run, exported, method_of, xnnpack_pr
 from compressbench.inputs import Inputs, batches, first
 from compressbench.models.quantized import FLOATS, forms_of, integers, quantized
 from compressbench.outputs import forward
+from compressbench.tasks.task import axes_of, one_size
 
 if TYPE_CHECKING:
     from compressbench.views import View
@@ -38,7 +39,10 @@ def onnx(view: View, stem: Path, sample: Inputs) -> Written:
     runtime = package()
     threads = torch.get_num_threads()
     opened = functools.partial(answers, runtime, threads=threads)
-    graph, _ = checked_graph(view.module, sample, opened, "ONNX Runtime", names=view.bench.task.inputs)
+    task = view.bench.task
+    graph, _ = checked_graph(
+        view.module, sample, opened, "ONNX Runtime", names=task.inputs, axes=axes_of(task)
+    )
     path = stem.with_name(f"{stem.name}.onnx")
     path.write_bytes(graph.bytes())
     run = opened(path.read_bytes())
@@ -53,7 +57,8 @@ def openvino(view: View, stem: Path, sample: Inputs) -> Written:
     runtime = package()
     core = runtime.Core()
     opened = functools.partial(answers, core, threads=torch.get_num_threads())
-    graph, _ = checked_graph(view.module, sample, opened, "OpenVINO", names=view.bench.task.inputs)
+    task = view.bench.task
+    graph, _ = checked_graph(view.module, sample, opened, "OpenVINO", names=task.inputs, axes=axes_of(task))
     path = stem.with_name(f"{stem.name}.xml")
     runtime.save_model(core.read_model(io.BytesIO(graph.bytes())), str(path), compress_to_fp16=False)
     run = opened(path, precision=own_precision(view.module))
@@ -63,7 +68,9 @@ def openvino(view: View, stem: Path, sample: Inputs) -> Written:
 def torch_export(view: View, stem: Path, sample: Inputs) -> Written:
     """``.pt2``: torch's own exchange format; rounding stays simulated in it, in float."""
     path = stem.with_name(f"{stem.name}.pt2")
-    program = exported(view.module, sample)
+    program = exported(
+        view.module, sample, [axes_of(view.bench.task)[name] for name in view.bench.task.inputs]
+    )
     made = program.module()
 
     def run(*batch: Tensor) -> Tensor:
@@ -78,6 +85,8 @@ def torch_export(view: View, stem: Path, sample: Inputs) -> Written:
 
 def executorch(view: View, stem: Path, sample: Inputs) -> Written:
     """``.pte``: for phones and small devices, one image a call, with XNNPACK's kernels; rounding stays simulated."""
+    if why := one_size(view.bench.task):
+        raise UserError(f"export: an ExecuTorch file of ours takes inputs of one size, and {why}; --to onnx")
     path = stem.with_name(f"{stem.name}.pte")
     path.write_bytes(xnnpack_program(view.module, first(sample, 1)))
     method = method_of(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     from compressbench.deploying.exporting import FORMS as WRITERS
     from compressbench.hardware.exits import without_exits
     from compressbench.runs.finished import records_of
+    from compressbench.tasks.task import noun_of
 
     if view.leaves_early:
         raise UserError(
@@ -40,6 +42,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
         )
     view = without_exits(view)
     folder.mkdir(parents=True, exist_ok=True)
+    noun = noun_of(view.bench.task)
     sample = view.bench.task.encode(view.bench.feed("test").head(8))
     stem = folder / node.name.replace("/", "_")
     try:
@@ -54,8 +57,9 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
             path.unlink(missing_ok=True)
         raise UserError(
             f"export: {runtime} and the state name the same class for only {checked.agreement:.1f} % of "
-            f"{checked.n} test images; what was written is deleted again"
+            f"{checked.n} test {noun}s; what was written is deleted again"
         )
+    _write_beside(view, folder)
     files = {p.name: p.stat().st_size for p in paths}
     text = card(
         f"{node.name} of {ready.setting.columns.recipe}",
@@ -70,19 +74,44 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     about = stem.with_name(f"{stem.name}.{form}.md")
     about.write_text(text, encoding="utf-8")
     return (
-        f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test images "
+        f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test {noun}s "
         f"(state {checked.simulated:.2f} %), same class for {checked.agreement:.2f} %\n{about}"
     )
 
 
-def write_images(view: View, folder: Path, node: Node) -> Path:
-    """The test split as ``NAME.test.npz``: its columns (of pictures ``images``, uint8) and ``labels``, to check with."""
+def _write_beside(view: View, folder: Path) -> None:
+    """What a task's examples can't be encoded without, as a tokenizer: what it says in ``beside``, content by name.
+
+    Raises:
+        UserError: the folder holds another file of the name.
+    """
+    beside = getattr(view.bench.task, "beside", dict)()
+    for name, content in beside.items():
+        path = folder / name
+        if path.exists() and path.read_bytes() != content:
+            raise UserError(
+                f"export: {path} is another one than this state's; choose another --output folder"
+            )
+        path.write_bytes(content)
+
+
+def write_examples(view: View, folder: Path, node: Node) -> Path:
+    """The test split, to check with: its columns (of pictures ``images``, uint8) and ``labels`` as ``NAME.test.npz``.
+
+    Of texts ``NAME.test.jsonl``: an object a line, with the texts and the name of the label.
+    """
     import numpy
 
-    split = view.bench.dataset.splits["test"]
+    split, task = view.bench.dataset.splits["test"], view.bench.task
+    if hasattr(task, "texts"):
+        columns = {**task.texts(split), "label": [task.classes[k] for k in split.labels.tolist()]}
+        lines = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        path = folder / f"{node.name.replace('/', '_')}.test.jsonl"
+        path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), "utf-8")
+        return path
     path = folder / f"{node.name.replace('/', '_')}.test.npz"
-    columns: dict[str, Any] = {name: tensor.numpy() for name, tensor in split.tensors().items()}
-    numpy.savez_compressed(path, **columns)
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in split.tensors().items()}
+    numpy.savez_compressed(path, **arrays)
     return path
 
 

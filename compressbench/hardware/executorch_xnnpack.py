@@ -44,7 +44,10 @@ class ExecutorchXNNPACK:
         from compressbench.inputs import first, on
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
+        from compressbench.tasks.task import one_size
 
+        if why := one_size(view.bench.task):
+            return Unsupported(f"programs for ExecuTorch take inputs of one size here, and {why}")
         inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
         module = module_of(view.state, "cpu")
         layers = tuple(quantized(module))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from compressbench.errors import UserError
@@ -41,11 +41,17 @@ Compile = Callable[["nn.Module", "Inputs", Sequence[str], Sequence[str]], Compil
 def lower(target: HardwareTarget, view: View) -> Lowered | Unsupported:
     """What a target makes of a state; one that takes whole nets alone refuses a state whose examples leave early.
 
-    A net with exits that nobody leaves by is lowered without them.
+    A net with exits that nobody leaves by is lowered without them. Of texts it is said how long the timed ones are.
     """
+    from compressbench.tasks.task import one_size
+
     if view.leaves_early and not getattr(target, "EXITS", False):
         return Unsupported("early exits: this target takes whole nets alone, and would price the last exit")
-    return target.lower(view if view.leaves_early else without_exits(view))
+    found = target.lower(view if view.leaves_early else without_exits(view))
+    if isinstance(found, Unsupported) or not one_size(view.bench.task):
+        return found
+    tokens = int(found.inputs[0].shape[1])
+    return replace(found, runtime=f"{found.runtime}, {tokens} tokens", tokens=tokens)
 
 
 def without_exits(view: View) -> View:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def xnnpack_program(module: nn.Module, sample: Inputs) -> bytes:
         from executorch.exir import to_edge_transform_and_lower
     except ImportError as error:
         raise UserError(f"ExecuTorch isn't installed ({error}): pip install executorch") from error
-    program = exported(module, sample, free=False)
+    program = exported(module, sample, free=None)
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     return lowered.buffer
 
@@ -132,19 +132,25 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def exported(module: nn.Module, sample: Inputs, free: bool = True) -> Any:
-    """A ``torch.export`` program of a net, rounding spelled out; of any number of examples, or of the sample's.
+def exported(module: nn.Module, sample: Inputs, free: Sequence[tuple[str, ...]] | None = ()) -> Any:
+    """A ``torch.export`` program of a net, rounding spelled out.
+
+    Args:
+        free: of each input the names of its dimensions that may differ, from the first; none said: the number of
+            examples alone. None: inputs have the sample's very shape.
 
     Raises:
         UserError: torch can't trace the net.
     """
     n = torch.export.Dim("n", min=1, max=4096)
+    known = free or [("n",)] * len(sample)
+    shapes = tuple({k: n if k == 0 else torch.export.Dim.DYNAMIC for k in range(len(each))} for each in known)
     try:
         with torch.no_grad(), unfused_attention(), _quiet():
             program = torch.export.export(
                 _Logits(_spelled(module)).eval(),
-                tuple(map(_plain, first(sample, 4) if free else sample)),
-                dynamic_shapes={"inputs": tuple({0: n} for _ in sample)} if free else None,
+                tuple(map(_plain, sample if free is None else first(sample, 4))),
+                dynamic_shapes=None if free is None else {"inputs": shapes},
             )
     except Exception as error:  # it fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

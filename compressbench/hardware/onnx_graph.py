@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError
 from compressbench.hardware import agreement
-from compressbench.inputs import Inputs, batches, first
+from compressbench.inputs import Inputs, batches, first, shorter
 from compressbench.models.attention import unfused_attention
 from compressbench.models.plain import computed, made_plain
 from compressbench.models.quantized import (
@@ -37,6 +37,7 @@ from compressbench.models.quantized import (
 )
 from compressbench.models.reached import ran
 from compressbench.outputs import forward
+from compressbench.tasks.task import EXAMPLES, Axes
 
 OPSET = 17
 INPUT, OUTPUT = "images", "logits"
@@ -92,6 +93,7 @@ def graph_of(
     kept: Collection[str] = (),
     outputs: Sequence[str] = (OUTPUT,),
     names: Sequence[str] = (INPUT,),
+    axes: Axes | None = None,
 ) -> Graph:
     """The ONNX graph of a module as ``module_of`` builds it.
 
@@ -103,11 +105,12 @@ def graph_of(
         kept: layers that round by float operations though their bits would allow integers.
         outputs: names of what the module returns, where that is a tuple: a part of a net with early exits.
         names: of the inputs.
+        axes: dimensions that are free in the graph, see ``tasks.task.axes_of``; None: n alone.
 
     Raises:
         UserError: torch can't export the net, or a package is missing.
     """
-    model, fixed = exported(floating(module), sample, outputs, names)
+    model, fixed = exported(floating(module), sample, outputs, names, axes)
     layers = quantized(module)
     if not layers:
         return Graph(model, fixed=fixed)
@@ -144,6 +147,7 @@ def checked_graph(
     images: Inputs | None = None,
     outputs: Sequence[str] = (OUTPUT,),
     names: Sequence[str] = (INPUT,),
+    axes: Axes | None = None,
 ) -> tuple[Graph, agreement.Answers]:
     """``graph_of`` and the runtime that opened it: it answers as the net does, or it is refused.
 
@@ -155,11 +159,11 @@ def checked_graph(
     Raises:
         UserError: as ``graph_of``; the runtime refuses the graph, or answers otherwise than the net.
     """
-    found = graph_in_float(module, sample, opened, who, outputs, names)
+    found = graph_in_float(module, sample, opened, who, outputs, names, axes)
     if not quantized(module):
         return found
-    graph = graph_of(module, sample, images, outputs=outputs, names=names)
-    return graph, _compared(graph, module, sample, opened, who, outputs, "")
+    graph = graph_of(module, sample, images, outputs=outputs, names=names, axes=axes)
+    return graph, _compared(graph, module, _lengths(sample, names, axes), opened, who, outputs, "")
 
 
 def graph_in_float(
@@ -169,17 +173,26 @@ def graph_in_float(
     who: str,
     outputs: Sequence[str] = (OUTPUT,),
     names: Sequence[str] = (INPUT,),
+    axes: Axes | None = None,
 ) -> tuple[Graph, agreement.Answers]:
     """``checked_graph`` of a net that rounds nothing: what tracing gets wrong would hide behind what rounding moves."""
     plain = floating(module)
-    graph = graph_of(plain, sample, outputs=outputs, names=names)
-    return graph, _compared(graph, plain, sample, opened, who, outputs, graph.fixed or agreement.HINT)
+    graph = graph_of(plain, sample, outputs=outputs, names=names, axes=axes)
+    lengths = _lengths(sample, names, axes)
+    return graph, _compared(graph, plain, lengths, opened, who, outputs, graph.fixed or agreement.HINT)
+
+
+def _lengths(sample: Inputs, names: Sequence[str], axes: Axes | None) -> list[Inputs]:
+    """A sample, and the same cut where dimensions other than n are free."""
+    short = shorter(sample, names, axes) if axes else sample
+    same = all(x.shape == y.shape for x, y in zip(sample, short, strict=True))
+    return [sample] if same else [sample, short]
 
 
 def _compared(
     graph: Graph,
     net: nn.Module,
-    sample: Inputs,
+    samples: Sequence[Inputs],
     opened: Callable[[bytes], agreement.Answers],
     who: str,
     outputs: Sequence[str],
@@ -193,8 +206,9 @@ def _compared(
     def wanted(*x: Tensor) -> Any:
         return net(*x) if len(outputs) > 1 else forward(net, *x).logits
 
-    sizes = agreement.two_sizes((1, len(sample[0])))
-    agreement.check(wanted, run, sample, sizes, who, bool(quantized(net)), hint)
+    for sample in samples:
+        sizes = agreement.two_sizes((1, len(sample[0])))
+        agreement.check(wanted, run, sample, sizes, who, bool(quantized(net)), hint)
     return run
 
 
@@ -283,6 +297,7 @@ def exported(
     sample: Inputs,
     outputs: Sequence[str] = (OUTPUT,),
     names: Sequence[str] = (INPUT,),
+    axes: Axes | None = None,
 ) -> tuple[Any, str]:
     """(``onnx.ModelProto`` of a float net, what became a constant in it); initializers carry the net's tensors' names.
 
@@ -306,7 +321,9 @@ def exported(
                 training=torch.onnx.TrainingMode.PRESERVE,  # batch norms stay as they are
                 input_names=list(names),
                 output_names=list(outputs),
-                dynamic_axes={name: {0: "n"} for name in (*names, *outputs)},
+                dynamic_axes={
+                    name: dict(enumerate((axes or {}).get(name, EXAMPLES))) for name in (*names, *outputs)
+                },
             )
     except Exception as error:  # the exporter fails in many ways, all with the user's net as the reason
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -317,18 +334,21 @@ def exported(
         ) from error
     model = package.load_from_string(buffer.getvalue())
     del model.metadata_props[:]
-    _with_all_inputs(package, model.graph, names, sample)
+    _with_all_inputs(package, model.graph, names, sample, axes or {})
     _in_single(package, model.graph)
     return model, _fixed(noted)
 
 
-def _with_all_inputs(package: Any, graph: Any, names: Sequence[str], sample: Inputs) -> None:
+def _with_all_inputs(package: Any, graph: Any, names: Sequence[str], sample: Inputs, axes: Axes) -> None:
     """Puts back the inputs that a net doesn't read, which the exporter leaves out: files are fed all of them."""
     there = {value.name: value for value in graph.input}
     for name, tensor in zip(names, sample, strict=False):
         if name not in there:
             kind = package.helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype)
-            there[name] = package.helper.make_tensor_value_info(name, kind, ["n", *tensor.shape[1:]])
+            free = axes.get(name, EXAMPLES)
+            there[name] = package.helper.make_tensor_value_info(
+                name, kind, [*free, *tensor.shape[len(free) :]]
+            )
     found = [there[name] for name in names if name in there]
     rest = [value for name, value in there.items() if name not in names]
     del graph.input[:]
@@ -463,6 +483,9 @@ class _Surgery:
     def layer(self, name: str, layer: Any) -> None:
         """Rounds one layer's weight and input."""
         weight = f"{_MINE}{name}.weight"
+        if isinstance(layer, nn.Embedding):
+            self._table(name, weight, layer)
+            return
         users = self._multipliers(weight)
         if weight not in self.initial or not users:
             raise UserError(
@@ -615,6 +638,51 @@ class _Surgery:
         self._node(node, "Clip", [f"{name}|whole", low, high], [f"{name}|clip"])
         self._node(node, "Mul", [f"{name}|clip", step], [f"{name}|rounded"])
         return f"{name}|rounded"
+
+    def _table(self, name: str, weight: str, layer: Any) -> None:
+        """An embedding's integers, looked up before they are scaled: the table as a whole is never made of floats.
+
+        Raises:
+            UserError: the table is read by something else than a look-up.
+        """
+        import numpy as np
+
+        form, readers = forms_of(layer)["weight"], self.readers.get(weight, [])
+        if not form:
+            return
+        if any(node.op_type != "Gather" or node.input[0] != weight for node in readers):
+            raise UserError(f"{name} is an embedding that rounds, and something else reads its weight too")
+        if not is_byte(form):
+            self._weight(name, weight, form, layer, False)
+            return
+        q = integers(layer.weight.detach().cpu(), form, layer.weight_scale.cpu(), layer.weight_zero.cpu())
+        move = _OFFSET if form["high"] > 127 else 0
+        steps = self._constant(f"{name}.weight|q", (q - move).numpy().astype(np.int8))
+        scale = layer.weight_scale.detach().cpu().numpy().astype(np.float32)
+        zero = (layer.weight_zero.cpu() - move).numpy().astype(np.float32)
+        parts = {"scale": scale, "zero": zero} if zero.any() else {"scale": scale}
+        for part, values in parts.items():
+            self._constant(f"{name}.weight|{part}", values.reshape(-1, 1) if scale.ndim else values)
+        del self.initial[weight]
+        for place, node in enumerate(readers):
+            own = f"{name}|{place}" if place else name
+            rows, ids = f"{own}|rows", node.input[1]
+            self._node(node, "Gather", [steps, ids], [rows], axis=0)
+            self._node(node, "Cast", [rows], [f"{own}|steps"], to=self.package.TensorProto.FLOAT)
+            found = {}
+            for part in parts:
+                found[part] = f"{name}.weight|{part}"
+                if scale.ndim:
+                    found[part] = f"{own}|{part}"
+                    self._node(node, "Gather", [f"{name}.weight|{part}", ids], [found[part]], axis=0)
+            moved = f"{own}|steps"
+            if "zero" in found:
+                moved = f"{own}|moved"
+                self._node(node, "Sub", [f"{own}|steps", found["zero"]], [moved])
+            del node.attribute[:]
+            del node.input[:]
+            node.op_type = "Mul"
+            node.input.extend([moved, found["scale"]])
 
     def _weight(self, name: str, weight: str, form: Form, layer: Any, integer: bool) -> None:
         import numpy as np

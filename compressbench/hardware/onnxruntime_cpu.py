@@ -54,6 +54,7 @@ class OnnxRuntimeCPU:
         from compressbench.hardware.onnx_graph import checked_graph
         from compressbench.inputs import first, on
         from compressbench.models.build import module_of
+        from compressbench.tasks.task import axes_of
 
         runtime = package()
         if view.leaves_early:
@@ -66,8 +67,9 @@ class OnnxRuntimeCPU:
             opened = functools.partial(answers, runtime, threads=self.threads)
             module = module_of(view.state)
             graph, run = checked_graph(
-                module, first(inputs, FEW), opened, "ONNX Runtime", images, names=view.bench.task.inputs
-            )
+                module, first(inputs, FEW), opened, "ONNX Runtime", images, names=view.bench.task.inputs,
+                axes=axes_of(view.bench.task),
+            )  # fmt: skip
         except UserError as error:
             if "pip install" in str(error):
                 raise

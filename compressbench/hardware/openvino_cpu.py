@@ -66,13 +66,14 @@ class OpenVINOCPU:
         from compressbench.models.build import module_of
         from compressbench.models.quantized import quantized
         from compressbench.outputs import forward
+        from compressbench.tasks.task import axes_of
 
         openvino = package()
         if view.leaves_early:
             words = f"OpenVINO {openvino.__version__.partition('-')[0]}, any batch size"
             return in_parts(view, max(self.batches), words, functools.partial(self._part, openvino.Core()))
         inputs = on(examples(view, max(agreement.FEW, *self.batches)), "cpu")
-        names = view.bench.task.inputs
+        names, axes = view.bench.task.inputs, axes_of(view.bench.task)
         began = time.perf_counter()
         module = module_of(view.state)
         precision = self.precision or own_precision(module)
@@ -82,18 +83,18 @@ class OpenVINOCPU:
         rounds = bool(layers) or precision != "f32"
         opened = functools.partial(answers, core, threads=self.threads)
         try:
-            graph, _ = graph_in_float(module, first(inputs, agreement.FEW), opened, "OpenVINO", names=names)
+            graph, _ = graph_in_float(
+                module, first(inputs, agreement.FEW), opened, "OpenVINO", names=names, axes=axes
+            )
             while True:
                 if layers:
-                    graph = graph_of(module, inputs, kept=kept, names=names)
+                    graph = graph_of(module, inputs, kept=kept, names=names, axes=axes)
                 content = graph.bytes()
-                request = _requests(
-                    core, content, [tuple(x.shape[1:]) for x in inputs], self.threads, precision
-                )
+                request = _requests(core, content, inputs, self.threads, precision)
                 try:
                     agreement.check(
                         lambda *x: forward(module, *x).logits,
-                        lambda *x, request=request: _infer(request(len(x[0]))[1], x)[0],
+                        lambda *x, request=request: _infer(request(x)[1], x)[0],
                         inputs,
                         agreement.two_sizes(self.batches),
                         "OpenVINO",
@@ -113,10 +114,10 @@ class OpenVINOCPU:
                 raise
             return Unsupported(str(error))
         took = time.perf_counter() - began
-        left = float_layers(graph, request(self.batches[0])[0])
+        left = float_layers(graph, request(first(inputs, self.batches[0]))[0])
 
         def run(*batch: Tensor) -> object:
-            return _infer(request(len(batch[0]))[1], batch)[0]
+            return _infer(request(batch)[1], batch)[0]
 
         words = f"OpenVINO {openvino.__version__.partition('-')[0]}, {kind(graph, left)}"
         if precision != "f32":
@@ -146,14 +147,20 @@ class OpenVINOCPU:
 
 
 def _requests(
-    core: Any, content: bytes, shapes: Sequence[tuple[int, ...]], threads: int, precision: str
-) -> Callable[[int], Any]:
-    """Batch size -> (compiled model, request), each made when it is first asked for."""
-    compiled: dict[int, Any] = {}
+    core: Any, content: bytes, usual: Inputs, threads: int, precision: str
+) -> Callable[[Inputs], Any]:
+    """Inputs -> (compiled model, request), each made when it is first asked for.
 
-    def request(count: int) -> Any:
+    Of the usual inputs' sizes there is one for each batch size; all others, as of shorter texts, share one of any size.
+    """
+    compiled: dict[int, Any] = {}
+    shapes = [tuple(x.shape[1:]) for x in usual]
+
+    def request(inputs: Inputs) -> Any:
+        count = len(inputs[0]) if [tuple(x.shape[1:]) for x in inputs] == shapes else 0
         if count not in compiled:
-            model = compile_model(core, content, [(count, *shape) for shape in shapes], threads, precision)
+            sizes = [(count, *shape) for shape in shapes] if count else None
+            model = compile_model(core, content, sizes, threads, precision)
             compiled[count] = (model, model.create_infer_request())
         return compiled[count]
 

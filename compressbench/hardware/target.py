@@ -76,6 +76,7 @@ class Lowered:
             mixture of all ``inputs``.
         parts: of a state with early exits, what runs each part on the device; see ``compressbench.exit_criteria.policy``.
         simulated: whether all rounding is only simulated, in float: what a forward takes says nothing of the state then.
+        tokens: of an example of ``inputs``, padding counted; 0 where these have one size anyway.
     """
 
     run: Callable[..., object]
@@ -89,6 +90,7 @@ class Lowered:
     varies: bool = False
     parts: Sequence[Callable[..., Sequence[Tensor]]] = ()
     simulated: bool = False
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _pass(one: Lowered, batch: int, forwards: int) -> Callable[[], None]:
 
 def said(view: View) -> str:
     """What a runtime's words add of a state with early exits."""
-    return f", early exits, mean of a pass over {MIXTURE} test images" if view.leaves_early else ""
+    return f", early exits, mean of a pass over {MIXTURE} test examples" if view.leaves_early else ""
 
 
 def timed_inputs(view: View, most: int) -> Inputs:

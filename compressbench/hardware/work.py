@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compressbench.models.counting import count
-from compressbench.models.quantized import bits_of, unrounded
+from compressbench.models.quantized import bits_of, quantized, unrounded
 from compressbench.outputs import forward
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class Work:
     Attributes:
         layers: with weights; norms and activations count as part of the layer before them.
         activations: the most entries alive at one time, for one example.
-        others: entries of parameters outside of ``layers`` (biases, norms).
+        others: entries of parameters outside of ``layers`` (biases, norms, tables of embeddings), as many as take their
+            place at 32 bits each; what is looked up in a table isn't counted as moved.
     """
 
     layers: tuple[Layer, ...]
@@ -100,7 +101,11 @@ def work_of(view: View) -> Work:
     layers = [_layer(name, module.get_submodule(name), counts.layers[name], *seen[name]) for name in seen]
     if counts.others:
         layers.append(Layer("products", OTHER, counts.others, 0, 0, DENSE, 0, 0, (0, 0)))
-    held = sum(x.weights for x in layers)
+    held = sum(x.weights for x in layers) + sum(
+        round(part.weight.numel() * (1 - _bits("", part)[0] / 32))
+        for part in quantized(module).values()
+        if isinstance(part, nn.Embedding)
+    )
     return Work(tuple(layers), peak.most, max(0, counts.parameters - held))
 
 

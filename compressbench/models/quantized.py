@@ -3,7 +3,8 @@
 A quantized state carries an edit ``{"quantize": {layer: {"weight": form, "input": form}}}`` and the numbers in its
 tensor group ``scales``: ``conv1.weight|scale``, ``conv1.weight|zero``, ``conv1.input|scale`` … Its weights stay latent:
 the layer rounds them in every forward, so that training such a state is quantization-aware training. Gradients pass
-straight through inside the clipping range and are zero outside.
+straight through inside the clipping range and are zero outside. Of an embedding only the weight rounds, by ``axis`` 0
+with a scale for each row: its inputs are numbers of rows.
 
 A form is ``{"bits": 8, "low": -127, "high": 127, "axis": 0}``: q = clip(round(x / scale) + zero, low, high), x^ =
 scale (q - zero). ``axis`` 0 has a scale for each output channel, null one for the tensor; ``"dynamic": true`` (inputs)
@@ -38,6 +39,8 @@ def quantize(module: nn.Module, layers: Mapping[str, Mapping[str, Form]]) -> nn.
     for name, forms in layers.items():
         layer = _layer(module, name)
         _check(name, forms)
+        if isinstance(layer, nn.Embedding) and forms.get("input"):
+            raise UserError(f"edits: quantize: {name} is an embedding, whose inputs are no numbers to round")
         for part in PARTS:
             form = forms.get(part)
             layer.__dict__.setdefault("_forms", {})[part] = dict(form) if form else None
@@ -61,6 +64,19 @@ def quantize(module: nn.Module, layers: Mapping[str, Mapping[str, Form]]) -> nn.
 def quantized(module: nn.Module) -> dict[str, nn.Module]:
     """The layers that round, by name."""
     return {name: part for name, part in module.named_modules() if _rounds(type(part))}
+
+
+def embeddings(module: nn.Module) -> dict[str, nn.Embedding]:
+    """Tables of a module that can round, by name: those whose weight no other layer shares."""
+    users: dict[int, int] = {}
+    for part in module.modules():
+        weight = part._parameters.get("weight")
+        users[id(weight)] = users.get(id(weight), 0) + 1
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Embedding) and users[id(part.weight)] == 1 and not unfit(part)
+    }
 
 
 def shared_weights(module: nn.Module) -> dict[str, str]:
@@ -276,7 +292,24 @@ class QuantizedConv3d(nn.Conv3d):
         return self._conv_forward(_rounded_part(self, "input", input), weight, self.bias)
 
 
+class QuantizedEmbedding(nn.Embedding):
+    """A table whose rows are rounded as they are looked up: the whole of it is rarely read."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(…) int64 to (…, dim)."""
+        found = super().forward(input)
+        form = self.__dict__["_forms"]["weight"]
+        if not form:
+            return found
+        scale, zero = getattr(self, "weight_scale", None), getattr(self, "weight_zero", None)
+        if scale is None or zero is None or not scale.ndim:
+            return rounded(found, form, scale, zero)
+        flat = found.reshape(-1, found.shape[-1])
+        return rounded(flat, form, scale[input].reshape(-1), zero[input].reshape(-1)).view_as(found)
+
+
 _KINDS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Embedding: QuantizedEmbedding,
     nn.Linear: QuantizedLinear,
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
@@ -324,6 +357,8 @@ def unfit(layer: nn.Module) -> str:
     its input: then rounding both is what an integer kernel does. That is tried on a random input.
     """
     kind = _plain(type(layer))
+    if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
+        return f"{kind.__name__} with max_norm, which changes its weight as it runs"
     if kind in _KINDS:
         return ""
     if not _has_a_kind(kind):
@@ -365,13 +400,13 @@ def _layer(module: nn.Module, name: str) -> Any:
     try:
         layer = module.get_submodule(name)
     except AttributeError as error:
-        known = [n for n, part in module.named_modules() if isinstance(part, LAYERS)]
+        known = [n for n, part in module.named_modules() if isinstance(part, (*LAYERS, nn.Embedding))]
         raise UserError(
             f"edits: quantize: the model has no layer {name!r}; {nearest(name, known)}"
         ) from error
     if not _has_a_kind(_plain(type(layer))):
         raise UserError(
-            f"edits: quantize: {name} is a {type(layer).__name__}, not a convolution or linear layer"
+            f"edits: quantize: {name} is a {type(layer).__name__}, not a convolution, linear layer or embedding"
         )
     return layer
 

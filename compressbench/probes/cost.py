@@ -94,7 +94,7 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
                 yield Metric(f"speedup_b{batch}", None, "x", note=why)
             continue
         timings = target.time(ready, batch)
-        yield from _latencies(timings[0], lowered[0].runtime)
+        yield from _latencies(timings[0], lowered[0])
         name = f"speedup_b{batch}"
         if same:
             yield Metric(name, 1.0, "x", "computed", note="the reference itself")
@@ -106,14 +106,17 @@ def _measured(subject: View, reference: View, target: HardwareTarget) -> Iterabl
             )
 
 
-def _latencies(timing: Timing, runtime: str) -> Iterable[Metric]:
+def _latencies(timing: Timing, lowered: Lowered) -> Iterable[Metric]:
     n, b = len(timing.seconds), timing.batch
-    note = "; ".join(x for x in (runtime, timing.disturbed) if x)
+    note = "; ".join(x for x in (lowered.runtime, timing.disturbed) if x)
     basis = timing.basis
     for name, seconds in (("min", timing.minimum), ("median", timing.median), ("p90", timing.p90)):
         yield Metric(f"latency_{name}_b{b}", 1000 * seconds, "ms", basis, n=n, note=note)
     if b > 1:
         yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", basis, n=n, note=note)
+        if lowered.tokens:
+            rate = b * lowered.tokens / timing.median
+            yield Metric(f"token_throughput_b{b}", rate, "tokens/s", basis, n=n, note=note)
 
 
 def caution(subject: View, reference: View, lowered: Lowered) -> str:

@@ -112,17 +112,18 @@ class Exemplars:
 
     def _pictures(self, found: Any, subjects: Population, bench: Bench) -> Iterable[Metric]:
         """One record an exemplar: its group is its rank from 1, its value its row in the source."""
-        from compressbench.probes.thumbnails import thumbnails
+        from compressbench.probes.thumbnails import attributes, thumbnails
 
         rows = found.ranked[: self.shown]
         if not len(rows):
             return
         classes, chosen = bench.task.classes, bench.feed("test").take(rows.tolist()).to("cpu")
-        pictures = thumbnails(chosen)
-        for rank, (row, picture) in enumerate(zip(rows.tolist(), pictures, strict=True), 1):
+        shown, beside = thumbnails(chosen, bench.task), attributes(chosen, bench.dataset)
+        for rank, (row, seen) in enumerate(zip(rows.tolist(), shown, strict=True), 1):
             labels = int(chosen.labels[rank - 1]), int(found.reference[row]), int(found.subject[row])
             true, dense, other = (classes[k] for k in labels)
             note = f"true {true} · dense {dense} · compressed {other} · taxicab {found.score[row]:.2f}"
+            note += beside[rank - 1]
             yield Metric(
                 "exemplar",
                 int(chosen.rows[rank - 1]),
@@ -130,5 +131,5 @@ class Exemplars:
                 n=len(subjects),
                 group=str(rank),
                 note=note,
-                artefact=picture,
+                artefact=seen,
             )

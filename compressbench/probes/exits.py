@@ -90,7 +90,7 @@ class Exits:
                 for row, y, p in zip(rows.tolist(), labels[rows].tolist(), said[rows].tolist(), strict=True)
             )
             picture = strip(images[rows.to(images.device)].cpu().numpy()) if images is not None else ""
-            what = "images" if images is not None else "examples" if read is None else "texts"
+            what = "texts" if read else "examples"
             note = f"at {names[place]}: {told}; test {what} {', '.join(map(str, rows.tolist()))}"
             yield Metric(name, len(rows), "examples", n=len(rows), note=note, artefact=picture)
 

@@ -82,7 +82,7 @@ def _examples(subject: View, reference: View, bench: Bench, most: int) -> Iterab
 
     from compressbench.comparing.answers import changes
     from compressbench.comparing.gallery import KINDS, flips
-    from compressbench.probes.thumbnails import thumbnails
+    from compressbench.probes.thumbnails import attributes, thumbnails
 
     labels = subject.labels
     if labels.ndim != 1 or subject.wanted.shape != labels.shape or subject is reference:
@@ -93,15 +93,16 @@ def _examples(subject: View, reference: View, bench: Bench, most: int) -> Iterab
     found = flips(changes(before[0], after[0], truth), before, after, truth)
     worst = [f for f in found if f.kind == KINDS[0]][:most]
     examples = bench.feed("test").take([f.row for f in worst]).to("cpu") if worst else None
-    pictures = thumbnails(examples) if examples is not None else []
+    shown = thumbnails(examples, bench.task) if examples is not None else []
+    beside = attributes(examples, bench.dataset) if examples is not None else []
     names = bench.task.classes
-    for rank, (flip, picture) in enumerate(zip(worst, pictures, strict=True), 1):
+    for rank, (flip, seen) in enumerate(zip(worst, shown, strict=True), 1):
         said = names[flip.other] if flip.other >= 0 else "nothing"
         sure = "" if np.isnan(flip.other_confidence) else f" {flip.other_confidence:.2f}"
         before_it = f"dense {names[flip.reference]} {flip.reference_confidence:.2f}"
-        note = f"true {names[flip.label]} · {before_it} · this net {said}{sure}"
+        note = f"true {names[flip.label]} · {before_it} · this net {said}{sure}{beside[rank - 1]}"
         row = int(examples.rows[rank - 1]) if examples is not None else flip.row
-        yield Metric("forgotten_example", row, "1", n=1, group=str(rank), note=note, artefact=picture)
+        yield Metric("forgotten_example", row, "1", n=1, group=str(rank), note=note, artefact=seen)
 
 
 def _groups(bench: Bench, by: str) -> Iterable[tuple[str, Tensor]]:

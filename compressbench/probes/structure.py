@@ -79,12 +79,16 @@ def _density(
 def _bits(module: nn.Module, weights: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Iterable[Metric]:
     from compressbench.hardware.coding import index_bits
     from compressbench.models.build import shortened
+    from compressbench.models.quantized import quantized
 
     everything = {**weights, **other}
     plain = {name: 8 * w.element_size() for name, w in everything.items()}
     bits = {name: _layer_bits(module, name, plain[name]) for name in weights}
     shared = {name: index_bits(w) for name, w in weights.items() if bits[name][0] == plain[name]}
     held = {**plain, **{name: shared.get(name) or own for name, (own, _) in bits.items()}}
+    rounding = quantized(module)
+    tables = [name for name in other if name.removesuffix(".weight") in rounding]
+    held |= {name: _layer_bits(module, name, plain[name])[0] for name in tables}
     size = sum(w.numel() for w in everything.values())
     mean = sum(w.numel() * held[name] for name, w in everything.items()) / max(1, size)
     what = "weights of two or more dimensions" if other else "prunable weights"

@@ -151,6 +151,9 @@ def _times(timing: Timing, lowered: Lowered, name: str) -> Iterable[Metric]:
         yield Metric(f"latency_min_b{b}", 1000 * timing.minimum, "ms", basis, n=n, group=name, note=note)
         yield Metric(f"latency_p90_b{b}", 1000 * timing.p90, "ms", basis, n=n, group=name, note=note)
     yield Metric(f"throughput_b{b}", b / timing.median, "examples/s", basis, n=n, group=name, note=note)
+    if lowered.tokens:
+        rate = b * lowered.tokens / timing.median
+        yield Metric(f"token_throughput_b{b}", rate, "tokens/s", basis, n=n, group=name, note=note)
     if timing.joules is not None:
         bound = f"{note}; its power times the time" if basis == "modelled" else note
         yield Metric(f"energy_b{b}", 1000 * timing.joules, "mJ", basis, n=n, group=name, note=bound)

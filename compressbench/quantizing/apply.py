@@ -13,7 +13,7 @@ from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.models.build import left_alone, module_of, prunable, shortened
-from compressbench.models.quantized import shared_weights
+from compressbench.models.quantized import embeddings, shared_weights
 from compressbench.models.quantized import unfit as unfit_layer
 from compressbench.quantizing import calibration, correction, ranges
 from compressbench.quantizing.folding import folded
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 Bits = tuple[int | None, int | None]
 """Of a layer's weights and inputs; None stays float."""
 SHOWN = 12
+TABLES = "@embeddings"
 
 
 def quantize(state: State, bench: Bench, settings: Quantize) -> State:
     """Applies a ``stages.quantize.Quantize``; an earlier quantization of the state is replaced.
 
     Raises:
-        UserError: a pattern fits no layer, there are no calibration images, or no layer can be quantized.
+        UserError: a pattern fits no layer, there are no calibration examples, or no layer can be quantized.
     """
     base, flags = prepared(state, bench, settings.fold)
     bits, unfit = bits_by_layer(module_of(base), settings.weights, settings.inputs, settings.layers)
@@ -66,7 +67,7 @@ def with_bits(
             forms[name]["input"] = None
         if unseen:
             names = ", ".join(unseen)
-            flags.append(f"inputs left in float, the layers never ran on calibration images: {names}")
+            flags.append(f"inputs left in float, the layers never ran on calibration examples: {names}")
     if adaptive:
         rounded, left = adapted_weights(module, bench, data, forms, scales, settings.rounding_steps)
         base = base.with_groups(weights={**base.weights, **rounded})
@@ -134,14 +135,20 @@ def bits_by_layer(
     """(bits by layer in module order, what is to be said of layers that can't be quantized).
 
     Args:
-        own: ``{pattern: {weights: bits, inputs: bits}}``; what isn't given is the stage's, null stays float.
+        own: ``{pattern: {weights: bits, inputs: bits}}``; what isn't given is the stage's, null stays float. The pattern
+            ``@embeddings`` is all tables of embeddings, which stay float otherwise and whose weights alone round.
 
     Raises:
         UserError: a pattern fits nothing.
     """
     named = prunable(module)
+    tables = {} if TABLES not in own else embeddings(module)
+    if TABLES in own and not tables:
+        raise UserError(f"layers: {TABLES}: the net has no embedding whose weight is its own")
     found: dict[str, dict[str, int | None]] = {n: {"weights": weights, "inputs": inputs} for n in named}
     for pattern, given in own.items():
+        if pattern == TABLES:
+            continue
         try:
             names = masking.rates_by_tensor(named, {pattern: 0.0})
         except UserError as error:
@@ -152,13 +159,22 @@ def bits_by_layer(
     unfit = []
     for name, bits in found.items():
         layer = name.removesuffix("weight").removesuffix(".")
-        why = unfit_layer(module.get_submodule(layer)) if layer else "the net itself"
+        part = module.get_submodule(layer)
+        # a linear layer's weight that is an embedding's too goes by the embedding's name
+        table = isinstance(part, nn.Embedding)
+        why = "Embedding" if table else unfit_layer(part) if layer else "the net itself"
         if why:
             unfit.append(f"{layer} ({why})")
         else:
             fit[layer] = (bits["weights"], bits["inputs"])
     unfit += [f"{name} (it shares the weight of {first})" for name, first in shared_weights(module).items()]
-    unfit += [f"{name} (of no convolution or linear layer)" for name in left_alone(module)]
+    entries = (own.get(TABLES) or {}).get("weights", weights if own.get(TABLES) is not None else None)
+    fit |= {name: (entries, None) for name in tables if entries}
+    unfit += [
+        f"{name} (of no convolution or linear layer)"
+        for name in left_alone(module)
+        if name.removesuffix(".weight") not in fit
+    ]
     if not fit:
         raise UserError("quantize: the net has no convolution or linear layer that can be quantized")
     return fit, [f"layers left in float: {shortened(unfit, SHOWN)}"] if unfit else []

@@ -44,12 +44,15 @@ def drawn(bench: Bench, split: str, examples: int) -> Drawn:
     """
     flags: tuple[str, ...] = ()
     if split == "validation" and split not in bench.dataset.splits:
-        split, flags = "train", ("calibrated on training images: the data set holds none out for validation",)
+        split, flags = (
+            "train",
+            ("calibrated on training examples: the data set holds none out for validation",),
+        )
     feed = bench.feed(split)
     rows = order(len(feed), derive_seed(bench.seed, "calibration"))[:examples].to(bench.device)
     if not len(rows):
         raise UserError(
-            f"examples: no calibration images ({examples} of {len(feed)} in {split}); or take dynamic: true"
+            f"examples: no calibration examples ({examples} of {len(feed)} in {split}); or take dynamic: true"
         )
     return Drawn(feed.take(rows), flags)
 
@@ -83,7 +86,7 @@ def run(module: nn.Module, bench: Bench, data: Drawn) -> None:
 
 
 def mean_loss(module: nn.Module, bench: Bench, data: Drawn) -> float:
-    """The task's loss on the calibration images."""
+    """The task's loss on the calibration examples."""
     total = 0.0
     with torch.no_grad():
         for batch in data.batches():

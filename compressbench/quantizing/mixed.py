@@ -38,7 +38,7 @@ def mixed(state: State, bench: Bench, settings: Mixed) -> State:
 def sensitivity(
     base: State, bench: Bench, settings: Mixed, layers: Sequence[str]
 ) -> tuple[float, dict[str, dict[int, float]]]:
-    """(loss of the float net, its loss with only that layer's weights at that many bits), on calibration images."""
+    """(loss of the float net, its loss with only that layer's weights at that many bits), on calibration examples."""
     data = calibration.drawn(bench, settings.split, settings.examples)
     before = calibration.mean_loss(module_of(base, bench.device), bench, data)
     losses: dict[str, dict[int, float]] = {name: {} for name in layers}

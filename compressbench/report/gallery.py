@@ -1,11 +1,11 @@
-"""Galleries: records of single examples, as the pictures that were forgotten."""
+"""Galleries: records of single examples, as the pictures or texts that were forgotten."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from compressbench.png import PREFIX
-from compressbench.records import Record
+from compressbench.records import SAID, Record
 from compressbench.report.section import Gallery, Tile
 
 MOST = 24
@@ -17,7 +17,7 @@ def gallery(title: str, rows: Iterable[Record], lead: str = "", most: int = MOST
 
     Args:
         rows: their value is the example's row in its source; their note, split at `` · ``, the lines below the
-            picture; their artefact the picture. Anything else than a PNG's address is left out, not linked to.
+            picture; their artefact the picture, or the text. Another address than a PNG's is left out, not linked to.
     """
     tiles = tuple(_tile(row) for row in rows if row.value is not None)[:most]
     return Gallery(title, lead, tiles) if tiles else None
@@ -25,4 +25,5 @@ def gallery(title: str, rows: Iterable[Record], lead: str = "", most: int = MOST
 
 def _tile(row: Record) -> Tile:
     source = row.artefact if row.artefact.startswith(PREFIX) else ""
-    return Tile(source, f"Test example {row.value:.0f}", row.note)
+    text = row.artefact.removeprefix(SAID) if row.artefact.startswith(SAID) else ""
+    return Tile(source, f"Test example {row.value:.0f}", row.note, text)

@@ -26,11 +26,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Tile:
-    """One example of a gallery: its picture's address, empty for one that is no picture, a name, a line below."""
+    """One example of a gallery: its picture's address or its text, empty for what it has not; a name, a line below."""
 
     source: str
     name: str
     caption: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Gallery:
     lead: str
     tiles: tuple[Tile, ...]
     folded: bool = False
+
+    @property
+    def wide(self) -> bool:
+        """Whether its tiles are texts, which want more room than pictures."""
+        return any(tile.text for tile in self.tiles)
 
 
 @dataclass(frozen=True)

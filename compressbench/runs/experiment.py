@@ -105,6 +105,7 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     if columns.scale not in SCALES:
         raise UserError(f"scale.name: unknown {columns.scale!r}; {nearest(columns.scale, SCALES)}")
     dataset = load_data(config["dataset"], trusted)
+    probes = {name: spec for name, spec in probes.items() if _suits(name, spec, dataset)}
     lanes, launch = hardware.get("lanes", 1), hardware.get("launch", "eager")
     context = Context(dataset.fingerprint, device, threads, trusted, lanes, launch)
     recipe = config["recipe"]
@@ -203,6 +204,12 @@ def _probes(
         specs.check(spec, where, trusted, parts=("probes",))
         specs.build(spec, where)
     return probes
+
+
+def _suits(name: str, spec: Mapping[str, Any], dataset: Dataset) -> bool:
+    """False for a probe that itself says it has nothing to say of a data set."""
+    suits = getattr(specs.build(spec, f"evaluation.probes.{name}"), "suits", None)
+    return suits is None or bool(suits(dataset))
 
 
 def _asked(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def _comparison(account: Account, place: int, rows: Sequence[Figure]) -> dict[st
             for f in found.floors
         ],
         "findings": [_finding(account, f) for f in found.findings],
-        "flips": [_flip(f) for f in found.flips],
+        "flips": [_flip(f, account.asked.texts) for f in found.flips],
         "gate": [_verdict(v) for v in account.verdicts_of(place)],
         "layers": _layers(account.layers_of(place)),
     }
@@ -273,10 +273,11 @@ def _finding(account: Account, found: Finding) -> dict[str, Any]:
     }
 
 
-def _flip(found: Flip) -> dict[str, Any]:
+def _flip(found: Flip, texts: Callable[[int], str] | None) -> dict[str, Any]:
     return {
         "row": found.row,
         "id": found.id,
+        **({"text": texts(found.row)} if texts else {}),
         "kind": found.kind,
         "label": found.label,
         "reference": found.reference,

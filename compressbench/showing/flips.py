@@ -14,6 +14,7 @@ COLUMNS = (
     "reference", "other", "row", "id", "kind", "label", "label_name", "reference_answer", "reference_name",
     "reference_confidence", "other_answer", "other_name", "other_confidence", "weight",
 )  # fmt: skip
+"""Of texts there is one more, ``text``."""
 
 
 def write_flips(account: Account, path: Path) -> Path:
@@ -30,7 +31,8 @@ def flips_csv(account: Account) -> str:
     names = account.names
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    texts = account.asked.texts
+    writer.writerow([*COLUMNS, *(["text"] if texts else [])])
     for place, found in enumerate(account.comparisons):
         for flip in found.flips:
             cells: list[int | float | str] = [
@@ -43,6 +45,7 @@ def flips_csv(account: Account) -> str:
             ]
             cells += [*_class(account, flip.reference), _number(flip.reference_confidence)]
             cells += [*_class(account, flip.other), _number(flip.other_confidence), _number(flip.weight)]
+            cells += [texts(flip.row)] if texts else []
             writer.writerow([no_formula(c) for c in cells])
     return buffer.getvalue()
 

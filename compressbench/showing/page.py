@@ -48,6 +48,8 @@ from compressbench.showing.width import cut
 from compressbench.wording import counted
 
 THUMBNAILS = 60
+TEXT_SHOWN = 600
+"""Characters of a text that are shown of it."""
 ROWS_SHOWN = 1000
 """Of a table of classes; of more the page would be slow, and the JSON has them all."""
 IDS_SHOWN = 12
@@ -82,6 +84,7 @@ class Card:
 
     Attributes:
         picture: an address; empty for none.
+        text: what a person reads of it; empty where it is no text.
         answers: (whose, class, confidence) of the reference and the other.
         worse: whether it was right and is wrong.
     """
@@ -92,6 +95,7 @@ class Card:
     label: str
     answers: tuple[tuple[str, str, str], ...]
     worse: bool
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -388,7 +392,7 @@ def _which(account: Account, place: int, of: str, thumbnail: Thumbnail | None) -
     many = counted(len(found.flips), "answer")
     told = f"{many} changed; worst first: what was right and is wrong, the surer the higher."
     left = (f"{more:,} more are in the list of flips.",) if more else ()
-    if any(card.picture for card in cards):
+    if any(card.picture or card.text for card in cards):
         return Part(of, (told,), cards=tuple(cards), notes=left)
     rows = tuple(((c.id, ""), (c.kind, ""), (c.label, ""), *((a[1], a[2]) for a in c.answers)) for c in cards)
     heads = ("example", "what changed", "label", "reference", "other")
@@ -409,7 +413,13 @@ def _card(account: Account, place: int, flip: Flip, thumbnail: Thumbnail | None)
             (names[place + 1], account.class_name(flip.other), _confidence(flip.other_confidence)),
         ),
         flip.kind == "right to wrong",
+        _text(account, flip.row),
     )
+
+
+def _text(account: Account, row: int) -> str:
+    text = account.asked.texts(row) if account.asked.texts else ""
+    return text if len(text) <= TEXT_SHOWN else f"{text[: TEXT_SHOWN - 1]}…"
 
 
 def _picture(row: int, thumbnail: Thumbnail | None) -> str:

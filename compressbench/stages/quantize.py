@@ -36,14 +36,14 @@ class Quantize:
         symmetric, inputs_symmetric: zero point 0, as many steps below zero as above.
         observer, weight_observer: specs of functions ``(Observed, **settings) -> (low, high)``; a config may give plain
             names: ``min_max``, ``percentile``, ``mse``, ``entropy``.
-        examples, split: calibration images for the inputs' ranges; of ``train`` (said so) where none were held out.
+        examples, split: calibration examples for the inputs' ranges; of ``train`` (said so) where none were held out.
         dynamic: the inputs' ranges are those of each batch, at run time; nothing is calibrated.
         fold: batch norms become part of the convolutions before them, as in every deployed net.
         bias_correction: biases take up what rounding adds to a layer's output on average (Nagel et al. 2019).
         rounding: ``nearest``, or ``adaptive``: up or down as changes a layer's output least (AdaRound, Nagel et
             al. 2020), found in ``rounding_steps`` steps of Adam a layer.
         layers: own bits, ``{pattern: {weights: 4, inputs: 8}}``, or null for a layer that stays float; patterns
-            as in ``Prune.rates``.
+            as in ``Prune.rates``, and ``@embeddings``, whose tables stay float otherwise: their weights alone round.
     """
 
     weights: int | None = 8
@@ -98,7 +98,7 @@ class Quantize:
 class Mixed:
     """Each layer's weights at bits of their own, as few as a size asks for, where they cost the least loss.
 
-    Each layer is rounded alone to each of the choices and the loss measured on the calibration images; then, from the
+    Each layer is rounded alone to each of the choices and the loss measured on the calibration examples; then, from the
     most bits everywhere, the layer goes down that costs least a bit saved, until the weights fit.
 
     Attributes:
@@ -215,7 +215,7 @@ def check_common(settings: Quantize | Mixed) -> None:
                 f"{name}: {spec!r} is no spec with {specs.TARGET} (a config takes plain names: min_max)"
             )
     if settings.split == "test":
-        raise UserError("split: test images choose nothing, ranges neither; validation or train")
+        raise UserError("split: test examples choose nothing, ranges neither; validation or train")
     if settings.examples < 0:
         raise UserError(f"examples: {settings.examples} is below 0")
     if settings.dynamic and settings.inputs_symmetric:

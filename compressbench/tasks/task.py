@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compressbench.data.examples import Examples
     from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
+    from compressbench.views import View
 
 
 ASKED = (
@@ -20,8 +21,14 @@ ASKED = (
     "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
-MAY = ("prepared", "lengths")
-"""What a task may have beside it, see ``Prepares`` and ``Lengthy``."""
+MAY = (
+    "prepared", "lengths", "streams", "overall", "said", "axes", "noun", "texts", "beside",
+)  # fmt: skip
+"""What a task may have beside it, see ``Prepares``, ``Lengthy``, ``Streaming``, ``Says``, ``axes_of``, ``noun_of``,
+``read_of``; ``beside()`` gives the contents of files, by name, that belong to an exported one."""
+
+Axes = Mapping[str, tuple[str, ...]]
+EXAMPLES = ("n",)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,35 @@ class NoSurface:
     why: str
 
 
+def axes_of(task: Any) -> Axes:
+    """Names of the dimensions that differ from batch to batch, by the input's name: what a task says in ``axes``.
+
+    Of a task that says nothing it is the first, the examples', alone. The name ``logits`` is the output's.
+    """
+    found: Axes = dict.fromkeys(task.inputs, EXAMPLES)
+    return {**found, **getattr(task, "axes", {})}
+
+
+def read_of(task: Any, examples: Examples) -> list[str]:
+    """What a person reads of each example, columns a line each; empty of a task whose examples are no texts.
+
+    A task says it in ``texts(examples)``: texts by the column's name.
+    """
+    columns = list(task.texts(examples).values()) if hasattr(task, "texts") else []
+    return ["\n".join(parts) for parts in zip(*columns, strict=True)] if columns else [""] * len(examples)
+
+
+def one_size(task: Any) -> str:
+    """Why inputs don't all have one size but for their number, in words; empty where they do."""
+    free = sorted({name for names in axes_of(task).values() for name in names[1:]})
+    return f"batches differ in their {' and '.join(free)}" if free else ""
+
+
+def noun_of(task: Any) -> str:
+    """What an example is called, in the singular: what a task says in ``noun``; else an image."""
+    return str(getattr(task, "noun", "image"))
+
+
 @dataclass(frozen=True)
 class Placed:
     """A module laid out in memory as it trains fastest, and how its inputs are to lie.
@@ -89,6 +125,27 @@ class Lengthy(Protocol):
 
     def lengths(self, examples: Examples) -> Tensor:
         """(n,) int64, how long each example is, on the examples' device."""
+
+
+class Says(Protocol):
+    """What a task may have whose answers aren't read off one forward, as a translation is decoded token by token."""
+
+    def said(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        """(n, places) int64, what a module in evaluation mode says, -1 after the end and where that is no number."""
+
+
+class Streaming(Protocol):
+    """What a task may have that says a row of a vocabulary for every token.
+
+    Attributes:
+        streams: True: the log-probabilities of a split are never kept whole; probes go through them batch by batch.
+    """
+
+    @property
+    def streams(self) -> bool: ...
+
+    def overall(self, view: View) -> float:
+        """The main metric on the test split, where that is no share of right examples; its unit is the declared one."""
 
 
 class Task(Protocol):

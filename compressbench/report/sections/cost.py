@@ -43,6 +43,7 @@ MEASURED = (
     Column("cost", "latency_p90", "p90"),
     Column("cost", "speedup", "speed"),
     Column("cost", "throughput", "throughput"),
+    Column("cost", "token_throughput", "tokens"),
 )
 """At one batch size, by which their metrics' names end."""
 COMPUTE = of("compute", "train_macs", "train_examples", "train_seconds", "train_cost_ratio")

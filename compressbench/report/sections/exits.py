@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 EARLY = (
     "Examples leave as soon as the net is sure, by thresholds that were chosen on the validation split. Times are of the "
-    "real mixture of images, with finished examples really leaving the batch; MACs are what the exits’ shares promise."
+    "real mixture of examples, with finished examples really leaving the batch; MACs are what the exits’ shares promise."
 )
 PROBE = "exits"
 ALL = 99.9
@@ -179,7 +179,7 @@ def exit_throughput(panel: Panel, moment: str, environment: str, name: str) -> l
             handles.append((way, Line2D([], [], markersize=4.2, **look)))  # type: ignore[arg-type]
         throughput_axes(axes)
         caption = (
-            "Medians, all ways in turns on the same images; they answer alike. Full depth: the net without its exits. "
+            "Medians, all ways in turns on the same examples; they answer alike. Full depth: the net without its exits. "
             f"{bands(counts)}"
         )
         caption += f" Measured on {clean(environment)}." if environment else ""
@@ -215,8 +215,8 @@ def exit_tables(panel: Panel, moment: str) -> list[Table]:
     note = (
         "MACs: of all at the same net’s last exit, heads included (of a cascade: of all its nets). By chance: as many "
         "examples at each exit, but any. Oracle: the first exit that is right. Overthinking: an early exit is right, the "
-        "last one wrong; images that no exit gets right cost the oracle all. Times: of a forward, mean over real images; "
-        "of speeds the reference ran the same images, in turns: compare by them."
+        "last one wrong; what no exit gets right costs the oracle all. Times: of a forward, mean over real examples; "
+        "of speeds the reference ran the same examples, in turns: compare by them."
     )
     first = Table(
         "Policies and their controls", "Policy", tuple(columns.heads), rows, columns.spanning, (note,),
@@ -246,7 +246,7 @@ def _each(panel: Panel, moment: str) -> Table | None:
         unit = next((r.unit for r in readings if r), "")
         columns.add(title, unit if unit == "%" else "", [cell(r, notes=False) for r in readings])
     rows = tuple(Row(name, columns.row(k), first=True) for k, name in enumerate(names))
-    note = "Top-1 and calibration error on all test images; taken: the share of them that leaves there."
+    note = "Top-1 and calibration error on all test examples; taken: the share of them that leaves there."
     notes = (note, *(f"{title}: {told}." for title, told, picture, _ in _ends(chosen) if not picture))
     return Table(f"Each exit: {chosen.label}", "Exit", tuple(columns.heads), rows, notes=notes)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
 from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
-from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
+from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,12 @@ class TextClassification:
     length: int = 64
     pairs: bool = False
     metric: str = "top1"
+    noun: ClassVar[str] = "text"
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Batches hold any number of texts, as long as the longest of them."""
+        return dict.fromkeys(self.inputs, ("n", "tokens"))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -162,14 +168,22 @@ class TextClassification:
             "import tokenizers",
             "t = tokenizers.Tokenizer.from_file('tokenizer.json')",
             f"t.enable_truncation({self.length})",
-            f"t.enable_padding(length={self.length}, pad_id={self.tokenizer.pad})",
+            f"t.enable_padding(pad_id={self.tokenizer.pad})",
             f"found = t.encode_batch({texts})",
             "inputs = {'input_ids': numpy.array([f.ids for f in found], 'int64'),",
             "          'attention_mask': numpy.array([f.attention_mask for f in found], 'int64')}",
         ]
         if self.pairs:
             lines.append("inputs['token_type_ids'] = numpy.array([f.type_ids for f in found], 'int64')")
-        return f"{told}, int64 (n, {self.length}):", lines
+        return f"{told}, int64 (n, tokens), of `texts`, a list of str:", lines
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, as its library reads it; it cuts and fills up by itself."""
+        return {FILE: self.tokenizer.bounded(self.length).encode()}
+
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
+        """What a person reads of each example: ``text`` and, of pairs, ``second``."""
+        return {name: unpacked(examples[name]) for name in (TEXT, SECOND)[: 1 + self.pairs]}
 
     def in_words(self) -> str:
         """The most tokens."""
@@ -201,6 +215,8 @@ def text_classification(
     """
     if not isinstance(train.columns.get(TEXT), Ragged):
         raise UserError(f"dataset {name}: no texts; a text task needs the column {TEXT!r}")
+    if len(classes) < 2:
+        raise UserError(f"dataset {name}: one class, {', '.join(classes)}; classification needs two or more")
     if type(length) is not int or not 4 <= length <= LONGEST:
         raise UserError(f"dataset.task: length is {length!r}, must be 4 to {LONGEST} tokens")
     pairs = SECOND in train.columns
