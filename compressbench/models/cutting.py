@@ -1,7 +1,7 @@
 """Structural edits: parts taken out of a module, kept as data and replayed whenever the module is rebuilt.
 
 An edit is a JSON mapping of one entry: ``{"cut": {tensor: {dimension: kept indices}}}`` removes rows or columns of
-parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``nn.Identity`` in place of modules;
+parameters and buffers, and so channels; ``{"drop": [module, ...]}`` puts ``Passed``, the identity, in place of modules;
 ``{"fold": {convolution: [norm, eps]}}`` makes batch norms part of the convolutions before them, but for the
 activation of a norm's class that has one; and
 ``{"quantize": {layer: …}}`` lets layers round (``models.quantized``), replacing what an earlier one said; and
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest
 from compressbench.models.exits import attach
+from compressbench.models.parts import recount
 from compressbench.models.plain import made_plain
 from compressbench.models.quantized import quantize
 from compressbench.models.tracing import own_tensors, rest_of
@@ -85,6 +86,7 @@ def cut_module(module: nn.Module, edit: Edit) -> nn.Module:
                 owner._buffers[scales] = _selected(name, old, {"0": dims["0"]})
     for path, leaves in cut.items():
         _refit(module.get_submodule(path), leaves)
+        recount(module.get_submodule(path.rpartition(".")[0]))
     return module
 
 
@@ -256,7 +258,15 @@ def _drop(module: nn.Module, path: str) -> None:
     for part in list(module.modules()):
         for name, child in part.named_children():
             if child is gone:
-                setattr(part, name, nn.Identity())
+                setattr(part, name, Passed())
+
+
+class Passed(nn.Identity):
+    """What stands in for a layer that was left out: gives back its first input, whatever else it is called with."""
+
+    def forward(self, input: Tensor, *others: Any, **named: Any) -> Tensor:
+        """The first input."""
+        return input
 
 
 def _refit(layer: nn.Module, cut: Sequence[str]) -> None:

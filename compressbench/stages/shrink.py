@@ -1,4 +1,4 @@
-"""Shrink: channels or whole blocks physically removed; the net that remains is smaller and needs no sparse kernels."""
+"""Shrink: channels, heads, units, layers or blocks physically removed; what remains is smaller and needs no sparse kernels."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ class Channels:
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.how not in HOW:
-            raise UserError(f"how: unknown {self.how!r}; {nearest(str(self.how), HOW)}")
+        _among(self.how)
         goals = {n: getattr(self, n) for n in ("fraction", "macs", "latency") if getattr(self, n) is not None}
         if len(goals) != 1:
             given = " and ".join(goals) or "none"
@@ -109,6 +108,110 @@ class Blocks:
         from compressbench.pruning import structured
 
         return structured.blocks(state, bench, self)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Removes attention heads (Michel et al. 2019): their queries, keys, values, and the columns that read them.
+
+    A head's score is the mean of the criterion's scores over its weights that are left; ``gates`` gives each weight the
+    importance of its head.
+
+    Attributes:
+        criterion: spec of a function ``(Given, **settings) -> scores``; the lowest go.
+        fraction: share of the heads that the net has that goes, in [0, 1).
+        how: ``global`` (the lowest of all layers) or ``uniform`` (each layer the same share).
+        least: heads of each layer that stay, at least 1.
+    """
+
+    criterion: Criterion
+    fraction: float
+    how: str = "global"
+    least: int = 1
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _share("fraction", self.fraction, True)
+        _among(self.how)
+        if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 1:
+            raise UserError(f"least: {self.least!r} is no whole number of at least 1; a layer keeps a head")
+
+    def describe(self) -> str:
+        """The stage in words."""
+        return f"remove {self.fraction:.4g} of the attention heads by {_name(self.criterion)}, {self.how}"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state without these heads, its forward verified."""
+        from compressbench.pruning import heads
+
+        return heads.heads(state, bench, self)
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Removes hidden units of the feed-forward layers of Transformers, with what makes and reads them.
+
+    A unit's score is the mean of the criterion's scores over its weights that are left.
+
+    Attributes:
+        criterion: spec of a function ``(Given, **settings) -> scores``; the lowest go.
+        fraction: share of the units that the net has that goes, in [0, 1).
+        how: ``uniform`` (each layer the same share) or ``global`` (the lowest of all layers).
+    """
+
+    criterion: Criterion
+    fraction: float
+    how: str = "uniform"
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _share("fraction", self.fraction, True)
+        _among(self.how)
+
+    def describe(self) -> str:
+        """The stage in words."""
+        return f"remove {self.fraction:.4g} of the feed-forward units by {_name(self.criterion)}, {self.how}"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state without these units, its forward verified."""
+        from compressbench.pruning import heads
+
+        return heads.feed_forward(state, bench, self)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Removes whole layers of a row of them, those whose weights score lowest on average, also where they take a mask.
+
+    Attributes:
+        criterion: spec of a function ``(Given, **settings) -> scores``; the lowest go.
+        fraction: share of the layers that goes, in [0, 1).
+        layers: the container whose members are meant (``layers``); null for all.
+    """
+
+    criterion: Criterion
+    fraction: float
+    layers: str | None = None
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _share("fraction", self.fraction, True)
+
+    def describe(self) -> str:
+        """The stage in words."""
+        which = f" of {self.layers}" if self.layers else ""
+        return f"remove {self.fraction:.4g} of the layers{which} by {_name(self.criterion)}"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state without these layers; it runs."""
+        from compressbench.pruning import heads
+
+        return heads.layers(state, bench, self)
+
+
+def _among(how: str) -> None:
+    if how not in HOW:
+        raise UserError(f"how: unknown {how!r}; {nearest(str(how), HOW)}")
 
 
 def _share(name: str, value: float | None, zero: bool) -> None:
