@@ -3,9 +3,10 @@
     python benchmarks/text_deployed.py [--model minilm] [--dataset glosses] [--tokens 32] [--batches 1 16] [--seconds 5]
 
 The states of one net (fp32; int8 of its linear layers by min-max ranges; that and its tables of embeddings; half of the
-heads of each layer removed, in fp32 and in int8) are lowered to a runtime and timed in turns, all on the same real texts, the longest there are; ``minilm`` wants
-`make weights`, any other model of texts its overrides (``--model encoder``). Ratios are within one runtime, medians with
-their intervals. What a runtime leaves in float is said, and how many texts the int8 file answers as fp32 does.
+heads of each layer removed, in fp32 and in int8) are lowered to a runtime and timed in turns, all on the same real
+texts, the longest there are. ``minilm`` wants `make weights`; any other model of texts does instead (``--model encoder``).
+Ratios are within one runtime, medians with their intervals. What a runtime leaves in float is said, and how many texts a
+file answers as fp32 does.
 """
 
 from __future__ import annotations

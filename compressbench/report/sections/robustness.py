@@ -77,8 +77,8 @@ UNSHOWN = (
 """What the tables' figures and notes contain already."""
 READ = (
     "Worst case: right under every attack in the row; 95 %: how sure so many examples make it (Wilson). Marked: "
-    "a figure of an attack by gradients that were seen to mislead: what it leaves right isn’t robust, see its note and the "
-    "columns that need no gradient."
+    "an attack by gradients that were seen to mislead: what it leaves right isn’t robust, see its note and the columns "
+    "that need no gradient."
 )
 
 
