@@ -4,7 +4,7 @@
 
 The states of one net (fp32; int8 of its linear layers by min-max ranges; that and its tables of embeddings; half of the
 heads of each layer removed, in fp32 and in int8) are lowered to a runtime and timed in turns, all on the same real
-texts, the longest there are. ``minilm`` wants `make weights`; any other model of texts does instead (``--model encoder``).
+texts, the longest there are. ``minilm`` wants `make weights`; any other model of texts does instead (``encoder``).
 Ratios are within one runtime, medians with their intervals. What a runtime leaves in float is said, and how many texts a
 file answers as fp32 does.
 """

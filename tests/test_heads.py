@@ -382,7 +382,11 @@ def test_refused(tmp_path: Path) -> None:
     from conftest import DIGITS
 
     bench = Bench(load(DIGITS), 0, "init", say=lambda _: None)
-    build = {"_target_": "compressbench.models.vit.VisionTransformer", "shape": "@shape", "classes": "@classes"}
+    build = {
+        "_target_": "compressbench.models.vit.VisionTransformer",
+        "shape": "@shape",
+        "classes": "@classes",
+    }
     vit = drawn({"name": "vit", "build": {**build, "patch": 4}}, bench)
     with pytest.raises(UserError, match="has no attention heads that can be taken out"):
         Heads(criterion("magnitude"), 0.5).apply(vit, bench)

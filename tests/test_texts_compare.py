@@ -50,7 +50,7 @@ def table(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["gloss", "Kind", "initial"])
-        for text, label in zip(task.texts(split)["text"], split.labels.tolist(), strict=True):
+        for text, label in zip(task.readable(split)["text"], split.labels.tolist(), strict=True):
             rows.writerow([text, task.classes[label].upper(), text[:1]])
     return path
 

@@ -103,8 +103,10 @@ def write_examples(view: View, folder: Path, node: Node) -> Path:
     import numpy
 
     split, task = view.bench.dataset.splits["test"], view.bench.task
-    if hasattr(task, "texts"):
-        columns = {**task.texts(split), "label": [task.classes[k] for k in split.labels.tolist()]}
+    if hasattr(task, "readable"):
+        columns = dict(task.readable(split))
+        if split.labels.ndim == 1:
+            columns["label"] = [task.classes[k] for k in split.labels.tolist()]
         lines = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         path = folder / f"{node.name.replace('/', '_')}.test.jsonl"
         path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), "utf-8")
