@@ -612,7 +612,7 @@ TASKS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "surface": ({"surface": lambda: None}, "surface"),
     "axes": ({"axes": {"ids": ("tokens",)}}, "names of dimensions by input, is wanted"),
-    "readable": ({"readable": lambda e: {"text": ["one"]}}, "a text of each example"),
+    "texts": ({"texts": lambda e: {"text": ["one"]}}, "a text of each example"),
     "beside": ({"beside": lambda: {"t.json": "{}"}}, "file name: bytes"),
 }  # fmt: skip
 

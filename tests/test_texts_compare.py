@@ -45,12 +45,13 @@ def table(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from compressbench.runs import finished as runs
 
     view, _ = runs.view_of(runs.opened(finished), "dense")
-    split, task = view.bench.dataset.splits["test"], view.bench.task
+    split = view.bench.dataset.splits["test"]
+    task: Any = view.bench.task
     path = tmp_path_factory.mktemp("table") / "definitions.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["gloss", "Kind", "initial"])
-        for text, label in zip(task.readable(split)["text"], split.labels.tolist(), strict=True):
+        for text, label in zip(task.texts(split)["text"], split.labels.tolist(), strict=True):
             rows.writerow([text, task.classes[label].upper(), text[:1]])
     return path
 

@@ -175,15 +175,15 @@ def _shown(task: Any, some: Examples) -> None:
     )
     if not fits:
         raise Unfit(f"axes is {axes!r:.60}; {{input: ('n', …)}}, names of dimensions by input, is wanted")
-    if hasattr(task, "readable"):
-        texts = task.readable(some)
+    if hasattr(task, "texts"):
+        texts = task.texts(some)
         if not isinstance(texts, Mapping) or not all(
             len(column) == len(some) and all(isinstance(t, str) for t in column) for column in texts.values()
         ):
             raise Unfit(
-                f"readable(examples) gives {texts!r:.60}; {{column: a text of each example}} is wanted"
+                f"texts(examples) gives {texts!r:.60}; {{column: a text of each example}} is wanted"
             )
-    files = getattr(task, "beside", dict)()
+    files: Any = getattr(task, "beside", dict)()
     if not isinstance(files, Mapping) or not all(isinstance(content, bytes) for content in files.values()):
         raise Unfit(f"beside() gives {files!r:.60}; {{file name: bytes}} is wanted")
 

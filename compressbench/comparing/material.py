@@ -528,7 +528,7 @@ def of_dataset(words: Sequence[str], trusted: Iterable[str] = (), config_dir: st
     if isinstance(dataset.task, Classification):
         source = Stacked(examples[IMAGES], "NCHW")
     elif reading is not None:
-        columns = [tuple(texts) for texts in dataset.task.readable(examples).values()]  # type: ignore[attr-defined]
+        columns = [tuple(texts) for texts in dataset.task.texts(examples).values()]  # type: ignore[attr-defined]
         source = Written(columns[0], columns[1] if len(columns) > 1 else None, reading)
     else:
         source = Encoded.of(dataset.task, examples)

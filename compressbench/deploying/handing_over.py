@@ -103,8 +103,8 @@ def write_examples(view: View, folder: Path, node: Node) -> Path:
     import numpy
 
     split, task = view.bench.dataset.splits["test"], view.bench.task
-    if hasattr(task, "readable"):
-        columns = dict(task.readable(split))
+    if hasattr(task, "texts"):
+        columns = dict(task.texts(split))
         if split.labels.ndim == 1:
             columns["label"] = [task.classes[k] for k in split.labels.tolist()]
         lines = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))

@@ -31,7 +31,7 @@ def thumbnails(examples: Examples, task: Any) -> list[str]:
 
 def attributes(examples: Examples, dataset: Dataset) -> list[str]:
     """Of each example that is a text, what attributes say of it, to follow a note: `` · kind fish``; else nothing."""
-    if not hasattr(dataset.task, "readable"):
+    if not hasattr(dataset.task, "texts"):
         return [""] * len(examples)
     columns = [
         [f" · {name} {dataset.groups[name][k]}" if k >= 0 else "" for k in codes.tolist()]

@@ -20,7 +20,7 @@ ASKED = (
     "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
-MAY = ("prepared", "lengths", "axes", "noun", "readable", "beside")
+MAY = ("prepared", "lengths", "axes", "noun", "texts", "beside")
 """What a task may have beside it, see ``Prepares``, ``Lengthy``, ``axes_of``, ``noun_of``, ``read_of``; ``beside()``
 gives the contents of files, by name, that belong to an exported one."""
 
@@ -76,9 +76,9 @@ def axes_of(task: Any) -> Axes:
 def read_of(task: Any, examples: Examples) -> list[str]:
     """What a person reads of each example, columns a line each; empty of a task whose examples are no texts.
 
-    A task says it in ``readable(examples)``: texts by the column's name.
+    A task says it in ``texts(examples)``: texts by the column's name.
     """
-    columns = list(task.readable(examples).values()) if hasattr(task, "readable") else []
+    columns = list(task.texts(examples).values()) if hasattr(task, "texts") else []
     return ["\n".join(parts) for parts in zip(*columns, strict=True)] if columns else [""] * len(examples)
 
 

@@ -181,7 +181,7 @@ class TextClassification:
         """The tokenizer, as its library reads it; it cuts and fills up by itself."""
         return {FILE: self.tokenizer.bounded(self.length).encode()}
 
-    def readable(self, examples: Examples) -> Mapping[str, list[str]]:
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
         """What a person reads of each example: ``text`` and, of pairs, ``second``."""
         return {name: unpacked(examples[name]) for name in (TEXT, SECOND)[: 1 + self.pairs]}
 
