@@ -34,7 +34,9 @@ SHARES = frozenset(
         "floor_label_loyalty_low", "floor_label_loyalty_high", "autoattack_low", "autoattack_high",
         "exemplar_share", "exemplar_ties", "exemplar_null", "reference_on_exemplars", "reference_elsewhere",
         "subject_on_exemplars", "subject_elsewhere", "group_training_share", "group_error", "group_fpr",
-        "group_fnr",
+        "substitution_clean_accuracy", "substitution_accuracy", "substitution_accuracy_low",
+        "substitution_accuracy_high", "substitution_changed", "substitution_transfer_accuracy",
+        "group_fnr", "token_top1", "flipped", "never_diverges", "exact_match", "repeated_tokens",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -45,7 +47,7 @@ CHANGES = frozenset(
     }
 )  # fmt: skip
 """Metrics that are differences of such shares."""
-EXAMPLES = frozenset({"exemplar", "forgotten_example"})
+EXAMPLES = frozenset({"exemplar", "forgotten_example", "substitution_example"})
 """Metrics of single examples, many records of one name: the value is the row in the source, which measures nothing."""
 BATCH = re.compile(r"_b([1-9][0-9]*)\Z", re.ASCII)
 
@@ -180,6 +182,24 @@ METRICS: Mapping[str, Declared] = {
     "ece": Declared("Calibration error", "%", -1),
     "n": Declared("Examples", "examples"),
     "majority_top1": Declared("Top-1 of the commonest class", "%"),
+    # of translations: accuracy, translation
+    "bleu": Declared("BLEU", "BLEU", 1),
+    "bleu_low": Declared("BLEU, at least", "BLEU", 1),
+    "bleu_high": Declared("BLEU, at most", "BLEU", 1),
+    "chrf": Declared("chrF", "chrF", 1),
+    "exact_match": Declared("Exact matches", "%", 1),
+    "repeated_tokens": Declared("Tokens said twice in a row", "%", -1),
+    "length_ratio": Declared("Words said over words wanted", "1"),
+    # of texts: accuracy, next_tokens
+    "perplexity": Declared("Perplexity", "1", -1),
+    "token_top1": Declared("Top-1 of tokens", "%", 1),
+    "data_complexity": Declared("Complexity of targets", "nats"),
+    "data_faithfulness": Declared("Unfaithfulness of targets", "nats", -1),
+    "bits_per_byte": Declared("Bits per byte", "bits", -1),
+    "flipped": Declared("Top token flipped", "%", -1),
+    "first_divergence": Declared("First other token", "tokens", 1),
+    "first_divergence_median": Declared("First other token, median", "tokens", 1),
+    "never_diverges": Declared("Never another token", "%", 1),
     # confidence
     "ece_tempered": Declared("Calibration error, tempered", "%", -1),
     "nll_tempered": Declared("NLL, tempered", "nats", -1),
@@ -262,6 +282,17 @@ METRICS: Mapping[str, Declared] = {
     "shifted_top1": Declared("Shifted top-1", "%", 1),
     "shifted_label_loyalty": Declared("Shifted L-L", "%", 1),
     "shifted_probability_loyalty": Declared("Shifted P-L", "%", 1),
+    # substitution
+    "substitution_clean_accuracy": Declared("Before", "%", 1),
+    "substitution_accuracy": Declared("Words exchanged", "%", 1),
+    "substitution_accuracy_low": Declared("Words exchanged, at least", "%", 1),
+    "substitution_accuracy_high": Declared("Words exchanged, at most", "%", 1),
+    "substitution_queries": Declared("#Q", "queries", 1),
+    "substitution_queries_low": Declared("#Q, at least", "queries", 1),
+    "substitution_queries_high": Declared("#Q, at most", "queries", 1),
+    "substitution_changed": Declared("Words changed", "%", 1),
+    "substitution_transfer_accuracy": Declared("Transfer", "%", 1),
+    "substitution_example": Declared("Example", "1"),
     # corruptions
     "corrupted_top1": Declared("Corrupted top-1", "%", 1),
     "corruption_error_ratio": Declared("mCE", "%", -1),
@@ -404,6 +435,7 @@ METRICS: Mapping[str, Declared] = {
     "kl_90": Declared("KL, worst of 10", "nats", -1),
     "kl_99": Declared("KL, worst of 100", "nats", -1),
     "kl_99_9": Declared("KL, worst of 1,000", "nats", -1),
+    "kl_max": Declared("KL, worst", "nats", -1),
     "total_variation": Declared("Total variation", "1", -1),
     "top5_overlap": Declared("Top-5 overlap", "%", 1),
     "rank_correlation": Declared("Rank correlation", "1", 1),

@@ -41,11 +41,15 @@ def calibration_error(log_probs: Tensor, labels: Tensor, bins: int = 15) -> floa
     The mean gap between confidence and accuracy over equal-width bins (a, b] of confidence, each weighted by
     its share of the examples.
     """
-    confidence = log_probs.double().exp().amax(dim=1)
-    right = hits(log_probs, labels).double()
+    return calibration_error_of(log_probs.double().exp().amax(dim=1), hits(log_probs, labels), bins)
+
+
+def calibration_error_of(confidence: Tensor, hit: Tensor, bins: int = 15) -> float:
+    """As ``calibration_error``, from float64 (n,) confidences and bool (n,), what was right."""
+    right = hit.double()
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gap = torch.zeros(bins, dtype=torch.float64).index_add(0, place, confidence - right)
-    return 100 * float(gap.abs().sum()) / len(labels)
+    return 100 * float(gap.abs().sum()) / len(right)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
+from compressbench.errors import UserError
 from compressbench.exit_criteria.policy import POLICY
 from compressbench.inputs import Inputs
 from compressbench.metrics import named
@@ -25,6 +27,29 @@ if TYPE_CHECKING:
     from compressbench.state import State
 
 BATCH = 64
+STREAMED = 16
+"""Examples at a time where what is said of each is a row of a vocabulary for every token."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is kept of streamed log-probabilities, all (pieces,), in the order of the walk.
+
+    Attributes:
+        owners: int64, the example of each piece.
+        labels: int64, what was to be said.
+        likelihood: float64, log-probability of that.
+        said: int64, the likeliest; -1 where a score is no number.
+        sure: float64, its probability.
+        width: how many things could be said.
+    """
+
+    owners: Tensor
+    labels: Tensor
+    likelihood: Tensor
+    said: Tensor
+    sure: Tensor
+    width: int
 
 
 class View:
@@ -75,10 +100,34 @@ class View:
         """Whether what a forward costs depends on its input."""
         return POLICY in self.state.policies
 
+    @property
+    def streams(self) -> bool:
+        """Whether what is said of the test split is too much to be kept whole: the task says so (``streams``)."""
+        return bool(getattr(self.bench.task, "streams", False))
+
     @functools.cached_property
     def _whole(self) -> Pieces:
-        """All that it says of the test split, on the CPU."""
+        """All that it says of the test split, on the CPU.
+
+        Raises:
+            UserError: that is too much.
+        """
+        if self.streams:
+            raise UserError(
+                f"all log-probabilities of {self.bench.task.in_words()} are never kept, so this can't be measured of them"
+            )
         return self._in_order(self.pieces())
+
+    @functools.cached_property
+    def told(self) -> Told:
+        """What is kept of the log-probabilities of the test split, piece by piece."""
+        parts, width = [], 0
+        for found in self.pieces():
+            scores, width = found.log_probs, found.log_probs.shape[1]
+            own = scores.gather(1, found.labels[:, None])[:, 0].double()
+            sure = scores.amax(dim=1).double().exp()
+            parts.append((found.owners, found.labels, own, named(scores), sure))
+        return Told(*(torch.cat(column) for column in zip(*parts, strict=True)), width=width)
 
     @property
     def log_probs(self) -> Tensor:
@@ -98,6 +147,8 @@ class View:
     @functools.cached_property
     def unanswered(self) -> int:
         """How many test examples it gives an answer to that is no number (NaN)."""
+        if self.streams:
+            return len(self.told.owners[self.told.said < 0].unique())
         return len(self.said_of[self.log_probs.isnan().any(dim=1)].unique())
 
     def log_probs_of(self, split: str, limit: int | None = None) -> Tensor:
@@ -120,7 +171,9 @@ class View:
         The batches are those of ``walking.walk``, the same ones for every view of a bench.
         """
         task, fast = self.bench.task, self.fast
-        for rows, batch in walk(self.bench.task, self.bench.feed(split), BATCH, limit):
+        for rows, batch in walk(
+            self.bench.task, self.bench.feed(split), STREAMED if self.streams else BATCH, limit
+        ):
             with torch.inference_mode():
                 found = task.log_probs(forward(fast, *task.encode(batch)), batch.labels)
             yield Pieces(found.log_probs.cpu(), rows[found.owners.cpu()], found.labels.cpu())
@@ -129,14 +182,29 @@ class View:
     def answers(self) -> Tensor:
         """(n, ...) what it says of each test example, on the CPU: where that is one piece, the likeliest class."""
         task, fast = self.bench.task, self.fast
-        if self.labels.shape == self.wanted.shape and bool((self.labels == self.wanted).all()):
+        if hasattr(task, "said"):
+            return self.decoded(task.said)
+        one_each = self.labels.ndim == 1 and not self.streams
+        if one_each and self.labels.shape == self.wanted.shape and bool((self.labels == self.wanted).all()):
             return named(self.log_probs)
+        rows, found = [], []
+        with torch.inference_mode():
+            for places, batch in walk(
+                self.bench.task, self.bench.feed("test"), STREAMED if self.streams else BATCH
+            ):
+                rows.append(places)
+                found.append(task.answers(forward(fast, *task.encode(batch))).cpu())
+        return put_back(rows, found)
+
+    def decoded(self, said: Callable[[nn.Module, Inputs], Tensor]) -> Tensor:
+        """(n, places of the longest) what is decoded of each test example, -1 after its end."""
         rows, found = [], []
         with torch.inference_mode():
             for places, batch in walk(self.bench.task, self.bench.feed("test"), BATCH):
                 rows.append(places)
-                found.append(task.answers(forward(fast, *task.encode(batch))).cpu())
-        return put_back(rows, found)
+                found.append(said(self.module, self.bench.task.encode(batch)).cpu())
+        wide = max(part.shape[1] for part in found)
+        return put_back(rows, [F.pad(part, (0, wide - part.shape[1]), value=-1) for part in found])
 
     @functools.cached_property
     def right(self) -> Tensor:

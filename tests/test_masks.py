@@ -85,6 +85,7 @@ def test_of_the_whole_never_brings_weights_back() -> None:
     assert keep_count(30, 100, 0.5, "whole") == 30
     assert keep_count(30, 100, 0.9, "whole") == 10
     assert keep_count(30, 100, 0.9, "left") == 3
+    assert [keep_count(k, 100, 0.1, "more") for k in (100, 90, 10, 5)] == [90, 80, 0, 0]
 
 
 def test_unknown_patterns() -> None:

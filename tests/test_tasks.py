@@ -533,7 +533,8 @@ def test_one_tag_is_one_answer_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_of_one_class_an_example_says_so() -> None:
     from compressbench.data.examples import known, one_class
 
-    assert known(torch.tensor([[1, -1], [0, 1]])).tolist() == [False, True]
+    assert known(torch.tensor([[1.0, -1.0], [0.0, 1.0]])).tolist() == [False, True]
+    assert known(torch.tensor([[1, -1], [-1, -1]])).tolist() == [True, False]  # of sequences
     one_class(torch.tensor([1, -1]), "this")
     for labels in (torch.zeros(3, 2), torch.zeros(3), np.zeros((3, 2), np.int64)):
         with pytest.raises(UserError, match="this is of one class an example"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compressbench.checking.states import check_json
 from compressbench.checking.traces import Unfit, differs, quietly, twice, unchanged
 from compressbench.data.dataset import Dataset
-from compressbench.data.examples import Examples
+from compressbench.data.examples import Examples, are_sequences
 from compressbench.inputs import Inputs
 from compressbench.outputs import Outputs
 from compressbench.tasks.task import ASKED, NoSurface, Pieces, Placed, Surface, Task
@@ -59,6 +59,8 @@ def check_task(dataset: Dataset) -> None:
         _inputs(task, some)
         if hasattr(task, "lengths"):
             _lengths(task, some)
+        if hasattr(task, "said"):
+            _said(task, some)
         _shown(task, some)
         _answers(task, some)
     surface = task.surface()
@@ -207,10 +209,42 @@ def _lengths(task: Any, some: Examples) -> None:
         )
 
 
+class _Speaks(nn.Module):
+    """Logits that only the token at a place decides, of the last input: enough to decode something by."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Embedding(classes, 4), nn.Linear(4, classes)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.last(self.first(inputs[-1]))
+
+
+def _said(task: Any, some: Examples) -> None:
+    """What is decoded of an example is its own: the same one in other company."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        module = _Speaks(len(task.classes)).eval()
+    found = twice(lambda: task.said(module, task.encode(some)), "the module and its inputs")
+    if not isinstance(found, Tensor) or found.ndim != 2 or found.dtype != torch.int64:
+        form = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise Unfit(f"said gives {form}; int64 (n, places) is wanted, -1 after the end")
+    _rows(found, len(some), "said")
+    if int(found.min()) < -1 or int(found.max()) >= len(task.classes):
+        raise Unfit(f"said gives {int(found.min())} to {int(found.max())}; classes or -1 are wanted")
+    for place in range(len(some)):
+        alone = task.said(module, task.encode(some.take([place])))[0]
+        if alone[alone >= 0].tolist() != found[place][found[place] >= 0].tolist():
+            raise Unfit(f"said gives something else of example {place} than of it alone")
+    right = task.right(found, some.labels)
+    _rows(right, len(some), "right of what said gives")
+
+
 def _answers(task: Task, some: Examples) -> None:
     count, labels = len(some), some.labels
     draw = torch.Generator().manual_seed(5)
-    logits = torch.randn(count, len(task.classes), generator=draw).requires_grad_()
+    places = labels.shape[1:] if are_sequences(labels) else ()
+    logits = torch.randn(count, *places, len(task.classes), generator=draw).requires_grad_()
     outputs = Outputs(logits)
     loss = task.loss(outputs, labels)
     if not isinstance(loss, Tensor) or loss.shape != () or not torch.isfinite(loss):

@@ -35,7 +35,8 @@ class Raw:
             one of any columns.
         classes: names, in label order.
         licence: what the data may be used for, one line.
-        attributes: per split (``train``, ``test``), named arrays over its examples (sub-groups).
+        attributes: per split (``train``, ``test``, ``validation``), named arrays over its examples (sub-groups).
+        validation: a published split to validate on; used where none is held out of train.
     """
 
     train: Examples
@@ -43,6 +44,7 @@ class Raw:
     classes: tuple[str, ...]
     licence: str = ""
     attributes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    validation: Examples | None = None
 
 
 @dataclass(frozen=True)

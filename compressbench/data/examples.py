@@ -29,7 +29,8 @@ class Examples:
 
     Attributes:
         columns: name -> one row an example.
-        labels: int64 (n,), -1 where not known; other tasks may have other labels, one row an example.
+        labels: int64 (n,), -1 where not known; other tasks may have other labels, one row an example, as int64 (n,
+            places) of sequences, -1 where nothing is to be said.
         rows: int64 (n,): position in the source's own order, so that a record can point at an example.
         groupings: name -> int64 (n,): the example's place among the names that ``Dataset.groups`` gives, -1 where not
             known. Classes are a grouping too, by ``labels``.
@@ -156,13 +157,21 @@ class Examples:
     @functools.cached_property
     def labelled(self) -> bool:
         """Whether every example has a label."""
-        return bool((self.labels >= 0).all())
+        return bool(known(self.labels).all())
 
 
 def known(labels: Any) -> Any:
-    """(n,) bool, which examples have a label, all of them where a row holds several."""
+    """(n,) bool, which examples have a label: any at all of a sequence (int64), all of them of other rows of several."""
     there = labels >= 0
-    return there if there.ndim == 1 else there.reshape(len(there), -1).all(1)
+    if there.ndim == 1:
+        return there
+    flat = there.reshape(len(there), -1)
+    return flat.any(1) if are_sequences(labels) else flat.all(1)
+
+
+def are_sequences(labels: Any) -> bool:
+    """Whether a row holds the labels of a sequence: int64 (n, places), -1 where nothing is to be said."""
+    return labels.ndim == 2 and str(labels.dtype).endswith("int64")
 
 
 def one_class(labels: Any, who: str) -> None:

@@ -51,7 +51,8 @@ def load(config: Mapping[str, Any], trusted: Iterable[str] = ()) -> Dataset:
     """Reads what ``config["read"]`` names and makes train, validation and test of it.
 
     In this order: ``train_size`` and ``test_size`` draw a stratified subset; ``validation`` (a count, or a
-    share below 1) is held out of train, stratified; ``imbalance`` thins what is left of train, and only that,
+    share below 1) is held out of train, stratified (at 0 one
+    that the source publishes is taken); ``imbalance`` thins what is left of train, and only that,
     to an exponential long tail; ``cut`` leaves single classes of it so many examples; ``tail`` thins the
     sub-groups inside of each class. Before all of that ``coarse`` merges classes. All draws come from
     ``subset_seed``. Mean and std are those of the resulting train split, or what ``normalise`` says, as a
@@ -157,7 +158,9 @@ def _check(raw: Any, name: str, pictures: bool) -> None:
     for word, texts in (("class", raw.classes), ("licence", [raw.licence])):
         for text in texts:
             _check_text(text, f"dataset {name}: {word}")
-    for part, split in (("train", raw.train), ("test", raw.test)):
+    for part, split in (("train", raw.train), ("test", raw.test), ("validation", raw.validation)):
+        if part == "validation" and split is None:
+            continue
         place = f"dataset {name}, {part}"
         if not isinstance(split, Examples):
             raise UserError(
@@ -188,6 +191,8 @@ def _check(raw: Any, name: str, pictures: bool) -> None:
                 raise UserError(
                     f"{place}: attribute {attribute!r} is {form}, not an array of {len(labels)} values"
                 )
+    if raw.validation is not None and set(raw.validation.columns) != set(raw.train.columns):
+        raise UserError(f"dataset {name}: validation has other columns than train")
     if set(raw.train.columns) != set(raw.test.columns):
         raise UserError(
             f"dataset {name}: train has {', '.join(raw.train.columns)}, test {', '.join(raw.test.columns)}"
@@ -305,6 +310,9 @@ def _prepare(
 
     source = {"train": raw.train, "validation": raw.train, "test": raw.test}
     attributes = {**raw.attributes, "validation": raw.attributes.get("train", {})}
+    if raw.validation is not None and "validation" not in rows:
+        rows["validation"], source["validation"] = np.arange(len(raw.validation)), raw.validation
+        attributes["validation"] = raw.attributes.get("validation", {})
     splits: dict[str, Examples] = {}
     kept: dict[str, dict[str, np.ndarray]] = {}
     for part, chosen in rows.items():

@@ -35,7 +35,7 @@ def read_table(path: str | Path, what: str = "the table") -> Table:
         UserError: it can't be read, is no table, has a row of another length or a column twice, or is larger than 2 GiB.
     """
     place = given_path(path, what)
-    text = _text(place)
+    text = text_of(place)
     suffix = next((s for s in (place.suffix, place.with_suffix("").suffix) if s in (*FORMS, ".json")), "")
     if suffix in (".jsonl", ".json"):
         return _objects(text, place)
@@ -58,7 +58,12 @@ def column(table: Mapping[str, Sequence[str]], name: str, path: object, setting:
     return list(table[name])
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A file of UTF-8 text; ``.gz`` and ``.xz`` are opened.
+
+    Raises:
+        UserError: it can't be read, is damaged, is no UTF-8, or is larger than 2 GiB.
+    """
     openers: dict[str, Any] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
     try:
         with openers.get(path.suffix, open)(path, "rb") as file:

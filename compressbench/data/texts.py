@@ -38,6 +38,8 @@ GLOSSES = Published(
     ),
     folders=(str(EMBEDDED / "glosses"),),
 )
+UNLABELLED = "text"
+"""The one class of texts without labels."""
 
 
 def glosses() -> Raw:
@@ -73,10 +75,10 @@ def sst2(data_dir: str) -> Raw:
     Raises:
         UserError: a file is missing or not as published.
     """
-    folder = _folder("sst2", data_dir, ("SST-2", "sst2", "text/sst2", ""), "train.tsv")
+    folder = folder_of("sst2", data_dir, ("SST-2", "sst2", "text/sst2", ""), "train.tsv")
     parts = []
     for name in ("train.tsv", "dev.tsv"):
-        path = _file("sst2", folder, name)
+        path = file_of("sst2", folder, name)
         table = read_table(path)
         labels = _numbers(column(table, "label", path, "label"), ("0", "1"), str(path))
         parts.append(examples(column(table, "sentence", path, "sentence"), labels))
@@ -97,10 +99,10 @@ def mnli(data_dir: str, test: str = "matched") -> Raw:
     """
     if test not in ("matched", "mismatched"):
         raise UserError(f"mnli: test is {test!r}, must be matched or mismatched")
-    folder = _folder("mnli", data_dir, ("MNLI", "mnli", "text/mnli", ""), "train.tsv")
+    folder = folder_of("mnli", data_dir, ("MNLI", "mnli", "text/mnli", ""), "train.tsv")
     parts, genres = [], []
     for name in ("train.tsv", f"dev_{test}.tsv"):
-        path = _file("mnli", folder, name)
+        path = file_of("mnli", folder, name)
         table = read_table(path)
         found = [
             next((table[c] for c in names if c in table), None)
@@ -129,7 +131,7 @@ def trec(data_dir: str) -> Raw:
         UserError: a file is missing or not as published.
     """
     folders = ("trec", "TREC", "text/trec", "")
-    published = _folder("trec", data_dir, folders, "train_5500.label", needed=False)
+    published = folder_of("trec", data_dir, folders, "train_5500.label", needed=False)
     parts, fine = [], []
     if published is not None:
         for name in ("train_5500.label", "TREC_10.label"):
@@ -147,9 +149,9 @@ def trec(data_dir: str) -> Raw:
             )
             fine.append(np.array(labels))
     else:
-        folder = _folder("trec", data_dir, folders, "train.tsv")
+        folder = folder_of("trec", data_dir, folders, "train.tsv")
         for name in ("train.tsv", "test.tsv"):
-            path = _file("trec", folder, name)
+            path = file_of("trec", folder, name)
             table = read_table(path)
             kinds = _numbers(column(table, "label", path, "label"), QUESTIONS, str(path))
             parts.append(examples(column(table, "question", path, "question"), kinds))
@@ -168,7 +170,7 @@ def agnews(data_dir: str) -> Raw:
         UserError: a file is missing or not as published.
     """
     folders = ("ag_news_csv", "agnews", "text/agnews", "")
-    published = _folder("agnews", data_dir, folders, "train.csv", needed=False)
+    published = folder_of("agnews", data_dir, folders, "train.csv", needed=False)
     parts = []
     if published is not None:
         import csv
@@ -187,9 +189,9 @@ def agnews(data_dir: str) -> Raw:
             labels = _numbers([row[0] for row in rows], ("1", "2", "3", "4"), str(path))
             parts.append(examples((f"{row[1]} {row[2]}" for row in rows), labels))
         return Raw(parts[0], parts[1], NEWS, "non-commercial; Zhang et al. 2015")
-    folder = _folder("agnews", data_dir, folders, "test.tsv")
+    folder = folder_of("agnews", data_dir, folders, "test.tsv")
     for name in ("train10k.tsv", "test.tsv"):
-        path = _file("agnews", folder, name)
+        path = file_of("agnews", folder, name)
         table = read_table(path)
         labels = _numbers(column(table, "label", path, "label"), NEWS, str(path))
         parts.append(examples(column(table, "text", path, "text"), labels))
@@ -201,7 +203,7 @@ def text_file(
     test: str | None = None,
     text: str = "text",
     second: str | None = None,
-    label: str = "label",
+    label: str | None = "label",
     attributes: Sequence[str] = (),
     test_fraction: float | None = None,
     split_seed: int = 0,
@@ -211,7 +213,7 @@ def text_file(
 
     Args:
         train, test: the files; ``train`` must be given.
-        text, second, label: columns; ``second`` for pairs.
+        text, second, label: columns; ``second`` for pairs, ``label`` null where nobody asks for classes.
         attributes: columns by which probes group.
         test_fraction: without ``test``: the share of every class that becomes the test split.
         split_seed: which examples these are.
@@ -225,9 +227,12 @@ def text_file(
         raise UserError("text_file: either test (a file) or test_fraction (a share of train) is wanted")
     paths = [given_path(p, f"text_file: {s}") for p, s in ((train, "train"), (test, "test")) if p is not None]
     tables = [read_table(path) for path in paths]
-    told = [column(t, label, p, "label") for t, p in zip(tables, paths, strict=True)]
+    told = [
+        [UNLABELLED] * len(column(t, text, p, "text")) if label is None else column(t, label, p, "label")
+        for t, p in zip(tables, paths, strict=True)
+    ]
     classes = tuple(sorted(set(told[0]), key=_in_order))
-    if len(classes) < 2:
+    if label is not None and len(classes) < 2:
         raise UserError(
             f"{paths[0]}: column {label!r} holds {len(classes)} different labels; two or more are wanted"
         )
@@ -296,7 +301,9 @@ def _tsv(text: str) -> Table:
     return {name: list(cells) for name, cells in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def _folder(name: str, data_dir: str, folders: Sequence[str], file: str, needed: bool = True) -> Path | None:
+def folder_of(
+    name: str, data_dir: str, folders: Sequence[str], file: str, needed: bool = True
+) -> Path | None:
     """The first of some folders that holds a file, plain or compressed.
 
     Raises:
@@ -313,7 +320,7 @@ def _folder(name: str, data_dir: str, folders: Sequence[str], file: str, needed:
     )
 
 
-def _file(name: str, folder: Path | None, file: str) -> Path:
+def file_of(name: str, folder: Path | None, file: str) -> Path:
     """A file of a set, plain or compressed; of MNLI's mismatched dev there is a shorter one, ``_1000``."""
     assert folder is not None
     stem, _, suffix = file.rpartition(".")

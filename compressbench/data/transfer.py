@@ -41,10 +41,10 @@ def few(state: State, bench: Bench, settings: Few) -> State:
     random = np.random.RandomState(derive_seed(bench.seed, settings.draw, "few") % 2**32)
     chosen = known[torch.from_numpy(pick(labels[known].numpy(), shares, random))]
     if not settings.unlabelled:
-        return _carrying(state, examples.take(chosen))
+        return carrying(state, examples.take(chosen))
     kept = torch.full_like(labels, -1)
     kept[chosen] = labels[chosen]
-    return _carrying(state, replace(examples, labels=kept))
+    return carrying(state, replace(examples, labels=kept))
 
 
 def munged(state: State, bench: Bench, settings: Munge) -> State:
@@ -98,8 +98,9 @@ def _together(state: State, examples: Examples, more: Tensor, keep: bool) -> Sta
     images, labels = more, unknown
     if keep:
         images, labels = torch.cat((examples[IMAGES], more)), torch.cat((examples.labels, unknown))
-    return _carrying(state, Examples({IMAGES: images}, labels, torch.arange(len(labels))))
+    return carrying(state, Examples({IMAGES: images}, labels, torch.arange(len(labels))))
 
 
-def _carrying(state: State, examples: Examples) -> State:
+def carrying(state: State, examples: Examples) -> State:
+    """The state with a data set, for ``train`` to find."""
     return state.with_groups(data=examples.tensors())

@@ -103,10 +103,11 @@ def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
             raise UserError(
                 f"model {name} can't take {bench.dataset.name}'s {given}: {where()}{reason_of(error)}"
             ) from error
-    if tuple(logits.shape) != (2, classes):
+    streams = getattr(task, "streams", False)  # then a row of logits for every token
+    if (len(logits), logits.shape[-1], logits.ndim) != (2, classes, 3 if streams else 2):
         raise UserError(
-            f"model {name} gives {tuple(logits.shape[1:])} outputs an image, {bench.dataset.name} has {classes} "
-            "classes; pass the number on as '@classes' in model.build"
+            f"model {name} gives {tuple(logits.shape[1:])} outputs {'a text' if streams else 'an image'}, "
+            f"{bench.dataset.name} has {classes} classes; pass the number on as '@classes' in model.build"
         )
     if not prunable(module):
         hint = (

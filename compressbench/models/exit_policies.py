@@ -15,7 +15,6 @@ from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.exit_criteria.policy import POLICY, Policy, assigned, everything, taken
-from compressbench.inputs import on
 from compressbench.masks import masked
 from compressbench.metrics import hits
 from compressbench.models.build import module_of, prunable, snapshot
@@ -46,7 +45,7 @@ def with_exits(state: State, bench: Bench, settings: Attach) -> State:
     module, task = module_of(state), bench.task
     if hasattr(module, "parts"):
         raise UserError("exits: the net has exits already, or is a cascade")
-    sample = on(task.encode(bench.feed("train").head(2)), "cpu")
+    sample = task.blank(2)
     found = places(module, settings.points, settings.side, sample)
     head, classes = settings.head, len(bench.task.classes)
     points = {

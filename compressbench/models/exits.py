@@ -4,6 +4,9 @@ The edit ``{"exits": {"points": {module: head}, "side": [...], "dtypes": {module
 (of one input ``inputs`` is left out); the net keeps its class's forward and all its names. In training its outputs carry
 each exit's logits as taps ``exit0``, ``exit1`` …; in evaluation it answers by its last layer, as before. That rows
 really leave is a matter of the parts, cut out of the traced graph.
+
+A head whose class has ``TAKES``, e.g. ``(1,)``, is called with the value and those of the net's inputs too, counted from
+0: a mask. A net that can't be traced may have a method ``in_layers()``, see ``Layers``.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ import copy
 import fnmatch
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -35,6 +38,22 @@ DTYPES = {"float64": torch.float64, "float16": torch.float16, "bfloat16": torch.
 """Of a head, where it isn't float32, by the name that an edit has."""
 
 
+class Layers(NamedTuple):
+    """How a net that can't be traced is cut: what its method ``in_layers()`` gives; all share the net's modules.
+
+    What is carried, e.g. a mask that is prepared once, are tensors with a row for each example.
+
+    Attributes:
+        before: the net's inputs to (hidden, *carried).
+        layers: by their paths in the net, (hidden, *carried) to hidden.
+        after: (hidden, *carried) to logits.
+    """
+
+    before: Callable[..., Sequence[Tensor]]
+    layers: Mapping[str, Callable[..., Tensor]]
+    after: Callable[..., Tensor]
+
+
 class Exiting(nn.Module):
     """What a net with exits is beside its own class; ``attach`` makes one of any module."""
 
@@ -49,8 +68,11 @@ class Exiting(nn.Module):
             return super().forward(*args, **kwargs)
         said: dict[str, Tensor] = {}
 
+        given = (*args, *kwargs.values())
+
         def answer(place: int, value: Any) -> None:
-            said[f"{EXIT}{place}"] = self.exits[place](value)
+            head = self.exits[place]
+            said[f"{EXIT}{place}"] = head(_hidden(value), *(given[k] for k in takes(head)))
 
         handles = [
             self.get_submodule(point).register_forward_hook(lambda _, __, value, k=k: answer(k, value))
@@ -69,8 +91,11 @@ class Exiting(nn.Module):
 
     def parts(self) -> list[nn.Module]:
         """The net between its exits, in evaluation mode; they share its layers."""
+        layers, points = layers_of(self), self.__dict__["_points"]
+        if layers is not None:
+            return _cut_layers(self.exits, layers, points)
         graph, gave = _traced(self, self.__dict__["_inputs"])
-        return _cut(self, graph, gave, self.__dict__["_points"], self.__dict__["_side"])
+        return _cut(self, graph, gave, points, self.__dict__["_side"])
 
     def exit_names(self) -> list[str]:
         """What each exit is called, the last one too."""
@@ -112,6 +137,11 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
         for point, head in points.items()
     ]
     for head, point in zip(heads, points, strict=True):
+        if any(not 0 <= k < inputs for k in takes(head)):
+            raise UserError(
+                f"exits: the head at {point} reads input {max(takes(head)) + 1} of the net, a mask, and it has "
+                f"{inputs}; heads for texts go with nets for texts"
+            )
         if point in dtypes:
             head.to(DTYPES[dtypes[point]])
     kind = type(module)
@@ -122,6 +152,22 @@ def attach(module: nn.Module, content: Mapping[str, Any]) -> nn.Module:
     module.__dict__["_points"], module.__dict__["_side"] = tuple(points), tuple(side)
     module.__dict__["_inputs"] = inputs
     return module
+
+
+def takes(head: nn.Module) -> tuple[int, ...]:
+    """Which of the net's inputs a head reads beside the value at its point."""
+    return tuple(getattr(head, "TAKES", ()))
+
+
+def layers_of(module: nn.Module) -> Layers | None:
+    """How a net says that it is cut; None where it is traced."""
+    make = getattr(module, "in_layers", None)
+    return None if make is None else Layers(*make())
+
+
+def _hidden(value: Any) -> Any:
+    """What a point's module gave; of layers that give a tuple the first."""
+    return value[0] if isinstance(value, tuple) and value else value
 
 
 def alone(module: nn.Module) -> nn.Module:
@@ -233,13 +279,17 @@ def places(
     """The value at each point, of the sample's rows, in the order in which a forward comes by.
 
     Args:
-        side: names, or globs of names, of values that may be alive beside the point's own and are compacted along.
+        side: names, or globs of names, of values that may be alive beside the point's own and are compacted along;
+            inputs beside the first, and what is computed of these alone, need no name.
 
     Raises:
         UserError: the net can't be traced; a point isn't there, is no cut, or lies after the output layer.
     """
     for point in points:
         _known(module, point)
+    layers = layers_of(module)
+    if layers is not None:
+        return _places_of(layers, points, sample)
     graph, gave = _traced(module, len(sample))
     for point in points:
         if point not in gave:
@@ -264,7 +314,25 @@ def places(
     for pattern in side:
         if not any(_named(node, gave, [pattern]) for node in graph.nodes):
             raise UserError(f"exits: side: {pattern} is the name of no value in the net")
-    _segments(graph, gave, ordered, side)
+    _segments(graph, gave, ordered, [*side, *_of_side_inputs(graph, len(sample))])
+    return values
+
+
+def _places_of(layers: Layers, points: Sequence[str], sample: Sequence[Tensor]) -> dict[str, Tensor]:
+    for point in points:
+        if point not in layers.layers:
+            known = ", ".join(list(layers.layers)[:3])
+            raise UserError(f"exits: {point} is no layer of this net; points are {known} …")
+    if points and list(layers.layers)[-1] in points:
+        raise UserError(
+            f"exits: {list(layers.layers)[-1]} is the last layer: the net itself answers after it"
+        )
+    values = {}
+    hidden, *carried = layers.before(*sample)
+    for name, layer in layers.layers.items():
+        hidden = layer(hidden, *carried)
+        if name in points:
+            values[name] = hidden
     return values
 
 
@@ -401,9 +469,16 @@ def _logits_node(graph: fx.Graph) -> fx.Node:
 
 
 def _segments(
-    graph: fx.Graph, gave: Mapping[str, fx.Node], points: Sequence[str], side: Sequence[str]
+    graph: fx.Graph,
+    gave: Mapping[str, fx.Node],
+    points: Sequence[str],
+    side: Sequence[str],
+    reads: Sequence[Sequence[fx.Node]] = (),
 ) -> tuple[list[list[fx.Node]], list[list[fx.Node]]]:
     """(nodes of each part, in order; what is alive after each but the last, the point's own value first).
+
+    Args:
+        reads: inputs that the head at each point reads.
 
     Raises:
         UserError: a point is no cut, or lies after the output layer.
@@ -425,6 +500,7 @@ def _segments(
     alive: list[list[fx.Node]] = []
     for place, point in enumerate(points):
         needed = {i for n, k in part.items() if k > place for i in n.all_input_nodes}
+        needed |= {n for later in reads[place + 1 :] for n in later}
         found = [
             n for n in graph.nodes if n in needed and n.op != "get_attr" and (n in inputs or part[n] <= place)
         ]
@@ -448,6 +524,16 @@ def _names(node: fx.Node, gave: Mapping[str, fx.Node]) -> list[str]:
     return [*own, str(node.target) if node.op == "placeholder" else node.name]
 
 
+def _of_side_inputs(graph: fx.Graph, inputs: int) -> list[str]:
+    """Names of the inputs beside the first, and of what is computed of these alone, by no layer and no weight."""
+    found = [n for n in graph.nodes if n.op == "placeholder"][1:inputs]
+    for node in graph.nodes:
+        made = node.op in ("call_function", "call_method") and node.all_input_nodes
+        if made and all(n in found for n in node.all_input_nodes):
+            found.append(node)
+    return [str(n.target) if n.op == "placeholder" else n.name for n in found]
+
+
 def _told(node: fx.Node, gave: Mapping[str, fx.Node]) -> str:
     """A value's name, and what it is where no module and no input is called so."""
     name = _names(node, gave)[0]
@@ -466,10 +552,12 @@ def _cut(
     points: Sequence[str],
     side: Sequence[str],
 ) -> list[nn.Module]:
-    bodies, alive = _segments(graph, gave, points, side)
+    given = [n for n in graph.nodes if n.op == "placeholder"][: module.__dict__["_inputs"]]
+    reads = [[given[k] for k in takes(head)] for head in module.exits]  # type: ignore[union-attr]
+    own = [*side, *_of_side_inputs(graph, len(given))]
+    bodies, alive = _segments(graph, gave, points, own, reads)
     last = _logits_node(graph)
     made: list[nn.Module] = []
-    given = [n for n in graph.nodes if n.op == "placeholder"][: module.__dict__["_inputs"]]
     for place, body in enumerate(bodies):
         part = fx.Graph()
         env: dict[fx.Node, fx.Node] = {}
@@ -486,8 +574,62 @@ def _cut(
         if place == len(alive):
             part.output((there(last),))
         else:
-            head = part.call_module(f"{EXITS}.{place}", (there(alive[place][0]),))
+            read = (alive[place][0], *reads[place])
+            head = part.call_module(f"{EXITS}.{place}", tuple(map(there, read)))
             part.output((head, *map(there, alive[place])))
             given = alive[place]
         made.append(fx.GraphModule(module, part).eval())
+    return made
+
+
+class _Stretch(nn.Module):
+    """A part of a net in layers: the ones from one exit to the next, and the head there or the net's own.
+
+    Args:
+        before: what comes before the first layer, in the first part.
+        reads: inputs that the head reads; None for the net's own.
+        kept: how many inputs beside the first go along.
+    """
+
+    def __init__(
+        self,
+        before: Callable[..., Sequence[Tensor]] | None,
+        layers: Sequence[Callable[..., Tensor]],
+        head: Callable[..., Tensor],
+        reads: Sequence[int] | None,
+        kept: int,
+    ) -> None:
+        super().__init__()
+        self.before, self.head, self.reads, self.kept = before, head, reads, kept
+        modules = [layer for layer in layers if isinstance(layer, nn.Module)]
+        self.layers = nn.ModuleList(modules) if len(modules) == len(layers) else list(layers)
+
+    def forward(self, *live: Tensor) -> tuple[Tensor, ...]:
+        """Inputs, or (hidden, *carried, *inputs that heads read), to (logits, what goes on)."""
+        if self.before is None:
+            hidden, *carried = live[: len(live) - self.kept]
+            inputs = live[len(live) - self.kept :]
+        else:
+            hidden, *carried = self.before(*live)
+            inputs = live[1 : 1 + self.kept]
+        for layer in self.layers:
+            hidden = layer(hidden, *carried)
+        if self.reads is None:
+            return (self.head(hidden, *carried),)
+        return (self.head(hidden, *(inputs[k - 1] for k in self.reads)), hidden, *carried, *inputs)
+
+
+def _cut_layers(heads: nn.ModuleList, layers: Layers, points: Sequence[str]) -> list[nn.Module]:
+    """The parts; heads read inputs beside the first, and those up to the last one read go along."""
+    kept = max((k for head in heads for k in takes(head)), default=0)
+    made: list[nn.Module] = []
+    own: list[Callable[..., Tensor]] = []
+    before: Callable[..., Sequence[Tensor]] | None = layers.before
+    for name, layer in layers.layers.items():
+        own.append(layer)
+        if name in points:
+            head = heads[list(points).index(name)]
+            made.append(_Stretch(before, own, head, takes(head), kept).eval())
+            before, own = None, []
+    made.append(_Stretch(before, own, layers.after, None, kept).eval())
     return made

@@ -74,6 +74,12 @@ class HuggingFace(nn.Module):
         named = dict(zip(self.inputs, inputs, strict=True))
         return self.net(**{name: named[name] for name in self.taken}, **self.fixed).logits
 
+    def in_layers(self) -> Any:
+        """How exits cut the net, see ``models.exits.Layers``."""
+        from compressbench.models.hf_layers import in_layers
+
+        return in_layers(self)
+
 
 def folder(
     folder: str,

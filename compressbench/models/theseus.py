@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError
-from compressbench.models.cutting import replay
+from compressbench.models.cutting import Passed, replay
 
 HEADS = "exits"
 """Where a net's early exits are (``models.exits``): no blocks in a row."""
@@ -31,7 +31,9 @@ class Replaceable(nn.Module):
     def __init__(self, old: Sequence[nn.Module], start: float, growth: float) -> None:
         super().__init__()
         self.new = copy.deepcopy(old[0])
-        self.old = nn.Sequential(*old).requires_grad_(False).eval()
+        self.old = (
+            nn.Sequential(*old).requires_grad_(False).eval()
+        )  # not called as such: blocks take several inputs
         self.start, self.growth = start, growth
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
@@ -41,15 +43,17 @@ class Replaceable(nn.Module):
         self.old.eval()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As the blocks."""
+    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
+        """As the blocks: ``x`` through all of them, what comes with it (a mask) to each."""
         if not self.training:
-            return self.new(x)
+            return self.new(x, *others, **named)
         rate = min(1.0, self.start + self.growth * int(self.steps))
         self.steps += 1
         if float(torch.rand(())) < rate:
-            return self.new(x)
-        result = self.old(x)
+            return self.new(x, *others, **named)
+        result = x
+        for block in self.old:
+            result = block(result, *others, **named)
         # Where no block is replaced in a step nothing is trained, and ``backward`` would fail on a loss without a graph.
         return result if result.requires_grad or not torch.is_grad_enabled() else result.requires_grad_()
 
@@ -74,7 +78,7 @@ def theseus(
         parts = [module.get_submodule(name) for name in (first, *others)]
         _put(module, first, Replaceable(parts, start, growth))
         for name in others:
-            _put(module, name, nn.Identity())
+            _put(module, name, Passed())
     for part in module.modules():
         if isinstance(part, Replaceable):
             part.new.requires_grad_(True)
@@ -99,7 +103,27 @@ def groups_of(module: nn.Module, every: int, blocks: str | None = None) -> dict[
     Raises:
         UserError: there are no two such blocks in a row, or no such container.
     """
-    found: dict[str, list[str]] = {}
+    found = {
+        names[at]: names[at + 1 : at + every]
+        for names in rows_of(module, blocks)
+        for at in range(0, len(names) - every + 1, every)
+    }
+    if not found:
+        raise UserError(none_in_a_row(every, blocks))
+    return found
+
+
+def none_in_a_row(every: int, blocks: str | None = None) -> str:
+    """What is said of a net without so many blocks in a row."""
+    where = f" in {blocks!r}" if blocks else ""
+    return (
+        f"every: the net has no {every} blocks in a row{where}; a deeper one, or a smaller number is wanted"
+    )
+
+
+def rows_of(module: nn.Module, blocks: str | None = None) -> list[list[str]]:
+    """The names of blocks in a row, a list a container: see ``groups_of``."""
+    found: list[list[str]] = []
     inside: list[str] = []
     for path, part in module.named_modules():
         if not isinstance(part, nn.Sequential | nn.ModuleList) or any(path.startswith(p) for p in inside):
@@ -112,13 +136,7 @@ def groups_of(module: nn.Module, every: int, blocks: str | None = None) -> dict[
         if not path or len(names) < len(list(part.children())):
             continue
         inside.append(f"{path}.")
-        for at in range(0, len(names) - every + 1, every):
-            found[names[at]] = names[at + 1 : at + every]
-    if not found:
-        where = f" in {blocks!r}" if blocks else ""
-        raise UserError(
-            f"every: the net has no {every} blocks in a row{where}; a deeper one, or a smaller number is wanted"
-        )
+        found.append(names)
     return found
 
 

@@ -18,7 +18,8 @@ class Accuracy:
     """The task's main metric (of pictures top-1), top-5 (with more than five classes), likelihood, calibration.
 
     Negative log-likelihood and expected calibration error.
-    Of a task that says several things of an example, likelihood and calibration are over all of them.
+    Of a task that says several things of an example, likelihood and calibration are over all of them. Of texts the main
+    metric is what the task says of the whole (``overall``: perplexity), and the share of right tokens stands beside it.
 
     Attributes:
         bins: of confidence, equally wide, for the calibration error (Guo et al. 2017 take 15).
@@ -36,6 +37,9 @@ class Accuracy:
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
 
+        if subject.streams:
+            yield from self._streamed(subject, bench)
+            return
         log_probs, labels = subject.log_probs, subject.wanted
         n = len(subject.labels)
         yield Metric(bench.task.metric, metrics.percent(subject.right), "%", n=n)
@@ -49,3 +53,20 @@ class Accuracy:
             return
         most = 100 * int(labels.bincount().max()) / n
         yield Metric("majority_top1", most, "%", "computed", n=n, note="the commonest class named each time")
+
+    def _streamed(self, subject: View, bench: Bench) -> Iterable[Metric]:
+        """Of a task whose log-probabilities are never kept: its main metric, and the rest over all pieces."""
+        from compressbench import metrics
+        from compressbench.declared import unit_of
+
+        told, n = subject.told, len(subject.labels)
+        overall = getattr(bench.task, "overall", None)
+        if overall is None:
+            yield Metric(bench.task.metric, metrics.percent(subject.right), "%", n=n)
+        else:
+            yield Metric(bench.task.metric, overall(subject), unit_of(bench.task.metric) or "1", n=n)
+        pieces, right = len(told.labels), told.said == told.labels
+        yield Metric("token_top1", metrics.percent(right), "%", n=pieces)
+        yield Metric("nll", -float(told.likelihood.mean()), "nats", n=pieces)
+        yield Metric("ece", metrics.calibration_error_of(told.sure, right, self.bins), "%", n=pieces)
+        yield Metric("n", n, "examples", n=n)

@@ -61,7 +61,7 @@ class Confidence:
             selective_accuracy,
         )
 
-        if subject.wanted.shape != subject.labels.shape or len(bench.task.classes) < 2:
+        if subject.streams or subject.wanted.shape != subject.labels.shape or len(bench.task.classes) < 2:
             yield Metric("ece_adaptive", None, "%", note="confidence is of one class of several an example")
             return
         labels = subject.labels.numpy()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 
+LETTERS = 80
+
+
 @dataclass(frozen=True)
 class Exits:
     """Each exit's accuracy, calibration, cost and share of the examples, per class too; controls; easy and hard images.
@@ -25,7 +28,7 @@ class Exits:
     same numbers of examples at the same exits, assigned at random: the mean over all assignments, no draw.
 
     Attributes:
-        images: how many of the easiest and of the hardest are shown.
+        images: how many of the easiest and of the hardest are shown; of texts their beginnings.
     """
 
     images: Count = 8
@@ -61,16 +64,19 @@ class Exits:
         yield from _classes(bench.task.classes, names, labels, right, costs, where)
         if policy and last:
             sure = taken(logits, where).softmax(1).amax(1)
-            yield from self._pictures(bench, names, labels, taken(logits, where).argmax(1), where, sure)
+            yield from self._shown(bench, names, labels, taken(logits, where).argmax(1), where, sure)
 
-    def _pictures(
+    def _shown(
         self, bench: Bench, names: Sequence[str], labels: Tensor, said: Tensor, where: Tensor, sure: Tensor
     ) -> Iterable[Metric]:
         """The surest of those that leave first, and the least sure of those that go on to the end."""
         from compressbench.png import strip
         from compressbench.tasks.images.classification import IMAGES
+        from compressbench.tasks.text.packing import TEXT, unpacked
 
         images, classes = bench.feed("test").columns.get(IMAGES), bench.task.classes
+        texts = bench.dataset.splits["test"].columns.get(TEXT)
+        read = unpacked(texts) if texts is not None else None
         for name, place, sign in (("easiest", int(where.min()), -1), ("hardest", len(names) - 1, 1)):
             rows = (where == place).nonzero().squeeze(1)
             if not len(rows):
@@ -78,12 +84,21 @@ class Exits:
                 continue
             rows = rows[(sign * sure[rows]).argsort(stable=True)[: self.images]]
             told = "; ".join(
-                f"{classes[y]}" + ("" if y == p else f" taken for {classes[p]}")
-                for y, p in zip(labels[rows].tolist(), said[rows].tolist(), strict=True)
+                (f"“{shortened(read[row])}”: " if read else "")
+                + f"{classes[y]}"
+                + ("" if y == p else f" taken for {classes[p]}")
+                for row, y, p in zip(rows.tolist(), labels[rows].tolist(), said[rows].tolist(), strict=True)
             )
             picture = strip(images[rows.to(images.device)].cpu().numpy()) if images is not None else ""
-            note = f"at {names[place]}: {told}; test examples {', '.join(map(str, rows.tolist()))}"
+            what = "texts" if read else "examples"
+            note = f"at {names[place]}: {told}; test {what} {', '.join(map(str, rows.tolist()))}"
             yield Metric(name, len(rows), "examples", n=len(rows), note=note, artefact=picture)
+
+
+def shortened(text: str) -> str:
+    """A text in one line of at most ``LETTERS``."""
+    line = " ".join(text.split())
+    return line if len(line) <= LETTERS else f"{line[: LETTERS - 2].rstrip()} …"
 
 
 def _each(

@@ -73,6 +73,9 @@ class Loyalty:
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
 
+        if subject.streams:
+            yield from _streamed(subject, reference, bench)
+            return
         own, other = subject.log_probs, reference.log_probs
         n = len(own)
         same = _same(own, other)
@@ -152,6 +155,44 @@ def _divergence(own: Tensor, other: Tensor) -> Iterable[Metric]:
     for at, value in quantiles(known, QUANTILES).items():
         if value is not None:
             yield Metric(f"kl_{at:g}", value, "nats", n=len(known))
+
+
+def _streamed(subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
+    """Over all tokens, and those of each sub-group's examples; no row of log-probabilities is kept."""
+    import math
+
+    from compressbench.comparing.probabilities import quantiles
+    from compressbench.metrics import percent
+    from compressbench.probes.side_by_side import apart, different
+
+    if why := different(subject, reference):
+        for name in ("label_loyalty", "probability_loyalty", "probability_loyalty_base2"):
+            yield Metric(name, None, "%", note=why)
+        return
+    found = apart(subject, reference)
+    n = len(found.same)
+    yield Metric("label_loyalty", percent(found.same), "%", n=n, note="tokens")
+    yield Metric(
+        "probability_loyalty", 100 * float((1 - found.js).mean()), "%", n=n, note="natural logarithm"
+    )
+    binary = 100 * float((1 - found.js / math.sqrt(math.log(2))).mean())
+    yield Metric("probability_loyalty_base2", binary, "%", n=n, note="base 2")
+    kl = found.kl[~found.kl.isnan()].numpy()
+    if len(kl):
+        yield Metric("kl", float(kl.mean()), "nats", n=len(kl))
+        for at, value in quantiles(kl, QUANTILES).items():
+            if value is not None:
+                yield Metric(f"kl_{at:g}", value, "nats", n=len(kl))
+    feed = bench.feed("test")
+    for by, names in bench.dataset.groups.items():
+        codes = feed.groupings[by].cpu()[found.owners]
+        for k, value in enumerate(names):
+            rows = codes == k
+            of, group = int(rows.sum()), f"{by}={value}"
+            if of:
+                yield Metric("label_loyalty", percent(found.same[rows]), "%", n=of, group=group)
+                close = 100 * float((1 - found.js[rows]).mean())
+                yield Metric("probability_loyalty", close, "%", n=of, group=group, note="natural logarithm")
 
 
 def _groups(subject: View, other: Tensor, bench: Bench) -> Iterable[tuple[str, Tensor]]:

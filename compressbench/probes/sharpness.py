@@ -85,5 +85,7 @@ def _rise(name: str, value: float, unit: str, n: int, note: str) -> Metric:
 
 def _test_loss(view: View) -> tuple[float, int]:
     """Mean task loss on the test split, from the log-probabilities that every probe shares."""
+    if view.streams:
+        return -float(view.told.likelihood.mean()), len(view.told.likelihood)
     rows = view.log_probs.gather(1, view.wanted[:, None])
     return -float(rows.double().mean()), len(rows)

@@ -10,13 +10,13 @@ import torch
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.models.build import module_of, prunable
-from compressbench.models.theseus import begun, groups_of, renamed, taken
+from compressbench.models.theseus import begun, groups_of, none_in_a_row, renamed, rows_of, taken
 from compressbench.pruning.structured import edited
 from compressbench.specs import TARGET
 from compressbench.state import State
 
 if TYPE_CHECKING:
-    from compressbench.stages.theseus import Replace, Shallower
+    from compressbench.stages.theseus import FirstBlocks, Replace, Shallower
 
 MIXED = "compressbench.models.theseus.theseus"
 
@@ -29,6 +29,24 @@ def shortened(state: State, bench: Bench, settings: Shallower) -> State:
     """
     groups = groups_of(module_of(state), settings.every, settings.blocks)
     return edited(state.settled(), [_dropping(groups)], bench)
+
+
+def begin_of(state: State, bench: Bench, settings: FirstBlocks) -> State:
+    """Applies a ``stages.theseus.FirstBlocks``.
+
+    Raises:
+        UserError: no block can be left out.
+    """
+    rows = rows_of(module_of(state), settings.blocks)
+    gone = [
+        name
+        for names in rows
+        if len(names) >= settings.every
+        for name in names[len(names) // settings.every :]
+    ]
+    if not gone:
+        raise UserError(none_in_a_row(settings.every, settings.blocks))
+    return edited(state.settled(), [{"drop": gone}], bench)
 
 
 def in_replacement(state: State, settings: Replace) -> State:

@@ -96,7 +96,7 @@ def decide(
 
     Args:
         fraction: share to remove, null where the scope fixes it.
-        of: ``left`` or ``whole``, see ``scopes.units.keep_count``.
+        of: ``left``, ``whole`` or ``more``, see ``scopes.units.keep_count``.
         rates: own fractions, ``{pattern: fraction}``, see ``masks.rates_by_tensor``.
 
     Raises:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from compressbench.records import Record
 from compressbench.report.chance import at_chance_in_words, unseen
 from compressbench.report.estimates import SEEDS, ClassChange, Estimate, change, class_changes, level
+from compressbench.report.judged import judged
 from compressbench.report.numbers import FIXED, MISSING, counted, grouped, number
 from compressbench.report.panels import Panel, Point, Reading
 from compressbench.report.picks import (
@@ -68,6 +69,7 @@ ATTACKS = (
     ("robustness", "pgd_accuracy", "under attack (PGD)"),
     ("square", "square_accuracy", "under the Square attack"),
     ("robustness", "fgsm_accuracy", "under attack (FGSM)"),
+    ("substitution", "substitution_accuracy", "where words are exchanged for synonyms"),
 )
 SHIFTS = (
     ("corruptions", "corrupted_top1", "on corrupted images"),
@@ -89,6 +91,7 @@ class Answer:
         verdict: in one to six words.
         figure: the number that it comes down to, and what that is; empty for none.
         detail: anchor of the section that it rests on.
+        asked_as: the question as it is asked here, where it is asked in other words.
     """
 
     question: str
@@ -96,10 +99,15 @@ class Answer:
     sentences: tuple[str, ...]
     figure: tuple[str, str] = ("", "")
     detail: str = ""
+    asked_as: str = ""
 
     @property
     def anchor(self) -> str:
         return ANCHORS[self.question]
+
+    @property
+    def heading(self) -> str:
+        return self.asked_as or self.question
 
 
 @dataclass(frozen=True)
@@ -157,13 +165,14 @@ def answers(of: Asked) -> list[Answer]:
 def spoken_of(of: Asked) -> str:
     """Which state the answers are about, and how it came to be that one."""
     many = counted(len(of.states), "state")
+    by = judged(of.panel)
     if of.taken.near:
         return (
-            f"The answers speak of {of.taken.name}: of {many} the smallest file that is on average no more than one "
-            "point below dense. It was chosen after looking at the test accuracy, which flatters it a little."
+            f"The answers speak of {of.taken.name}: of {many} the smallest file that is on average {by.near}. It was "
+            f"chosen after looking at the test {by.name}, which flatters it a little."
         )
-    if of.taken.change and of.taken.change.unit != "points":
-        return f"The answers speak of {of.taken.name}: of {many} the nearest to dense."
+    if not by.share:
+        return f"The answers speak of {of.taken.name}: of {many} the nearest to dense; none is on average {by.near}."
     return f"No state of {many} is on average within a point of dense; the answers speak of the nearest, {of.taken.name}."
 
 
@@ -176,16 +185,19 @@ def accurate(of: Asked) -> Answer | None:
     if found is None:
         return None
     figure = (found.figure(), f"{_metric(of)} against dense, {of.taken.name}")
+    asked = judged(of.panel).question
     if unseen(of.panel, of.taken.series, of.moment):
         return Answer(
-            ACCURATE, CANT, tuple(at_chance_in_words(of.panel, of.moment)), figure, DETAILS[ACCURATE]
+            ACCURATE, CANT, tuple(at_chance_in_words(of.panel, of.moment)), figure, DETAILS[ACCURATE], asked
         )
-    whole = level(of.panel.main_reading(of.dense))
+    by, whole = judged(of.panel), level(of.panel.main_reading(of.dense))
     told = [
         f"{of.taken.name}: {found.words()} against its dense net’s {whole.figure(False) if whole else MISSING}."
     ]
     told += _others(of)
-    return Answer(ACCURATE, _near(found), tuple(told), figure, DETAILS[ACCURATE])
+    if by.better < 0:
+        told.append(f"Less {by.name} is better.")
+    return Answer(ACCURATE, _near(found), tuple(told), figure, DETAILS[ACCURATE], asked)
 
 
 def _near(found: Estimate) -> str:
@@ -561,19 +573,18 @@ def take(of: Asked) -> Answer | None:
     """The choice by accuracy, bytes and shown speed, with its reason."""
     if of.taken.change is None or unseen(of.panel, of.taken.series, of.moment):
         return None
-    if of.taken.change.unit != "points":
-        return None
+    by = judged(of.panel)
     if not of.taken.near:
         told = [
-            f"Nothing here is on average within one point of dense; nearest is {of.taken.name}, "
+            f"Nothing here is on average {by.within} of dense; nearest is {of.taken.name}, "
             f"{of.taken.change.words()}."
         ]
         return Answer(TAKE, "The dense net", (*told, *_unbeaten(of)), detail=DETAILS[TAKE])
     gains = _gains(of.taken, of)
     quick = fastest(of.states)
     told = [
-        f"{of.taken.name}, the smallest file of {counted(sum(s.near for s in of.states), 'state')} on average no more "
-        f"than one point below dense: {', '.join(gains) if gains else 'nothing about it is shown to be better'}."
+        f"{of.taken.name}, the smallest file of {counted(sum(s.near for s in of.states), 'state')} on average "
+        f"{by.near}: {', '.join(gains) if gains else 'nothing about it is shown to be better'}."
     ]
     if quick is None:
         told.append("None of these is shown to be faster than dense.")
@@ -583,9 +594,9 @@ def take(of: Asked) -> Answer | None:
         return Answer(
             TAKE, "Nothing here is shown to be better", (*told, *_unbeaten(of)), detail=DETAILS[TAKE]
         )
-    sure = of.taken.change.known and of.taken.change.low >= -1
+    sure = by.share and of.taken.change.known and of.taken.change.low >= -1
     if not sure:
-        told.append("Whether it really is within one point can’t be told.")
+        told.append(f"Whether it really is {by.within} can’t be told.")
     return Answer(
         TAKE,
         of.taken.name if gains else quick.name if quick else of.taken.name,
@@ -613,8 +624,9 @@ def _unbeaten(of: Asked) -> list[str]:
         return []
     shown = ", ".join(f"{s.name} ({_change(s)})" for s in found[:NAMED])
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    name = judged(of.panel).name
     return [
-        f"{'Of these b' if near else 'B'}eaten by none in accuracy, bytes and shown speed together: {shown}{more}."
+        f"{'Of these b' if near else 'B'}eaten by none in {name}, bytes and shown speed together: {shown}{more}."
     ]
 
 
@@ -646,7 +658,9 @@ def tiles(of: Asked) -> list[Tile]:
     if math.isfinite(of.taken.size) and of.taken.near:
         whole = encoded(of.dense)[0]
         share = f"; dense {_bytes(whole)}" if math.isfinite(whole) else ""
-        found.append(Tile("Smallest file within one point", _bytes(of.taken.size), f"{of.taken.name}{share}"))
+        found.append(
+            Tile(f"Smallest file {judged(of.panel).within}", _bytes(of.taken.size), f"{of.taken.name}{share}")
+        )
     speed, batch, _ = first_speed(of.panel, of.taken.point)
     if speed is not None and speed.figure is None:
         found.append(Tile("Measured speed against dense", MISSING, f"{of.taken.name}; {in_words(speed)}"))

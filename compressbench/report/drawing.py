@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from compressbench.declared import declared
 from compressbench.report.numbers import Spread, between, percentage, spread
 from compressbench.report.panels import FINAL, Panel, Point, Series, beside_lead
 from compressbench.report.styles import INK, MUTED, styles
@@ -165,7 +166,11 @@ def main_of(panel: Panel, point: Point) -> Spread | None:
 def accuracy_words(panel: Panel) -> tuple[str, str]:
     metric = panel.main[1] if panel.main else "accuracy"
     unit = next((r.unit for r in panel.rows if (r.probe, r.metric) == panel.main), "")
-    return ("Top-1 accuracy" if metric == "top1" else metric.replace("_", " ")), "" if unit == "1" else unit
+    known = declared(metric)
+    name = "Top-1 accuracy" if metric == "top1" else known.title if known else metric.replace("_", " ")
+    if known is not None and known.better < 0 and unit != "%":
+        name += " (lower is better)"
+    return name, "" if unit == "1" else unit
 
 
 def bands(counts: Iterable[int]) -> str:

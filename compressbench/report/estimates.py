@@ -53,7 +53,8 @@ class Estimate:
 
     def figure(self, signed: bool = True) -> str:
         """The figure with its unit."""
-        return f"{number(self.value, self.unit, signed)}{FIXED}{self.unit}"
+        unit = "" if self.unit == "1" else f"{FIXED}{self.unit}"
+        return f"{number(self.value, self.unit, signed)}{unit}"
 
     def ends(self, signed: bool = True) -> str:
         """The interval and what it is over."""

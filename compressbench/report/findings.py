@@ -332,7 +332,7 @@ def _forgotten(panel: Panel, moment: str) -> list[str]:
 
 
 def _figure(figure: Spread, unit: str, signed: bool = False) -> str:
-    text = f"{plain(figure, unit, signed)}{FIXED}{unit}".rstrip()
+    text = f"{plain(figure, unit, signed)}{FIXED}{'' if unit == '1' else unit}".rstrip()
     return f"{text} ({'one seed' if figure.n == 1 else f'n = {figure.n}'})"
 
 

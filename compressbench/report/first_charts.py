@@ -39,6 +39,7 @@ from compressbench.report.drawing import (
     saved,
 )
 from compressbench.report.estimates import Estimate, change, class_changes, level
+from compressbench.report.judged import judged
 from compressbench.report.numbers import Spread, number
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.picks import State, first_speed, picks, size_of
@@ -87,10 +88,13 @@ def changes(of: Asked, name: str) -> Chart | None:
     label, _ = accuracy_words(of.panel)
     unit = next((p.change.unit for p in chosen if p.change), "")
     lines = [(0.0, "-"), (-1.0, ":")] if unit == "points" else [(0.0, "-")]
+    by = judged(of.panel)
+    line = " (dotted line)" if unit == "points" else ""
     caption = (
-        "Each series where its file is smallest within one point (dotted line), else where it is best. "
+        f"Each series where its file is smallest {by.within}{line}, else where it is best{by.lower}. "
         + WHISKERS
     )
+    unit = "" if unit == "1" else unit
     return whiskers(of.panel, rows, f"{label}: change from dense", unit, name, caption, lines)
 
 
@@ -290,7 +294,7 @@ def choice(of: Asked, name: str) -> Chart | None:
     told = (
         "Black: the dense net"
         + (", dotted its time; " if dense else "; ")
-        + "up and to the right is better. "
+        + f"{'up' if judged(panel).better > 0 else 'down'} and to the right is better. "
     )
     if batch:
         told += f"Measured on {clean(runtime(panel, of.taken))}, the median forward; what others took isn’t taken out. "

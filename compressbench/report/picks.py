@@ -1,4 +1,7 @@
-"""The states that the first page speaks of: the smallest file that is on average no more than a point below dense."""
+"""The states that the first page speaks of: the smallest file that is on average no more than a point below dense.
+
+Of what is no share of examples, as perplexity, it is one per cent of the dense figure.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from dataclasses import dataclass
 
 from compressbench.records import ENCODINGS
 from compressbench.report.estimates import Estimate, accuracy_change
+from compressbench.report.judged import judged, loss
 from compressbench.report.panels import Panel, Point, Series, macs_of, smallness
 from compressbench.report.speed import FASTER, Speed, batches, speed_of
 from compressbench.report.varied import axis_of
 
-WITHIN = -1.0
-"""Points against dense that count as near."""
+WITHIN = 1.0
+"""Points, or per cent of the dense figure, by which a state that counts as near is worse."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class State:
         change: accuracy against dense; None where that can't be had.
         size: bytes of the shortest encoding, mean over seeds; infinite where unknown.
         speed: measured against dense at the smallest batch size, in the first environment that has it.
+        loss: how much worse than dense, in points or, of what is no share, in per cent; None where that isn't known.
     """
 
     series: Series
@@ -31,11 +36,12 @@ class State:
     change: Estimate | None
     size: float
     speed: Speed | None
+    loss: float | None = None
 
     @property
     def near(self) -> bool:
-        """Whether it is on average no more than one point below dense."""
-        return self.change is not None and self.change.unit == "points" and self.change.value >= WITHIN
+        """Whether it is on average no more than one point, or one per cent, worse than dense."""
+        return self.loss is not None and self.loss <= WITHIN
 
     @property
     def name(self) -> str:
@@ -61,18 +67,17 @@ class State:
 
 def states_of(panel: Panel, moment: str) -> list[State]:
     """All compressed states that have an accuracy."""
-    return [
-        State(
-            series,
-            point,
-            accuracy_change(panel, series, point),
-            size_of(point),
-            first_speed(panel, point)[0],
-        )
-        for series in panel.series
-        for point in series.at(moment)
-        if (reading := panel.main_reading(point)) and reading.by_seed
-    ]
+    found, better = [], judged(panel).better
+    for series in panel.series:
+        dense = panel.main_reading(panel.dense_of(series, moment))
+        whole = dense.spread.mean if dense and dense.spread else None
+        for point in series.at(moment):
+            if not ((reading := panel.main_reading(point)) and reading.by_seed):
+                continue
+            change = accuracy_change(panel, series, point)
+            lost = loss(change.value, change.unit, whole, better) if change else None
+            found.append(State(series, point, change, size_of(point), first_speed(panel, point)[0], lost))
+    return found
 
 
 def chosen(states: Iterable[State]) -> State | None:
@@ -81,7 +86,7 @@ def chosen(states: Iterable[State]) -> State | None:
     near = [s for s in known if s.near]
     if near:
         return min(near, key=lambda s: s.order)
-    return max(known, key=lambda s: s.change.value if s.change else -math.inf, default=None)
+    return min(known, key=lambda s: math.inf if s.loss is None else s.loss, default=None)
 
 
 def picks(states: Sequence[State]) -> list[State]:
@@ -110,7 +115,7 @@ def unbeaten(states: Sequence[State]) -> list[State]:
 
 
 def _merits(state: State) -> tuple[float, float, float]:
-    return state.change.value if state.change else -math.inf, -state.size, state.pace
+    return -math.inf if state.loss is None else -state.loss, -state.size, state.pace
 
 
 def size_of(point: Point | None) -> float:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from compressbench.records import ENCODINGS
+from compressbench.report.judged import judged
 from compressbench.report.numbers import MISSING, grouped, spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.styles import styles
@@ -19,6 +20,8 @@ from compressbench.report.wording import difference_unit, moment_name, title_of
 
 FACTORS = (2, 4, 8, 16, 32, 64)
 DROPS = (0.5, 1.0, 2.0, 5.0)
+SHARES = (1.0, 2.0, 5.0, 10.0)
+"""Per cent of the dense figure, of what is no share of examples."""
 Curve = Sequence[tuple[float, float]]
 
 
@@ -97,7 +100,12 @@ def _equal_bytes(panel: Panel, chosen: Sequence[Series], moment: str) -> Table |
     size = {f: _budget(panel, lead, moment, f) for f in shared}
     for factor in shared:
         cells = [spread_cell(spread(found.values()), unit) for found in names[factor]]
-        columns.add(f"{factor} × smaller", size[factor], cells, f"{title_of(panel.main[1])}, {unit}")
+        columns.add(
+            f"{factor} × smaller",
+            size[factor],
+            cells,
+            title_of(panel.main[1]) + (f", {unit}" if unit != "1" else ""),
+        )
     for factor in shared:
         base = names[factor][chosen.index(lead)]
         cells = [
@@ -106,7 +114,9 @@ def _equal_bytes(panel: Panel, chosen: Sequence[Series], moment: str) -> Table |
             else spread_cell(None, unit)
             for series, found in zip(chosen, names[factor], strict=True)
         ]
-        columns.add(f"{factor} × smaller", "", cells, f"minus {lead.label}, {difference_unit(unit)}")
+        columns.add(
+            f"{factor} × smaller", "", cells, f"minus {lead.label}, {difference_unit(unit)}".rstrip(", ")
+        )
     note = (
         "Read off each seed’s own curve, straight over the logarithm of bytes between neighbouring states: where these "
         "are far apart, no such state was made. Bytes of the shortest encoding that there is of a state."
@@ -131,22 +141,30 @@ def _budget(panel: Panel, series: Series, moment: str, factor: int) -> str:
 
 def _equal_accuracy(panel: Panel, chosen: Sequence[Series], moment: str) -> Table | None:
     assert panel.main is not None
-    columns = Columns()
-    for drop in DROPS:
+    columns, by = Columns(), judged(panel)
+    sign = by.better
+    for drop in DROPS if by.share else SHARES:
+
+        def allowed(whole: float, drop: float = drop) -> float:
+            return drop if by.share else abs(whole) * drop / 100
+
         cells = []
         for series in chosen:
             dense = _dense(panel, series, moment)
             found = {
-                seed: at_accuracy(curve, dense[seed][1] - drop)
+                seed: at_accuracy(
+                    [(s, sign * y) for s, y in curve], sign * dense[seed][1] - allowed(dense[seed][1])
+                )
                 for seed, curve in _curves(panel, series, moment).items()
                 if seed in dense
             }
             cells.append(_times_smaller({s: dense[s][0] for s in found}, found))
-        columns.add(f"dense − {drop:g}", "× smaller", cells)
-    title = f"At equal accuracy ({title_of(panel.main[1])}), {moment_name(moment)}"
+        columns.add(f"dense − {drop:g}" if by.share else f"{drop:g} % worse", "× smaller", cells)
+    title = f"At equal {by.name} ({title_of(panel.main[1])}), {moment_name(moment)}"
+    far = "falls that far below" if by.share else "is that much worse than"
     note = (
-        "How many times smaller than the dense file the state is at which accuracy first falls that far below the "
-        "dense model’s of the same seed; “–”: its largest state is below already."
+        f"How many times smaller than the dense file the state is at which {by.name} first {far} the dense model’s of "
+        f"the same seed; “–”: its largest state is {'below' if by.share else 'worse'} already."
     )
     return _table(panel, chosen, columns, title, note)
 

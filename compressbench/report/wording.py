@@ -22,7 +22,7 @@ def examples(readings: Iterable[Reading | None]) -> str:
 
 
 def difference_unit(unit: str) -> str:
-    return "points" if unit == "%" else unit
+    return "points" if unit == "%" else "" if unit == "1" else unit
 
 
 def moment_name(moment: str) -> str:

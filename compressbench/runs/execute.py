@@ -590,6 +590,7 @@ class Executor:
     def _lacking(self, name: str) -> list[str]:
         """Which of a state's predictions are not in the store; log-probabilities of many classes are no loss."""
         few = len(self.setting.dataset.classes) <= self.setting.log_probs_up_to
+        few = few and not getattr(self.setting.dataset.task, "streams", False)
         kept = (LABELS, LOG_PROBS) if few else (LABELS,)
         return [what for what in kept if self._kept(name, what) is None]
 

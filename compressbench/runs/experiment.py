@@ -105,12 +105,14 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     if columns.scale not in SCALES:
         raise UserError(f"scale.name: unknown {columns.scale!r}; {nearest(columns.scale, SCALES)}")
     dataset = load_data(config["dataset"], trusted)
+    probes = {name: spec for name, spec in probes.items() if _suits(name, spec, dataset)}
     lanes, launch = hardware.get("lanes", 1), hardware.get("launch", "eager")
     context = Context(dataset.fingerprint, device, threads, trusted, lanes, launch)
     recipe = config["recipe"]
     plan = make(recipe, seed, context, _beside(config.get("beside"), lanes))
     _check_moments(plan, probes)
-    asked = _asked(plan, config["evaluation"].get("probes") or {}, config["scale"])
+    of_moments = _probes(config["evaluation"], trusted, "of_moments")
+    asked = _asked(plan, config["evaluation"].get("probes") or {}, of_moments, config["scale"])
     retime = config.get("retime", False)
     if not isinstance(retime, bool):
         raise UserError(f"retime: {retime!r} is not true or false")
@@ -144,7 +146,11 @@ def check_keys(config: Mapping[str, Any]) -> None:
     check_seed(config["seed"])
     hardware = config["hardware"]
     check_threads(hardware.get("threads"), "hardware.threads")
-    for group, known in (("evaluation", ("probes",)), ("hardware", HARDWARE), ("scale", ("name",))):
+    for group, known in (
+        ("evaluation", ("probes", "of_moments")),
+        ("hardware", HARDWARE),
+        ("scale", ("name",)),
+    ):
         for key in config[group]:
             if key not in known:
                 raise UserError(f"{group}: unknown key {key!r}; {nearest(str(key), known)}")
@@ -185,28 +191,41 @@ def _reader(dataset: Mapping[str, Any]) -> str:
     return str(read.get(specs.TARGET)).rpartition(".")[2] if isinstance(read, Mapping) else "data"
 
 
-def _probes(evaluation: Mapping[str, Any], trusted: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
-    if not isinstance(evaluation.get("probes") or {}, Mapping):
-        raise UserError(f"evaluation.probes: {evaluation['probes']!r} is no mapping of names and probes")
-    probes = {name: spec for name, spec in (evaluation.get("probes") or {}).items() if spec is not None}
+def _probes(
+    evaluation: Mapping[str, Any], trusted: tuple[str, ...], key: str = "probes"
+) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(evaluation.get(key) or {}, Mapping):
+        raise UserError(f"evaluation.{key}: {evaluation[key]!r} is no mapping of names and probes")
+    probes = {name: spec for name, spec in (evaluation.get(key) or {}).items() if spec is not None}
     for name, spec in probes.items():
-        where = f"evaluation.probes.{name}"
+        where = f"evaluation.{key}.{name}"
         if not specs.is_spec(spec):
-            raise UserError(f"{where}: not a probe; add it with +probe@evaluation.probes.{name}={name}")
+            raise UserError(f"{where}: not a probe; add it with +probe@evaluation.{key}.{name}={name}")
         specs.check(spec, where, trusted, parts=("probes",))
         specs.build(spec, where)
     return probes
 
 
-def _asked(plan: Plan, given: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Shipped probes that a moment names and the evaluation leaves open; none where it has no probe at all."""
+def _suits(name: str, spec: Mapping[str, Any], dataset: Dataset) -> bool:
+    """False for a probe that itself says it has nothing to say of a data set."""
+    suits = getattr(specs.build(spec, f"evaluation.probes.{name}"), "suits", None)
+    return suits is None or bool(suits(dataset))
+
+
+def _asked(
+    plan: Plan, given: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]], scale: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """Probes that a moment names and the evaluation leaves open, by its ``of_moments`` or as shipped.
+
+    There is none where the evaluation has no probe at all.
+    """
     from omegaconf import DictConfig, OmegaConf
 
     from compressbench.specs.compose import plain
 
     names = dict.fromkeys(p for m in plan.measures for p in m.probes or () if given and p not in given)
-    files = {name: conf_dir() / "probe" / f"{name}.yaml" for name in names}
-    return {
+    files = {name: conf_dir() / "probe" / f"{name}.yaml" for name in names if name not in own}
+    return {name: own[name] for name in names if name in own} | {
         name: plain(OmegaConf.create({"scale": dict(scale), "probe": loaded}))["probe"]
         for name, path in files.items()
         if path.is_file() and isinstance(loaded := OmegaConf.load(path), DictConfig)

@@ -42,8 +42,11 @@ Chosen = Mapping[str, Tensor]
 def keep_count(kept: int, whole: int, fraction: float, of: str) -> int:
     """How many weights stay: ``fraction`` of what is left, or of the whole, goes; rounded to the nearest count.
 
-    What is gone stays gone: the result is never more than ``kept``.
+    What is gone stays gone: the result is never more than ``kept``. Of ``more`` the fraction of the whole goes on top
+    of it.
     """
+    if of == "more":
+        return max(0, kept - round(fraction * whole))
     base = kept if of == "left" else whole
     return min(kept, base - round(fraction * base))
 

@@ -26,7 +26,8 @@ class Attach:
     """Puts exits on a net: fresh heads at named points of it. Nothing is trained here.
 
     A point is a module, by its path; the value that it gives must be all that the rest of the net needs (a cut), so that
-    examples can leave there. What else is needed, and has one row for each example, can be carried along by ``side``.
+    examples can leave there. What else is needed, and has one row for each example, can be carried along by ``side``;
+    further inputs of the net, as a mask, and what is computed of them alone, go along by themselves.
 
     Attributes:
         points: paths of modules, e.g. ``[layer1, layer2]``.

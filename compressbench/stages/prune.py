@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.state import State
 
+OF = {"left": "what is left", "whole": "all weights", "more": "all weights, beside what is gone,"}
+
 
 def _short(name: str) -> dict[str, Any]:
     return {specs.TARGET: f"compressbench.{name}", specs.PARTIAL: True}
@@ -26,7 +28,8 @@ class Prune:
     Attributes:
         criterion: spec of a function ``(Given, **settings) -> scores``, or its plain name.
         fraction: share to remove, in [0, 1); null where the scope fixes it (N:M).
-        of: ``left`` (of what is still there: iterative pruning) or ``whole`` (to a density, whatever came before).
+        of: ``left`` (of what is still there: iterative pruning), ``whole`` (to a density, whatever came before) or
+            ``more`` (that share of the whole on top of what is gone: 0.1 nine times leaves 10 %).
         scope: among which weights the lowest scores are sought: ``global``, ``layer``, ``erk``, ``n_m``.
         grain: what goes together: ``weight``, ``block``, ``kernel``, ``row``, ``column``, ``layer``.
         rates: own fractions, ``{pattern: fraction}``: ``@input``, ``@output``, ``@conv``, ``@linear``, or globs.
@@ -48,13 +51,13 @@ class Prune:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
                 raise UserError(f"{name}: {value!r} is not in [0, 1); 0.2 removes 20 %")
-        if self.of not in ("left", "whole"):
-            raise UserError(f"of: unknown {self.of!r}; {nearest(str(self.of), ('left', 'whole'))}")
+        if self.of not in OF:
+            raise UserError(f"of: unknown {self.of!r}; {nearest(str(self.of), tuple(OF))}")
 
     def describe(self) -> str:
         """The stage in words."""
         own = "".join(f", {k} {v:.0%}" for k, v in self.rates.items())
-        base = "what is left" if self.of == "left" else "all weights"
+        base = OF[self.of]
         share = "" if self.fraction is None else f"{self.fraction:.4g} of {base} "
         grain = "" if (g := in_words(self.grain)) == "weight" else f"{g}s, "
         return f"prune {share}by {in_words(self.criterion)}, {grain}{in_words(self.scope)}{own}"

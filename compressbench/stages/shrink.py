@@ -1,4 +1,4 @@
-"""Shrink: channels, heads, units, layers or blocks physically removed; what remains is smaller and needs no sparse kernels."""
+"""Shrink: channels, heads, units, layers or blocks physically removed; what remains needs no sparse kernels."""
 
 from __future__ import annotations
 

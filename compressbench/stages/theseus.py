@@ -40,6 +40,34 @@ class Shallower:
 
 
 @dataclass(frozen=True)
+class FirstBlocks:
+    """Keeps the first of a net's blocks in a row, weights included: where PKD's students of BERT begin (Sun et al. 2019).
+
+    Attributes:
+        every: 2 halves the depth, 3 leaves a third of it.
+        blocks: the container whose blocks are meant (``layers``); null for all.
+    """
+
+    every: int = 2
+    blocks: str | None = None
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _several(self.every)
+
+    def describe(self) -> str:
+        """The stage in words."""
+        share = "half" if self.every == 2 else f"1/{self.every}"
+        return f"keep the first {share} of the blocks{f' of {self.blocks}' if self.blocks else ''}"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state without the other blocks."""
+        from compressbench.pruning.replacing import begin_of
+
+        return begin_of(state, bench, self)
+
+
+@dataclass(frozen=True)
 class Replace:
     """Begins to replace every ``every`` blocks by one; the trainings that follow train the replacements only.
 

@@ -1,6 +1,8 @@
-"""Stages that make a data set on the way: few labels, unlabelled pictures, MUNGE. ``train`` names one as ``data:``.
+"""Stages that make a data set on the way: few labels, unlabelled pictures, MUNGE, a teacher's translations.
 
-The net passes through unchanged; the state carries images and labels, -1 where there is none, until a training ends.
+``train`` names one as ``data:``.
+
+The net passes through unchanged; the state carries examples and labels, -1 where there is none, until a training ends.
 """
 
 from __future__ import annotations
@@ -132,3 +134,34 @@ class Pictures:
         from compressbench.data.transfer import pictures
 
         return pictures(state, bench, self)
+
+
+@dataclass(frozen=True)
+class Translated:
+    """The training set with a teacher's translations as targets: sequence-level distillation (Kim & Rush 2016).
+
+    Attributes:
+        teacher: the state that translates every source, as its task decodes.
+        beam: of beam search; 1 is greedy.
+        data: a state whose data set is meant instead of the train split.
+    """
+
+    teacher: Ref
+    beam: int = 1
+    data: Ref | None = None
+    VERSION: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if type(self.beam) is not int or self.beam < 1:
+            raise UserError(f"beam: {self.beam!r} must be a whole number of 1 or more")
+
+    def describe(self) -> str:
+        """The stage in words."""
+        how = "greedily" if self.beam == 1 else f"by beam search of {self.beam}"
+        return f"{self.teacher} translates the training set {how}"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The state with the data set."""
+        from compressbench.training.translating import translated
+
+        return translated(state, bench, self)

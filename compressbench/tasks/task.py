@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compressbench.data.examples import Examples
     from compressbench.inputs import Inputs
     from compressbench.outputs import Outputs
+    from compressbench.views import View
 
 
 ASKED = (
@@ -20,9 +21,11 @@ ASKED = (
     "right", "log_probs", "surface", "facts", "feeding", "in_words", "identity",
 )  # fmt: skip
 """What a task must have."""
-MAY = ("prepared", "lengths", "axes", "noun", "texts", "beside")
-"""What a task may have beside it, see ``Prepares``, ``Lengthy``, ``axes_of``, ``noun_of``, ``read_of``; ``beside()``
-gives the contents of files, by name, that belong to an exported one."""
+MAY = (
+    "prepared", "lengths", "streams", "overall", "said", "axes", "noun", "texts", "beside",
+)  # fmt: skip
+"""What a task may have beside it, see ``Prepares``, ``Lengthy``, ``Streaming``, ``Says``, ``axes_of``, ``noun_of``,
+``read_of``; ``beside()`` gives the contents of files, by name, that belong to an exported one."""
 
 Axes = Mapping[str, tuple[str, ...]]
 EXAMPLES = ("n",)
@@ -123,6 +126,27 @@ class Lengthy(Protocol):
 
     def lengths(self, examples: Examples) -> Tensor:
         """(n,) int64, how long each example is, on the examples' device."""
+
+
+class Says(Protocol):
+    """What a task may have whose answers aren't read off one forward, as a translation is decoded token by token."""
+
+    def said(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        """(n, places) int64, what a module in evaluation mode says, -1 after the end and where that is no number."""
+
+
+class Streaming(Protocol):
+    """What a task may have that says a row of a vocabulary for every token.
+
+    Attributes:
+        streams: True: the log-probabilities of a split are never kept whole; probes go through them batch by batch.
+    """
+
+    @property
+    def streams(self) -> bool: ...
+
+    def overall(self, view: View) -> float:
+        """The main metric on the test split, where that is no share of right examples; its unit is the declared one."""
 
 
 class Task(Protocol):

@@ -7,7 +7,7 @@ What is learned (``compressbench.labels``), by which distance (``compressbench.d
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from compressbench.bench import Bench
 from compressbench.distances.kl import kl
-from compressbench.errors import UserError
+from compressbench.errors import UserError, nearest
 from compressbench.features.pooled import pooled
 from compressbench.inputs import Inputs
 from compressbench.labels.lesson import Lesson
 from compressbench.labels.soft import soft
 from compressbench.models.composite import guide_of
 from compressbench.models.prepared import prepared
+from compressbench.models.theseus import rows_of
 from compressbench.outputs import Outputs, forward, tapped
 from compressbench.seeds import derive_seed
 from compressbench.specs import NonNegative, Positive, Ref, Share, within
@@ -106,6 +107,53 @@ def mimic(
     base = _Distilled(bench, teacher, temperature, share, distance, labels)
     points = {str(own): str(other) for own, other in points.items()}
     return _Mimicking(base, points, feature, beta, regressor, alone)
+
+
+def patient(
+    bench: Bench,
+    teacher: tuple[Ref, ...],
+    every: int = 2,
+    strategy: str = "skip",
+    beta: NonNegative = 10.0,
+    temperature: Positive = 4.0,
+    share: Share = 0.9,
+    distance: Distance = kl,
+    labels: Labels = soft,
+) -> Objective:
+    """``mimic`` of a net's layers by one with its first layers: patient distillation (PKD, Sun et al., EMNLP 2019).
+
+    All of the student's layers but the last, which the logits guide, follow one of the teacher's: the state of the first
+    token, scaled to length 1 (``features.pooled``); ``beta`` times the squared distance, mean over layers and examples.
+
+    Args:
+        teacher: one state, with blocks in a row.
+        every: as in the stage ``shrink/first_blocks`` that made the student: of 12 layers 2 leaves 6.
+        strategy: ``skip``: each follows the last of ``every`` layers (2, 4, 6, 8, 10 of 12); ``last``: those before the
+            teacher's last (7 to 11 of 12).
+        beta: 0 or more; published were 10 to 1,000.
+
+    Raises:
+        UserError: a setting out of range, or the teacher has too few blocks in a row.
+    """
+    if strategy not in ("skip", "last"):
+        raise UserError(f"strategy: {strategy!r} is unknown; {nearest(str(strategy), ('skip', 'last'))}")
+    if every < 2:
+        raise UserError(f"every: {every} is less than 2; 2 is for a student of half the depth")
+    within("NonNegative", beta, "beta")
+    if not isinstance(teacher, str) and len(teacher) > 1:
+        raise UserError(f"teacher: {len(teacher)} states; to mimic layers one is wanted")
+    base = _Distilled(bench, teacher, temperature, share, distance, labels)
+    points: dict[str, str] = {}
+    for names in rows_of(base.module):
+        kept = len(names) // every
+        for place in range(kept - 1):
+            other = (place + 1) * every - 1 if strategy == "skip" else len(names) - kept + place
+            points[names[place]] = names[other]
+    if not points:
+        raise UserError(
+            f"every: the teacher has no {2 * every} blocks in a row, and the last guides no other"
+        )
+    return _Mimicking(base, points, pooled, beta, regressor=False, alone=False, blocks=True)
 
 
 class _Distilled:
@@ -216,8 +264,10 @@ class _Mimicking:
         beta: float,
         regressor: bool,
         alone: bool,
+        blocks: bool = False,
     ) -> None:
         self.base, self.points, self.feature = base, points, feature
+        self.blocks = blocks
         self.beta, self.regressor, self.alone = beta, regressor, alone
         self.taps = tuple(points)
         self.maps: dict[str, nn.Module] = {}
@@ -229,6 +279,8 @@ class _Mimicking:
     def begin(self, module: nn.Module) -> Mapping[str, nn.Parameter]:
         """Draws the regressors for a student, and tries the features on a few examples."""
         bench = self.base.bench
+        if self.blocks:
+            _all_there(module, self.taps)
         sample = bench.task.encode(bench.feed("train").head(2))
         with torch.no_grad(), tapped(module.eval(), self.taps) as compute:
             own = compute(*sample).taps
@@ -280,6 +332,16 @@ class _Mimicking:
         if point not in self.maps:
             return features
         return self.maps[point](features)
+
+
+def _all_there(module: nn.Module, blocks: Iterable[str]) -> None:
+    """Refuses a student without the blocks that are to follow a teacher's."""
+    parts = dict(module.named_modules())
+    for name in blocks:
+        if name not in parts or not any(True for _ in parts[name].children()):
+            raise UserError(
+                f"the student has no {name}; a stage shrink/first_blocks with the same every makes it of its teacher"
+            )
 
 
 def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

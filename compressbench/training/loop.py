@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
-from compressbench.data.examples import Examples
+from compressbench.data.examples import Examples, are_sequences
 from compressbench.errors import Diverged, UserError, nearest
 from compressbench.masks import masked
 from compressbench.models.build import copies, load, module_of, snapshot
@@ -422,28 +422,33 @@ def _remask(job: Job) -> bool:
 
 
 def _validate(live: Live, bench: Bench) -> dict[str, float]:
-    """Mean loss and main metric (%) on the validation split; empty where none was held out."""
+    """Mean loss and main metric (%) on the validation split; empty where none was held out.
+
+    Of sequences the mean is over their tokens; a main metric that is no share of right examples isn't told.
+    """
     if "validation" not in bench.dataset.splits:
         return {}
     module = live.module
     module.eval()
     feed, task = bench.feed("validation"), bench.task
+    of_all = getattr(task, "overall", None)
     losses, rights, sizes = [], [], []
     with torch.no_grad(), live.computing(False):
         for _, batch in walk(bench.task, bench.feed("validation"), 256):
             outputs = forward(module, *live.lay(task.encode(batch)))
             losses.append(task.loss(outputs, batch.labels))
-            rights.append(task.right(task.answers(outputs), batch.labels).sum())
-            sizes.append(len(batch))
+            if of_all is None:
+                rights.append(task.right(task.answers(outputs), batch.labels).sum())
+            sizes.append(int((batch.labels >= 0).sum()) if are_sequences(batch.labels) else len(batch))
     live.training()
     loss = 0.0
     for mean, size in zip(torch.stack(losses).tolist(), sizes, strict=True):
         loss += mean * size
-    loss /= len(feed)
-    return {
-        "validation_loss": loss if math.isfinite(loss) else 1e30,
-        f"validation_{task.metric}": 100 * int(torch.stack(rights).sum()) / len(feed),
-    }
+    loss /= max(1, sum(sizes))
+    found = {"validation_loss": loss if math.isfinite(loss) else 1e30}
+    if of_all is not None:
+        return found
+    return {**found, f"validation_{task.metric}": 100 * int(torch.stack(rights).sum()) / len(feed)}
 
 
 def adopt(state: State, path: str) -> State:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compressbench.bench import Bench
-from compressbench.data.examples import known, one_class
+from compressbench.data.examples import are_sequences, known, one_class
 from compressbench.errors import UserError
 from compressbench.inputs import Inputs
 from compressbench.outputs import Outputs
@@ -64,7 +64,8 @@ def task_loss(bench: Bench) -> Objective:
 def smoothed(bench: Bench, smoothing: Share = 0.1) -> Objective:
     """Label smoothing: cross-entropy, (1 - s) on the label and s spread over all classes (Szegedy et al. 2016).
 
-    What is left of distillation when nothing is known of the teacher (Tang et al. 2020).
+    What is left of distillation when nothing is known of the teacher (Tang et al. 2020). Of sequences it is over all of
+    their tokens.
 
     Raises:
         UserError: smoothing is not in [0, 1), or examples have no label.
@@ -72,10 +73,21 @@ def smoothed(bench: Bench, smoothing: Share = 0.1) -> Objective:
     if isinstance(smoothing, bool) or not 0 <= smoothing < 1:
         raise UserError(f"smoothing: {smoothing!r} is not in [0, 1)")
     _all_labelled(bench)
+    if are_sequences(bench.feed("train").labels):
+        return _smoothed_tokens(bench, smoothing)
     one_class(bench.feed("train").labels, "smoothing")
 
     def loss(batch: Batch) -> Tensor:
         return F.cross_entropy(batch.outputs.logits.float(), batch.labels, label_smoothing=smoothing)
+
+    return loss
+
+
+def _smoothed_tokens(bench: Bench, smoothing: float) -> Objective:
+    def loss(batch: Batch) -> Tensor:
+        found = bench.task.log_probs(batch.outputs, batch.labels)
+        own = found.log_probs.gather(1, found.labels[:, None]).mean()
+        return -(1 - smoothing) * own - smoothing * found.log_probs.mean()
 
     return loss
 

@@ -30,6 +30,7 @@ from compressbench.report.drawing import (
     saved,
     when,
 )
+from compressbench.report.judged import judged
 from compressbench.report.literature import published
 from compressbench.report.numbers import MISSING, Spread, percent, percentage
 from compressbench.report.panels import FINAL, Panel, Point, Series, paired, relative_compute
@@ -57,35 +58,39 @@ def shown(panel: Panel, moment: str) -> set[Key]:
 
 def section(panel: Panel, suffix: str) -> Section:
     drawn: list[Chart | None] = []
-    shown, tables = [], []
+    shown, tables, by = [], [], judged(panel)
     for moment in panel.moments:
         tail = moment_suffix(panel, moment) + suffix
         gains = gain_vs_parameters(panel, moment, f"gain_vs_parameters{tail}")
         drawn += gains
         shown += gain_tables(panel, moment)
-        bits = accuracy_vs_bits(panel, moment, f"accuracy_vs_bits{tail}")
+        bits = accuracy_vs_bits(panel, moment, f"{by.file}_vs_bits{tail}")
         varied = len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1
         single = not varied and all(len(s.at(moment)) == 1 for s in panel.series if s.at(moment))
         by_method = None
         if single and not (bits or gains):
-            by_method = accuracy_by_method(panel, moment, f"accuracy_by_method{tail}")
+            by_method = accuracy_by_method(panel, moment, f"{by.file}_by_method{tail}")
         if by_method is not None:
             drawn.append(by_method)
         elif varied or not (bits or gains or policies(panel, moment)):
             drawn += [
-                accuracy_vs_density(panel, moment, f"accuracy_vs_density{tail}"),
+                accuracy_vs_density(panel, moment, f"{by.file}_vs_density{tail}"),
                 change_vs_density(panel, moment, f"change_vs_density{tail}"),
             ]
             tables.append(accuracy_table(panel, moment))
         drawn += [
             bits,
-            accuracy_vs_bytes(panel, moment, f"accuracy_vs_bytes{tail}"),
-            None if gains else accuracy_vs_compute(panel, moment, f"accuracy_vs_compute{tail}"),
+            accuracy_vs_bytes(panel, moment, f"{by.file}_vs_bytes{tail}"),
+            None if gains else accuracy_vs_compute(panel, moment, f"{by.file}_vs_compute{tail}"),
         ]
     drawn += published(panel, f"published{suffix}")
     shown += [t for m in panel.moments for t in trade_off_tables(panel, m)]
     return Section(
-        "Accuracy against size and training cost", "accuracy", kept(drawn), tuple(shown), kept(tables)
+        f"{by.name[:1].upper()}{by.name[1:]} against size and training cost",
+        "accuracy",
+        kept(drawn),
+        tuple(shown),
+        kept(tables),
     )
 
 

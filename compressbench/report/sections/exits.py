@@ -247,7 +247,8 @@ def _each(panel: Panel, moment: str) -> Table | None:
         columns.add(title, unit if unit == "%" else "", [cell(r, notes=False) for r in readings])
     rows = tuple(Row(name, columns.row(k), first=True) for k, name in enumerate(names))
     note = "Top-1 and calibration error on all test examples; taken: the share of them that leaves there."
-    return Table(f"Each exit: {chosen.label}", "Exit", tuple(columns.heads), rows, notes=(note,))
+    notes = (note, *(f"{title}: {told}." for title, told, picture, _ in _ends(chosen) if not picture))
+    return Table(f"Each exit: {chosen.label}", "Exit", tuple(columns.heads), rows, notes=notes)
 
 
 def _classes(panel: Panel, moment: str) -> Table | None:
@@ -320,16 +321,25 @@ def _shaded(reading: Reading | None) -> Cell:
 def pictures(panel: Panel, moment: str) -> list[Picture]:
     """The easiest and the hardest images of the policy nearest to half of the cost, its first seed's."""
     chosen = nearest_half(panel, moment)
+    return [
+        Picture(f"{title}: {chosen.label}, seed {seed}", picture, note)
+        for title, note, picture, seed in (_ends(chosen) if chosen else ())
+        if picture
+    ]
+
+
+def _ends(chosen: Policy) -> list[tuple[str, str, str, int]]:
+    """(title, what they are, their picture or empty, seed) of the easiest and of the hardest examples, if any."""
     found = []
     for metric, title in (
         ("easiest", "Left first, the surest"),
         ("hardest", "Went to the end, the least sure"),
     ):
-        reading = chosen.point.reading(PROBE, metric) if chosen else None
-        if chosen and reading and reading.artefact.startswith(PREFIX):
-            seed = min(reading.by_seed)
+        reading = chosen.point.reading(PROBE, metric)
+        if reading and reading.by_seed:
             note = reading.notes[0] if reading.notes else ""
-            found.append(Picture(f"{title}: {chosen.label}, seed {seed}", reading.artefact, note))
+            picture = reading.artefact if reading.artefact.startswith(PREFIX) else ""
+            found.append((title, note, picture, min(reading.by_seed)))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from compressbench.report.judged import judged
 from compressbench.report.numbers import MISSING
 from compressbench.report.panels import DENSE, Panel, paired, restricted
 from compressbench.report.section import Section, both
@@ -38,7 +39,11 @@ LOYAL = (
 ATTACKED = Column("robustness", "pgd_accuracy", "After attack", "PGD, %", terminal="Attacked")
 SQUARE = Column("square", "square_accuracy", "After attack", "Square, %")
 QUERIES = Column("square", "square_queries", unit="queries", notes=False)
-COLUMNS = (SHIFTED, *LOYAL, ATTACKED, SQUARE, QUERIES)
+EXCHANGED = Column(
+    "substitution", "substitution_accuracy", "AA", "words exchanged, %", notes=False, terminal="AA"
+)
+ASKED = Column("substitution", "substitution_queries", "#Q", "queries", notes=False, terminal="#Q")
+COLUMNS = (SHIFTED, *LOYAL, ATTACKED, SQUARE, QUERIES, EXCHANGED, ASKED)
 
 
 def shown(panel: Panel, moment: str) -> set[Key]:
@@ -86,13 +91,13 @@ def section(panel: Panel, suffix: str) -> Section:
 def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None:
     """Method, speed, accuracy, L-L, P-L, after-attack accuracies, queries; dense of the same seeds beside each state."""
     found = lines(panel, moment, pick)
-    columns = columns_of(found)
+    columns, by = columns_of(found), judged(panel)
     add(columns, found, speeds(panel))
     notes = [BRACKETS] if any(name.startswith("Speed") for name, _ in columns.heads) else []
     if panel.main:
         name, main = title_of(panel.main[1]), [panel.main_reading(x.point) for x in found]
         unit = unit_of(main)
-        add(columns, found, [replace(c, unit=unit) for c in main_column(panel)])
+        add(columns, found, [replace(c, unit="" if unit == "1" else unit) for c in main_column(panel)])
         beside, change = [], []
         for line, reading in zip(found, main, strict=True):
             dense = None if line.kind == DENSE else panel.main_reading(panel.dense_of(line.series, moment))
@@ -123,9 +128,16 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
             f"After the Square attack, which asks for no gradient, on {examples(square)} test images; "
             f"#Q: mean number of queries, {'; '.join(told)}."
         )
+    words = EXCHANGED.readings(found)
+    if any(words):
+        told = dict.fromkeys(note for r in words if r for note in r.notes if note)
+        notes.append(
+            f"AA: accuracy after words were exchanged for synonyms, on {examples(words)} test texts ({'; '.join(told)}); "
+            "#Q: mean number of queries of texts that were right before."
+        )
     return table_of(
         panel,
-        f"Speed, accuracy, loyalty and after-attack accuracy, {moment_name(moment)}",
+        f"Speed, {by.name}, loyalty{' and after-attack accuracy' if by.share else ''}, {moment_name(moment)}",
         found,
         columns,
         notes,

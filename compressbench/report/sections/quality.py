@@ -26,7 +26,7 @@ from compressbench.report.tables import Table
 
 PROBE = "confidence"
 QUALITY = (
-    *of("accuracy", "top5", "nll", "ece"),
+    *of("accuracy", "top5", "token_top1", "nll", "ece"),
     *of(PROBE, "ece_adaptive", "brier", "temperature", "ece_tempered", "nll_tempered"),
     *of("forgetting", "forgotten", "learned"),
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from compressbench.report.numbers import counted
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.section import Section, both, kept
+from compressbench.report.sections import exchanged as words
 from compressbench.report.states import (
     Column,
     Key,
@@ -85,7 +86,12 @@ READ = (
 def shown(panel: Panel, moment: str) -> set[Key]:
     """What this section shows at a moment."""
     columns = (*BEFORE, *BY_GRADIENT, *AFTER, *(c for c, _ in ENSEMBLES), *LOYAL, *NATURAL)
-    return {c.key for c in columns} | {(ON_TARGETS, m, True) for m in EXECUTED} | set(UNSHOWN)
+    return (
+        {c.key for c in columns}
+        | {(ON_TARGETS, m, True) for m in EXECUTED}
+        | set(UNSHOWN)
+        | words.shown(panel, moment)
+    )
 
 
 def section(panel: Panel, suffix: str) -> Section:
@@ -116,10 +122,15 @@ def section(panel: Panel, suffix: str) -> Section:
     def natural(moment: str, pick: Pick) -> Table | None:
         return metric_table(panel, moment, "Natural adversarial pictures", NATURAL, pick)
 
-    halves = [both(panel, "Under attack", PROBE, build) for build in (by_attack, loyal, executed, natural)]
+    def exchanged(moment: str, pick: Pick) -> Table | None:
+        return words.exchanged(panel, moment, pick)
+
+    builds = (by_attack, loyal, executed, natural, exchanged)
+    halves = [both(panel, "Under attack", PROBE, build) for build in builds]
     tables, more = ([t for s in halves for t in part(s)] for part in (lambda s: s.tables, lambda s: s.more))
     told = [*_apart(panel), READ, *_misled(panel)] if halves[0].tables else []
-    return Section("Under attack", PROBE, (), kept(tables), kept(more), " ".join(told))
+    galleries = tuple(words.galleries(panel, panel.moments[0]))
+    return Section("Under attack", PROBE, (), kept(tables), kept(more), " ".join(told), galleries=galleries)
 
 
 def warnings_of(point: Point) -> dict[str, tuple[str, ...]]:

@@ -215,6 +215,8 @@ def text_classification(
     """
     if not isinstance(train.columns.get(TEXT), Ragged):
         raise UserError(f"dataset {name}: no texts; a text task needs the column {TEXT!r}")
+    if len(classes) < 2:
+        raise UserError(f"dataset {name}: one class, {', '.join(classes)}; classification needs two or more")
     if type(length) is not int or not 4 <= length <= LONGEST:
         raise UserError(f"dataset.task: length is {length!r}, must be 4 to {LONGEST} tokens")
     pairs = SECOND in train.columns

@@ -8,7 +8,7 @@ import numpy as np
 
 from compressbench.ragged import Ragged
 
-TEXT, SECOND = "text", "second"
+TEXT, SECOND, TARGET = "text", "second", "target"
 """The columns of a text, and of the other one of a pair."""
 
 

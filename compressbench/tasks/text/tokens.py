@@ -14,6 +14,7 @@ from compressbench.paths import a_folder
 
 PAD, UNKNOWN, BEGIN, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = (PAD, UNKNOWN, BEGIN, END, MASK)
+ENDS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
 FILE = "tokenizer.json"
 LARGEST = 64 << 20
 """Bytes of a tokenizer's file."""
@@ -36,6 +37,29 @@ class Tokenizer:
     def size(self) -> int:
         """How many ids there are."""
         return int(self._made.get_vocab_size())
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The ids' own texts, in their order."""
+        return tuple(self._made.id_to_token(k) or f"#{k}" for k in range(self.size))
+
+    @functools.cached_property
+    def end(self) -> int | None:
+        """What texts end with, by the tokenizer's own rule or by name; None where nothing does."""
+        (alone, _), *_ = self.encoded([""])
+        if len(alone) > 1:
+            return alone[-1]
+        known = (self.id_of(name) for name in ENDS)
+        return next((k for k in known if k is not None), None)
+
+    def id_of(self, name: str) -> int | None:
+        """The id of a token, None where there is no such token."""
+        found: int | None = self._made.token_to_id(name)
+        return found
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text that ids stand for, special tokens left out."""
+        return str(self._made.decode(list(ids)))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -81,13 +105,14 @@ class Tokenizer:
                 yield found.ids, found.type_ids
 
 
-def trained(texts: Sequence[str], size: int) -> Tokenizer:
+def trained(texts: Sequence[str], size: int, cased: bool = False) -> Tokenizer:
     """A byte-pair vocabulary of lower-cased bytes, so that no text holds what it doesn't know (Sennrich et al. 2016).
 
     Not WordPiece: what ``tokenizers`` 0.23 trains of it differs from run to run, and a vocabulary is part of every key.
 
     Args:
         size: ids at most, above 261: the special ones and the 256 bytes.
+        cased: keeps capitals.
 
     Raises:
         UserError: ``size`` is too small.
@@ -99,7 +124,8 @@ def trained(texts: Sequence[str], size: int) -> Tokenizer:
     if not isinstance(size, int) or isinstance(size, bool) or size <= least:
         raise UserError(f"dataset.task: vocabulary is {size!r}, must be a number above {least}")
     made = Made(models.BPE())
-    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    lower = [] if cased else [normalizers.Lowercase()]
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), *lower])
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     made.decoder = decoders.ByteLevel()
     made.train_from_iterator(

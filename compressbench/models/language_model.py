@@ -1,0 +1,76 @@
+"""A small decoder-only language model: the encoder's layers, each token seeing those before it (Radford et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compressbench.errors import UserError
+from compressbench.models.encoder import EncoderLayer
+
+
+class LanguageModel(nn.Module):
+    """Tokens, learnt positions, layers of masked attention, one linear layer to the vocabulary (not tied).
+
+    Linear weights and embeddings are drawn normal with deviation 0.02, biases 0, norms 1.
+
+    Args:
+        vocabulary: how many ids there are.
+        length: tokens of a text at most.
+        dim: width of a token, a multiple of ``heads``.
+        depth: number of layers.
+        heads: attention heads of each.
+        mlp: hidden width of a layer's linear layers.
+        dropout: of what a layer adds, and of the embeddings.
+
+    Raises:
+        UserError: a number below 1, or a width that ``heads`` doesn't divide.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        dim: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        mlp: int = 512,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "vocabulary": vocabulary,
+            "length": length,
+            "dim": dim,
+            "depth": depth,
+            "heads": heads,
+            "mlp": mlp,
+        }
+        for name, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise UserError(f"language_model: {name} must be an integer of at least 1; got {size!r}")
+        if dim % heads:
+            raise UserError(f"language_model: heads {heads} does not divide dim {dim}; choose one that does")
+        self.tokens = nn.Embedding(vocabulary, dim)
+        self.positions = nn.Embedding(length, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, mlp, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.fc = nn.Linear(dim, vocabulary)
+        for part in self.modules():
+            if isinstance(part, nn.Linear | nn.Embedding):
+                nn.init.normal_(part.weight, std=0.02)
+            if isinstance(part, nn.Linear):
+                nn.init.zeros_(part.bias)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(n, tokens) ids, and where a token is, to logits (n, tokens, vocabulary): of each place the next token's."""
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = self.dropout(self.tokens(input_ids) + self.positions(places))
+        later = places[None, :] > places[:, None]
+        # a place always sees itself: a row of nothing but minus infinity is no number, and 0 times that is none either
+        absent = (attention_mask == 0)[:, None, :] & (places[None, :] != places[:, None])
+        unseen = (later | absent)[:, None]
+        for layer in self.layers:
+            x = layer(x, unseen)
+        return self.fc(self.norm(x))
