@@ -81,7 +81,7 @@ def console(file: IO[str] | None = None, **options: Any) -> Console:
     return made
 
 
-def texts(stream: Any) -> None:
+def readable(stream: Any) -> None:
     """Lets a stream replace what its encoding lacks; a stream that can't be told so is left as it is."""
     with contextlib.suppress(AttributeError, ValueError, OSError):
         if stream.errors in ("strict", "surrogateescape"):

@@ -82,11 +82,11 @@ def test_a_path_that_is_there_is_a_text_whatever_is_in_it(tmp_path: Path) -> Non
 
 def test_what_hydra_reads_is_left_to_it() -> None:
     given = ["seed=1", "recipe.fractions=[0.5,0.9]", "~a.b", "+x={a: 1}", "k='q=1'", "s=1,2", "e="]
-    assert overrides.texts(given) == given
+    assert overrides.readable(given) == given
 
 
 def test_a_sweep_over_paths_is_one() -> None:
-    assert overrides.texts(["a=/x/e=1.pth,/x/e=2.pth"], several=True) == ["a='/x/e=1.pth','/x/e=2.pth'"]
+    assert overrides.readable(["a=/x/e=1.pth,/x/e=2.pth"], several=True) == ["a='/x/e=1.pth','/x/e=2.pth'"]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class Learning:
         )
 
 
-def texts(facts: Mapping[str, Any], right: str) -> Sequence[Mapping[str, float]]:
+def readable(facts: Mapping[str, Any], right: str) -> Sequence[Mapping[str, float]]:
     """The points of a state's curve that were validated."""
     return [point for point in facts.get("curve") or () if LOSS in point and right in point]
 

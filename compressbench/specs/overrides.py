@@ -40,7 +40,7 @@ def is_override(word: str) -> bool:
     return not word.startswith("-") and ("=" in word or word.startswith("~"))
 
 
-def texts(given: Iterable[str], several: bool = False) -> list[str]:
+def readable(given: Iterable[str], several: bool = False) -> list[str]:
     """Overrides that Hydra can read.
 
     A value that its grammar can't read, or that is the path of something there, is quoted: ``~/data``,
