@@ -69,7 +69,8 @@ class NoSurface:
 def axes_of(task: Any) -> Axes:
     """Names of the dimensions that differ from batch to batch, by the input's name: what a task says in ``axes``.
 
-    Of a task that says nothing it is the first, the examples', alone. The name ``logits`` is the output's.
+    Of a task that says nothing it is the first, the examples', alone. The name ``logits`` is the output's; "" is a
+    dimension that doesn't differ.
     """
     found: Axes = dict.fromkeys(task.inputs, EXAMPLES)
     return {**found, **getattr(task, "axes", {})}
