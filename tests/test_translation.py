@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from compressbench.checking.tasks import check_task
+from compressbench.checking.traces import Unfit
 from compressbench.cli.run import composed
 from compressbench.data import parallel
 from compressbench.data.coarse import merged
@@ -166,6 +168,7 @@ def test_phrases_are_german() -> None:
         "noun": ("The dog sees ", "Der Hund sieht "),
         "neuter": (" a red house.", " ein rotes Haus."),
         "accusative": (" an old man.", " einen alten Mann."),
+        "definite": (" the old man.", " den alten Mann."),
         "feminine": (" the small woman.", " die kleine Frau."),
         "time": ("In the morning a beautiful bird loves ", "Am Morgen liebt ein schöner Vogel "),
     }
@@ -460,3 +463,28 @@ def test_what_was_cut_is_said(small: Any) -> None:
     )
     assert task.remarks({"test": ready.take([0, 1])}) == ()
     assert task.texts(ready.take([1, 3]))["target"] == ["", PAIRS[3][1]]
+
+
+class Swapped:
+    """A task that gives each sentence its neighbour's translation."""
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def said(self, module: Any, inputs: Any) -> Any:
+        return self.task.said(module, inputs).roll(1, 0)
+
+
+def test_a_task_that_decodes_is_checked() -> None:
+    """The shipped one passes; one whose answers depend on their company doesn't."""
+    made = load({
+        "name": "phrases", "validation": 10,
+        "read": {"_target_": "compressbench.data.parallel.phrases", "train": 60, "test": 10},
+        "task": {"_target_": "compressbench.tasks.text.translation.translation", "length": 20, "vocabulary": 300},
+    })  # fmt: skip
+    check_task(made)
+    with pytest.raises(Unfit, match="something else of example 0 than of it alone"):
+        check_task(replace(made, task=Swapped(made.task)))
