@@ -42,7 +42,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
         )
     if hasattr(view.bench.task, "said"):
         raise UserError(
-            f"export: what {node.name} says is decoded token by token, which no exported file does; a net that answers by "
+            f"export: what {node.name} says is decoded token by token, which no exported file does; nets that answer by "
             "one forward can be exported"
         )
     view = without_exits(view)
