@@ -114,6 +114,20 @@ def test_longer_texts_are_cut_and_counted_or_refused(
     assert f"L{wanted[1:]}." in " ".join(capsys.readouterr().out.split())
 
 
+def test_texts_of_a_language_model_are_counted_too(tmp_path: Path) -> None:
+    config = own(tmp_path)
+    config["read"] |= {"test_fraction": None, "test": config["read"]["train"]}
+    config["task"] = {
+        "_target_": "compressbench.tasks.text.next_token.next_token",
+        "length": 6,
+        "vocabulary": 300,
+    }
+    # ten of the forty have eight words, the others one; tokens of a word are one, or few bytes
+    assert remarks(load(config))[0].startswith(
+        "longer than 6 tokens and cut there: 10 of 40 train, 10 of 40 test"
+    )
+
+
 def test_pairs_that_are_cut_are_counted() -> None:
     some = texts.examples(["red"] * 3, np.zeros(3, int), ["blue", "blue " * 9, "blue blue"])
     task = text_classification(some, ("a", "b"), length=7, vocabulary=300)
