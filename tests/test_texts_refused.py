@@ -45,6 +45,7 @@ def test_an_empty_text_and_a_row_of_padding_are_answered_like_any() -> None:
     torch.manual_seed(0)
     net = TextEncoder(300, 3, 16, dim=16, depth=2, heads=2, mlp=32).eval()
     ids, mask = task.encode(task.prepared(some).to("cpu"))
+    assert ids.dtype == mask.dtype == torch.int64
     assert mask.sum(1).tolist()[0] == 2  # [CLS] [SEP]
     nothing = torch.cat([ids, torch.zeros_like(ids[:1])]), torch.cat([mask, torch.zeros_like(mask[:1])])
     with torch.no_grad():
