@@ -131,8 +131,11 @@ def test_texts_of_a_language_model_are_counted_too(tmp_path: Path) -> None:
 
 def test_pairs_that_are_cut_are_counted() -> None:
     some = texts.examples(["red"] * 3, np.zeros(3, int), ["blue", "blue " * 9, "blue blue"])
-    task = text_classification(some, ("a", "b"), length=7, vocabulary=300)
-    assert task.prepared(some)["cut"].tolist() == [0, 1, 0]
+    task = text_classification(some, ("a", "b"), length=40, vocabulary=300)
+    long, longest = sorted(np.diff(task.prepared(some)["ids"].starts).tolist())[1:]
+    assert longest < 40
+    fitting = text_classification(some, ("a", "b"), length=long, vocabulary=300)
+    assert fitting.prepared(some)["cut"].tolist() == [0, 1, 0]  # the last one fits to the token
 
 
 @pytest.mark.parametrize(
