@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 
 import torch
-from text_deployed import measure, states_of
 
 from compressbench.runs.provenance import processor, versions
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.shrink import FeedForward, Heads
+from text_deployed import measure, states_of
 
 RANDOM = {"_target_": "compressbench.criteria.random.random", "_partial_": True}
 
