@@ -19,17 +19,17 @@ PROBE = "next_tokens"
 TOLD = of(
     PROBE,
     "perplexity",
-    "bits_per_byte",
+    "flipped",
     "kl",
     "kl_50",
     "kl_90",
     "kl_99",
     "kl_99_9",
     "kl_max",
-    "flipped",
     "first_divergence",
     "first_divergence_median",
     "never_diverges",
+    "bits_per_byte",
 )
 BITS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0)
 LEAD = (
