@@ -46,9 +46,6 @@ def shown(panel: Panel, moment: str) -> set[Key]:
 
 
 def section(panel: Panel, suffix: str) -> Section:
-    if not any(r.probe == PROBE for r in panel.rows):
-        return Section("Token by token", "tokens")
-
     def build(moment: str, pick: Pick) -> Table | None:
         return metric_table(panel, moment, "Distance to dense, token by token", TOLD, pick)
 
