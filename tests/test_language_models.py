@@ -34,6 +34,7 @@ from compressbench.report.judged import judged, loss
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
 from compressbench.report.picks import chosen, states_of
+from compressbench.report.sections import next_tokens, others
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.train import Train
 from compressbench.state import State
@@ -508,6 +509,33 @@ def test_the_report_knows_that_less_perplexity_is_better(tmp_path: Any) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "Perplexity against size and training cost" in page
     assert "Accuracy" not in page
+
+
+def test_a_section_token_by_token() -> None:
+    """Flips and KL against the mean bits of a weight, and every figure in the table; nothing of it is left over."""
+    rows = rows_of()
+    for series, order, bits, flipped in (
+        ("dense", 0, 32.0, 0.0),
+        ("few", 1, 8.0, 1.5),
+        ("fewer", 2, 3.0, 40.0),
+    ):
+        for seed in (0, 1):
+            where = {"series": series, "order": order, "seed": seed, "density": 1.0}
+            for probe, metric, value, unit in (
+                ("structure", "weight_bits", bits, "bits"), ("next_tokens", "flipped", flipped, "%"),
+                ("next_tokens", "kl", flipped / 100, "nats"), ("next_tokens", "perplexity", 50.0, "1"),
+            ):  # fmt: skip
+                rows.append(record(probe=probe, metric=metric, value=value, unit=unit, **where))
+    (panel,) = panels(Records(rows))
+    found = next_tokens.section(panel, "")
+    assert [chart.name for chart in found.charts] == ["flipped_vs_bits", "kl_vs_bits"]
+    (table,) = found.tables
+    told = {row.label: [c.text for c in row.cells] for row in table.rows if row.label}
+    assert "40.0" in told["fewer"]
+    assert "1.5" in told["few"]
+    assert not [t for t in others.leftover_tables(panel, panel.moments[0]) if "next_tokens" in t.title]
+    (plain,) = panels(Records(rows_of()))
+    assert next_tokens.section(plain, "").empty
 
 
 def test_of_shares_all_is_as_it_was() -> None:

@@ -86,5 +86,7 @@ def _aligned(examples: Examples, known: tuple[dict[str, int], dict[str, int]], r
     from compressbench.comparing.translations import aligned, numbered
     from compressbench.tasks.text.packing import TARGET, TEXT, unpacked
 
-    sides = (numbered(unpacked(examples[name]), ids) for name, ids in zip((TEXT, TARGET), known, strict=True))
-    return aligned(*sides, rounds)
+    sources, targets = (
+        numbered(unpacked(examples[name]), ids) for name, ids in zip((TEXT, TARGET), known, strict=True)
+    )
+    return aligned(sources, targets, rounds)
