@@ -134,6 +134,26 @@ def test_compacted_texts_answer_as_all_together_in_any_batch_and_order(
             assert torch.allclose(line.logits, wanted[order], atol=1e-5)
 
 
+def test_a_streak_is_of_the_rows_that_stayed(bench: Bench) -> None:
+    """Five exits: some have left when the later ones look back at what was said before."""
+    deep = {"name": "deep", "build": {**ENCODER["build"], "depth": 5}}
+    parts = parts_of(module_of(attached(bench, MASKED, deep, tuple(f"layers.{k}" for k in range(4)))))
+    inputs, rule = encoded(bench), policy(patience, 1, 1, 1, 1)
+    draw = torch.Generator().manual_seed(3)
+    with torch.inference_mode():
+        for part in parts[:4]:  # heads of different minds
+            part.get_submodule("exits").requires_grad_(False)
+            for head in part.exits.children():
+                head.fc.weight.copy_(torch.randn(head.fc.weight.shape, generator=draw))
+        said = [t.argmax(1).tolist() for t in everything(parts, *inputs)]
+        found = compacted(parts, rule, *inputs)
+    by_hand = [
+        next((k for k in range(1, 4) if said[k][row] == said[k - 1][row]), 4) for row in range(COUNT)
+    ]
+    assert found.exits.tolist() == by_hand
+    assert len(set(by_hand)) == 4
+
+
 @pytest.mark.parametrize("criterion", ALL)
 def test_always_is_the_first_exit_and_never_the_last(criterion, exits: State, bench: Bench) -> None:
     module, inputs = module_of(exits), encoded(bench)
