@@ -2,10 +2,11 @@
 
     python benchmarks/text_deployed.py [--model minilm] [--dataset glosses] [--tokens 32] [--batches 1 16] [--seconds 5]
 
-The states of one net (fp32; int8 of its linear layers by min-max ranges; that and its tables of embeddings) are lowered
-to a runtime and timed in turns, all on the same real texts, the longest there are; ``minilm`` wants
-`make weights`, any other model of texts its overrides (``--model encoder``). Ratios are within one runtime, medians with
-their intervals. What a runtime leaves in float is said, and how many texts the int8 file answers as fp32 does.
+The states of one net (fp32; int8 of its linear layers by min-max ranges; that and its tables of embeddings; half of the
+heads of each layer removed, in fp32 and in int8) are lowered to a runtime and timed in turns, all on the same real
+texts, the longest there are. ``minilm`` wants `make weights`; any other model of texts does instead (``encoder``).
+Ratios are within one runtime, medians with their intervals. What a runtime leaves in float is said, and how many texts a
+file answers as fp32 does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.data.load import load
 from compressbench.hardware.exits import lower
@@ -30,6 +32,7 @@ from compressbench.probes.deployed import logits
 from compressbench.runs.provenance import processor, versions
 from compressbench.specs.compose import composed
 from compressbench.stages.quantize import Quantize
+from compressbench.stages.shrink import Heads
 from compressbench.state import State
 from compressbench.views import View
 
@@ -48,10 +51,14 @@ def states_of(overrides: list[str], tokens: int, count: int) -> tuple[Bench, dic
     dense = drawn(config["model"], bench)
     eight = Quantize(examples=128)
     whole = Quantize(examples=128, layers={"@embeddings": {"weights": 8}})
+    criterion = {specs.TARGET: "compressbench.criteria.magnitude.magnitude", specs.PARTIAL: True}
+    half = Heads(criterion=criterion, fraction=0.5, how="uniform").apply(dense, bench)
     return bench, {
         "fp32": dense,
         "int8": eight.apply(dense, bench),
         "int8, tables": whole.apply(dense, bench),
+        "half the heads": half,
+        "both": eight.apply(half, bench),
     }
 
 

@@ -32,10 +32,20 @@ def shorter(inputs: Inputs, names: Sequence[str], axes: Mapping[str, tuple[str, 
     """Inputs whose dimensions that may differ are cut to half, but for the examples': as those of shorter texts."""
     found = []
     for x, name in zip(inputs, names, strict=True):
-        for place in range(1, len(axes.get(name, ()))):
-            x = x.narrow(place, 0, (x.shape[place] + 1) // 2)
+        for place, free in enumerate(axes.get(name, ())):
+            if place and free:
+                x = x.narrow(place, 0, (x.shape[place] + 1) // 2)
         found.append(x)
     return tuple(found)
+
+
+def apart(one: Inputs, other: Inputs, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Which dimensions of inputs are free, by two of them of other lengths: ``tasks.task.Axes``."""
+    found = {}
+    for name, x, y in zip(names, one, other, strict=True):
+        pairs = enumerate(zip(x.shape, y.shape, strict=True))
+        found[name] = tuple("n" if k == 0 else "tokens" if a != b else "" for k, (a, b) in pairs)
+    return found
 
 
 def on(inputs: Inputs, device: Any) -> Inputs:

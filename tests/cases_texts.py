@@ -24,6 +24,17 @@ stages:
   quantized: {layers: {"@embeddings": {weights: 8}}}
 compare: {reference: dense, floor: false, series: {pruned: pruned, 8 bits: quantized}}
 """
+MINILM = (
+    RECIPE.replace("tiny_text", "tiny_minilm")
+    .replace("model: encoder", "model: minilm")
+    .replace("/stage/prune@stages.pruned: magnitude", "/stage/shrink@stages.pruned: heads")
+    .replace("fraction: 0.5}", "fraction: 0.25, criterion: magnitude}")
+    .replace("length: 3ep", "length: 24it")
+    .replace("length: 1ep", "length: 12it")
+    .replace("lr: 0.003", "lr: 0.0003")
+    .replace("lr: 0.001", "lr: 0.0001")
+)
+"""The same of MiniLM, a quarter of its heads removed."""
 TESTED = 200
 SETTINGS = (
     "recipe=tiny_text", "scale=smoke", "hardware=cpu1", "dataset.train_size=1500", f"dataset.test_size={TESTED}",
@@ -31,12 +42,18 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def run(folder: Path, probes: Sequence[str], *more: str) -> Path:
-    """The folder of a finished run of ``tiny_text``; its states are dense, pruned, distilled, quantized."""
+SMALL = ("recipe=tiny_minilm", *(s for s in SETTINGS[1:] if not s.startswith(("model", "dataset.task"))))
+
+
+def run(
+    folder: Path, probes: Sequence[str], recipe: str = RECIPE, settings: Sequence[str] = SETTINGS
+) -> Path:
+    """The folder of a finished run; its states are dense, pruned, distilled, quantized."""
     from compressbench.cli.run import run_once
 
+    name = settings[0].partition("=")[2]
     (folder / "conf" / "recipe").mkdir(parents=True)
-    (folder / "conf" / "recipe" / "tiny_text.yaml").write_text(RECIPE)
+    (folder / "conf" / "recipe" / f"{name}.yaml").write_text(recipe)
     measured = [f"+probe@evaluation.probes.{p}={p}" for p in probes]
-    run_once([*SETTINGS, *measured, f"outputs={folder}/out", *more], str(folder / "conf"))
+    run_once([*settings, *measured, f"outputs={folder}/out"], str(folder / "conf"))
     return next((folder / "out" / "runs").iterdir())

@@ -97,7 +97,9 @@ def shortened(recipe: str) -> list[str]:
 
 def folders(recipe: str, scale: str, place: Path) -> list[str]:
     """A model's folder, of which a plan reads the bytes alone, for a recipe that asks for one."""
-    if scale == "smoke" or "scaled/bert_" not in (CONF / "recipe" / f"{recipe}.yaml").read_text(encoding="utf-8"):
+    if scale == "smoke" or "scaled/bert_" not in (CONF / "recipe" / f"{recipe}.yaml").read_text(
+        encoding="utf-8"
+    ):
         return []
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (place / name).write_text("{}", encoding="utf-8")

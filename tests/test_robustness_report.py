@@ -81,7 +81,7 @@ def test_a_figure_of_misleading_gradients_is_marked_and_says_why() -> None:
     }
     assert marked == {("ticket", "PGD"): (SENTENCE,)}, "the margin has a gradient of its own"
     assert "Gradients mislead in 1 state: ticket." in section.lead
-    ends = {row.label: row.cells[heads.index("95 % of images")].text for row in table.rows}
+    ends = {row.label: row.cells[heads.index("95 % of examples")].text for row in table.rows}
     assert ends["dense"] == "6.5–9.5"  # means over the seeds of 2 and 11, and of 5 and 14
     assert ends["ticket"] == "2.8–5.8"
 

@@ -45,7 +45,8 @@ def table(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from compressbench.runs import finished as runs
 
     view, _ = runs.view_of(runs.opened(finished), "dense")
-    split, task = view.bench.dataset.splits["test"], view.bench.task
+    split = view.bench.dataset.splits["test"]
+    task: Any = view.bench.task
     path = tmp_path_factory.mktemp("table") / "definitions.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)

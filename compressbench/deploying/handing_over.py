@@ -59,6 +59,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
             f"export: {runtime} and the state name the same class for only {checked.agreement:.1f} % of "
             f"{checked.n} test {noun}s; what was written is deleted again"
         )
+    what = "token" if checked.n != len(view.labels) else noun
     _write_beside(view, folder)
     files = {p.name: p.stat().st_size for p in paths}
     text = card(
@@ -74,7 +75,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     about = stem.with_name(f"{stem.name}.{form}.md")
     about.write_text(text, encoding="utf-8")
     return (
-        f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test {noun}s "
+        f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test {what}s "
         f"(state {checked.simulated:.2f} %), same class for {checked.agreement:.2f} %\n{about}"
     )
 
@@ -104,7 +105,9 @@ def write_examples(view: View, folder: Path, node: Node) -> Path:
 
     split, task = view.bench.dataset.splits["test"], view.bench.task
     if hasattr(task, "texts"):
-        columns = {**task.texts(split), "label": [task.classes[k] for k in split.labels.tolist()]}
+        columns = dict(task.texts(split))
+        if split.labels.ndim == 1:
+            columns["label"] = [task.classes[k] for k in split.labels.tolist()]
         lines = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         path = folder / f"{node.name.replace('/', '_')}.test.jsonl"
         path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), "utf-8")
@@ -123,6 +126,8 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
     from compressbench.views import BATCH
     from compressbench.walking import put_back, walk
 
+    if view.streams and not hasattr(view.bench.task, "said"):
+        return _check_tokens(view, compute, runtime)
     task, rows, answers, said = view.bench.task, [], [], []
     for places, batch in walk(view.bench.task, view.bench.feed("test"), BATCH):
         rows.append(places)
@@ -137,6 +142,33 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
         percent(view.right),
         label_loyalty(found, view.answers),
         float((put_back(rows, said) - view.log_probs).abs().max()),
+    )
+
+
+def _check_tokens(view: View, compute: Run, runtime: str) -> Checked:
+    """The same token by token, batch by batch, where not all log-probabilities are kept; shares are of tokens."""
+    import torch
+
+    from compressbench.deploying.card import Checked
+    from compressbench.metrics import label_loyalty, named, percent
+    from compressbench.outputs import Outputs
+    from compressbench.views import STREAMED
+    from compressbench.walking import walk
+
+    task, told, farthest = view.bench.task, [], 0.0
+    batches = walk(task, view.bench.feed("test"), STREAMED)
+    for (_, batch), own in zip(batches, view.pieces(), strict=True):
+        found = task.log_probs(Outputs(compute(*task.encode(batch))), batch.labels)
+        told.append(named(found.log_probs))
+        farthest = max(farthest, float((found.log_probs - own.log_probs).abs().max()))
+    said, kept = torch.cat(told), view.told
+    return Checked(
+        runtime,
+        len(said),
+        percent(said == kept.labels),
+        percent(kept.said == kept.labels),
+        label_loyalty(said, kept.said),
+        farthest,
     )
 
 

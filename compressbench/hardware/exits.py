@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from compressbench.hardware.onnx_graph import Graph
     from compressbench.inputs import Inputs
+    from compressbench.tasks.task import Axes
     from compressbench.views import View
 
 
@@ -34,8 +35,8 @@ class Compiled:
     left: tuple[str, ...]
 
 
-Compile = Callable[["nn.Module", "Inputs", Sequence[str], Sequence[str]], Compiled]
-"""From a part, a sample of what it takes, and names of what it takes and gives, to what runs it."""
+Compile = Callable[["nn.Module", "Inputs", Sequence[str], Sequence[str], "Axes"], Compiled]
+"""From a part, a sample of what it takes, names of what it takes and gives, and which of their dimensions are free."""
 
 
 def lower(target: HardwareTarget, view: View) -> Lowered | Unsupported:
@@ -77,9 +78,10 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
     from compressbench.hardware import agreement
     from compressbench.hardware.onnx_graph import Graph
     from compressbench.hardware.onnxruntime_cpu import kind
-    from compressbench.inputs import first, on
+    from compressbench.inputs import apart, first, on, shorter
     from compressbench.models.build import module_of
     from compressbench.models.exits import parts_of
+    from compressbench.tasks.task import axes_of
 
     inputs = on(timed_inputs(view, most), "cpu")
     module, policy = module_of(view.state), policy_of(view.state.policies)
@@ -87,14 +89,20 @@ def in_parts(view: View, most: int, runtime: str, make: Compile) -> Lowered | Un
     began = time.perf_counter()
     made: list[Compiled] = []
     live, takes = first(inputs, 8), view.bench.task.inputs
+    axes = axes_of(view.bench.task)
+    brief = shorter(live, takes, axes)
     own = parts_of(module)
     try:
         for part in own:
             with torch.no_grad():
                 _, *rest = part(*live)
-            gives = ("logits", *(f"alive{k}" for k in range(len(rest))))
-            made.append(make(part, live, takes, gives))
-            live, takes = tuple(rest), tuple(f"reached{k}" for k in range(len(rest)))
+                _, *less = part(*brief)
+            alive = tuple(f"alive{k}" for k in range(len(rest)))
+            given = apart(tuple(rest), tuple(less), alive)
+            made.append(make(part, live, takes, ("logits", *alive), {**axes, **given}))
+            live, brief = tuple(rest), tuple(less)
+            takes = tuple(f"reached{k}" for k in range(len(rest)))
+            axes = dict(zip(takes, given.values(), strict=True))
     except UserError as error:
         if "pip install" in str(error):
             raise

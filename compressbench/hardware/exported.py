@@ -144,7 +144,10 @@ def exported(module: nn.Module, sample: Inputs, free: Sequence[tuple[str, ...]] 
     """
     n = torch.export.Dim("n", min=1, max=4096)
     known = free or [("n",)] * len(sample)
-    shapes = tuple({k: n if k == 0 else torch.export.Dim.DYNAMIC for k in range(len(each))} for each in known)
+    shapes = tuple(
+        {k: n if k == 0 else torch.export.Dim.DYNAMIC for k, name in enumerate(each) if name}
+        for each in known
+    )
     try:
         with torch.no_grad(), unfused_attention(), _quiet():
             program = torch.export.export(

@@ -322,7 +322,8 @@ def exported(
                 input_names=list(names),
                 output_names=list(outputs),
                 dynamic_axes={
-                    name: dict(enumerate((axes or {}).get(name, EXAMPLES))) for name in (*names, *outputs)
+                    name: {k: free for k, free in enumerate((axes or {}).get(name, EXAMPLES)) if free}
+                    for name in (*names, *outputs)
                 },
             )
     except Exception as error:  # the exporter fails in many ways, all with the user's net as the reason
@@ -346,9 +347,11 @@ def _with_all_inputs(package: Any, graph: Any, names: Sequence[str], sample: Inp
         if name not in there:
             kind = package.helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype)
             free = axes.get(name, EXAMPLES)
-            there[name] = package.helper.make_tensor_value_info(
-                name, kind, [*free, *tensor.shape[len(free) :]]
-            )
+            sizes = [
+                *(own or size for own, size in zip(free, tensor.shape, strict=False)),
+                *tensor.shape[len(free) :],
+            ]
+            there[name] = package.helper.make_tensor_value_info(name, kind, sizes)
     found = [there[name] for name in names if name in there]
     rest = [value for name, value in there.items() if name not in names]
     del graph.input[:]

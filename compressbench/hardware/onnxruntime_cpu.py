@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from compressbench.hardware.onnx_graph import Graph
     from compressbench.inputs import Inputs
+    from compressbench.tasks.task import Axes
     from compressbench.views import View
 
 
@@ -84,13 +85,21 @@ class OnnxRuntimeCPU:
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
     def _part(
-        self, runtime: Any, part: nn.Module, sample: Inputs, names: Sequence[str], outputs: Sequence[str]
+        self,
+        runtime: Any,
+        part: nn.Module,
+        sample: Inputs,
+        names: Sequence[str],
+        outputs: Sequence[str],
+        axes: Axes,
     ) -> Compiled:
         """A part of a net with early exits as a session."""
         from compressbench.hardware.onnx_graph import checked_graph
 
         opened = functools.partial(answers, runtime, threads=self.threads, several=True)
-        graph, run = checked_graph(part, sample, opened, "ONNX Runtime", outputs=outputs, names=names)
+        graph, run = checked_graph(
+            part, sample, opened, "ONNX Runtime", outputs=outputs, names=names, axes=axes
+        )
         return Compiled(cast("Callable[..., Sequence[Tensor]]", run), graph, self._left(runtime, graph))
 
     def _left(self, runtime: Any, graph: Graph) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from compressbench.hardware.onnx_graph import Graph
     from compressbench.inputs import Inputs
+    from compressbench.tasks.task import Axes
     from compressbench.views import View
 
 PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -128,14 +129,20 @@ class OpenVINOCPU:
         return Lowered(run, inputs, words, compile_seconds=took, artefact=content, in_float=in_float)
 
     def _part(
-        self, core: Any, part: nn.Module, sample: Inputs, names: Sequence[str], outputs: Sequence[str]
+        self,
+        core: Any,
+        part: nn.Module,
+        sample: Inputs,
+        names: Sequence[str],
+        outputs: Sequence[str],
+        axes: Axes,
     ) -> Compiled:
         """A part of a net with early exits, compiled for any batch size."""
         from compressbench.hardware.onnx_graph import checked_graph
 
         settings: dict[str, Any] = {"threads": self.threads, "precision": self.precision or "f32"}
         opened = functools.partial(answers, core, count=len(outputs), several=True, **settings)
-        graph, run = checked_graph(part, sample, opened, "OpenVINO", outputs=outputs, names=names)
+        graph, run = checked_graph(part, sample, opened, "OpenVINO", outputs=outputs, names=names, axes=axes)
         left = (
             float_layers(graph, compile_model(core, graph.bytes(), None, **settings)) if graph.integer else ()
         )

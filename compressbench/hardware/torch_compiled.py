@@ -113,14 +113,20 @@ class TorchCompiled:
             options["post_grad_custom_post_pass"] = lambda graph: found.append(
                 in_integers(module, candidates, graph)
             )
-        compiled = torch.compile(
-            with_code_of_its_own(lambda *x: forward(module, *x).logits.float()), dynamic=False
+        static, any_size = (
+            torch.compile(
+                with_code_of_its_own(lambda *x: forward(module, *x).logits.float()), dynamic=dynamic
+            )
+            for dynamic in (False, True)
         )
-        sizes: set[int] = set()
+        usual = [x.shape[1:] for x in inputs]
+        sizes: set[tuple[int, bool]] = set()
 
         def run(*batch: Tensor) -> object:
+            same = [x.shape[1:] for x in batch] == usual
+            compiled, size = (static, len(batch[0])) if same else (any_size, 0)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
-                if len(batch[0]) in sizes:
+                if (size, same) in sizes:
                     return compiled(*batch)
                 with (
                     quietly(),
@@ -128,7 +134,7 @@ class TorchCompiled:
                     torch._dynamo.config.patch(fail_on_recompile_limit_hit=True),
                 ):
                     result = compiled(*batch)
-                sizes.add(len(batch[0]))
+                sizes.add((size, same))
                 return result
 
         with threads(self.threads):

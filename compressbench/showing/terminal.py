@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressbench.comparing import words
-from compressbench.comparing.comparison import Comparison
+from compressbench.comparing.comparison import Asked, Comparison
 from compressbench.comparing.confidence import Threshold
 from compressbench.comparing.intervals import Estimate
 from compressbench.comparing.oddities import UNUSABLE, WRONG
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 WIDTH = 100
 NARROWEST = 24
 FINDINGS, FLIPS, THRESHOLD = 4, 2, 0.9
+TEXT = 60
+"""Characters of a text that are shown."""
 """So many are told on a screen, and what is done at this confidence."""
 HEAD_LEAST = 8
 """A column's head is cut to no less."""
@@ -168,7 +170,7 @@ def _sentences(account: Account, place: int) -> dict[str, list[str]]:
         for name, each in list(found.by_group.items())[:2]
     ]
     sure = [_threshold(t) for t in found.thresholds if t.threshold == THRESHOLD]
-    told = {SAME: same, PAYS: pays, WHICH: _flips(found, account.asked.classes)}
+    told = {SAME: same, PAYS: pays, WHICH: _flips(found, account.asked)}
     told[SURE] = sure
     told[WHERE] = list(layers.words[:2]) if layers else []
     return {question: sentences for question, sentences in told.items() if sentences}
@@ -188,11 +190,17 @@ def _threshold(found: Threshold) -> str:
     return f"{text}; wrong of these: {both(before.error, after.error)}."
 
 
-def _flips(found: Comparison, classes: Sequence[str]) -> list[str]:
+def _flips(found: Comparison, asked: Asked) -> list[str]:
     if not found.flips:
         return []
+    classes = asked.classes
+
+    def text(row: int) -> str:
+        told = " ".join(asked.texts(row).split()) if asked.texts else ""
+        return f" “{told if len(told) <= TEXT else f'{told[: TEXT - 1]}…'}”" if told else ""
+
     told = [
-        f"{f.id} ({f.kind}: {class_name(f.reference, classes)} {f.reference_confidence:.2f} to "
+        f"{f.id}{text(f.row)} ({f.kind}: {class_name(f.reference, classes)} {f.reference_confidence:.2f} to "
         f"{class_name(f.other, classes)} {f.other_confidence:.2f})"
         for f in found.flips[:FLIPS]
     ]

@@ -77,9 +77,9 @@ UNSHOWN = (
 )
 """What the tables' figures and notes contain already."""
 READ = (
-    "Worst case: right under every attack in the row; 95 %: how sure so many images make it (Wilson). A marked figure is "
-    "one of an attack by gradients that were seen to mislead: what it leaves right isn’t robust, see its note and the "
-    "columns that need no gradient."
+    "Worst case: right under every attack in the row; 95 %: how sure so many examples make it (Wilson). Marked: "
+    "an attack by gradients that were seen to mislead: what it leaves right isn’t robust, see its note and the columns "
+    "that need no gradient."
 )
 
 
@@ -107,7 +107,7 @@ def section(panel: Panel, suffix: str) -> Section:
         add(columns, found, AFTER)
         for column, stem in ENSEMBLES:
             add(columns, found, [column])
-            columns.add("95 % of images", "%", _intervals(found, column.probe, stem))
+            columns.add("95 % of examples", "%", _intervals(found, column.probe, stem))
         count = examples(r for c in (*BEFORE, *BY_GRADIENT) for r in c.readings(found))
         notes = [f"{count} examples."] if count else []
         title = f"Accuracy under attack, {moment_name(moment)}"

@@ -6,14 +6,14 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
 from compressbench.tasks.text.packing import TEXT, unpacked
-from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
+from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,12 @@ class NextToken:
     metric: str = "perplexity"
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     streams: bool = True
+    noun: ClassVar[str] = "text"
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Batches hold any number of texts, as long as the longest of them; so are the logits."""
+        return dict.fromkeys((*self.inputs, "logits"), ("n", "tokens"))
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -200,6 +206,14 @@ class NextToken:
             "inputs = {'input_ids': numpy.array([f.ids for f in found], 'int64'),",
             "          'attention_mask': numpy.array([f.attention_mask for f in found], 'int64')}",
         ]
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, as its library reads it; it cuts and fills up by itself."""
+        return {FILE: self.tokenizer.bounded(self.length).encode()}
+
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
+        """What a person reads of each example: ``text``."""
+        return {TEXT: unpacked(examples[TEXT])}
 
     def in_words(self) -> str:
         """The most tokens."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
 from compressbench.tasks.text.packing import TARGET, TEXT, unpacked
-from compressbench.tasks.text.tokens import BEGIN, Tokenizer, of_folder, trained
+from compressbench.tasks.text.tokens import BEGIN, FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,7 @@ class Translation:
     metric: str = "bleu"
     inputs: tuple[str, ...] = ("input_ids", "attention_mask", "decoder_input_ids")
     streams: bool = True
+    noun: ClassVar[str] = "sentence"
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -114,6 +115,16 @@ class Translation:
             stop = next((k for k, token in enumerate(row) if token in (self.end, -1)), len(row))
             found.append(self.tokenizer.text_of(row[:stop]).strip())
         return found
+
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
+        """What a person reads of each example: ``text`` and ``target``."""
+        return {name: unpacked(examples[name]) for name in (TEXT, TARGET)}
+
+    def remarks(self, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+        """How many pairs were cut, where any was."""
+        counts = {name: (int(split[CUT].sum()), len(split)) for name, split in splits.items()}
+        told = ", ".join(f"{cut:,} of {n:,} {name}" for name, (cut, n) in counts.items() if cut)
+        return (f"longer than {self.length} tokens and cut there: {told} pairs",) if told else ()
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
         """int64: ``input_ids``, ``attention_mask`` (1 where a token is), ``decoder_input_ids``, each (n, tokens).
@@ -261,6 +272,21 @@ class Translation:
             "@names": [],
             "@tokenizer": self.tokenizer.digest,
         }
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Batches differ in the tokens of the source and of the target."""
+        source, target = ("n", "tokens"), ("n", "target tokens")
+        return {
+            "input_ids": source,
+            "attention_mask": source,
+            "decoder_input_ids": target,
+            "logits": target,
+        }
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, beside an exported file."""
+        return {FILE: self.tokenizer.json.encode()}
 
     def feeding(self) -> tuple[str, list[str]]:
         """Of one step of teacher forcing."""
