@@ -24,8 +24,8 @@ ASKED = (
 MAY = (
     "prepared", "remarks", "lengths", "streams", "overall", "said", "axes", "noun", "texts", "beside",
 )  # fmt: skip
-"""What a task may have beside it, see ``Prepares``, ``Remarks``, ``Lengthy``, ``Streaming``, ``Says``, ``axes_of``, ``noun_of``,
-``read_of``; ``beside()`` gives the contents of files, by name, that belong to an exported one."""
+"""What a task may have beside it, see ``Prepares``, ``Remarks``, ``Lengthy``, ``Streaming``, ``Says``,
+``axes_of``, ``noun_of``, ``read_of``; ``beside()`` gives contents of files, by name, that belong to an exported one."""
 
 Axes = Mapping[str, tuple[str, ...]]
 EXAMPLES = ("n",)
