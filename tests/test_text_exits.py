@@ -147,9 +147,7 @@ def test_a_streak_is_of_the_rows_that_stayed(bench: Bench) -> None:
                 head.fc.weight.copy_(torch.randn(head.fc.weight.shape, generator=draw))
         said = [t.argmax(1).tolist() for t in everything(parts, *inputs)]
         found = compacted(parts, rule, *inputs)
-    by_hand = [
-        next((k for k in range(1, 4) if said[k][row] == said[k - 1][row]), 4) for row in range(COUNT)
-    ]
+    by_hand = [next((k for k in range(1, 4) if said[k][row] == said[k - 1][row]), 4) for row in range(COUNT)]
     assert found.exits.tolist() == by_hand
     assert len(set(by_hand)) == 4
 
