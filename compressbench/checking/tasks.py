@@ -182,9 +182,7 @@ def _shown(task: Any, some: Examples) -> None:
         if not isinstance(texts, Mapping) or not all(
             len(column) == len(some) and all(isinstance(t, str) for t in column) for column in texts.values()
         ):
-            raise Unfit(
-                f"texts(examples) gives {texts!r:.60}; {{column: a text of each example}} is wanted"
-            )
+            raise Unfit(f"texts(examples) gives {texts!r:.60}; {{column: a text of each example}} is wanted")
     files: Any = getattr(task, "beside", dict)()
     if not isinstance(files, Mapping) or not all(isinstance(content, bytes) for content in files.values()):
         raise Unfit(f"beside() gives {files!r:.60}; {{file name: bytes}} is wanted")

@@ -6,14 +6,14 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
 from compressbench.tasks.text.packing import TEXT, unpacked
-from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
+from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,20 @@ class NextToken:
     metric: str = "perplexity"
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     streams: bool = True
+    noun: ClassVar[str] = "text"
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Any number of texts, as long as the longest of a batch; an answer for each token."""
+        return dict.fromkeys((*self.inputs, "logits"), ("n", "tokens"))
+
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
+        """What a person reads."""
+        return {TEXT: unpacked(examples[TEXT])}
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, as its library reads it."""
+        return {FILE: self.tokenizer.bounded(self.length).encode()}
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:

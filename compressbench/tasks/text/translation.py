@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
 from compressbench.tasks.text.packing import TARGET, TEXT, unpacked
-from compressbench.tasks.text.tokens import BEGIN, Tokenizer, of_folder, trained
+from compressbench.tasks.text.tokens import BEGIN, FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,21 @@ class Translation:
     metric: str = "bleu"
     inputs: tuple[str, ...] = ("input_ids", "attention_mask", "decoder_input_ids")
     streams: bool = True
+    noun: ClassVar[str] = "sentence"
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Sources and targets of any number and length; an answer for each token that the decoder sees."""
+        source = dict.fromkeys(("input_ids", "attention_mask"), ("n", "tokens"))
+        return {**source, **dict.fromkeys(("decoder_input_ids", "logits"), ("n", "target_tokens"))}
+
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
+        """What a person reads: source and target."""
+        return {name: unpacked(examples[name]) for name in (TEXT, TARGET)}
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, as its library reads it."""
+        return {FILE: self.tokenizer.bounded(self.length).encode()}
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
