@@ -400,3 +400,22 @@ def test_without_weights_the_command_is_named(tmp_path: Path, monkeypatch: pytes
     assert config["model"]["build"]["folder"] == str(tmp_path / "minilm")
     with pytest.raises(UserError, match=r"there is no folder .*minilm.*make weights"):
         load(config["dataset"])
+
+
+def test_half_precision_is_no_sharing(tmp_path: Path) -> None:
+    """A folder in half precision is read as float32; that training leaves its 16 bits behind is no loss."""
+    from compressbench.runs.flags import LOST, checked
+
+    folder = a_folder(tmp_path / "bert", hidden_size=64, intermediate_size=128)
+    module = transformers.BertModel.from_pretrained(str(folder)).half()
+    module.save_pretrained(folder)
+    bench = bench_on(tmp_path, folder)
+    state = drawn(hf(folder), bench)
+    name = "net.bert.encoder.layer.0.output.dense.weight"
+    assert state.weights[name].dtype == torch.float32
+    assert torch.equal(state.weights[name], module.state_dict()[name.removeprefix("net.bert.")].float())
+    weights = {
+        n: t + 1e-5 * torch.randn(t.shape) if t.is_floating_point() else t for n, t in state.weights.items()
+    }
+    trained = checked(state, state.with_groups(weights=weights))
+    assert not [f for f in trained.facts["flags"] if f.startswith(LOST)]

@@ -337,6 +337,24 @@ def test_where_vocabularies_differ_only_bits_per_byte_is_told(pair: tuple[View, 
     assert loyal["label_loyalty"].value is None
 
 
+def test_an_exported_file_is_checked_token_by_token(pair: tuple[View, View]) -> None:
+    from compressbench.deploying.handing_over import check
+
+    own, other = pair
+
+    def compute(*inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            return other.module(*inputs)
+
+    (q, labels, _), (p, _, _) = whole(own), whole(other)
+    found = check(own, compute, "torch")
+    assert found.n == len(labels)
+    assert found.agreement == pytest.approx(100 * (p.argmax(1) == q.argmax(1)).mean())
+    assert found.top1 == pytest.approx(100 * (p.argmax(1) == labels).mean())
+    assert found.simulated == pytest.approx(100 * (q.argmax(1) == labels).mean())
+    assert found.difference == pytest.approx(np.abs(p - q).max(), rel=1e-4)
+
+
 # continuations ---------------------------------------------------------------------------------------------------------
 
 
@@ -395,15 +413,22 @@ def test_another_task_is_refused(data: Dataset) -> None:
     digits = load({"name": "digits", "read": {"_target_": "compressbench.data.idx.digits"}})
     with pytest.raises(UserError, match=r"next_tokens is of tasks of .*next_token, and this one is a Class"):
         NextTokens().check(digits)
+    bench = Bench(digits, 0, "init")
+    found = list(NextTokens().measure(None, None, bench))  # type: ignore[arg-type]
+    assert {m.note for m in found} == {"it is of language models, and the task isn't next tokens"}
+    assert all(m.value is None for m in found)
 
 
 # training --------------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_and_the_validation_loss_is_over_tokens(data: Dataset) -> None:
+def test_it_learns_and_the_validation_loss_is_over_tokens() -> None:
+    # more than one batch of validation, the last one of longer texts
+    longer = {**DATA["task"], "length": 48}  # type: ignore[dict-item]
+    data = load({**DATA, "task": longer, "validation": 300})
     bench = Bench(data, 0, "dense")
     state = drawn(MODEL, bench)
-    settings = Train(length="4ep", batch_size=30, lr=0.003, optimizer=ADAM, validate="4ep")
+    settings = Train(length="8ep", batch_size=20, lr=0.003, optimizer=ADAM, validate="8ep")
     after = settings.apply(state, bench)
     (point,) = after.facts["curve"]
     assert "validation_perplexity" not in point

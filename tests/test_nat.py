@@ -53,6 +53,12 @@ NAT = {
 }  # fmt: skip
 
 
+DIGITS_NET = {
+    "name": "net",
+    "build": {"_target_": "compressbench.models.lenet.LeNet300100", "shape": "@shape", "classes": "@classes"},
+}
+
+
 # alignment, C, F -------------------------------------------------------------------------------------------------------
 
 
@@ -387,5 +393,9 @@ def test_pictures_have_no_translations() -> None:
     with pytest.raises(UserError, match="is of sentence pairs, and digits has none"):
         TranslatedData().check(digits)
     bench = Bench(digits, 0, "data")
+    view = View(drawn(DIGITS_NET, bench), bench, "net")
+    assert [m.note for m in TranslatedData().measure(view, view, bench)] == [
+        "the examples are no sentence pairs"
+    ] * 2
     with pytest.raises(UserError, match="the task of digits translates nothing"):
         Translated("teacher").apply(None, bench)  # type: ignore[arg-type]

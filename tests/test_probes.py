@@ -608,7 +608,17 @@ def test_shipped_evaluations_compose_and_build(name):
 def test_every_probe_has_its_file_and_line():
     shipped = {p.stem for p in (CONF / "probe").glob("*.yaml")}
     folder = Path(specs.__file__).parents[1] / "probes"
-    shared = {"__init__", "answered", "attacked", "families", "landscape", "speedups", "spoilt", "thumbnails"}
+    shared = {
+        "__init__",
+        "answered",
+        "attacked",
+        "families",
+        "landscape",
+        "side_by_side",
+        "speedups",
+        "spoilt",
+        "thumbnails",
+    }
     assert shipped == {p.stem for p in folder.glob("*.py")} - shared
     for name in shipped:
         assert (CONF / "probe" / f"{name}.yaml").read_text().startswith(f"# {name}: ")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cases_exits import middle, policy, spec, training
 from cases_text_exits import ENCODER, FIRST, GLOSSES, MASKED, POINTS, attached, bench, exits  # noqa: F401
+from compressbench import specs
 from compressbench.bench import Bench
 from compressbench.data.load import load
 from compressbench.errors import UserError
@@ -33,6 +34,7 @@ from compressbench.exit_criteria.policy import (
 from compressbench.exit_criteria.said import Said
 from compressbench.exit_heads.first_token import first_token
 from compressbench.exit_heads.masked_mean import masked_mean
+from compressbench.hardware.target import Lowered
 from compressbench.inputs import rows
 from compressbench.models import exit_policies
 from compressbench.models.build import module_of
@@ -421,3 +423,74 @@ def test_what_is_no_encoder_of_berts_family_is_refused_in_a_line(tmp_path: Path)
         UserError, match=r"GPT2ForSequenceClassification is no encoder .* as BERT's family is$"
     ):
         attached(place, FIRST, hf(folder), ("net.transformer.h.0",))
+
+
+# on targets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime_cpu.OnnxRuntimeCPU", "openvino_cpu.OpenVINOCPU"])
+@pytest.mark.parametrize("kind", ["encoder", "bert"])
+def test_runtimes_run_the_parts_of_texts_and_answer_alike(
+    runtime: str, kind: str, exits: State, bench: Bench, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime" if "onnx" in runtime else "openvino")
+    place, state = bench, exits
+    if kind == "bert":
+        pytest.importorskip("transformers")
+        from folders import a_folder, hf, texts_of
+
+        folder = a_folder(tmp_path / "model")
+        place = Bench(load(texts_of(tmp_path / "t.tsv", folder)), 0, "init", say=lambda _: None)
+        state = attached(place, MASKED, hf(folder), ("net.bert.encoder.layer.0",))
+    target = specs.build(
+        {"_target_": f"compressbench.hardware.{runtime}", "seconds": 0.01, "batches": [1, 8]}
+    )
+    view = View(Choose(spec("max_probability"), budget=0.8).apply(state, place), place)
+    lowered = target.lower(view)
+    assert isinstance(lowered, Lowered), lowered.why
+    inputs, rule = encoded(place, 15), policy_of(view.state.policies)
+    assert rule is not None
+    with torch.inference_mode():
+        own, there = everything(parts_of(view.module), *inputs), everything(lowered.parts, *inputs)
+        for one, other in zip(own, there, strict=True):
+            assert torch.allclose(one, other, atol=1e-3)
+        found = compacted(lowered.parts, rule, *inputs)
+    assert float((found.exits == assigned(rule, own)).double().mean()) > 0.9
+    timing = target.time([lowered, lowered], 8)[0]
+    assert 0 < timing.median < 1
+
+
+def test_batches_of_texts_wait_are_compacted_or_queue(exits: State, bench: Bench) -> None:
+    from compressbench.hardware.torch_cpu import TorchCPU
+    from compressbench.probes.batching import Batching
+    from compressbench.probes.exits import Exits
+
+    state = Choose(spec("margin"), budget=0.7).apply(exits, dataclasses.replace(bench, name="choose"))
+    view = View(state, bench)
+    probe = Batching({"cpu": TorchCPU(seconds=0.01)}, (1, 16), examples=200, seconds=0.01)
+    found = {(m.name, m.group): m.value for m in probe.measure(view, view, bench)}
+    wanted = {m.name: m.value for m in Exits().measure(view, view, bench)}["expected_cost"]
+    for batch in (1, 16):
+        for way in ("full depth", "waiting", "compacted", "queued"):
+            assert found[f"exit_throughput_b{batch}", f"cpu/{way}"] > 0
+        for way in ("compacted", "queued"):
+            assert found[f"exit_cost_b{batch}", f"cpu/{way}"] == pytest.approx(wanted, rel=0.02)
+    assert found["exit_cost_b1", "cpu/waiting"] == pytest.approx(wanted, rel=0.02)
+    assert found["exit_cost_b16", "cpu/waiting"] > 1.05 * wanted, "the slowest of sixteen decides"
+
+
+def test_an_export_and_a_target_of_whole_nets_refuse_texts_that_leave_early(
+    exits: State, bench: Bench, tmp_path: Path
+) -> None:
+    from types import SimpleNamespace
+
+    from compressbench.deploying.handing_over import export
+    from compressbench.hardware.exits import lower
+    from compressbench.hardware.torch_compiled import TorchCompiled
+
+    view = View(Choose(spec("margin"), budget=0.7).apply(exits, bench), bench)
+    found = lower(TorchCompiled(), view)
+    assert not isinstance(found, Lowered)
+    assert "early exits: this target takes whole nets alone" in found.why
+    with pytest.raises(UserError, match="leaves early by a policy"):
+        export(None, view, SimpleNamespace(name="choose"), "onnx", tmp_path / "out", tmp_path)  # type: ignore[arg-type]

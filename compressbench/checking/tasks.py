@@ -53,7 +53,7 @@ def check_task(dataset: Dataset) -> None:
         raise Unfit(
             f"the task {type(task).__name__} has no {', '.join(lacking)}; see compressbench.tasks.task"
         )
-    _words(task)
+    _words(task, dataset.splits)
     some = dataset.split("train").head(SOME).to("cpu")
     with unchanged(examples=some):
         _inputs(task, some)
@@ -76,7 +76,7 @@ def check_task(dataset: Dataset) -> None:
         )
 
 
-def _words(task: Task) -> None:
+def _words(task: Task, splits: Mapping[str, Examples]) -> None:
     if not isinstance(task.metric, str) or not task.metric.isidentifier():
         raise Unfit(f"metric is {task.metric!r}; the main metric's name is wanted, e.g. top1")
     for name, texts in (("classes", task.classes), ("inputs", task.inputs)):
@@ -93,6 +93,10 @@ def _words(task: Task) -> None:
         )
     check_json(facts, "facts()")
     check_json(task.identity(), "identity()")
+    if hasattr(task, "remarks"):
+        remarks = task.remarks(splits)
+        if not isinstance(remarks, tuple) or not all(isinstance(text, str) and text for text in remarks):
+            raise Unfit(f"remarks(splits) gives {remarks!r:.60}; a tuple of sentences is wanted, () for none")
     said = task.in_words()
     if not isinstance(said, str) or not said:
         raise Unfit(f"in_words() gives {said!r}; a few words on an example are wanted, e.g. 'up to 9 words'")

@@ -163,7 +163,7 @@ def _status(published: Published, data_dir: str) -> tuple[int, list[str]]:
 
 
 def _show_own(config: Mapping[str, Any], download: bool) -> int:
-    from compressbench.data.load import load
+    from compressbench.data.load import load, remarks
 
     name = config.get("name")
     if download:
@@ -176,6 +176,8 @@ def _show_own(config: Mapping[str, Any], download: bool) -> int:
     sizes = ", ".join(f"{part} {len(split):,}" for part, split in dataset.splits.items())
     shape = dataset.task.in_words()
     say(f"Complete: {sizes}; {len(dataset.classes)} classes; {shape}.")
+    for remark in remarks(dataset):
+        say(f"{remark[0].upper()}{remark[1:]}.")
     return 0
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from compressbench.bench import Progress, Silent
 from compressbench.cli.left import Left
 from compressbench.console import clean_line, console
+from compressbench.data.load import remarks
 from compressbench.runs.execute import MEASURE, Executor, Watcher, in_short
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Terminal(Watcher):
 
     def plan(self, ready: Experiment) -> None:
         """Stages with what the store has of each, and the time the rest will take."""
+        from compressbench.runs.experiment import unmeasured
+
         columns = ready.setting.columns
         executor = Executor(ready.plan, ready.store, ready.setting, self)
         missing = {n.name for n in executor.missing_states()}
@@ -51,6 +54,8 @@ class Terminal(Watcher):
             f"{columns.recipe}: {columns.model} on {columns.dataset}, scale {columns.scale}, seed {columns.seed}, "
             f"hardware {columns.hardware}"
         )
+        for remark in remarks(ready.setting.dataset):
+            self.say(f"{columns.dataset}: {remark}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("state")
         table.add_column("stage", overflow="fold")
@@ -62,6 +67,9 @@ class Terminal(Watcher):
         names = [p for p in (*ready.setting.probes, *ready.setting.asked) if p in used]
         table.add_row("probes", ", ".join(names), f"{total - len(results)}/{total}")
         self.console.print(table)
+        silent = {name: why for name, why in unmeasured(ready).items() if name in used}
+        for why in dict.fromkeys(silent.values()):
+            self.say(f"not measured: {', '.join(n for n, w in silent.items() if w == why)}: {why}")
         if not ready.plan.measures:
             self.say(
                 "recipe.compare names no series: states are made and kept, nothing is measured or reported"

@@ -87,7 +87,9 @@ def merged(raw: Raw, coarse: Mapping[str, Sequence[Any]], name: str) -> Raw:
     Raises:
         UserError: a class is unknown, in none or in several, or the labels are no classes.
     """
-    if len(raw.classes) < 2 or any(s.labels.ndim != 1 or s.labels.dtype != np.int64 for s in _splits(raw)):
+    if len(raw.classes) < 2 or any(
+        s.labels.ndim != 1 or s.labels.dtype != np.int64 for s in (raw.train, raw.test)
+    ):
         raise UserError(f"dataset.coarse: {name} has no classes of one an example")
     if any(FINE in arrays for arrays in raw.attributes.values()):
         raise UserError(f"dataset.coarse: {name} has an attribute {FINE!r} already")
@@ -103,17 +105,17 @@ def merged(raw: Raw, coarse: Mapping[str, Sequence[Any]], name: str) -> Raw:
             f"dataset.coarse: class {raw.classes[int(new.argmin())]} of {name} is in none of the coarse ones"
         )
     names = np.array(raw.classes)
-    parts = {"train": raw.train, "test": raw.test}
+    parts = {"train": raw.train, "test": raw.test, "validation": raw.validation}
     attributes = {
         part: {**raw.attributes.get(part, {}), FINE: names[examples.labels]}
         for part, examples in parts.items()
+        if examples is not None
     }
-    train, test = (replace(s, labels=new[s.labels].astype(np.int64)) for s in _splits(raw))
-    return replace(raw, train=train, test=test, classes=tuple(coarse), attributes=attributes)
-
-
-def _splits(raw: Raw) -> tuple[Any, Any]:
-    return raw.train, raw.test
+    made: dict[str, Any] = {
+        part: None if examples is None else replace(examples, labels=new[examples.labels].astype(np.int64))
+        for part, examples in parts.items()
+    }
+    return replace(raw, **made, classes=tuple(coarse), attributes=attributes)
 
 
 def tailed(

@@ -333,6 +333,12 @@ def _prepare(
     return replace(dataset, fingerprint=fingerprint(dataset, carried))
 
 
+def remarks(dataset: Dataset) -> tuple[str, ...]:
+    """What the task has to say of the data, sentences without a full stop; see ``tasks.task.Remarks``."""
+    says = getattr(dataset.task, "remarks", None)
+    return tuple(says(dataset.splits)) if says is not None else ()
+
+
 def _cut_sizes(cut: Mapping[str, int], counts: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
     """(classes,) training examples left of each class."""
     if len(classes) < 2:

@@ -588,7 +588,8 @@ class _Stretch(nn.Module):
     Args:
         before: what comes before the first layer, in the first part.
         reads: inputs that the head reads; None for the net's own.
-        kept: how many inputs beside the first go along.
+        given: how many of the net's inputs beside its first come in after what is carried.
+        passed: how many of these go on.
     """
 
     def __init__(
@@ -597,39 +598,45 @@ class _Stretch(nn.Module):
         layers: Sequence[Callable[..., Tensor]],
         head: Callable[..., Tensor],
         reads: Sequence[int] | None,
-        kept: int,
+        given: int,
+        passed: int,
     ) -> None:
         super().__init__()
-        self.before, self.head, self.reads, self.kept = before, head, reads, kept
+        self.before, self.head, self.reads = before, head, reads
+        self.given, self.passed = given, passed
         modules = [layer for layer in layers if isinstance(layer, nn.Module)]
         self.layers = nn.ModuleList(modules) if len(modules) == len(layers) else list(layers)
 
     def forward(self, *live: Tensor) -> tuple[Tensor, ...]:
         """Inputs, or (hidden, *carried, *inputs that heads read), to (logits, what goes on)."""
         if self.before is None:
-            hidden, *carried = live[: len(live) - self.kept]
-            inputs = live[len(live) - self.kept :]
+            hidden, *carried = live[: len(live) - self.given]
+            inputs = live[len(live) - self.given :]
         else:
             hidden, *carried = self.before(*live)
-            inputs = live[1 : 1 + self.kept]
+            inputs = live[1:]
         for layer in self.layers:
             hidden = layer(hidden, *carried)
         if self.reads is None:
             return (self.head(hidden, *carried),)
-        return (self.head(hidden, *(inputs[k - 1] for k in self.reads)), hidden, *carried, *inputs)
+        said = self.head(hidden, *(inputs[k - 1] for k in self.reads))
+        return (said, hidden, *carried, *inputs[: self.passed])
 
 
 def _cut_layers(heads: nn.ModuleList, layers: Layers, points: Sequence[str]) -> list[nn.Module]:
-    """The parts; heads read inputs beside the first, and those up to the last one read go along."""
-    kept = max((k for head in heads for k in takes(head)), default=0)
+    """The parts; inputs beside the first go along as far as a head reads them."""
     made: list[nn.Module] = []
     own: list[Callable[..., Tensor]] = []
     before: Callable[..., Sequence[Tensor]] | None = layers.before
+    needed = [
+        max((k for head in heads[place:] for k in takes(head)), default=0) for place in range(len(heads) + 1)
+    ]
     for name, layer in layers.layers.items():
         own.append(layer)
         if name in points:
-            head = heads[list(points).index(name)]
-            made.append(_Stretch(before, own, head, takes(head), kept).eval())
+            place = len(made)
+            head, passed = heads[place], needed[place + 1]
+            made.append(_Stretch(before, own, head, takes(head), needed[place], passed).eval())
             before, own = None, []
-    made.append(_Stretch(before, own, layers.after, None, kept).eval())
+    made.append(_Stretch(before, own, layers.after, None, 0, 0).eval())
     return made

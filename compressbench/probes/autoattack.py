@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.tasks.task import Surface
     from compressbench.views import View
 
@@ -53,6 +54,12 @@ class Autoattack:
             )
         if self.examples is not None and self.examples < 1:
             raise UserError(f"autoattack: examples is {self.examples}, must be at least 1, or null for all")
+
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.probes.unfit import no_surface
+
+        return no_surface(dataset)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject: accuracy after all four attacks, with Wilson's 95 % interval."""

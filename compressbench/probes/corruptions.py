@@ -87,6 +87,12 @@ class Corruptions:
         for kind in self.kinds:
             corrupted_set(_place(self.folder), kind, 1, dataset.task.shape, len(dataset.classes))
 
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.probes.unfit import no_pictures
+
+        return no_pictures(dataset)
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject, beside the reference on the same images."""
         from compressbench.probes.answered import answered
@@ -97,12 +103,12 @@ class Corruptions:
         import torch
 
         from compressbench import metrics
+        from compressbench.probes.unfit import NO_PICTURES
         from compressbench.tasks.images.classification import Classification
 
         task = bench.task
         if not isinstance(task, Classification):
-            why = "corruptions are of pictures, and the examples are none"
-            yield Metric("corrupted_top1", None, "%", note=why)
+            yield Metric("corrupted_top1", None, "%", note=NO_PICTURES)
             return
         kinds = [k for k in self.kinds if not (k == "saturate" and task.shape[0] != 3)]
         if not kinds:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compressbench.views import View
 
 CHUNK = 256
+NO_PICTURES = "pictures of one label alone"
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,18 @@ class NaturalAdversarial:
         if self.folder is not None and isinstance(dataset.task, Classification):
             _files(self.folder, self.classes, dataset.task)
 
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.tasks.images.classification import Classification
+
+        return "" if isinstance(dataset.task, Classification) else NO_PICTURES
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Accuracy there and on clean images of the same classes, and the change of their ratio to the reference's."""
         from compressbench.tasks.images.classification import Classification
 
         if not isinstance(bench.task, Classification):
-            why = "pictures of one label alone"
-            yield Metric("natural_adversarial_top1", None, "%", note=why)
+            yield Metric("natural_adversarial_top1", None, "%", note=NO_PICTURES)
             return
         if self.folder is None:
             why = "no folder is named: probes.natural_adversarial.folder, with a folder of pictures for each class"

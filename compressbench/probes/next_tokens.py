@@ -26,6 +26,7 @@ COMPARED = (
     ("flipped", "%"), ("first_divergence", "tokens"), ("first_divergence_median", "tokens"), ("never_diverges", "%"),
 )  # fmt: skip
 """What needs both to speak of the same tokens."""
+OTHER = "it is of language models, and the task isn't next tokens"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,12 @@ class NextTokens:
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject, and of it against the reference."""
         from compressbench.probes.answered import answered
+        from compressbench.tasks.text.next_token import NextToken
 
+        if not isinstance(bench.task, NextToken):
+            told = (("perplexity", "1"), ("bits_per_byte", "bits"), *COMPARED)
+            yield from (Metric(name, None, unit, note=OTHER) for name, unit in told)
+            return
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
 
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:

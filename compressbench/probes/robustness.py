@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.probes.attacked import Attacked
     from compressbench.views import View
 
@@ -118,6 +119,12 @@ class Robustness:
     def stride(self) -> float:
         """Length of a step, in pixel units."""
         return self.radius / 4 if self.step is None else _number("step", self.step)
+
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.probes.unfit import no_surface
+
+        return no_surface(dataset)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the same images for all states; loyalty is that of both models on the subject's bad examples."""

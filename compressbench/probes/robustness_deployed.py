@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.views import View
 
 
@@ -41,6 +42,12 @@ class RobustnessDeployed:
         check_runtimes(self.runtimes)
         if not isinstance(self.attack, Robustness):
             raise UserError("attack: the settings of a probe robustness are wanted, with its _target_")
+
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.probes.unfit import no_surface
+
+        return no_surface(dataset)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the images that ``robustness`` attacks, for each runtime."""

@@ -11,6 +11,7 @@ from compressbench.records import Metric
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.views import View
 
 KNOWN = ("gaussian_noise", "shot_noise", "impulse_noise", "gaussian_blur", "contrast")
@@ -43,6 +44,12 @@ class Shifted:
         if self.examples is not None and self.examples < 1:
             raise UserError(f"shifted: examples is {self.examples}, must be at least 1, or null for all")
 
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.probes.unfit import no_pictures
+
+        return no_pictures(dataset)
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject: the mean over the corruptions, and each of them."""
         from compressbench.probes.answered import answered
@@ -52,13 +59,12 @@ class Shifted:
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         from compressbench import metrics
         from compressbench.probes.spoilt import log_probs, pictures
+        from compressbench.probes.unfit import NO_PICTURES
         from compressbench.tasks.images.classification import Classification
 
         examples = bench.feed("test").head(self.examples)
         if not isinstance(bench.task, Classification):
-            yield Metric(
-                "shifted_top1", None, "%", note="corruptions are of pictures, and the examples are none"
-            )
+            yield Metric("shifted_top1", None, "%", note=NO_PICTURES)
             return
         labels = examples.labels.cpu()
         found = {}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
     from compressbench.views import View
 
+NO_PICTURES = "the sets are of pictures, and the examples are none"
+
 KNOWN = ("v4", "v6")
 
 
@@ -64,6 +66,12 @@ class ShiftedSets:
         for version in self.versions:
             cifar10_1(_place(self.folder), version, dataset.task.shape, len(dataset.classes))
 
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.tasks.images.classification import Classification
+
+        return "" if isinstance(dataset.task, Classification) else NO_PICTURES
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterator[Metric]:
         """Of the subject, and how far it agrees with the reference there."""
         import numpy as np
@@ -77,9 +85,7 @@ class ShiftedSets:
 
         task = bench.task
         if not isinstance(task, Classification):
-            yield Metric(
-                "shifted_top1", None, "%", note="the sets are of pictures, and the examples are none"
-            )
+            yield Metric("shifted_top1", None, "%", note=NO_PICTURES)
             return
         if self.folder is None:
             why = "no folder is named: probes.shifted_sets.folder, with the arrays of CIFAR-10.1"

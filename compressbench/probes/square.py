@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compressbench.bench import Bench
+    from compressbench.data.dataset import Dataset
     from compressbench.views import View
 
 
@@ -56,6 +57,12 @@ class Square:
             raise UserError(f"square: first is {self.first}, must be above 0 and at most 1")
         if self.examples is not None and self.examples < 1:
             raise UserError(f"square: examples is {self.examples}, must be at least 1, or null for all")
+
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.probes.unfit import no_surface
+
+        return no_surface(dataset)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject: accuracy after the attack on all images, queries on those that it got right before."""

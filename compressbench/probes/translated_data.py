@@ -57,8 +57,14 @@ class TranslatedData:
         """Of what the subject carries, against the training split."""
         from compressbench.comparing.translations import complexity, faithfulness
         from compressbench.data.examples import Examples
+        from compressbench.tasks.text.packing import TARGET
 
         group = subject.state.group("data")
+        if TARGET not in bench.dataset.split("train").columns:
+            yield from (
+                Metric(name, None, "nats", note="the examples are no sentence pairs") for name in NAMES
+            )
+            return
         if not group and not subject.is_of_the_state_of(reference):
             for name in NAMES:
                 yield Metric(name, None, "nats", note="this state carries no translations")

@@ -42,6 +42,7 @@ from compressbench.report.sections import (
     robustness,
     subgroups,
     targets,
+    translation,
 )
 from compressbench.report.styles import styles
 from compressbench.report.tables import Table
@@ -61,6 +62,7 @@ ORDER = (
     relations.section,
     quality.section,
     next_tokens.section,
+    translation.section,
     loyalty.section,
     robustness.section,
     corruptions.section,

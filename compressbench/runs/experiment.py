@@ -110,6 +110,7 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     context = Context(dataset.fingerprint, device, threads, trusted, lanes, launch)
     recipe = config["recipe"]
     plan = make(recipe, seed, context, _beside(config.get("beside"), lanes))
+    _check_models(plan, dataset)
     _check_moments(plan, probes)
     of_moments = _probes(config["evaluation"], trusted, "of_moments")
     asked = _asked(plan, config["evaluation"].get("probes") or {}, of_moments, config["scale"])
@@ -127,6 +128,56 @@ def prepare(config: Mapping[str, Any], writable: bool = True, overrides: str = "
     setting = Setting(dataset, context, columns, probes, target, float(seconds), asked, retime, kept)
     told = published((recipe.get("compare") or {}).get("published"), columns)
     return Experiment(config, dataset, plan, setting, Store(outputs / "store", writable), told)
+
+
+def unmeasured(ready: Experiment) -> dict[str, str]:
+    """By name the probes that can't measure anything on the data set, and why (see ``probes.unfit``)."""
+    found = {}
+    for name, spec in {**ready.setting.asked, **ready.setting.probes}.items():
+        unfit = getattr(specs.build(spec, f"evaluation.probes.{name}"), "unfit", None)
+        if unfit is not None and (why := unfit(ready.dataset)):
+            found[name] = why
+    return found
+
+
+def _check_models(plan: Plan, dataset: Dataset) -> None:
+    """Refuses a model that asks what the data don't tell: one for pictures where the examples are texts.
+
+    Raises:
+        UserError: naming the stage, the model and some that such data would do for.
+    """
+    facts = dataset.task.facts()
+    for node in plan.nodes:
+        model = getattr(node.stage, "model", None)
+        if not isinstance(model, Mapping) or not specs.is_spec(model.get("build")):
+            continue
+        wanted = _asked_of(model["build"])
+        lacking = sorted(wanted - set(facts))
+        if lacking:
+            name = model.get("name") or str(model["build"][specs.TARGET])
+            raise UserError(
+                f"stage {node.name}: model {name} asks for {', '.join(lacking)}, which {dataset.name} doesn't tell "
+                f"(examples: {dataset.task.in_words()}); models for such data: {', '.join(_fitting(facts)) or 'none'}"
+            )
+
+
+def _asked_of(value: Any) -> set[str]:
+    """What a spec asks of a task: values such as ``@classes``."""
+    if isinstance(value, Mapping):
+        return set().union(*map(_asked_of, value.values())) if value else set()
+    if isinstance(value, list | tuple):
+        return set().union(*map(_asked_of, value)) if value else set()
+    return {value} if isinstance(value, str) and value.startswith("@") else set()
+
+
+def _fitting(facts: Mapping[str, Any], most: int = 6) -> list[str]:
+    """Some shipped models that ask for all that makes these data what they are."""
+    found = []
+    for path in sorted((conf_dir() / "model").glob("*.yaml")):
+        wanted = set(re.findall(r"@(?:\w+)", path.read_text(encoding="utf-8")))
+        if wanted - {"@classes"} and wanted <= set(facts):
+            found.append(path.stem)
+    return [*found[:most], "…"] if len(found) > most else found
 
 
 def check_keys(config: Mapping[str, Any]) -> None:

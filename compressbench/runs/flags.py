@@ -15,6 +15,8 @@ from compressbench.state import State
 STALE = "its scales were set before this, and stay: "
 LOST = "its weights share values no longer: "
 SHOWN = 3
+A_FEW = 8
+"""Bits of an index below which no file of half precision is suspected."""
 SAMPLE = 4096
 
 
@@ -131,7 +133,15 @@ def _shared(tensor: Tensor) -> int | None:
         some = some[some != 0]
         if len(some) > 64 and len(some.unique()) > 0.99 * len(some):
             return None
-    return index_bits(tensor)
+    bits = index_bits(tensor)
+    return None if bits is not None and bits > A_FEW and _halved(tensor) else bits
+
+
+def _halved(tensor: Tensor) -> bool:
+    """Whether all values are such as 16 bits hold: of a file in half precision, which shares nothing on purpose."""
+    return any(
+        torch.equal(tensor.to(kind).to(tensor.dtype), tensor) for kind in (torch.float16, torch.bfloat16)
+    )
 
 
 def _flagged(state: State, words: str) -> State:

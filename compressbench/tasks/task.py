@@ -22,10 +22,10 @@ ASKED = (
 )  # fmt: skip
 """What a task must have."""
 MAY = (
-    "prepared", "lengths", "streams", "overall", "said", "axes", "noun", "texts", "beside",
+    "prepared", "remarks", "lengths", "streams", "overall", "said", "axes", "noun", "texts", "beside",
 )  # fmt: skip
-"""What a task may have beside it, see ``Prepares``, ``Lengthy``, ``Streaming``, ``Says``, ``axes_of``, ``noun_of``,
-``read_of``; ``beside()`` gives the contents of files, by name, that belong to an exported one."""
+"""What a task may have beside it, see ``Prepares``, ``Remarks``, ``Lengthy``, ``Streaming``, ``Says``,
+``axes_of``, ``noun_of``, ``read_of``; ``beside()`` gives contents of files, by name, that belong to an exported one."""
 
 Axes = Mapping[str, tuple[str, ...]]
 EXAMPLES = ("n",)
@@ -114,6 +114,13 @@ class Prepares(Protocol):
 
     def prepared(self, examples: Examples) -> Examples:
         """The same examples with more columns, arrays on the host."""
+
+
+class Remarks(Protocol):
+    """What a task may have that has something to say of the data once they are read; no run is another by it."""
+
+    def remarks(self, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+        """Sentences for the user, without a full stop: what was cut, say. Said at a run's start and by ``data``."""
 
 
 class Lengthy(Protocol):

@@ -321,9 +321,11 @@ def _shaded(reading: Reading | None) -> Cell:
 def pictures(panel: Panel, moment: str) -> list[Picture]:
     """The easiest and the hardest images of the policy nearest to half of the cost, its first seed's."""
     chosen = nearest_half(panel, moment)
+    if chosen is None:
+        return []
     return [
         Picture(f"{title}: {chosen.label}, seed {seed}", picture, note)
-        for title, note, picture, seed in (_ends(chosen) if chosen else ())
+        for title, note, picture, seed in _ends(chosen)
         if picture
     ]
 

@@ -23,6 +23,7 @@ from compressbench.report.sections import (
     relations,
     robustness,
     subgroups,
+    translation,
 )
 from compressbench.report.speed import whose_end
 from compressbench.report.states import Key, columns_of, lines, readings_of, some, table_of, unit_shown
@@ -41,6 +42,7 @@ SHOWN = (
     quality.shown,
     loyalty.shown,
     next_tokens.shown,
+    translation.shown,
     robustness.shown,
     corruptions.shown,
     layers.shown,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from compressbench.errors import UserError
+from compressbench.errors import UserError, nearest
 from compressbench.ragged import Ragged
 from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
 from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from compressbench.outputs import Outputs
     from compressbench.tasks.task import NoSurface, Pieces, Placed
 
-IDS, SEGMENTS = "ids", "segments"
+IDS, SEGMENTS, CUT = "ids", "segments", "cut"
+LONGER = ("cut", "refuse")
 LONGEST = 4096
 
 
@@ -33,14 +34,16 @@ class TextClassification:
     Attributes:
         classes: names in label order.
         tokenizer: as data; trained on the training split, or a model folder's.
-        length: tokens of an example, special ones included; longer ones are cut (``cut`` says how many were).
+        length: tokens of an example at most, special ones included.
         pairs: whether there are two texts an example.
+        longer: what becomes of longer examples: ``cut`` (and counted, see ``remarks``) or ``refuse``.
     """
 
     classes: tuple[str, ...]
     tokenizer: Tokenizer
     length: int = 64
     pairs: bool = False
+    longer: str = "cut"
     metric: str = "top1"
     noun: ClassVar[str] = "text"
 
@@ -55,15 +58,34 @@ class TextClassification:
         return ("input_ids", "attention_mask", *(("token_type_ids",) if self.pairs else ()))
 
     def prepared(self, examples: Examples) -> Examples:
-        """Examples with the columns ``ids`` (int32) and, of pairs, ``segments`` (uint8): ragged, a row an example."""
+        """With more columns: ragged ``ids`` (int32) and, of pairs, ``segments`` (uint8); ``cut`` (uint8, 0 or 1).
+
+        Raises:
+            UserError: an example is longer than ``length``, and such ones are refused.
+        """
         texts = unpacked(examples[TEXT])
         seconds = unpacked(examples[SECOND]) if self.pairs else None
-        ids, segments = [], []
-        for found, kinds in self.tokenizer.encoded(texts, seconds, self.length):
+        ids, segments, cut = [], [], []
+        for found, kinds, longer in self.tokenizer.encoded_or_cut(texts, seconds, self.length):
             ids.append(np.array(found, np.int32))
             segments.append(np.array(kinds, np.uint8))
-        made = replace(examples, columns={**examples.columns, IDS: Ragged.of(ids)})
+            cut.append(longer)
+        if self.longer == "refuse" and any(cut):
+            begin = texts[cut.index(True)][:40]
+            raise UserError(
+                f"dataset.task: {sum(cut):,} of {len(cut):,} texts have more than {self.length} tokens, the first is "
+                f"{begin!r} …; set dataset.task.length higher, or dataset.task.longer=cut"
+            )
+        made = replace(
+            examples, columns={**examples.columns, IDS: Ragged.of(ids), CUT: np.array(cut, np.uint8)}
+        )
         return made.with_column(SEGMENTS, Ragged.of(segments)) if self.pairs else made
+
+    def remarks(self, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+        """How many examples were cut, where any was."""
+        counts = {name: (int(split[CUT].sum()), len(split)) for name, split in splits.items()}
+        told = ", ".join(f"{cut:,} of {n:,} {name}" for name, (cut, n) in counts.items() if cut)
+        return (f"longer than {self.length} tokens and cut there: {told} examples",) if told else ()
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
         """int64 (n, tokens): ``input_ids``, ``attention_mask`` (1 where a token is, else 0), of pairs ``token_type_ids``.
@@ -201,6 +223,7 @@ def text_classification(
     length: int = 64,
     vocabulary: int = 8000,
     tokenizer: str | None = None,
+    longer: str = "cut",
 ) -> TextClassification:
     """The task of a data set of texts; its vocabulary is trained on the training split, or a model folder's.
 
@@ -209,6 +232,7 @@ def text_classification(
         length: tokens of an example at most.
         vocabulary: how many ids are trained at most.
         tokenizer: a folder with a ``tokenizer.json``, as models on the Hugging Face hub have it.
+        longer: ``cut`` or ``refuse`` texts of more tokens.
 
     Raises:
         UserError: there are no texts, a setting is out of range, or the folder has no tokenizer.
@@ -219,8 +243,10 @@ def text_classification(
         raise UserError(f"dataset {name}: one class, {', '.join(classes)}; classification needs two or more")
     if type(length) is not int or not 4 <= length <= LONGEST:
         raise UserError(f"dataset.task: length is {length!r}, must be 4 to {LONGEST} tokens")
+    if longer not in LONGER:
+        raise UserError(f"dataset.task: longer is {longer!r}; {nearest(str(longer), LONGER)}")
     pairs = SECOND in train.columns
     if tokenizer is not None:
-        return TextClassification(classes, of_folder(tokenizer), length, pairs)
+        return TextClassification(classes, of_folder(tokenizer), length, pairs, longer)
     texts = [text for column in (TEXT, SECOND)[: 1 + pairs] for text in unpacked(train[column])]
-    return TextClassification(classes, trained(texts, vocabulary), length, pairs)
+    return TextClassification(classes, trained(texts, vocabulary), length, pairs, longer)

@@ -54,16 +54,8 @@ class NextToken:
 
     @property
     def axes(self) -> Mapping[str, tuple[str, ...]]:
-        """Any number of texts, as long as the longest of a batch; an answer for each token."""
+        """Batches hold any number of texts, as long as the longest of them; so are the logits."""
         return dict.fromkeys((*self.inputs, "logits"), ("n", "tokens"))
-
-    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
-        """What a person reads."""
-        return {TEXT: unpacked(examples[TEXT])}
-
-    def beside(self) -> Mapping[str, bytes]:
-        """The tokenizer, as its library reads it."""
-        return {FILE: self.tokenizer.bounded(self.length).encode()}
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
@@ -214,6 +206,14 @@ class NextToken:
             "inputs = {'input_ids': numpy.array([f.ids for f in found], 'int64'),",
             "          'attention_mask': numpy.array([f.attention_mask for f in found], 'int64')}",
         ]
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, as its library reads it; it cuts and fills up by itself."""
+        return {FILE: self.tokenizer.bounded(self.length).encode()}
+
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
+        """What a person reads of each example: ``text``."""
+        return {TEXT: unpacked(examples[TEXT])}
 
     def in_words(self) -> str:
         """The most tokens."""

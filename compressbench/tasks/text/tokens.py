@@ -93,6 +93,19 @@ class Tokenizer:
         Args:
             longest: ids at most; of a pair the longer one is cut first.
         """
+        for found in self._encodings(texts, seconds, longest):
+            yield found.ids, found.type_ids
+
+    def encoded_or_cut(
+        self, texts: Sequence[str], seconds: Sequence[str] | None, longest: int
+    ) -> Iterator[tuple[list[int], list[int], bool]]:
+        """The same, and of each whether it was cut."""
+        for found in self._encodings(texts, seconds, longest):
+            yield found.ids, found.type_ids, len(found.ids) == longest and bool(found.overflowing)
+
+    def _encodings(
+        self, texts: Sequence[str], seconds: Sequence[str] | None, longest: int | None
+    ) -> Iterator[Any]:
         made = self._made
         made.no_truncation()
         if longest is not None:
@@ -101,8 +114,7 @@ class Tokenizer:
             part: list[Any] = list(texts[start : start + CHUNK])
             if seconds is not None:
                 part = list(zip(part, seconds[start : start + CHUNK], strict=True))
-            for found in made.encode_batch(part):
-                yield found.ids, found.type_ids
+            yield from made.encode_batch(part)
 
 
 def trained(texts: Sequence[str], size: int, cased: bool = False) -> Tokenizer:

@@ -53,20 +53,6 @@ class Translation:
     streams: bool = True
     noun: ClassVar[str] = "sentence"
 
-    @property
-    def axes(self) -> Mapping[str, tuple[str, ...]]:
-        """Sources and targets of any number and length; an answer for each token that the decoder sees."""
-        source = dict.fromkeys(("input_ids", "attention_mask"), ("n", "tokens"))
-        return {**source, **dict.fromkeys(("decoder_input_ids", "logits"), ("n", "target_tokens"))}
-
-    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
-        """What a person reads: source and target."""
-        return {name: unpacked(examples[name]) for name in (TEXT, TARGET)}
-
-    def beside(self) -> Mapping[str, bytes]:
-        """The tokenizer, as its library reads it."""
-        return {FILE: self.tokenizer.bounded(self.length).encode()}
-
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """The tokens by their ids."""
@@ -129,6 +115,16 @@ class Translation:
             stop = next((k for k, token in enumerate(row) if token in (self.end, -1)), len(row))
             found.append(self.tokenizer.text_of(row[:stop]).strip())
         return found
+
+    def texts(self, examples: Examples) -> Mapping[str, list[str]]:
+        """What a person reads of each example: ``text`` and ``target``."""
+        return {name: unpacked(examples[name]) for name in (TEXT, TARGET)}
+
+    def remarks(self, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+        """How many pairs were cut, where any was."""
+        counts = {name: (int(split[CUT].sum()), len(split)) for name, split in splits.items()}
+        told = ", ".join(f"{cut:,} of {n:,} {name}" for name, (cut, n) in counts.items() if cut)
+        return (f"longer than {self.length} tokens and cut there: {told} pairs",) if told else ()
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
         """int64: ``input_ids``, ``attention_mask`` (1 where a token is), ``decoder_input_ids``, each (n, tokens).
@@ -276,6 +272,21 @@ class Translation:
             "@names": [],
             "@tokenizer": self.tokenizer.digest,
         }
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Batches differ in the tokens of the source and of the target."""
+        source, target = ("n", "tokens"), ("n", "target tokens")
+        return {
+            "input_ids": source,
+            "attention_mask": source,
+            "decoder_input_ids": target,
+            "logits": target,
+        }
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, beside an exported file."""
+        return {FILE: self.tokenizer.json.encode()}
 
     def feeding(self) -> tuple[str, list[str]]:
         """Of one step of teacher forcing."""
