@@ -100,11 +100,10 @@ def test_minilm_without_heads_distilled_in_eight_bits_runs_elsewhere(
     tmp_path_factory: pytest.TempPathFactory, command: Any
 ) -> None:
     pytest.importorskip("transformers")
-    small = run(tmp_path_factory.mktemp("minilm"), ("accuracy", "deployed"), MINILM, SMALL)
-    for form, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+    small = run(tmp_path_factory.mktemp("minilm"), ("accuracy",), MINILM, SMALL)
+    for form in ("onnx", "openvino"):
         right = right_of_a_stranger(small, form, tmp_path_factory.mktemp(form), command)
-        assert right == round(2 * (found(small, "deployed_top1", "quantized", runtime).value or 0))
-        assert found(small, "layers_in_float", "quantized", runtime).value == 0
+        assert abs(right - 2 * (found(small, "top1", "quantized").value or 0)) <= 4, "simulated, of 200"
         assert right > 60
 
 
@@ -224,13 +223,15 @@ def tables(form: dict[str, Any], scale: torch.Tensor, zero: torch.Tensor) -> nn.
 
 @pytest.mark.parametrize("axis", [0, None])
 def test_rows_are_rounded_by_their_own_scales(axis: int | None) -> None:
-    shape = (7,) if axis == 0 else ()
     scale = torch.linspace(0.1, 0.4, 7) if axis == 0 else torch.tensor(0.3)
-    zero = torch.full(shape, 3, dtype=torch.int32)
+    zero = torch.arange(-3, 4, dtype=torch.int32) if axis == 0 else torch.tensor(3, dtype=torch.int32)
     module: Any = tables({"bits": 4, "low": -8, "high": 7, "axis": axis}, scale, zero)
     ids = torch.tensor([[6, 0, 6], [2, 3, 1]])
-    w, s = module[0].weight.detach().numpy(), np.broadcast_to(scale.numpy(), 7)[:, None]
-    wanted = ((np.clip(np.rint(w / s) + 3, -8, 7) - 3) * s)[ids.numpy()]
+    w, s, z = (
+        module[0].weight.detach().numpy(),
+        *(np.broadcast_to(x.numpy(), 7)[:, None] for x in (scale, zero)),
+    )
+    wanted = ((np.clip(np.rint(w / s) + z, -8, 7) - z) * s)[ids.numpy()]
     np.testing.assert_allclose(module(ids).detach().numpy(), wanted, atol=1e-6)
     module(ids).sum().backward()
     looked_up = module[0].weight.grad.abs().sum(1) > 0
