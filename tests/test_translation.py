@@ -148,7 +148,7 @@ def test_a_users_own_pairs(tmp_path: Path) -> None:
         ),
     ):
         with pytest.raises(UserError, match=said):
-            parallel.parallel_file(**settings)  # type: ignore[arg-type]
+            parallel.parallel_file(**settings)
 
 
 def test_lines_end_at_a_line_feed_alone(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_lines_end_at_a_line_feed_alone(tmp_path: Path) -> None:
 def test_phrases_are_german() -> None:
     """Gender, case, the adjective's ending and the order of words, by hand; no pair is in both splits."""
     raw = parallel.phrases(4000, 500)
-    known = {}
+    known: dict[str, str] = {}
     for part in (raw.train, raw.test):
         known |= dict(zip(unpacked(part["text"]), unpacked(part["target"]), strict=True))
     assert len(known) == 4500
@@ -486,5 +486,5 @@ def test_a_task_that_decodes_is_checked() -> None:
         "task": {"_target_": "compressbench.tasks.text.translation.translation", "length": 20, "vocabulary": 300},
     })  # fmt: skip
     check_task(made)
-    with pytest.raises(Unfit, match="something else of example 0 than of it alone"):
+    with pytest.raises(Unfit, match="something else of example 1 than of it alone"):
         check_task(replace(made, task=Swapped(made.task)))
