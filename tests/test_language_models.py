@@ -25,6 +25,7 @@ from compressbench.models.draw import drawn
 from compressbench.models.language_model import LanguageModel
 from compressbench.outputs import Outputs
 from compressbench.probes.accuracy import Accuracy
+from compressbench.probes.forgetting import Forgetting
 from compressbench.probes.loyalty import Loyalty
 from compressbench.probes.next_tokens import NextTokens, greedy
 from compressbench.records import Record, Records
@@ -412,8 +413,13 @@ def test_a_probe_that_fits_not_is_one_line(data: Dataset, settings: dict[str, An
 
 def test_another_task_is_refused(data: Dataset) -> None:
     digits = load({"name": "digits", "read": {"_target_": "compressbench.data.idx.digits"}})
-    with pytest.raises(UserError, match=r"next_tokens is of tasks of .*next_token, and this one is a Class"):
-        NextTokens().check(digits)
+    NextTokens().check(digits)  # it is said at the start, not refused
+    assert NextTokens().unfit(digits) == "it is of language models, and the task isn't next tokens"
+    assert not NextTokens().unfit(data)
+    assert Forgetting().unfit(data) == "it is of examples with one answer, and these are said token by token"
+    assert not Forgetting().unfit(digits)
+    own = Bench(data, 0, "init")
+    assert [m.value for m in Forgetting().measure(None, None, own)] == [None, None]  # type: ignore[arg-type]
     bench = Bench(digits, 0, "init")
     found = list(NextTokens().measure(None, None, bench))  # type: ignore[arg-type]
     assert {m.note for m in found} == {"it is of language models, and the task isn't next tokens"}

@@ -394,8 +394,7 @@ def test_settings_out_of_range_are_one_line(make: Any, said: str) -> None:
 
 def test_pictures_have_no_translations() -> None:
     digits = load({"name": "digits", "read": {"_target_": "compressbench.data.idx.digits"}})
-    with pytest.raises(UserError, match="is of sentence pairs, and digits has none"):
-        TranslatedData().check(digits)
+    assert TranslatedData().unfit(digits) == "the examples are no sentence pairs"
     bench = Bench(digits, 0, "data")
     view = View(drawn(DIGITS_NET, bench), bench, "net")
     assert [m.note for m in TranslatedData().measure(view, view, bench)] == [
