@@ -213,6 +213,38 @@ def test_the_task_keeps_to_the_rules_of_tasks(finished: Path) -> None:
     check_task(runs.opened(finished).dataset)
 
 
+@pytest.mark.parametrize(
+    "asked", ["model=language_model dataset=glosses_lm", "model=translator dataset=phrases"]
+)
+def test_runtimes_are_held_against_a_state_token_by_token(asked: str) -> None:
+    from compressbench.bench import Bench
+    from compressbench.data.load import load
+    from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
+    from compressbench.models.draw import drawn
+    from compressbench.probes.deployed import Deployed
+    from compressbench.specs.compose import composed
+    from compressbench.stages.quantize import Quantize
+    from compressbench.views import View
+
+    pytest.importorskip("onnxruntime")
+    small = ["model.build.dim=32", "model.build.heads=2", "model.build.mlp=48", "dataset.train_size=300",
+             "dataset.test_size=40", "dataset.task.vocabulary=400", "dataset.task.length=12"]  # fmt: skip
+    config = composed([*asked.split(), *small])
+    bench = Bench(load(config["dataset"]), 0, "init", say=lambda _: None)
+    state = Quantize(examples=40).apply(drawn(config["model"], bench), bench)
+    view = View(state, bench)
+    probe = Deployed({"ort": OnnxRuntimeCPU(batches=(1,), seconds=0.01)})
+    rows = {m.name: m for m in probe.measure(view, view, bench)}
+    pieces = list(view.pieces())
+    wanted = torch.cat([p.labels for p in pieces])
+    said = torch.cat([p.log_probs.argmax(1) for p in pieces])
+    assert rows["simulated_top1"].value == pytest.approx(100 * float((said == wanted).float().mean()))
+    assert rows["deployed_top1"].n == len(wanted) > 40
+    assert (rows["deployed_agreement"].value or 0) > 95
+    assert abs(rows["deployed_gap"].value or 0) < 5
+    assert "tokens" in rows["deployed_top1"].note
+
+
 def tables(form: dict[str, Any], scale: torch.Tensor, zero: torch.Tensor) -> nn.Module:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Embedding(7, 4))
