@@ -379,7 +379,6 @@ def dense(words: list[str]) -> Any:
         ),
         (["dataset=phrases", "model=translator", "dataset.task.length=2"], "length is 2"),
         (["dataset=phrases", "model=translator", "dataset.task.beyond=0"], "beyond is 0"),
-        (["dataset=digits", "model=lenet_5", "evaluation=translation"], "translates nothing"),
         (["dataset=multi30k", "model=translator", "data_dir=/nowhere"], "multi30k not found"),
     ],
 )
@@ -505,3 +504,16 @@ def test_a_task_that_decodes_is_checked() -> None:
     check_task(made)
     with pytest.raises(Unfit, match="something else of example 1 than of it alone"):
         check_task(replace(made, task=Swapped(made.task)))
+
+
+def test_other_tasks_are_told_why() -> None:
+    """Of pictures there is no figure, and a reason."""
+    probe = Translated()
+    digits = load({"name": "digits", "read": {"_target_": "compressbench.data.idx.digits"}})
+    assert probe.unfit(digits) == "its task is no translation; dataset=multi30k or parallel_file has one"
+
+    class Here:
+        dataset = digits
+
+    (only,) = probe.measure(None, None, Here())  # type: ignore[arg-type]
+    assert (only.name, only.value, only.note) == ("bleu", None, probe.unfit(digits))
