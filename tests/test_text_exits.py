@@ -134,6 +134,19 @@ def test_compacted_texts_answer_as_all_together_in_any_batch_and_order(
             assert torch.allclose(line.logits, wanted[order], atol=1e-5)
 
 
+def test_a_streak_is_of_the_rows_that_stayed() -> None:
+    """Five exits that say what is written here: some rows have left when later ones look back at what was said before."""
+    said = [[0, 1, 2, 0, 1], [0, 2, 0, 1, 2], [0, 2, 1, 0, 1], [0, 2, 1, 2, 0], [0, 0, 0, 0, 0]]
+    table = nn.functional.one_hot(torch.tensor(said), 3).float()
+    parts = [lambda ids, k=k: (table[k][ids], ids)[: 1 + (k < 4)] for k in range(5)]
+    rule = policy(patience, 1, 1, 1, 1)
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]):
+        ids = torch.tensor(order)
+        wanted = [[1, 2, 3, 4, 4][row] for row in order]
+        assert compacted(parts, rule, ids).exits.tolist() == wanted
+        assert queued(parts, rule, ids, batch=2).exits.tolist() == wanted
+
+
 @pytest.mark.parametrize("criterion", ALL)
 def test_always_is_the_first_exit_and_never_the_last(criterion, exits: State, bench: Bench) -> None:
     module, inputs = module_of(exits), encoded(bench)
