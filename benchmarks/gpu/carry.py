@@ -25,7 +25,7 @@ CACHE = Path(os.environ.get("GPU_CACHE", Path(tempfile.gettempdir()) / "compress
 SITE, DATA = CACHE / "site", CACHE / "data"
 BATCHES = DATA / "cifar-10-batches-py"
 LACKING = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "torch-pruning", "tokenizers")
-"""What the project and these parts need and a lent machine lacks; wheels of no one Python: plain, or of the stable ABI."""
+"""What is needed and a lent machine lacks; wheels of no one Python: plain, or of the stable ABI."""
 PORTABLE = re.compile(r"-none-any\.whl$|-abi3-manylinux\S*_x86_64\.whl$")
 FOLDERS = {
     "a": ("batches.meta", "data_batch_1", "data_batch_2", "data_batch_3"),
