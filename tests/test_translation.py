@@ -20,6 +20,7 @@ from compressbench.data.coarse import merged
 from compressbench.data.dataset import Raw, Split
 from compressbench.data.examples import Examples
 from compressbench.data.load import load
+from compressbench.deploying.handing_over import export
 from compressbench.errors import UserError
 from compressbench.models.counting import count
 from compressbench.models.encoder_decoder import EncoderDecoder
@@ -31,6 +32,7 @@ from compressbench.tasks.text.bleu import bleu_of, chrf_of, interval, repeated
 from compressbench.tasks.text.packing import packed, unpacked
 from compressbench.tasks.text.translation import Translation, translation
 from compressbench.training.objectives import Batch, smoothed
+from compressbench.views import View
 
 pytest.importorskip("tokenizers")
 sacrebleu = pytest.importorskip("sacrebleu")
@@ -404,13 +406,28 @@ def test_targets_can_be_made_anew(small: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, str, str], Any]:
-    """The recipe's four arms at one level each; records by series, state, probe and metric."""
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The recipe's four arms at one level each: its experiment, and records by series, probe, metric and group."""
     words = ["recipe=transformer_sparsity", "scale=smoke", "hardware=cpu1", "recipe.fractions=[0.8]",
              f"outputs={tmp_path_factory.mktemp('o')}", "dataset.task.length=22"]  # fmt: skip
     ready = prepare(composed(words))
     rows = Executor(ready.plan, ready.store, ready.setting, Watcher()).run()
-    return {(r.series, r.probe, r.metric, r.group): r for r in rows}
+    return ready, {(r.series, r.probe, r.metric, r.group): r for r in rows}
+
+
+@pytest.fixture
+def run(ran: Any) -> Any:
+    """The records."""
+    return ran[1]
+
+
+def test_what_is_decoded_is_not_exported(ran: Any, tmp_path: Path) -> None:
+    ready, _ = ran
+    executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
+    view = View(executor.state("dense"), executor.bench(), "dense")
+    with pytest.raises(UserError, match="dense says is decoded token by token, which no exported file does"):
+        export(ready, view, ready.plan.node("dense"), "onnx", tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_four_arms_translate(run: Any) -> None:
