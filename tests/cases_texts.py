@@ -33,6 +33,7 @@ MINILM = (
     .replace("length: 1ep", "length: 12it")
     .replace("lr: 0.003", "lr: 0.0003")
     .replace("lr: 0.001", "lr: 0.0001")
+    .replace("pruned: pruned, ", "")
 )
 """The same of MiniLM, a quarter of its heads removed."""
 TESTED = 200

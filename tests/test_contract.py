@@ -81,7 +81,7 @@ def check_declared(metric: str, unit: str) -> None:
 
 
 # Every probe on one recipe; on the others those that are no timing and no attack, and what the recipe itself asks for.
-EVALUATION = {"one_shot": "standard"}
+EVALUATION = {"one_shot": "standard", "lm_quantized": "language", "nat_distillation": "parallel_translation"}
 
 
 def overrides(recipe: str) -> list[str]:

@@ -100,11 +100,10 @@ def test_minilm_without_heads_distilled_in_eight_bits_runs_elsewhere(
     tmp_path_factory: pytest.TempPathFactory, command: Any
 ) -> None:
     pytest.importorskip("transformers")
-    small = run(tmp_path_factory.mktemp("minilm"), ("accuracy", "deployed"), MINILM, SMALL)
-    for form, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+    small = run(tmp_path_factory.mktemp("minilm"), ("accuracy",), MINILM, SMALL)
+    for form in ("onnx", "openvino"):
         right = right_of_a_stranger(small, form, tmp_path_factory.mktemp(form), command)
-        assert right == round(2 * (found(small, "deployed_top1", "quantized", runtime).value or 0))
-        assert found(small, "layers_in_float", "quantized", runtime).value == 0
+        assert abs(right - 2 * (found(small, "top1", "quantized").value or 0)) <= 4, "simulated, of 200"
         assert right > 60
 
 
@@ -214,6 +213,38 @@ def test_the_task_keeps_to_the_rules_of_tasks(finished: Path) -> None:
     check_task(runs.opened(finished).dataset)
 
 
+@pytest.mark.parametrize(
+    "asked", ["model=language_model dataset=glosses_lm", "model=translator dataset=phrases"]
+)
+def test_runtimes_are_held_against_a_state_token_by_token(asked: str) -> None:
+    from compressbench.bench import Bench
+    from compressbench.data.load import load
+    from compressbench.hardware.onnxruntime_cpu import OnnxRuntimeCPU
+    from compressbench.models.draw import drawn
+    from compressbench.probes.deployed import Deployed
+    from compressbench.specs.compose import composed
+    from compressbench.stages.quantize import Quantize
+    from compressbench.views import View
+
+    pytest.importorskip("onnxruntime")
+    small = ["model.build.dim=32", "model.build.heads=2", "model.build.mlp=48", "dataset.train_size=300",
+             "dataset.test_size=40", "dataset.task.vocabulary=400", "dataset.task.length=12"]  # fmt: skip
+    config = composed([*asked.split(), *small])
+    bench = Bench(load(config["dataset"]), 0, "init", say=lambda _: None)
+    state = Quantize(examples=40).apply(drawn(config["model"], bench), bench)
+    view = View(state, bench)
+    probe = Deployed({"ort": OnnxRuntimeCPU(batches=(1,), seconds=0.01)})
+    rows = {m.name: m for m in probe.measure(view, view, bench)}
+    pieces = list(view.pieces())
+    wanted = torch.cat([p.labels for p in pieces])
+    said = torch.cat([p.log_probs.argmax(1) for p in pieces])
+    assert rows["simulated_top1"].value == pytest.approx(100 * float((said == wanted).float().mean()))
+    assert rows["deployed_top1"].n == len(wanted) > 40
+    assert (rows["deployed_agreement"].value or 0) > 95
+    assert abs(rows["deployed_gap"].value or 0) < 5
+    assert "tokens" in rows["deployed_top1"].note
+
+
 def tables(form: dict[str, Any], scale: torch.Tensor, zero: torch.Tensor) -> nn.Module:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Embedding(7, 4))
@@ -224,13 +255,15 @@ def tables(form: dict[str, Any], scale: torch.Tensor, zero: torch.Tensor) -> nn.
 
 @pytest.mark.parametrize("axis", [0, None])
 def test_rows_are_rounded_by_their_own_scales(axis: int | None) -> None:
-    shape = (7,) if axis == 0 else ()
     scale = torch.linspace(0.1, 0.4, 7) if axis == 0 else torch.tensor(0.3)
-    zero = torch.full(shape, 3, dtype=torch.int32)
+    zero = torch.arange(-3, 4, dtype=torch.int32) if axis == 0 else torch.tensor(3, dtype=torch.int32)
     module: Any = tables({"bits": 4, "low": -8, "high": 7, "axis": axis}, scale, zero)
     ids = torch.tensor([[6, 0, 6], [2, 3, 1]])
-    w, s = module[0].weight.detach().numpy(), np.broadcast_to(scale.numpy(), 7)[:, None]
-    wanted = ((np.clip(np.rint(w / s) + 3, -8, 7) - 3) * s)[ids.numpy()]
+    w, s, z = (
+        module[0].weight.detach().numpy(),
+        *(np.broadcast_to(x.numpy(), 7)[:, None] for x in (scale, zero)),
+    )
+    wanted = ((np.clip(np.rint(w / s) + z, -8, 7) - z) * s)[ids.numpy()]
     np.testing.assert_allclose(module(ids).detach().numpy(), wanted, atol=1e-6)
     module(ids).sum().backward()
     looked_up = module[0].weight.grad.abs().sum(1) > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressbench.cli import trusting
 from compressbench.cli.parser import Parser, a_path, count, number, percent
@@ -220,7 +220,7 @@ def _written(run: Path, state: str, form: str, limit: float | None, trust: Trust
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as aside:  # leaves an earlier export alone
         told = export(ready, view, node, form, Path(aside), run)
         files = sorted(p for p in Path(aside).iterdir() if p.is_file())
-        beside = getattr(view.bench.task, "beside", dict)()  # a tokenizer isn't the net's
+        beside: Any = getattr(view.bench.task, "beside", dict)()  # a tokenizer isn't the net's
         size = sum(p.stat().st_size for p in files if p.suffix != ".md" and p.name not in beside)
         if limit is not None and size > limit:
             return size, ""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from compressbench.console import clean_line
 from compressbench.declared import BATCH
 from compressbench.paths import nameless
-from compressbench.tasks.task import noun_of
 
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
@@ -75,6 +74,7 @@ class Checked:
         top1, simulated: percent right, of the file and of the state.
         agreement: percent of them on which both name the same class.
         difference: the largest between two log-probabilities.
+        noun: what one of these is, in the singular.
     """
 
     runtime: str
@@ -83,6 +83,7 @@ class Checked:
     simulated: float
     agreement: float
     difference: float
+    noun: str = "image"
 
 
 def card(
@@ -105,8 +106,6 @@ def card(
     """
     main = next(iter(files))
     told, feeding = dataset.task.feeding()
-    noun = noun_of(dataset.task)
-    classes = ", ".join(map(_line, dataset.classes))
     rows = [*facts.items(), ("Data set", f"{dataset.name}; licence: {dataset.licence or 'not stated'}")]
     rows += [("File", f"{name}, {size:,} bytes") for name, size in files.items()]
     return "\n".join(
@@ -121,9 +120,9 @@ def card(
             "",
             "## Check of this file",
             "",
-            f"{checked.runtime}: {checked.top1:.2f} % of {checked.n} test {noun}s right; the state itself, simulated "
-            f"in torch, {checked.simulated:.2f} %. Both name the same class for {checked.agreement:.2f} % of them; "
-            f"the largest difference of two log-probabilities is {checked.difference:.2g}.",
+            f"{checked.runtime}: {checked.top1:.2f} % of {checked.n} test {checked.noun}s right; the state itself, "
+            f"simulated in torch, {checked.simulated:.2f} %. Both name the same class for {checked.agreement:.2f} % of "
+            f"them; the largest difference of two log-probabilities is {checked.difference:.2g}.",
             "",
             "## Measured",
             "",
@@ -138,10 +137,18 @@ def card(
             *LOAD[form].format(file=main).splitlines(),
             "```",
             "",
-            f"Output: logits (n, {len(dataset.classes)}); classes in order: {classes}.",
+            _output(dataset),
             "",
         ]
     )
+
+
+def _output(dataset: Dataset) -> str:
+    """What the file gives; of tokens the names are in the tokenizer."""
+    if getattr(dataset.task, "streams", False):
+        return f"Output: logits (n, tokens, {len(dataset.classes)}), in the order of the tokenizer's ids."
+    names = ", ".join(map(_line, dataset.classes))
+    return f"Output: logits (n, {len(dataset.classes)}); classes in order: {names}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

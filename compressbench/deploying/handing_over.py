@@ -33,7 +33,6 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     from compressbench.deploying.exporting import FORMS as WRITERS
     from compressbench.hardware.exits import without_exits
     from compressbench.runs.finished import records_of
-    from compressbench.tasks.task import noun_of
 
     if view.leaves_early:
         raise UserError(
@@ -42,7 +41,6 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
         )
     view = without_exits(view)
     folder.mkdir(parents=True, exist_ok=True)
-    noun = noun_of(view.bench.task)
     sample = view.bench.task.encode(view.bench.feed("test").head(8))
     stem = folder / node.name.replace("/", "_")
     try:
@@ -57,9 +55,8 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
             path.unlink(missing_ok=True)
         raise UserError(
             f"export: {runtime} and the state name the same class for only {checked.agreement:.1f} % of "
-            f"{checked.n} test {noun}s; what was written is deleted again"
+            f"{checked.n} test {checked.noun}s; what was written is deleted again"
         )
-    what = "token" if checked.n != len(view.labels) else noun
     _write_beside(view, folder)
     files = {p.name: p.stat().st_size for p in paths}
     text = card(
@@ -75,8 +72,8 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     about = stem.with_name(f"{stem.name}.{form}.md")
     about.write_text(text, encoding="utf-8")
     return (
-        f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test {what}s "
-        f"(state {checked.simulated:.2f} %), same class for {checked.agreement:.2f} %\n{about}"
+        f"{paths[0]}  {sum(files.values()):,} bytes; {checked.runtime}: {checked.top1:.2f} % of {checked.n} test "
+        f"{checked.noun}s (state {checked.simulated:.2f} %), same class for {checked.agreement:.2f} %\n{about}"
     )
 
 
@@ -86,7 +83,7 @@ def _write_beside(view: View, folder: Path) -> None:
     Raises:
         UserError: the folder holds another file of the name.
     """
-    beside = getattr(view.bench.task, "beside", dict)()
+    beside: Any = getattr(view.bench.task, "beside", dict)()
     for name, content in beside.items():
         path = folder / name
         if path.exists() and path.read_bytes() != content:
@@ -121,13 +118,16 @@ def write_examples(view: View, folder: Path, node: Node) -> Path:
 def check(view: View, compute: Run, runtime: str) -> Checked:
     """Runs what was written on the whole test split, beside the state."""
     from compressbench.deploying.card import Checked
+    from compressbench.hardware.agreement import tally
     from compressbench.metrics import label_loyalty, percent
     from compressbench.outputs import Outputs
+    from compressbench.tasks.task import noun_of
     from compressbench.views import BATCH
     from compressbench.walking import put_back, walk
 
-    if view.streams and not hasattr(view.bench.task, "said"):
-        return _check_tokens(view, compute, runtime)
+    if view.streams:
+        told = tally(view, compute)
+        return Checked(runtime, told.n, told.right, told.own, told.alike, told.difference, "token")
     task, rows, answers, said = view.bench.task, [], [], []
     for places, batch in walk(view.bench.task, view.bench.feed("test"), BATCH):
         rows.append(places)
@@ -142,33 +142,7 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
         percent(view.right),
         label_loyalty(found, view.answers),
         float((put_back(rows, said) - view.log_probs).abs().max()),
-    )
-
-
-def _check_tokens(view: View, compute: Run, runtime: str) -> Checked:
-    """The same token by token, batch by batch, where not all log-probabilities are kept; shares are of tokens."""
-    import torch
-
-    from compressbench.deploying.card import Checked
-    from compressbench.metrics import label_loyalty, named, percent
-    from compressbench.outputs import Outputs
-    from compressbench.views import STREAMED
-    from compressbench.walking import walk
-
-    task, told, farthest = view.bench.task, [], 0.0
-    batches = walk(task, view.bench.feed("test"), STREAMED)
-    for (_, batch), own in zip(batches, view.pieces(), strict=True):
-        found = task.log_probs(Outputs(compute(*task.encode(batch))), batch.labels)
-        told.append(named(found.log_probs))
-        farthest = max(farthest, float((found.log_probs - own.log_probs).abs().max()))
-    said, kept = torch.cat(told), view.told
-    return Checked(
-        runtime,
-        len(said),
-        percent(said == kept.labels),
-        percent(kept.said == kept.labels),
-        label_loyalty(said, kept.said),
-        farthest,
+        noun_of(task),
     )
 
 

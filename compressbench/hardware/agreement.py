@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -108,6 +109,49 @@ def reason_of(error: Exception) -> str:
         line for line in lines if line and not line.startswith("Exception from ") and not line.endswith(":")
     ]
     return (told or [type(error).__name__])[0][:200]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was said there of a split, beside what a state says of it, piece by piece.
+
+    Attributes:
+        n: pieces: examples, or tokens where each is one.
+        right, own, alike: percent of them: right there; right by the state; the same there and by the state.
+        difference: the largest between two log-probabilities.
+    """
+
+    n: int
+    right: float
+    own: float
+    alike: float
+    difference: float
+
+
+def tally(view: View, run: Answers) -> Tally:
+    """Of the whole test split, batch by batch; nothing is kept, so that answers may be of any size."""
+    from compressbench.outputs import Outputs, forward
+    from compressbench.views import BATCH
+    from compressbench.walking import walk
+
+    task, device = view.bench.task, view.bench.device
+    n, right, own, alike, furthest = 0, 0, 0, 0, 0.0
+    for _, batch in walk(task, view.bench.feed("test"), BATCH):
+        inputs = task.encode(batch)
+        with torch.inference_mode():
+            here = task.log_probs(forward(view.fast, *inputs), batch.labels)
+            found = cast("Tensor", run(*(x.cpu() for x in inputs))).to(device)
+            there = task.log_probs(Outputs(found), batch.labels)
+        one, other = (x.log_probs.argmax(dim=1) for x in (here, there))
+        one[here.log_probs.isnan().any(dim=1)] = -1  # what is no number is neither right nor alike
+        other[there.log_probs.isnan().any(dim=1)] = -2
+        n += len(one)
+        right += int((other == there.labels).sum())
+        own += int((one == here.labels).sum())
+        alike += int((one == other).sum())
+        furthest = max(furthest, float((here.log_probs - there.log_probs).abs().max()) if len(one) else 0.0)
+    share = 100 / max(1, n)
+    return Tally(n, share * right, share * own, share * alike, furthest)
 
 
 def _after(hint: str) -> str:

@@ -106,7 +106,7 @@ def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
     streams = getattr(task, "streams", False)  # then a row of logits for every token
     if (len(logits), logits.shape[-1], logits.ndim) != (2, classes, 3 if streams else 2):
         raise UserError(
-            f"model {name} gives {tuple(logits.shape[1:])} outputs {'a text' if streams else 'an image'}, "
+            f"model {name} gives {tuple(logits.shape[1:])} outputs of each {getattr(task, 'noun', 'image')}, "
             f"{bench.dataset.name} has {classes} classes; pass the number on as '@classes' in model.build"
         )
     if not prunable(module):

@@ -61,14 +61,19 @@ class Deployed:
         """Figures of the subject on each runtime, on the whole test split."""
         from compressbench.metrics import percent
 
-        simulated = percent(subject.right)
-        yield Metric("simulated_top1", simulated, "%", n=len(subject.labels))
+        simulated = 0.0
+        if not subject.streams:
+            simulated = percent(subject.right)
+            yield Metric("simulated_top1", simulated, "%", n=len(subject.labels))
         for name, target in self.runtimes.items():
             lowered = lower(target, subject)
             if isinstance(lowered, Unsupported):
                 yield Metric("deployed_top1", None, "%", group=name, note=lowered.why)
                 continue
-            yield from _accuracy(subject, lowered, name, simulated, bench)
+            if subject.streams:
+                yield from _tokens(subject, lowered, name)
+            else:
+                yield from _accuracy(subject, lowered, name, simulated, bench)
             yield from _facts(lowered, name)
             yield from _times(subject, reference, target, lowered, name)
 
@@ -99,6 +104,19 @@ def _accuracy(subject: View, lowered: Lowered, name: str, simulated: float, benc
     yield Metric("deployed_gap", gap, "points", n=n, group=name, note=flag)
     agreement = label_loyalty(found, subject.answers)
     yield Metric("deployed_agreement", agreement, "%", n=n, group=name)
+
+
+def _tokens(subject: View, lowered: Lowered, name: str) -> Iterable[Metric]:
+    """The same of a task that says something of every token: shares are of these, each given those before it."""
+    from compressbench.hardware.agreement import tally
+
+    found = tally(subject, lowered.run)  # type: ignore[arg-type]
+    of, gap = f"of {found.n} tokens", found.right - found.own
+    flag = f"deployed and simulated are more than {FLAGGED} points apart" if abs(gap) > FLAGGED else ""
+    yield Metric("simulated_top1", found.own, "%", n=found.n, group=name, note=of)
+    yield Metric("deployed_top1", found.right, "%", n=found.n, group=name, note=f"{lowered.runtime}; {of}")
+    yield Metric("deployed_gap", gap, "points", n=found.n, group=name, note=flag)
+    yield Metric("deployed_agreement", found.alike, "%", n=found.n, group=name, note=of)
 
 
 def _facts(lowered: Lowered, name: str) -> Iterable[Metric]:
