@@ -472,7 +472,7 @@ def test_a_net_that_says_one_row_a_text_is_refused(data: Dataset) -> None:
         if fits:
             assert drawn(model, bench).group("weights")
         else:
-            with pytest.raises(UserError, match=r"gives \(500,\) outputs a text"):
+            with pytest.raises(UserError, match=r"gives \(500,\) outputs of each text"):
                 drawn(model, bench)
 
 

@@ -143,8 +143,9 @@ def test_pairs_that_are_cut_are_counted() -> None:
     [
         (["recipe=one_shot", *TEXTS], r"model resnet8 asks for @shape, .* texts of up to 32 tokens.*: .*encoder"),
         (["recipe=one_shot", *TEXTS, "model=vit"], "model vit asks for @shape"),
+        (["recipe=one_shot", *TEXTS, *SMALL, "model.build.classes='@clases'"], "'@clases' is not known; .*@classes"),
         (["recipe=distill_resnet", *TEXTS], "asks for @shape"),
-        (["recipe=one_shot", "scale=smoke", *SMALL], "asks for @length, @segments, @vocabulary, .*1 x 8 x 8.*conv_2"),
+        (["recipe=one_shot", "scale=smoke", *SMALL], "@length, @segments, @vocabulary, .*1 x 8 x 8.*conv_2"),
         (["recipe=one_shot", *TEXTS, *SMALL, "+dataset.augment={flip: true}"], "dataset.augment is for pictures"),
         (["recipe=one_shot", *TEXTS, *SMALL, "dataset.task.length=2"], "length is 2"),
     ],
