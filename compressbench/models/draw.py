@@ -22,7 +22,6 @@ from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
 from compressbench.seeds import derive_seed
 from compressbench.state import State
-from compressbench.tasks.task import noun_of
 
 
 def drawn(model: Mapping[str, Any], bench: Bench) -> State:
@@ -106,8 +105,9 @@ def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
             ) from error
     streams = getattr(task, "streams", False)  # then a row of logits for every token
     if (len(logits), logits.shape[-1], logits.ndim) != (2, classes, 3 if streams else 2):
+        noun = getattr(task, "noun", "image")
         raise UserError(
-            f"model {name} gives {tuple(logits.shape[1:])} outputs of each {noun_of(task)}, "
+            f"model {name} gives {tuple(logits.shape[1:])} outputs of each {noun}, "
             f"{bench.dataset.name} has {classes} classes; pass the number on as '@classes' in model.build"
         )
     if not prunable(module):
