@@ -10,6 +10,7 @@ and sentence run anew. CPU time at one thread, the ways in turns; a ratio is the
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def main() -> None:
             spent: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(given.rounds):
                 for name, way in ways.items():
-                    spent[name].append(_seconds(lambda way=way, beam=beam: asked(way, beam)))
+                    spent[name].append(_seconds(functools.partial(asked, way, beam)))
             for (name, times), share in zip(spent.items(), same, strict=True):
                 ratio = statistics.median(t / m for t, m in zip(times, spent["memory"], strict=True))
                 told = f"{statistics.median(times):7.3f} s   {ratio:5.2f} x memory   {100 * share:.2f} % the same tokens"

@@ -214,7 +214,8 @@ def counted(views: tuple[View, ...], into: Counter[str]) -> Iterator[None]:
 def standard_probes() -> Mapping[str, object]:
     found = composed(["evaluation=standard", "scale=laptop"])["evaluation"]["probes"]
     built = {name: specs.build(spec) for name, spec in found.items()}
-    single = {name: p for name, p in built.items() if hasattr(p, "measure")}
+    of_pictures = {name: p for name, p in built.items() if not getattr(p, "only_texts", False)}
+    single = {name: p for name, p in of_pictures.items() if hasattr(p, "measure")}
     return {**single, "robustness": replace(single["robustness"], eps=TINY_EPS)}
 
 

@@ -75,13 +75,17 @@ def ready(arm: str) -> tuple[Bench, dict[str, Any]]:
     dataset = load(config["dataset"])
     if arm == "ours, padded":
         longest = int(lengths_of(dataset.task, dataset.split("train")).max())  # type: ignore[union-attr]
-        dataset = replace(dataset, task=Padded(dataset.task, longest))  # type: ignore[arg-type]
+        dataset = replace(dataset, task=Padded(dataset.task, longest))
     return Bench(dataset, seed=0, name="init", say=lambda text: None), config["model"]
 
 
 def ours(bench: Bench, model: dict[str, Any]) -> Callable[[int], None]:
     state = drawn(model, bench)
-    return lambda steps: stage(steps).apply(state, bench) and None
+
+    def train(steps: int) -> None:
+        stage(steps).apply(state, bench)
+
+    return train
 
 
 def bare(bench: Bench, model: dict[str, Any]) -> Callable[[int], None]:
@@ -143,7 +147,7 @@ def measured(steps: int, seconds: float) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=120, help="how long at least")
     parser.add_argument("--steps", type=int, default=24, help="iterations a turn")
     given = parser.parse_args()

@@ -127,7 +127,8 @@ class View:
             own = scores.gather(1, found.labels[:, None])[:, 0].double()
             sure = scores.amax(dim=1).double().exp()
             parts.append((found.owners, found.labels, own, named(scores), sure))
-        return Told(*(torch.cat(column) for column in zip(*parts, strict=True)), width=width)
+        owners, labels, likelihood, said, certain = (torch.cat(c) for c in zip(*parts, strict=True))
+        return Told(owners, labels, likelihood, said, certain, width)
 
     @property
     def log_probs(self) -> Tensor:

@@ -259,6 +259,65 @@ def test_the_tokenizer_is_the_models_own_by_default(tmp_path: Path) -> None:
     assert mask.tolist() == expected["attention_mask"]
 
 
+def test_gradients_of_each_example(tmp_path: Path) -> None:
+    """All at once, padded and masked, as one after the other."""
+    from compressbench.criteria.given import Given
+    from compressbench.criteria.gradients import batches, differentiable, per_example
+    from compressbench.pruning.unstructured import whole_masks
+
+    folder = a_folder(tmp_path / "bert")
+    bench = bench_on(tmp_path, folder)
+    state = drawn(hf(folder), bench)
+    masks = whole_masks(state)
+    given = Given({n: state.weights[n] for n in masks}, masks, state, bench)
+    module, parameters = differentiable(given)
+    (data,) = batches(given, 6)
+    inputs, labels, _ = data
+    assert int(inputs[1].sum()) < inputs[1].numel()
+    (found,) = per_example(module, parameters, [data], bench.task)
+    for i in range(6):
+        loss = torch.nn.functional.cross_entropy(module(*(x[i : i + 1] for x in inputs)), labels[i : i + 1])
+        for name, slope in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+            assert torch.allclose(found[name][i], slope, atol=1e-6), name
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "prune/taylor": {}, "prune/obd_hutchinson": {}, "prune/obs": {}, "shrink/channels": {"fraction": 0.25},
+    "quantize/ptq": {}, "quantize/dynamic": {}, "quantize/weight_only": {"weights": 4}, "share/kmeans": {},
+    "train/sam": {}, "train/distill": {"objective.teacher": "dense"}, "theseus/replace": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_take_it(tmp_path: Path, name: str) -> None:
+    """Each changes it, and what is left answers with finite logits, the same after a round through the store."""
+    folder = a_folder(tmp_path / "bert")
+    bench = bench_on(tmp_path, folder)
+    state = drawn(hf(folder), bench)
+    bench.references = {"dense": state}
+    group, _, kind = name.partition("/")
+    length = {"length": "2it", "batch_size": 8} if group == "train" else {}
+    chosen = [f"++recipe.stages.x.{k}={v}" for k, v in {**STAGES[name], **length}.items()]
+    config = composed(["recipe=one_shot", "scale=smoke", f"+stage/{group}@recipe.stages.x={kind}", *chosen])
+    spec = {k: v for k, v in config["recipe"]["stages"]["x"].items() if k != "from"}
+    stages = {
+        "init": {"_target_": "compressbench.stages.init.Init", "model": hf(folder)},
+        "dense": {"_target_": "compressbench.stages.quantize.Quantize", "from": "init"},
+        "x": {**spec, "from": "init"},
+    }
+    made = make({"stages": stages}, 0, Context("f", "cpu", 1)).node("x").stage.apply(state, bench)
+    store = Store(tmp_path / "store")
+    store.save("k", made, {})
+    again, x = store.load("k"), batch(bench)
+    assert again is not None
+    with torch.no_grad():
+        found = forward(module_of(made), *x).logits
+        assert torch.isfinite(found).all()
+        assert torch.equal(forward(module_of(again), *x).logits, found)
+        if group != "theseus":
+            assert not torch.equal(found, forward(module_of(state), *x).logits)
+
+
 # ---------------------------------------------------------------- refused in one line
 
 

@@ -25,6 +25,7 @@ from compressbench.models.draw import drawn
 from compressbench.models.language_model import LanguageModel
 from compressbench.outputs import Outputs
 from compressbench.probes.accuracy import Accuracy
+from compressbench.probes.forgetting import Forgetting
 from compressbench.probes.loyalty import Loyalty
 from compressbench.probes.next_tokens import NextTokens, greedy
 from compressbench.records import Record, Records
@@ -34,6 +35,7 @@ from compressbench.report.judged import judged, loss
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
 from compressbench.report.picks import chosen, states_of
+from compressbench.report.sections import next_tokens, others
 from compressbench.stages.quantize import Quantize
 from compressbench.stages.train import Train
 from compressbench.state import State
@@ -411,8 +413,13 @@ def test_a_probe_that_fits_not_is_one_line(data: Dataset, settings: dict[str, An
 
 def test_another_task_is_refused(data: Dataset) -> None:
     digits = load({"name": "digits", "read": {"_target_": "compressbench.data.idx.digits"}})
-    with pytest.raises(UserError, match=r"next_tokens is of tasks of .*next_token, and this one is a Class"):
-        NextTokens().check(digits)
+    NextTokens().check(digits)  # it is said at the start, not refused
+    assert NextTokens().unfit(digits) == "it is of language models, and the task isn't next tokens"
+    assert not NextTokens().unfit(data)
+    assert Forgetting().unfit(data) == "it is of examples with one answer, and these are said token by token"
+    assert not Forgetting().unfit(digits)
+    own = Bench(data, 0, "init")
+    assert [m.value for m in Forgetting().measure(None, None, own)] == [None, None]  # type: ignore[arg-type]
     bench = Bench(digits, 0, "init")
     found = list(NextTokens().measure(None, None, bench))  # type: ignore[arg-type]
     assert {m.note for m in found} == {"it is of language models, and the task isn't next tokens"}
@@ -465,7 +472,7 @@ def test_a_net_that_says_one_row_a_text_is_refused(data: Dataset) -> None:
         if fits:
             assert drawn(model, bench).group("weights")
         else:
-            with pytest.raises(UserError, match=r"gives \(500,\) outputs a text"):
+            with pytest.raises(UserError, match=r"gives \(500,\) outputs of each text"):
                 drawn(model, bench)
 
 
@@ -508,6 +515,33 @@ def test_the_report_knows_that_less_perplexity_is_better(tmp_path: Any) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "Perplexity against size and training cost" in page
     assert "Accuracy" not in page
+
+
+def test_a_section_token_by_token() -> None:
+    """Flips and KL against the mean bits of a weight, and every figure in the table; nothing of it is left over."""
+    rows = rows_of()
+    for series, order, bits, flipped in (
+        ("dense", 0, 32.0, 0.0),
+        ("few", 1, 8.0, 1.5),
+        ("fewer", 2, 3.0, 40.0),
+    ):
+        for seed in (0, 1):
+            where = {"series": series, "order": order, "seed": seed, "density": 1.0}
+            for probe, metric, value, unit in (
+                ("structure", "weight_bits", bits, "bits"), ("next_tokens", "flipped", flipped, "%"),
+                ("next_tokens", "kl", flipped / 100, "nats"), ("next_tokens", "perplexity", 50.0, "1"),
+            ):  # fmt: skip
+                rows.append(record(probe=probe, metric=metric, value=value, unit=unit, **where))
+    (panel,) = panels(Records(rows))
+    found = next_tokens.section(panel, "")
+    assert [chart.name for chart in found.charts] == ["flipped_vs_bits", "kl_vs_bits"]
+    (table,) = found.tables
+    told = {row.label: [c.text for c in row.cells] for row in table.rows if row.label}
+    assert "40.0" in told["fewer"]
+    assert "1.5" in told["few"]
+    assert not [t for t in others.leftover_tables(panel, panel.moments[0]) if "next_tokens" in t.title]
+    (plain,) = panels(Records(rows_of()))
+    assert next_tokens.section(plain, "").empty
 
 
 def test_of_shares_all_is_as_it_was() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from compressbench.probes.translated_data import TranslatedData
 from compressbench.stages.train import Train
 from compressbench.stages.transfer import Translated
 from compressbench.tasks.text.packing import unpacked
+from compressbench.training import translating
 from compressbench.training.objectives import Batch
 from compressbench.training.translating import with_length
 from compressbench.views import View
@@ -310,14 +312,16 @@ def test_it_learns_targets_and_lengths(data: Dataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def taught(data: Dataset) -> tuple[Bench, Any]:
+def taught(data: Dataset) -> Iterator[tuple[Bench, Any]]:
     """(bench, the state that carries a teacher's translations); the teacher learnt nothing yet says something."""
     bench = Bench(data, 0, "teacher")
     state = drawn(TEACHER, bench)
     settings = Train(length="8ep", batch_size=16, lr=0.01, optimizer=ADAM)
     state = replace(settings.apply(state, bench), key="teacher")
     bench = replace(bench, references={"teacher": state}, name="data")
-    return bench, replace(Translated("teacher").apply(state, bench), key="carrying")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(translating, "AT_ONCE", 16)  # several batches, put back in order
+        yield bench, replace(Translated("teacher").apply(state, bench), key="carrying")
 
 
 def test_a_teacher_translates_every_source(taught: tuple[Bench, Any]) -> None:
@@ -390,8 +394,7 @@ def test_settings_out_of_range_are_one_line(make: Any, said: str) -> None:
 
 def test_pictures_have_no_translations() -> None:
     digits = load({"name": "digits", "read": {"_target_": "compressbench.data.idx.digits"}})
-    with pytest.raises(UserError, match="is of sentence pairs, and digits has none"):
-        TranslatedData().check(digits)
+    assert TranslatedData().unfit(digits) == "the examples are no sentence pairs"
     bench = Bench(digits, 0, "data")
     view = View(drawn(DIGITS_NET, bench), bench, "net")
     assert [m.note for m in TranslatedData().measure(view, view, bench)] == [

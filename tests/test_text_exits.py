@@ -134,6 +134,19 @@ def test_compacted_texts_answer_as_all_together_in_any_batch_and_order(
             assert torch.allclose(line.logits, wanted[order], atol=1e-5)
 
 
+def test_a_streak_is_of_the_rows_that_stayed() -> None:
+    """Five exits that say what is written here: some rows have left when later ones look back at what was said before."""
+    said = [[0, 1, 2, 0, 1], [0, 2, 0, 1, 2], [0, 2, 1, 0, 1], [0, 2, 1, 2, 0], [0, 0, 0, 0, 0]]
+    table = nn.functional.one_hot(torch.tensor(said), 3).float()
+    parts = [lambda ids, k=k: (table[k][ids], ids)[: 1 + (k < 4)] for k in range(5)]
+    rule = policy(patience, 1, 1, 1, 1)
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]):
+        ids = torch.tensor(order)
+        wanted = [[1, 2, 3, 4, 4][row] for row in order]
+        assert compacted(parts, rule, ids).exits.tolist() == wanted
+        assert queued(parts, rule, ids, batch=2).exits.tolist() == wanted
+
+
 @pytest.mark.parametrize("criterion", ALL)
 def test_always_is_the_first_exit_and_never_the_last(criterion, exits: State, bench: Bench) -> None:
     module, inputs = module_of(exits), encoded(bench)
@@ -494,3 +507,45 @@ def test_an_export_and_a_target_of_whole_nets_refuse_texts_that_leave_early(
     assert "early exits: this target takes whole nets alone" in found.why
     with pytest.raises(UserError, match="leaves early by a policy"):
         export(None, view, SimpleNamespace(name="choose"), "onnx", tmp_path / "out", tmp_path)  # type: ignore[arg-type]
+
+
+# with other methods -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["heads", "int8"])
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_texts_leave_compressed_encoders_too(kind: str, order: str, exits: State, bench: Bench) -> None:
+    """A head of each layer removed, or 8 bits dynamically: whichever came first, compacted is as all together."""
+    from compressbench.stages.quantize import Quantize
+    from compressbench.stages.shrink import Heads
+
+    magnitude = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
+    stage = Heads(magnitude, 0.5, "uniform") if kind == "heads" else Quantize(dynamic=True)
+    place = dataclasses.replace(bench, name=kind)
+    if order == "after":
+        state = stage.apply(exits, place)
+    else:
+        state = Attach(POINTS, MASKED).apply(stage.apply(drawn(ENCODER, bench), place), bench)
+        draw = torch.Generator().manual_seed(0)
+        heads = {
+            n: t + torch.randn(t.shape, generator=draw) for n, t in state.weights.items() if "exits." in n
+        }
+        state = state.with_groups(weights={**state.weights, **heads})
+    module, inputs = module_of(state), encoded(bench)
+    parts = parts_of(module)
+    with torch.inference_mode():
+        logits = everything(parts, *inputs)
+        assert torch.allclose(logits[-1], module(*inputs), atol=1e-4)
+        rule = mixed(margin, logits)
+        singles = [compacted(parts, rule, *rows(inputs, slice(k, k + 1))) for k in range(COUNT)]
+        found = compacted(parts, rule, *inputs)
+    assert len(found.exits.unique()) > 1
+    if kind == "heads":
+        assert [int(one.exits) for one in singles] == found.exits.tolist()
+        assert torch.equal(found.exits, assigned(rule, logits))
+        n, d, mlp, classes = 16, 16, 32, 10
+        each = n * (4 * d * d // 2 + 2 * d * mlp) + 2 * n * n * d // 2 + d * classes
+        assert of_exits(parts, bench.task.blank(1)) == [each, 2 * each, 3 * each]
+    else:  # the range of inputs is that of the batch: a row alone may be rounded otherwise
+        same = [int(one.exits) == there for one, there in zip(singles, found.exits.tolist(), strict=True)]
+        assert sum(same) > 0.8 * COUNT

@@ -45,6 +45,7 @@ def test_an_empty_text_and_a_row_of_padding_are_answered_like_any() -> None:
     torch.manual_seed(0)
     net = TextEncoder(300, 3, 16, dim=16, depth=2, heads=2, mlp=32).eval()
     ids, mask = task.encode(task.prepared(some).to("cpu"))
+    assert ids.dtype == mask.dtype == torch.int64
     assert mask.sum(1).tolist()[0] == 2  # [CLS] [SEP]
     nothing = torch.cat([ids, torch.zeros_like(ids[:1])]), torch.cat([mask, torch.zeros_like(mask[:1])])
     with torch.no_grad():
@@ -114,10 +115,27 @@ def test_longer_texts_are_cut_and_counted_or_refused(
     assert f"L{wanted[1:]}." in " ".join(capsys.readouterr().out.split())
 
 
+def test_texts_of_a_language_model_are_counted_too(tmp_path: Path) -> None:
+    config = own(tmp_path)
+    config["read"] |= {"test_fraction": None, "test": config["read"]["train"]}
+    config["task"] = {
+        "_target_": "compressbench.tasks.text.next_token.next_token",
+        "length": 6,
+        "vocabulary": 300,
+    }
+    # ten of the forty have eight words, the others one; tokens of a word are one, or few bytes
+    assert remarks(load(config))[0].startswith(
+        "longer than 6 tokens and cut there: 10 of 40 train, 10 of 40 test"
+    )
+
+
 def test_pairs_that_are_cut_are_counted() -> None:
     some = texts.examples(["red"] * 3, np.zeros(3, int), ["blue", "blue " * 9, "blue blue"])
-    task = text_classification(some, ("a", "b"), length=7, vocabulary=300)
-    assert task.prepared(some)["cut"].tolist() == [0, 1, 0]
+    task = text_classification(some, ("a", "b"), length=40, vocabulary=300)
+    long, longest = sorted(np.diff(task.prepared(some)["ids"].starts).tolist())[1:]
+    assert longest < 40
+    fitting = text_classification(some, ("a", "b"), length=long, vocabulary=300)
+    assert fitting.prepared(some)["cut"].tolist() == [0, 1, 0]  # the last one fits to the token
 
 
 @pytest.mark.parametrize(
@@ -125,8 +143,9 @@ def test_pairs_that_are_cut_are_counted() -> None:
     [
         (["recipe=one_shot", *TEXTS], r"model resnet8 asks for @shape, .* texts of up to 32 tokens.*: .*encoder"),
         (["recipe=one_shot", *TEXTS, "model=vit"], "model vit asks for @shape"),
+        (["recipe=one_shot", *TEXTS, *SMALL, "model.build.classes='@clases'"], "'@clases' is not known; .*@classes"),
         (["recipe=distill_resnet", *TEXTS], "asks for @shape"),
-        (["recipe=one_shot", "scale=smoke", *SMALL], "asks for @length, @segments, @vocabulary, .*1 x 8 x 8.*conv_2"),
+        (["recipe=one_shot", "scale=smoke", *SMALL], "@length, @segments, @vocabulary, .*1 x 8 x 8.*conv_2"),
         (["recipe=one_shot", *TEXTS, *SMALL, "+dataset.augment={flip: true}"], "dataset.augment is for pictures"),
         (["recipe=one_shot", *TEXTS, *SMALL, "dataset.task.length=2"], "length is 2"),
     ],

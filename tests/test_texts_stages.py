@@ -224,7 +224,7 @@ def test_rounded_and_shared_weights_take_few_values(made: Executor) -> None:
         found = view(made, name)
         modules = dict(found.module.named_modules())
         layer = modules["layers.0.mlp.0"]
-        weight = layer.weight if isinstance(layer, nn.Linear) else layer.rounded()  # type: ignore[operator]
+        weight = layer.weight if isinstance(layer, nn.Linear) else layer.rounded()
         assert max(len(np.unique(row)) for row in weight.detach().numpy()) <= 256
         assert (found.answers == dense.answers).float().mean() > 0.9
     for weight in kept(made.state("kmeans")).values():

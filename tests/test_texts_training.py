@@ -97,7 +97,7 @@ def test_batches_are_of_like_length_and_cover_an_epoch() -> None:
             wanted |= {tuple(part) for part in ordered.reshape(-1, size)}
         assert {tuple(rows.tolist()) for rows in found} == wanted
         longest = [int(lengths[rows].max()) for rows in found]
-        assert longest != sorted(longest)  # the short ones don't come first
+        assert longest[:WINDOW] != sorted(longest[:WINDOW])  # the short ones don't come first
     assert [r.tolist() for r in epochs[0]] != [r.tolist() for r in epochs[1]]
     taken_up = batches(lengths, count, size)
     assert torch.equal(taken_up.at(321)[0], epochs[1][71])

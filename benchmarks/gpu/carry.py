@@ -24,8 +24,9 @@ CARRIED = ROOT / ".gpu"
 CACHE = Path(os.environ.get("GPU_CACHE", Path(tempfile.gettempdir()) / "compressbench-gpu"))
 SITE, DATA = CACHE / "site", CACHE / "data"
 BATCHES = DATA / "cifar-10-batches-py"
-LACKING = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "torch-pruning")
-"""What the project and these parts need and a lent machine lacks; plain Python, so any Python's wheels will do."""
+LACKING = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "torch-pruning", "tokenizers")
+"""What is needed and a lent machine lacks; wheels of no one Python: plain, or of the stable ABI."""
+PORTABLE = re.compile(r"-none-any\.whl$|-abi3-manylinux\S*_x86_64\.whl$")
 FOLDERS = {
     "a": ("batches.meta", "data_batch_1", "data_batch_2", "data_batch_3"),
     "b": ("data_batch_4", "data_batch_5", "test_batch"),
@@ -89,7 +90,7 @@ def fill(data_dir: Path, folder: Path = CARRIED) -> None:
         old.unlink()
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), *wanted]
     subprocess.run(command, check=True)
-    bound = [p.name for p in wheels.glob("*.whl") if not p.name.endswith("-none-any.whl")]
+    bound = [p.name for p in wheels.glob("*.whl") if not PORTABLE.search(p.name)]
     if bound:
         raise Lacking(f"make gpu-carry: {', '.join(bound)}: built for this machine alone")
     from compressbench.data.cifar import PUBLISHED

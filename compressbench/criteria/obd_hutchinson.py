@@ -8,6 +8,7 @@ from compressbench.criteria.curvature import deletion_costs, hutchinson
 from compressbench.criteria.given import Given, Saliency
 from compressbench.criteria.gradients import batches, differentiable, finite
 from compressbench.errors import UserError
+from compressbench.models.attention import unfused_attention
 from compressbench.models.exits import deep_loss
 
 
@@ -38,8 +39,9 @@ def obd_hutchinson(given: Given, examples: int = 1024, split: str = "train", pro
             ]
             for k in range(probes)
         ]
-        loss = share * deep_loss(given.bench.task, module, module, inputs, labels)
-        for sum_, part in zip(total, hutchinson(loss, parameters, signs), strict=True):
-            sum_ += part
+        with unfused_attention():  # the fused kernel has no second derivative on CPUs
+            loss = share * deep_loss(given.bench.task, module, module, inputs, labels)
+            for sum_, part in zip(total, hutchinson(loss, parameters, signs), strict=True):
+                sum_ += part
     diagonal = {name: t.clamp(min=0).cpu() for name, t in zip(named, total, strict=True)}
     return Saliency(finite(deletion_costs(given.weights, diagonal), "obd_hutchinson"), predicts_loss=True)

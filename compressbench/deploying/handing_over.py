@@ -39,6 +39,11 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
             f"export: {node.name} leaves early by a policy, which one file can't hold; export the state before its "
             "exits/choose stage, which answers by the last exit"
         )
+    if hasattr(view.bench.task, "said"):
+        raise UserError(
+            f"export: what {node.name} says is decoded token by token, which no exported file does; nets that answer by "
+            "one forward can be exported"
+        )
     view = without_exits(view)
     folder.mkdir(parents=True, exist_ok=True)
     sample = view.bench.task.encode(view.bench.feed("test").head(8))

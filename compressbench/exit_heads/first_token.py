@@ -12,28 +12,30 @@ from compressbench.errors import UserError
 class FirstToken(nn.Module):
     """(n, tokens, c) to logits (n, classes)."""
 
-    def __init__(self, width: int, classes: int, pooler: bool) -> None:
+    def __init__(self, width: int, classes: int, pooler: bool, norm: bool) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.pooler = nn.Sequential(nn.Linear(width, width), nn.Tanh()) if pooler else nn.Identity()
         self.fc = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits."""
-        return self.fc(self.pooler(x[:, 0]))
+        return self.fc(self.pooler(self.norm(x[:, 0])))
 
 
-def first_token(shape: Sequence[int], classes: int, pooler: bool = True) -> nn.Module:
+def first_token(shape: Sequence[int], classes: int, pooler: bool = True, norm: bool = False) -> nn.Module:
     """The first token ([CLS]), a linear layer with tanh, a linear layer: DeeBERT's off-ramp (Xin et al. 2020).
 
     Args:
         shape: (tokens, width) of the value at the exit.
         classes: number of logits.
         pooler: false leaves the layer with tanh out (PABEE's internal classifiers).
+        norm: whether the token is normalised first; BERT's layers have done so.
 
     Raises:
         UserError: the value is no tokens.
     """
-    return FirstToken(width_of(shape, "first_token"), classes, pooler)
+    return FirstToken(width_of(shape, "first_token"), classes, pooler, norm)
 
 
 def width_of(shape: Sequence[int], name: str) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest, reason
+from compressbench.models.attention import unfused_attention
 from compressbench.models.hub import WHERE, config_of, files_of, offline, plain_config
 from compressbench.specs import TARGET
 
@@ -72,7 +73,9 @@ class HuggingFace(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """The task's inputs, (n, tokens) each, to logits: (n, classes), or (n, tokens, vocabulary)."""
         named = dict(zip(self.inputs, inputs, strict=True))
-        return self.net(**{name: named[name] for name in self.taken}, **self.fixed).logits
+        given = {name: named[name] for name in self.taken}
+        with _vectorised() if any(map(_is_wrapped, inputs)) else contextlib.nullcontext():
+            return self.net(**given, **self.fixed).logits
 
     def in_layers(self) -> Any:
         """How exits cut the net, see ``models.exits.Layers``."""
@@ -275,6 +278,25 @@ def _library() -> ModuleType:
             f"{WHERE}: transformers isn't installed ({error}): pip install 'compressbench[text]'"
         ) from error
     return transformers
+
+
+def _is_wrapped(tensor: Any) -> bool:
+    """Whether ``torch.func`` is at work on a tensor, ``vmap`` over examples for one."""
+    return isinstance(tensor, Tensor) and bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+@contextlib.contextmanager
+def _vectorised() -> Iterator[None]:
+    """transformers without its branches on what a mask holds, which no vectorisation over examples can take."""
+    from transformers import masking_utils
+
+    asked = masking_utils.is_tracing
+    masking_utils.is_tracing = lambda tensor=None: True
+    try:
+        with unfused_attention():
+            yield
+    finally:
+        masking_utils.is_tracing = asked
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ class ParallelTranslator(nn.Module):
         wide = int(lengths.max())
         logits = self._all(input_ids, attention_mask, source, absent, lengths, wide)
         said = named(logits.flatten(0, 1)).view(len(lengths), wide)
-        ended = (said == self.end) | (said < 0)
+        ended = said == self.end
         after = ended.cumsum(dim=1) - ended.long() > 0
         places = torch.arange(wide, device=said.device)
         return said.masked_fill(after | (places >= lengths[:, None]), -1)

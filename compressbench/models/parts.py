@@ -148,8 +148,9 @@ def closed(module: nn.Module, rows: Sequence[Row], gone: Sequence[Sequence[int]]
     """The same module with the gates of some units at zero: what reads them reads nothing."""
     with torch.no_grad():
         for row, units in zip(rows, gone, strict=True):
-            weight = module.get_submodule(row.reader).weight
+            weight = module.get_submodule(row.reader)._parameters["weight"]
+            assert weight is not None
             places = torch.ones(weight.shape[1], dtype=torch.bool)
             places[row.kept(units)] = False
-            weight[:, places] = 0.0  # type: ignore[index]
+            weight[:, places] = 0.0
     return module

@@ -46,9 +46,19 @@ class Forgetting:
         """
         known(dataset, [self.by], "forgetting")
 
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.probes.unfit import by_token
+
+        return by_token(dataset)
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """On the whole test split, against the reference; a class without examples has no figures."""
         from compressbench.probes.answered import answered
+
+        if why := self.unfit(bench.dataset):
+            yield from (Metric(name, None, "%", note=why) for name in ("forgotten", "learned"))
+            return
 
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
         nothing = len(subject.labels) in (subject.unanswered, reference.unanswered)

@@ -63,11 +63,13 @@ class NextTokens:
             raise UserError("next_tokens: prompts is a list of texts, or null for the test texts' beginnings")
 
     def check(self, dataset: Dataset) -> None:
-        """Before anything is made: a task of other things than next tokens is refused, and too long a continuation.
+        """Before anything is made: too long a continuation is refused.
 
         Raises:
             UserError: see above.
         """
+        if self.unfit(dataset):
+            return
         task = _task(dataset.task)
         if self.prompts is None and self.known + self.tokens > task.length:
             raise UserError(
@@ -75,12 +77,17 @@ class NextTokens:
                 "dataset.task.length lets a model see"
             )
 
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
+        from compressbench.tasks.text.next_token import NextToken
+
+        return "" if isinstance(dataset.task, NextToken) else OTHER
+
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject, and of it against the reference."""
         from compressbench.probes.answered import answered
-        from compressbench.tasks.text.next_token import NextToken
 
-        if not isinstance(bench.task, NextToken):
+        if self.unfit(bench.dataset):
             told = (("perplexity", "1"), ("bits_per_byte", "bits"), *COMPARED)
             yield from (Metric(name, None, unit, note=OTHER) for name, unit in told)
             return

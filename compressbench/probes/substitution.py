@@ -135,7 +135,8 @@ def asker(view: View, examples: Examples) -> Ask:
         columns = {TEXT: packed(texts)}
         if premises is not None:
             columns = {TEXT: premises[np.array(owners)], SECOND: columns[TEXT]}
-        made = task.prepared(Examples.of(np.zeros(len(texts), np.int64), **columns))
+        rows = np.arange(len(texts))
+        made = task.prepared(Examples(columns, np.zeros(len(texts), np.int64), rows))
         return log_probs(view, made).numpy()
 
     return ask
@@ -231,9 +232,10 @@ def _figures(found: Sequence[Found], settings: Substitution, count: int) -> Iter
         "substitution_queries", queries.value if asked else None, "queries", n=len(asked), note=words
     )
     if len(asked) > 1:
-        low = max(0.0, queries.low)  # the interval is Student's, and may reach below what a count can be
+        # Student's interval may reach beyond what there can be.
+        low, high = max(1.0, queries.low), min(float(settings.queries), queries.high)
         yield Metric("substitution_queries_low", low, "queries", n=len(asked))
-        yield Metric("substitution_queries_high", queries.high, "queries", n=len(asked))
+        yield Metric("substitution_queries_high", high, "queries", n=len(asked))
     fell = [100 * len(one.exchanged) / one.words for one in found if one.right and one.fallen]
     words = "of texts that fell" if fell else "none of the texts fell"
     changed = float(np.mean(fell)) if fell else None

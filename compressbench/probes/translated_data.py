@@ -42,28 +42,20 @@ class TranslatedData:
         if type(self.rounds) is not int or self.rounds < 1:
             raise UserError(f"translated_data: rounds is {self.rounds!r}, must be 1 or more")
 
-    def check(self, dataset: Dataset) -> None:
-        """Before anything is made: a data set without translations is refused.
-
-        Raises:
-            UserError: see above.
-        """
+    def unfit(self, dataset: Dataset) -> str:
+        """Why nothing is measured on a data set; empty where something is."""
         from compressbench.tasks.text.packing import TARGET
 
-        if TARGET not in dataset.split("train").columns:
-            raise UserError(f"translated_data is of sentence pairs, and {dataset.name} has none")
+        return "" if TARGET in dataset.split("train").columns else "the examples are no sentence pairs"
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of what the subject carries, against the training split."""
         from compressbench.comparing.translations import complexity, faithfulness
         from compressbench.data.examples import Examples
-        from compressbench.tasks.text.packing import TARGET
 
         group = subject.state.group("data")
-        if TARGET not in bench.dataset.split("train").columns:
-            yield from (
-                Metric(name, None, "nats", note="the examples are no sentence pairs") for name in NAMES
-            )
+        if why := self.unfit(bench.dataset):
+            yield from (Metric(name, None, "nats", note=why) for name in NAMES)
             return
         if not group and not subject.is_of_the_state_of(reference):
             for name in NAMES:
@@ -86,5 +78,7 @@ def _aligned(examples: Examples, known: tuple[dict[str, int], dict[str, int]], r
     from compressbench.comparing.translations import aligned, numbered
     from compressbench.tasks.text.packing import TARGET, TEXT, unpacked
 
-    sides = (numbered(unpacked(examples[name]), ids) for name, ids in zip((TEXT, TARGET), known, strict=True))
-    return aligned(*sides, rounds)
+    sources, targets = (
+        numbered(unpacked(examples[name]), ids) for name, ids in zip((TEXT, TARGET), known, strict=True)
+    )
+    return aligned(sources, targets, rounds)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from compressbench.data.dataset import Dataset
 
+BY_TOKEN = "it is of examples with one answer, and these are said token by token"
 NO_PICTURES = "corruptions are of pictures, and the examples are none"
 
 
@@ -26,3 +27,8 @@ def no_pictures(dataset: Dataset) -> str:
     from compressbench.tasks.images.classification import Classification
 
     return "" if isinstance(dataset.task, Classification) else NO_PICTURES
+
+
+def by_token(dataset: Dataset) -> str:
+    """Why nothing is told of examples that are right or wrong as a whole; empty where there are such."""
+    return BY_TOKEN if getattr(dataset.task, "streams", False) else ""

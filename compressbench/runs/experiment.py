@@ -46,6 +46,8 @@ KEYS = (
 )
 OPTIONAL = ("beside", "trust", "data_dir", "retime", "log_probs_up_to", "sweep")
 HARDWARE = ("name", "threads", "device", "lanes", "launch", "target")
+ONE_EACH = {"@classes", "@names"}
+"""What a model asks for that names one class an example."""
 LAUNCHES = ("eager", "compiled", "graph")
 MOST_LANES = 64
 MAPPINGS = ("recipe", "model", "dataset", "hardware", "evaluation", "scale")
@@ -153,6 +155,9 @@ def _check_models(plan: Plan, dataset: Dataset) -> None:
             continue
         wanted = _asked_of(model["build"])
         lacking = sorted(wanted - set(facts))
+        for fact in lacking:
+            if fact not in _told_elsewhere():
+                raise UserError(f"stage {node.name}: model: {fact!r} is not known; {nearest(fact, facts)}")
         if lacking:
             name = model.get("name") or str(model["build"][specs.TARGET])
             raise UserError(
@@ -170,13 +175,25 @@ def _asked_of(value: Any) -> set[str]:
     return {value} if isinstance(value, str) and value.startswith("@") else set()
 
 
+def _asked_by_shipped() -> dict[str, set[str]]:
+    """By the names of the shipped models what each asks of a task; nothing where it takes over another's YAML."""
+    paths = sorted((conf_dir() / "model").glob("*.yaml"))
+    return {path.stem: set(re.findall(r"@\w+", path.read_text(encoding="utf-8"))) for path in paths}
+
+
+def _told_elsewhere() -> set[str]:
+    """What shipped models ask for, of whatever data."""
+    return set().union(*_asked_by_shipped().values())
+
+
 def _fitting(facts: Mapping[str, Any], most: int = 6) -> list[str]:
     """Some shipped models that ask for all that makes these data what they are."""
-    found = []
-    for path in sorted((conf_dir() / "model").glob("*.yaml")):
-        wanted = set(re.findall(r"@(?:\w+)", path.read_text(encoding="utf-8")))
-        if wanted - {"@classes"} and wanted <= set(facts):
-            found.append(path.stem)
+    one_each = ONE_EACH if facts.get("@names") else set(facts)
+    found = [
+        name
+        for name, wanted in _asked_by_shipped().items()
+        if wanted - {"@classes"} and wanted <= set(facts) and wanted & one_each
+    ]
     return [*found[:most], "…"] if len(found) > most else found
 
 

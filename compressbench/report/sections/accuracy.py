@@ -402,8 +402,9 @@ def accuracy_table(panel: Panel, moment: str) -> Table | None:
             )
         columns.add(series.label, "", column)
     looks = styles(panel)
+    told = "" if unit == "1" else f" ({unit})"
     return Table(
-        title=f"{title_of(panel.main[1])} ({unit}) by density, {moment_name(moment)}",
+        title=f"{title_of(panel.main[1])}{told} by density, {moment_name(moment)}",
         stub="Density",
         heads=tuple(columns.heads),
         rows=tuple(

@@ -19,17 +19,17 @@ PROBE = "next_tokens"
 TOLD = of(
     PROBE,
     "perplexity",
-    "bits_per_byte",
+    "flipped",
     "kl",
     "kl_50",
     "kl_90",
     "kl_99",
     "kl_99_9",
     "kl_max",
-    "flipped",
     "first_divergence",
     "first_divergence_median",
     "never_diverges",
+    "bits_per_byte",
 )
 BITS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0)
 LEAD = (
@@ -46,9 +46,6 @@ def shown(panel: Panel, moment: str) -> set[Key]:
 
 
 def section(panel: Panel, suffix: str) -> Section:
-    if not any(r.probe == PROBE for r in panel.rows):
-        return Section("Token by token", "tokens")
-
     def build(moment: str, pick: Pick) -> Table | None:
         return metric_table(panel, moment, "Distance to dense, token by token", TOLD, pick)
 

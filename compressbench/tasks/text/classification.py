@@ -10,7 +10,7 @@ import numpy as np
 
 from compressbench.errors import UserError, nearest
 from compressbench.ragged import Ragged
-from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
+from compressbench.tasks.text.packing import SECOND, TEXT, of_cut, unpacked
 from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ class TextClassification:
 
     def remarks(self, splits: Mapping[str, Examples]) -> tuple[str, ...]:
         """How many examples were cut, where any was."""
-        counts = {name: (int(split[CUT].sum()), len(split)) for name, split in splits.items()}
-        told = ", ".join(f"{cut:,} of {n:,} {name}" for name, (cut, n) in counts.items() if cut)
-        return (f"longer than {self.length} tokens and cut there: {told} examples",) if told else ()
+        return of_cut({name: split[CUT] for name, split in splits.items()}, self.length)
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
         """int64 (n, tokens): ``input_ids``, ``attention_mask`` (1 where a token is, else 0), of pairs ``token_type_ids``.

@@ -24,10 +24,10 @@ COMPACT = 0.75
 class Steps(Protocol):
     """What decodes with a memory: tuples, one in another, of tensors with a row for each sentence."""
 
-    def begin(self, *inputs: Tensor) -> Any:
+    def begin(self, input_ids: Tensor, attention_mask: Tensor, /) -> Any:
         """What is remembered before the first token, of the inputs but the decoder's."""
 
-    def step(self, tokens: Tensor, remembered: Any) -> tuple[Tensor, Any]:
+    def step(self, tokens: Tensor, remembered: Any, /) -> tuple[Tensor, Any]:
         """The token before (n,), to logits of the next one (n, vocabulary), and what is remembered with it."""
 
 

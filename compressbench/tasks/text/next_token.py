@@ -12,7 +12,7 @@ import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
-from compressbench.tasks.text.packing import TEXT, unpacked
+from compressbench.tasks.text.packing import TEXT, of_cut, unpacked
 from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
@@ -78,6 +78,13 @@ class NextToken:
             sizes[row] = len(texts[row].encode()) if whole else 0
         columns = {**examples.columns, IDS: Ragged.of(seen), BYTES: sizes}
         return replace(examples, columns=columns, labels=labels)
+
+    def remarks(self, splits: Mapping[str, Examples]) -> tuple[str, ...]:
+        """How many texts were cut, where any was."""
+        cut = {
+            name: (split[BYTES] == 0) & (np.diff(split[TEXT].starts) > 0) for name, split in splits.items()
+        }
+        return of_cut(cut, self.length)
 
     def _begin(self) -> tuple[int, ...]:
         """What is put before a text, where the tokenizer marks neither its begin nor its end."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,3 +27,16 @@ def unpacked(texts: Ragged) -> list[str]:
         values[a:b].decode(errors="replace")
         for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     ]
+
+
+def of_cut(cut: Mapping[str, Any], length: int, what: str = "examples") -> tuple[str, ...]:
+    """The remark that some were cut, where any was; see ``tasks.task.Remarks``.
+
+    Args:
+        cut: by split (n,), which examples were.
+        length: tokens that are left of those.
+        what: the examples are called.
+    """
+    counts = {name: (int(np.count_nonzero(which)), len(which)) for name, which in cut.items()}
+    told = ", ".join(f"{number:,} of {n:,} {name}" for name, (number, n) in counts.items() if number)
+    return (f"longer than {length} tokens and cut there: {told} {what}",) if told else ()

@@ -86,7 +86,8 @@ def search(text: str, label: int, candidates: Candidates, bounds: Bounds) -> Sea
     said = yield [without(parts, place) for place in open_]
     queries += len(open_)
     importance = _importance(whole, said, label)
-    now, exchanged = float(whole[label]), []
+    now = float(whole[label])
+    exchanged: list[tuple[str, str]] = []
     most = max(1, int(bounds.share * len(places)))
     for at in sorted(range(len(open_)), key=lambda k: (-importance[k], k)):
         if len(exchanged) == most or queries == bounds.queries:

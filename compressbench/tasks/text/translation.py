@@ -11,7 +11,7 @@ import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
-from compressbench.tasks.text.packing import TARGET, TEXT, unpacked
+from compressbench.tasks.text.packing import TARGET, TEXT, of_cut, unpacked
 from compressbench.tasks.text.tokens import BEGIN, FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
@@ -122,9 +122,7 @@ class Translation:
 
     def remarks(self, splits: Mapping[str, Examples]) -> tuple[str, ...]:
         """How many pairs were cut, where any was."""
-        counts = {name: (int(split[CUT].sum()), len(split)) for name, split in splits.items()}
-        told = ", ".join(f"{cut:,} of {n:,} {name}" for name, (cut, n) in counts.items() if cut)
-        return (f"longer than {self.length} tokens and cut there: {told} pairs",) if told else ()
+        return of_cut({name: split[CUT] for name, split in splits.items()}, self.length, "pairs")
 
     def encode(self, examples: Examples, variation: Inputs | None = None) -> Inputs:
         """int64: ``input_ids``, ``attention_mask`` (1 where a token is), ``decoder_input_ids``, each (n, tokens).
