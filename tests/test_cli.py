@@ -201,7 +201,7 @@ class Bare(nn.Module):
 def test_bad_models_are_one_clear_line(command: Command, tmp_path: Path) -> None:
     (tmp_path / "outside.py").write_text(OUTSIDE)
     for build, words in (
-        ("{_target_: outside.Net, outputs: 7, width: 8}", "7,) outputs an image, digits has 10 classes"),
+        ("{_target_: outside.Net, outputs: 7, width: 8}", "7,) outputs of each image, digits has 10 classes"),
         ("{_target_: outside.Bare, outputs: '@classes'}", "no prunable layer"),
         ("{_target_: outside.Net, outputs: '@classes', widht: 8}", "unknown key 'widht'"),
         ("{_target_: outside.Net, outputs: '@clases', width: 8}", "'@clases' is not known"),

@@ -105,10 +105,8 @@ def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
             ) from error
     streams = getattr(task, "streams", False)  # then a row of logits for every token
     if (len(logits), logits.shape[-1], logits.ndim) != (2, classes, 3 if streams else 2):
-        noun = getattr(task, "noun", "image")
-        noun = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
         raise UserError(
-            f"model {name} gives {tuple(logits.shape[1:])} outputs {noun}, "
+            f"model {name} gives {tuple(logits.shape[1:])} outputs of each {getattr(task, 'noun', 'image')}, "
             f"{bench.dataset.name} has {classes} classes; pass the number on as '@classes' in model.build"
         )
     if not prunable(module):
