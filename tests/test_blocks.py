@@ -86,7 +86,7 @@ def test_every_kind_of_training_takes_the_block(path: Path) -> None:
         "mimic": ["recipe.stages.dense.objective.points={a: b}"],
         "patient": ["recipe.stages.dense.objective.points={a: b}"],
     }
-    teacher = ["distill", "distill_adam", "mimic", "patient"]
+    teacher = ["distill", "distill_adam", "mimic", "patient", "finetune_distill", "finetune_patient"]
     extra = needed.get(path.stem, []) + (
         ["recipe.stages.dense.objective.teacher=x"] if path.stem in teacher else []
     )

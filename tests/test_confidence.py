@@ -40,6 +40,8 @@ def logits(seed: int, n: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
 class Told:
     """A view that says what it is told to."""
 
+    streams = False
+
     def __init__(
         self, bench, z: np.ndarray, validation: np.ndarray | None = None, label: str = "net"
     ) -> None:

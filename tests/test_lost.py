@@ -296,8 +296,10 @@ def bench(truth: list[int], classes: int = 3, pictures: bool = True, groups: Any
     examples = Examples(
         {IMAGES: images} if pictures else {}, torch.tensor(truth), torch.arange(len(truth)) + 100, codes
     )
-    dataset = SimpleNamespace(name="toys", groups={k: names for k, (names, _) in (groups or {}).items()})
-    return SimpleNamespace(task=SimpleNamespace(classes=names), dataset=dataset, feed=lambda split: examples)
+    task = SimpleNamespace(classes=names)
+    told = {k: names for k, (names, _) in (groups or {}).items()}
+    dataset = SimpleNamespace(name="toys", groups=told, task=task)
+    return SimpleNamespace(task=task, dataset=dataset, feed=lambda split: examples)
 
 
 TRUTH = [0, 0, 1, 1]

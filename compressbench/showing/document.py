@@ -277,7 +277,7 @@ def _flip(found: Flip, texts: Callable[[int], str] | None) -> dict[str, Any]:
     return {
         "row": found.row,
         "id": found.id,
-        **({"text": texts(found.row)} if texts else {}),
+        "text": texts(found.row) if texts else None,
         "kind": found.kind,
         "label": found.label,
         "reference": found.reference,
