@@ -14,6 +14,7 @@ from torch import Tensor
 import compressbench.models.prepared
 from compressbench.bench import Bench
 from compressbench.cli import calibrate
+from compressbench.data.examples import Examples
 from compressbench.deploying.handing_over import check
 from compressbench.hardware import agreement, calibrating, turns
 from compressbench.hardware.target import Lowered, Unsupported
@@ -65,10 +66,10 @@ def test_answers_that_are_no_numbers_agree_with_nothing() -> None:
     asked = SimpleNamespace(
         encode=lambda batch: (there,), answers=task.answers, right=task.right, log_probs=task.log_probs
     )
-    feed = SimpleNamespace(batches=lambda size: [SimpleNamespace(labels=labels)])
+    feed = Examples.of(labels.numpy()).to("cpu")
     answers = task.answers(Outputs(own))
     view: Any = SimpleNamespace(
-        bench=SimpleNamespace(task=asked, feed=lambda split: feed),
+        bench=SimpleNamespace(task=asked, feed=lambda split: feed), streams=False,
         log_probs=own.log_softmax(1), labels=labels, answers=answers, right=answers == labels,
     )  # fmt: skip
     found = check(view, lambda x: x, "mine")

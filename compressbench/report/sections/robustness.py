@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from compressbench.report import exchanged as words
 from compressbench.report.numbers import counted
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.section import Section, both, kept
-from compressbench.report.sections import exchanged as words
 from compressbench.report.states import (
     Column,
     Key,
