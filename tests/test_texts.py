@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import subprocess
 import sys
@@ -163,6 +164,12 @@ def test_a_users_own_table(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             texts.text_file(**settings)
+
+
+def test_classes_stand_in_one_order_whatever_the_labels_order() -> None:
+    """Nothing is above or below not-a-number, so that sorting by it keeps an order that hashes made."""
+    for order in itertools.permutations(["nan", "inf", "10", "9", "a"]):
+        assert sorted(order, key=texts._in_order) == ["9", "10", "a", "inf", "nan"]
 
 
 def test_a_vocabulary_is_the_same_in_every_process() -> None:

@@ -6,6 +6,7 @@ A text is kept as its UTF-8 bytes, a row of a ragged column; what a model reads 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -275,11 +276,12 @@ def _cut(
 
 
 def _in_order(label: str) -> tuple[int, float, str]:
-    """Numbers by size, before words."""
+    """Numbers by size, before words; what is not finite, as ``nan``, is a word."""
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
-        return 1, 0.0, label
+        number = math.nan
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)
 
 
 def _numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> np.ndarray:
