@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import lzma
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from compressbench.data import texts
+from compressbench.data import tables, texts
 from compressbench.data.examples import Examples
 from compressbench.data.load import load
 from compressbench.data.tables import read_table
@@ -81,6 +83,25 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(b"text\tlabel\nq\t1\n")[:-4])
     with pytest.raises(UserError, match="truncated or damaged"):
         read_table(tmp_path / "a.tsv.gz")
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz", "a.tsv.xz"])
+def test_a_table_takes_the_memory_of_its_text(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "text\tlabel\n" + "q\t1\n" * 600_000  # of more than two chunks
+    pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(Path(name).suffix, bytes)
+    (tmp_path / name).write_bytes(pack(body.encode()))
+    tracemalloc.start()
+    assert tables.text_of(tmp_path / name) == body
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 << 20
+    monkeypatch.setattr(tables, "LARGEST", len(body))
+    assert tables.text_of(tmp_path / name) == body
+    monkeypatch.setattr(tables, "LARGEST", len(body) - 1)
+    with pytest.raises(UserError, match="is larger than 2 GiB"):
+        tables.text_of(tmp_path / name)
 
 
 def test_texts_are_packed_and_unpacked() -> None:

@@ -17,6 +17,8 @@ from compressbench.paths import given_path
 
 LARGEST = 2 << 30
 """Bytes of a table, uncompressed."""
+CHUNK = 1 << 20
+"""Bytes that are read at a time."""
 FORMS = (".tsv", ".csv", ".jsonl")
 
 Table = dict[str, list[str]]
@@ -65,9 +67,13 @@ def text_of(path: Path) -> str:
         UserError: it can't be read, is damaged, is no UTF-8, or is larger than 2 GiB.
     """
     openers: dict[str, Any] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
+    data = bytearray()  # one ``read(LARGEST)`` would take so much memory for a file of any size
     try:
+        if path.suffix not in openers and path.stat().st_size > LARGEST:
+            raise UserError(f"{path} is larger than 2 GiB")
         with openers.get(path.suffix, open)(path, "rb") as file:
-            data = file.read(LARGEST + 1)
+            while len(data) <= LARGEST and (chunk := file.read(CHUNK)):
+                data += chunk
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path} is truncated or damaged ({error})") from error
     except OSError as error:
