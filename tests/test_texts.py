@@ -67,6 +67,8 @@ def test_tables_of_three_forms_are_read_alike(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "q"}\n{"label": 1}\n', "line 2 and those before it differ"),
         ("a.jsonl", '{"text": null}\n', "text is null, not a text"),
         ("a.jsonl", "{\n", "line 1 is no JSON"),
+        ("a.jsonl", '{"text": "q"}\n{"text": "a \\ud800"}\n', r"a\.jsonl: line 2: 'text' holds half of a character"),
+        ("a.jsonl", '{"\\udfff": "q"}\n', r"line 1: '\\udfff' holds half of a character"),
         ("a.txt", "q\n", "no table by its name"),
     ],
 )

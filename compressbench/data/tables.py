@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compressbench.errors import UserError
-from compressbench.paths import given_path
+from compressbench.paths import given_path, is_utf8
 
 LARGEST = 2 << 30
 """Bytes of a table, uncompressed."""
@@ -125,6 +125,10 @@ def _objects(text: str, path: Path) -> Table:
             if isinstance(value, dict | list) or value is None:
                 raise UserError(
                     f"{path}: line {number}: {name} is {json.dumps(value)[:40]}, not a text or a number"
+                )
+            if not is_utf8(f"{name}{value}"):
+                raise UserError(
+                    f"{path}: line {number}: {name!a:.42} holds half of a character (as \\ud800 is), no text"
                 )
             found.setdefault(name, []).append(value if isinstance(value, str) else json.dumps(value))
     if not found:
