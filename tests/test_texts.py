@@ -67,6 +67,8 @@ def test_tables_of_three_forms_are_read_alike(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "q"}\n{"label": 1}\n', "line 2 and those before it differ"),
         ("a.jsonl", '{"text": null}\n', "text is null, not a text"),
         ("a.jsonl", "{\n", "line 1 is no JSON"),
+        ("a.jsonl", '\n{"text": "q"}\n \n{"text": 1}\n{"text": []}\n', "line 5: text is"),
+        ("a.jsonl", '{}\n{"text": "q"}\n', "line 1 is no object such"),
         ("a.jsonl", '{"text": "q"}\n{"text": "a \\ud800"}\n', r"a\.jsonl: line 2: 'text' holds half of a character"),
         ("a.jsonl", '{"\\udfff": "q"}\n', r"line 1: '\\udfff' holds half of a character"),
         ("a.txt", "q\n", "no table by its name"),
@@ -76,6 +78,20 @@ def test_what_is_no_table_is_refused(tmp_path: Path, name: str, text: str, said:
     path = written(tmp_path / name, text)
     with pytest.raises(UserError, match=said):
         read_table(path)
+
+
+def test_a_message_holds_the_beginnings_of_names(tmp_path: Path) -> None:
+    """Of a file without a header the names are the first row's texts."""
+    long = "x" * 45
+    path = written(tmp_path / "t.csv", f'{long},"two\nlines","{long} a"\nq,r,s\n')
+    with pytest.raises(UserError) as refused:
+        texts.text_file(path, test_fraction=0.5)
+    assert str(refused.value).endswith(f"it has {long[:40]}, two lines, {long[:40]}")
+    body = "".join(f"q\t{long}{k % 2}\n" for k in range(8))
+    path = written(tmp_path / "t.tsv", f"text\tlabel\n{body}")
+    with pytest.raises(UserError) as refused:
+        texts.text_file(path, written(tmp_path / "u.tsv", "text\tlabel\nq\tz\n"))
+    assert str(refused.value).endswith(f"label 'z' is none of the classes: {long[:40]}, {long[:40]}")
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,14 @@ def column(table: Mapping[str, Sequence[str]], name: str, path: object, setting:
         UserError: there is none.
     """
     if name not in table:
-        raise UserError(f"{path} has no column {name!r} ({setting}); it has {', '.join(table) or 'none'}")
+        raise UserError(f"{path} has no column {name!r} ({setting}); it has {named(table) or 'none'}")
     return list(table[name])
+
+
+def named(names: Iterable[str], most: int = 20) -> str:
+    """Names for a message, the first ones, each of 40 characters at most: where a header is missing they are texts."""
+    told = list(names)
+    return ", ".join(" ".join(name[:40].split()) for name in told[:most]) + (" …" if len(told) > most else "")
 
 
 def text_of(path: Path) -> str:
@@ -94,7 +100,7 @@ def _delimited(rows: Iterator[list[str]], path: Path) -> Table:
             raise UserError(f"{path} is empty; a line with the columns' names is wanted")
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
-            raise UserError(f"{path} has two columns {twice!r}")
+            raise UserError(f"{path} has two columns {twice[:40]!r}")
         found: list[list[str]] = []
         for number, row in enumerate(rows, 2):
             if not row:  # an empty line of a CSV file
@@ -110,21 +116,22 @@ def _delimited(rows: Iterator[list[str]], path: Path) -> Table:
 
 def _objects(text: str, path: Path) -> Table:
     found: Table = {}
-    lines = [line for line in text.split("\n") if line.strip()]
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is no JSON ({error})") from error
-        if not isinstance(row, dict):
+        if not isinstance(row, dict) or not row:
             raise UserError(f'{path}: line {number} is no object such as {{"text": …, "label": …}}')
         if found and set(row) != set(found):
             odd = sorted(set(row) ^ set(found))[0]
-            raise UserError(f"{path}: line {number} and those before it differ in {odd!r}")
+            raise UserError(f"{path}: line {number} and those before it differ in {odd[:40]!r}")
         for name, value in row.items():
             if isinstance(value, dict | list) or value is None:
                 raise UserError(
-                    f"{path}: line {number}: {name} is {json.dumps(value)[:40]}, not a text or a number"
+                    f"{path}: line {number}: {name[:40]} is {json.dumps(value)[:40]}, not a text or a number"
                 )
             if not is_utf8(f"{name}{value}"):
                 raise UserError(

@@ -18,7 +18,7 @@ from compressbench.data.examples import Examples
 from compressbench.data.idx import EMBEDDED
 from compressbench.data.published import Content, Published
 from compressbench.data.splits import allocate, pick
-from compressbench.data.tables import Table, column, read_table
+from compressbench.data.tables import Table, column, named, read_table
 from compressbench.errors import UserError
 from compressbench.paths import given_path
 from compressbench.tasks.text.packing import SECOND, TEXT, packed
@@ -263,7 +263,7 @@ def _cut(
     counts = np.bincount(whole.labels, minlength=len(classes))
     if counts.min() < 2:
         least = classes[int(counts.argmin())]
-        raise UserError(f"text_file: class {least!r} has one example; test_fraction needs two of each")
+        raise UserError(f"text_file: class {least[:40]!r} has one example; test_fraction needs two of each")
     size = min(max(round(share * len(whole)), len(classes)), len(whole) - len(classes))
     chosen = pick(
         whole.labels, allocate(counts, size, counts * 0 + 1, counts - 1), np.random.RandomState(seed)
@@ -293,8 +293,7 @@ def _numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> np.nd
     places = {name: k for k, name in enumerate(classes)}
     odd = next((label for label in labels if label not in places), None)
     if odd is not None:
-        known = ", ".join(classes[:8]) + (" …" if len(classes) > 8 else "")
-        raise UserError(f"{where}: label {odd[:40]!r} is none of the classes: {known}")
+        raise UserError(f"{where}: label {odd[:40]!r} is none of the classes: {named(classes, 8)}")
     return np.array([places[label] for label in labels], np.int64)
 
 
