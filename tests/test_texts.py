@@ -205,6 +205,14 @@ def test_a_users_own_table(tmp_path: Path) -> None:
             texts.text_file(**settings)
 
 
+def test_a_row_without_a_label_is_refused(tmp_path: Path) -> None:
+    whole, lacking = ("text\tlabel\n" + "q\ta\nq\tb\n" * 4 + end for end in ("", "q\t\nq\ta\n"))
+    whole, lacking = written(tmp_path / "whole.tsv", whole), written(tmp_path / "lacking.tsv", lacking)
+    for settings in ({"train": lacking, "test_fraction": 0.3}, {"train": whole, "test": lacking}):
+        with pytest.raises(UserError, match=r"lacking\.tsv: row 9 has no label in 'label'"):
+            texts.text_file(**settings)
+
+
 def test_classes_stand_in_one_order_whatever_the_labels_order() -> None:
     """Nothing is above or below not-a-number, so that sorting by it keeps an order that hashes made."""
     for order in itertools.permutations(["nan", "inf", "10", "9", "a"]):

@@ -220,7 +220,7 @@ def text_file(
         split_seed: which examples these are.
 
     Raises:
-        UserError: a file or a column is missing, test has a label that train lacks, or a setting is wrong.
+        UserError: a file or a column is missing, a row has no label, test has a label that train lacks, or a setting is wrong.
     """
     if train is None:
         raise UserError("text_file: train names no file; dataset.read.train=PATH.tsv, .csv or .jsonl")
@@ -232,6 +232,9 @@ def text_file(
         [UNLABELLED] * len(column(t, text, p, "text")) if label is None else column(t, label, p, "label")
         for t, p in zip(tables, paths, strict=True)
     ]
+    for labels, path in zip(told, paths, strict=True):
+        if "" in labels:
+            raise UserError(f"{path}: row {labels.index('') + 1:,} has no label in {label!r} (the first row is 1)")
     classes = tuple(sorted(set(told[0]), key=_in_order))
     if label is not None and len(classes) < 2:
         raise UserError(
