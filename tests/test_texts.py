@@ -177,6 +177,19 @@ def test_published_layouts(tmp_path: Path) -> None:
         texts.sst2(str(tmp_path))
 
 
+def test_published_layouts_may_be_compressed(tmp_path: Path) -> None:
+    (tmp_path / "trec").mkdir()
+    (tmp_path / "agnews").mkdir()
+    (tmp_path / "trec/train_5500.label.gz").write_bytes(gzip.compress(b"DESC:manner How \xe9 ?\nLOC:city W ?\n"))
+    (tmp_path / "trec/TREC_10.label.xz").write_bytes(lzma.compress(b"NUM:date When ?\n"))
+    raw = texts.trec(str(tmp_path))
+    assert (unpacked(raw.train["text"]), unpacked(raw.test["text"])) == (["How é ?", "W ?"], ["When ?"])
+    (tmp_path / "agnews/train.csv.gz").write_bytes(gzip.compress(b'"3","Wall\r\nSt.","S"\r\n'))
+    (tmp_path / "agnews/test.csv.xz").write_bytes(lzma.compress(b'"4","T","D"\n'))
+    raw = texts.agnews(str(tmp_path))
+    assert (unpacked(raw.train["text"]), unpacked(raw.test["text"])) == (["Wall\nSt. S"], ["T D"])
+
+
 def test_a_users_own_table(tmp_path: Path) -> None:
     body = "".join(f"one {i},other {i},{i % 3 + 8},{'ab'[i % 2]}\n" for i in range(30))
     path = written(tmp_path / "t.csv", f"said,reply,stars,who\n{body}")

@@ -66,11 +66,11 @@ def named(names: Iterable[str], most: int = 20) -> str:
     return ", ".join(" ".join(name[:40].split()) for name in told[:most]) + (" …" if len(told) > most else "")
 
 
-def text_of(path: Path) -> str:
-    """A file of UTF-8 text; ``.gz`` and ``.xz`` are opened.
+def text_of(path: Path, encoding: str = "utf-8-sig") -> str:
+    """A file of text; ``.gz`` and ``.xz`` are opened.
 
     Raises:
-        UserError: it can't be read, is damaged, is no UTF-8, or is larger than 2 GiB.
+        UserError: it can't be read, is damaged, isn't of the encoding, or is larger than 2 GiB.
     """
     openers: dict[str, Any] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
     data = bytearray()  # one ``read(LARGEST)`` would take so much memory for a file of any size
@@ -87,7 +87,7 @@ def text_of(path: Path) -> str:
     if len(data) > LARGEST:
         raise UserError(f"{path} is larger than 2 GiB")
     try:
-        return str(data.decode("utf-8-sig"))
+        return str(data.decode(encoding))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start:,})") from error
 

@@ -18,7 +18,7 @@ from compressbench.data.examples import Examples
 from compressbench.data.idx import EMBEDDED
 from compressbench.data.published import Content, Published
 from compressbench.data.splits import allocate, pick
-from compressbench.data.tables import Table, column, named, read_table
+from compressbench.data.tables import Table, column, named, read_table, text_of
 from compressbench.errors import UserError
 from compressbench.paths import given_path
 from compressbench.tasks.text.packing import SECOND, TEXT, packed
@@ -136,11 +136,8 @@ def trec(data_dir: str) -> Raw:
     parts, fine = [], []
     if published is not None:
         for name in ("train_5500.label", "TREC_10.label"):
-            path = published / name
-            try:
-                lines = path.read_text(encoding="latin-1").splitlines()
-            except OSError as error:
-                raise UserError(f"dataset trec: can't read {path}: {error.strerror or error}") from error
+            path = file_of("trec", published, name)
+            lines = text_of(path, "latin-1").splitlines()
             labels = [line.partition(" ")[0] for line in lines]
             parts.append(
                 examples(
@@ -177,13 +174,11 @@ def agnews(data_dir: str) -> Raw:
         import csv
 
         for name in ("train.csv", "test.csv"):
-            path = published / name
+            path = file_of("agnews", published, name)
             try:
-                rows = list(
-                    csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
-                )
-            except (OSError, UnicodeDecodeError, csv.Error) as error:
-                raise UserError(f"dataset agnews: can't read {path}: {error}") from error
+                rows = list(csv.reader(io.StringIO(text_of(path), newline=None), strict=True))
+            except csv.Error as error:
+                raise UserError(f"dataset agnews: {path} is no CSV ({error})") from error
             odd = next((i for i, row in enumerate(rows, 1) if len(row) != 3), None)
             if odd is not None:
                 raise UserError(f"{path}: row {odd} isn't class, title, description")
