@@ -226,6 +226,15 @@ def test_a_row_without_a_label_is_refused(tmp_path: Path) -> None:
             texts.text_file(**settings)
 
 
+@pytest.mark.parametrize("cell", ["{}", "the same" * 30])
+def test_attributes_that_are_texts_make_no_groups(tmp_path: Path, cell: str) -> None:
+    body = "".join(f"q\t{'ab'[i % 2]}\t{cell.format(i)}\n" for i in range(1100))
+    path = written(tmp_path / "t.tsv", f"text\tlabel\twho\n{body}")
+    said = "1,100 different texts of up to 4 " if cell == "{}" else "1 different texts of up to 240 "
+    with pytest.raises(UserError, match=rf"t\.tsv: column 'who' \(attributes\) makes no groups: {said}"):
+        texts.text_file(path, test_fraction=0.5, attributes=["who"])
+
+
 def test_classes_stand_in_one_order_whatever_the_labels_order() -> None:
     """Nothing is above or below not-a-number, so that sorting by it keeps an order that hashes made."""
     for order in itertools.permutations(["nan", "inf", "10", "9", "a"]):

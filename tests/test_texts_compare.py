@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,23 @@ def test_labels_are_numbered_as_the_reference_numbers_its_classes(tmp_path: Path
     assert turned.labels.tolist() == [2, 0, 2]
     assert turned.classes == ("GOOD", "MIXED", "BAD")
     assert material.named_as(found, ["good", "other"]) is found
+
+
+def test_columns_of_long_texts_take_no_array_as_wide(tmp_path: Path) -> None:
+    """2,000 rows, one of which holds 100,000 characters, would be an array of 800 MB."""
+    cells = ["x" * 100_000, *("ba"[k % 2] for k in range(1999))]
+    path = tmp_path / "t.jsonl"
+    rows = ({"text": "q", "note": cell, "number": k} for k, cell in enumerate(cells))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tracemalloc.start()
+    made = material.of_table(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 << 20
+    codes, names = made.groups["note"]
+    assert (names, codes.dtype) == (("a", "b", cells[0]), np.int64)
+    assert [names[k] for k in codes] == cells
+    assert list(made.groups) == ["note"]  # another number in each row
 
 
 def test_pictures_settings_do_nothing_to_texts(tmp_path: Path, command: Any) -> None:

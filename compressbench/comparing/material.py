@@ -282,13 +282,13 @@ def of_table(path: Path, words: Sequence[str] = (), labelled: bool = True) -> Ma
     labels, classes = None, None
     if given is not None and labelled:
         labels, classes = numbered(_as_numbers(table[given]), n, f"--data {path}: {given}")
-    rest = {k: np.array(v) for k, v in table.items() if k not in (text, second, given, own)}
+    rest = {k: v for k, v in table.items() if k not in (text, second, given, own)}
     return Material(
         name=path.name,
         ids=_ids(None if own is None else np.array(table[own]), n, str(path)),
         labels=labels,
         classes=classes,
-        groups=_groups(rest, n),
+        groups=_groups_of_cells(rest, n),
         source=Written(tuple(table[text]), None if second is None else tuple(table[second])),
         rows=np.arange(n),
     )
@@ -495,6 +495,18 @@ def _groups(arrays: Mapping[str, NDArray[Any]], n: int) -> dict[str, Group]:
         codes, names = coded(np.array(_texts(column)) if column.dtype.kind == "S" else column)
         if len(names) <= MOST_GROUPS and (len(names) < n or n == 1):
             found[name] = (codes.astype(np.int64), names)
+    return found
+
+
+def _groups_of_cells(columns: Mapping[str, Sequence[str]], n: int) -> dict[str, Group]:
+    """``_groups`` of a table's columns; no array is made, which would be as wide as a column's longest text."""
+    found: dict[str, Group] = {}
+    for name, cells in columns.items():
+        known = set(cells)
+        if len(known) <= MOST_GROUPS and (len(known) < n or n == 1):
+            names = tuple(sorted(known))
+            place = {cell: k for k, cell in enumerate(names)}
+            found[name] = np.array([place[cell] for cell in cells], np.int64), names
     return found
 
 

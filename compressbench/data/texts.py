@@ -41,6 +41,8 @@ GLOSSES = Published(
 )
 UNLABELLED = "text"
 """The one class of texts without labels."""
+MOST_GROUPS, LONGEST_GROUP = 1000, 200
+"""How many sub-groups an attribute of a user's table may make, and the characters of a sub-group's name."""
 
 
 def glosses() -> Raw:
@@ -215,7 +217,8 @@ def text_file(
         split_seed: which examples these are.
 
     Raises:
-        UserError: a file or a column is missing, a row has no label, test has a label that train lacks, or a setting is wrong.
+        UserError: a file or a column is missing, a row has no label, test has a label that train lacks, an
+            attribute's values are no names of sub-groups, or a setting is wrong.
     """
     if train is None:
         raise UserError("text_file: train names no file; dataset.read.train=PATH.tsv, .csv or .jsonl")
@@ -241,7 +244,7 @@ def text_file(
         parts.append(
             examples(column(table, text, path, "text"), _numbers(labels, classes, str(path)), seconds)
         )
-        kept.append({a: np.array(column(table, a, path, "attributes")) for a in attributes})
+        kept.append({a: _attribute(column(table, a, path, "attributes"), a, path) for a in attributes})
     if test_fraction is None:
         return Raw(parts[0], parts[1], classes, licence, {"train": kept[0], "test": kept[1]})
     return _cut(parts[0], kept[0], classes, licence, test_fraction, split_seed)
@@ -271,6 +274,21 @@ def _cut(
         whole.take(rest), whole.take(chosen), classes, licence,
         {part: {a: v[rows] for a, v in attributes.items()} for part, rows in (("train", rest), ("test", chosen))},
     )  # fmt: skip
+
+
+def _attribute(cells: Sequence[str], name: str, path: Path) -> np.ndarray:
+    """(n,) names of sub-groups; the array is as wide as the longest name, so that texts would fill the memory.
+
+    Raises:
+        UserError: these are no names of sub-groups: too many, or too long.
+    """
+    known = set(cells)
+    if len(known) > MOST_GROUPS or max(map(len, known), default=0) > LONGEST_GROUP:
+        raise UserError(
+            f"{path}: column {name!r} (attributes) makes no groups: {len(known):,} different texts of up to "
+            f"{max(map(len, known)):,} characters; {MOST_GROUPS:,} of {LONGEST_GROUP} are the most"
+        )
+    return np.array(list(cells))
 
 
 def _in_order(label: str) -> tuple[int, float, str]:
