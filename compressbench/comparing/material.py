@@ -455,10 +455,11 @@ def numbered(given: NDArray[Any], n: int, where: str) -> tuple[Ints, tuple[str, 
     values = np.where(np.isnan(column), NONE, column) if column.dtype.kind == "f" else column
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
         raise UserError(f"{where} holds what are no whole numbers; numbers of classes, from 0, are wanted")
-    labels = np.array(values, np.int64)
-    if labels.min() < NONE:
-        raise UserError(f"{where} holds {labels.min()}; classes are numbered from 0, and -1 is none")
-    return _some(labels, where), None
+    least, most = values.min(), values.max()
+    if least < NONE or most >= 2**63:
+        odd = str(least if least < NONE else most)[:40]
+        raise UserError(f"{where} holds {odd}; classes are numbered from 0, and -1 is none")
+    return _some(np.array(values, np.int64), where), None
 
 
 def _some(labels: Ints, where: str) -> Ints:
