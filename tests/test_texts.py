@@ -69,7 +69,11 @@ def test_tables_of_three_forms_are_read_alike(tmp_path: Path) -> None:
         ("a.jsonl", "{\n", "line 1 is no JSON"),
         ("a.jsonl", '\n{"text": "q"}\n \n{"text": 1}\n{"text": []}\n', "line 5: text is"),
         ("a.jsonl", '{}\n{"text": "q"}\n', "line 1 is no object such"),
-        ("a.jsonl", '{"text": "q"}\n{"text": "a \\ud800"}\n', r"a\.jsonl: line 2: 'text' holds half of a character"),
+        (
+            "a.jsonl",
+            '{"text": "q"}\n{"text": "a \\ud800"}\n',
+            r"a\.jsonl: line 2: 'text' holds half of a character",
+        ),
         ("a.jsonl", '{"\\udfff": "q"}\n', r"line 1: '\\udfff' holds half of a character"),
         ("a.txt", "q\n", "no table by its name"),
     ],
@@ -180,7 +184,9 @@ def test_published_layouts(tmp_path: Path) -> None:
 def test_published_layouts_may_be_compressed(tmp_path: Path) -> None:
     (tmp_path / "trec").mkdir()
     (tmp_path / "agnews").mkdir()
-    (tmp_path / "trec/train_5500.label.gz").write_bytes(gzip.compress(b"DESC:manner How \xe9 ?\nLOC:city W ?\n"))
+    (tmp_path / "trec/train_5500.label.gz").write_bytes(
+        gzip.compress(b"DESC:manner How \xe9 ?\nLOC:city W ?\n")
+    )
     (tmp_path / "trec/TREC_10.label.xz").write_bytes(lzma.compress(b"NUM:date When ?\n"))
     raw = texts.trec(str(tmp_path))
     assert (unpacked(raw.train["text"]), unpacked(raw.test["text"])) == (["How é ?", "W ?"], ["When ?"])

@@ -464,6 +464,9 @@ def _labels(path: Path, given: Any, count: int) -> np.ndarray | None:
         numbers = np.asarray(given, dtype=np.float64).ravel()
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: its labels are not the numbers of the classes, from 0") from None
-    if len(numbers) != count or not ((numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers))).all():
+    if (
+        len(numbers) != count
+        or not ((numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers))).all()
+    ):
         raise UserError(f"{path}: its labels are not one whole number, 0 or more, for each of {count} rows")
     return numbers.astype(np.int64)

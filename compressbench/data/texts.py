@@ -232,7 +232,9 @@ def text_file(
     ]
     for labels, path in zip(told, paths, strict=True):
         if "" in labels:
-            raise UserError(f"{path}: row {labels.index('') + 1:,} has no label in {label!r} (the first row is 1)")
+            raise UserError(
+                f"{path}: row {labels.index('') + 1:,} has no label in {label!r} (the first row is 1)"
+            )
     classes = tuple(sorted(set(told[0]), key=_in_order))
     if label is not None and len(classes) < 2:
         raise UserError(

@@ -26,8 +26,8 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     """Writes a state's files and card; returns what is to be said of them.
 
     Raises:
-        UserError: a missing package, a net that the form can't hold, another state's tokenizer in the folder, or what was written doesn't do what the state
-            does (it is deleted again).
+        UserError: a missing package, a net that the form can't hold, a folder with another state's tokenizer, or what was
+            written doesn't do what the state does (it is deleted again).
     """
     from compressbench.deploying.card import card
     from compressbench.deploying.exporting import FORMS as WRITERS
@@ -94,7 +94,9 @@ def _beside(view: View, folder: Path) -> dict[Path, bytes]:
     files = {folder / name: content for name, content in contents.items()}
     for path, content in files.items():
         if path.is_symlink():
-            raise UserError(f"export: {path} is a link, through which nothing is written; choose another --output folder")
+            raise UserError(
+                f"export: {path} is a link, through which nothing is written; choose another --output folder"
+            )
         if path.exists() and not (path.is_file() and path.read_bytes() == content):
             raise UserError(
                 f"export: {path} is another one than this state's; choose another --output folder"

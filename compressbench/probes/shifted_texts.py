@@ -122,9 +122,7 @@ def _numbers(labels: Sequence[str], classes: Sequence[str], path: Path) -> Any:
     places = {str(k): k for k in range(len(classes))} | {name: k for k, name in enumerate(classes)}
     odd = next((label for label in labels if label not in places), None)
     if odd is not None:
-        raise UserError(
-            f"shifted: {path}: label {odd[:40]!r} is none of the classes: {named(classes, 8)}"
-        )
+        raise UserError(f"shifted: {path}: label {odd[:40]!r} is none of the classes: {named(classes, 8)}")
     return np.array([places[label] for label in labels], np.int64)
 
 
