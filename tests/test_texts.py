@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import lzma
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from compressbench.data import texts
+from compressbench.data import tables, texts
 from compressbench.data.examples import Examples
 from compressbench.data.load import load
 from compressbench.data.tables import read_table
@@ -64,6 +68,14 @@ def test_tables_of_three_forms_are_read_alike(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "q"}\n{"label": 1}\n', "line 2 and those before it differ"),
         ("a.jsonl", '{"text": null}\n', "text is null, not a text"),
         ("a.jsonl", "{\n", "line 1 is no JSON"),
+        ("a.jsonl", '\n{"text": "q"}\n \n{"text": 1}\n{"text": []}\n', "line 5: text is"),
+        ("a.jsonl", '{}\n{"text": "q"}\n', "line 1 is no object such"),
+        (
+            "a.jsonl",
+            '{"text": "q"}\n{"text": "a \\ud800"}\n',
+            r"a\.jsonl: line 2: 'text' holds half of a character",
+        ),
+        ("a.jsonl", '{"\\udfff": "q"}\n', r"line 1: '\\udfff' holds half of a character"),
         ("a.txt", "q\n", "no table by its name"),
     ],
 )
@@ -73,6 +85,20 @@ def test_what_is_no_table_is_refused(tmp_path: Path, name: str, text: str, said:
         read_table(path)
 
 
+def test_a_message_holds_the_beginnings_of_names(tmp_path: Path) -> None:
+    """Of a file without a header the names are the first row's texts."""
+    long = "x" * 45
+    path = written(tmp_path / "t.csv", f'{long},"two\nlines","{long} a"\nq,r,s\n')
+    with pytest.raises(UserError) as refused:
+        texts.text_file(path, test_fraction=0.5)
+    assert str(refused.value).endswith(f"it has {long[:40]}, two lines, {long[:40]}")
+    body = "".join(f"q\t{long}{k % 2}\n" for k in range(8))
+    path = written(tmp_path / "t.tsv", f"text\tlabel\n{body}")
+    with pytest.raises(UserError) as refused:
+        texts.text_file(path, written(tmp_path / "u.tsv", "text\tlabel\nq\tz\n"))
+    assert str(refused.value).endswith(f"label 'z' is none of the classes: {long[:40]}, {long[:40]}")
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"text\tlabel\n\xff\xfe\t1\n")
     with pytest.raises(UserError, match="no UTF-8 text"):
@@ -80,6 +106,25 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(b"text\tlabel\nq\t1\n")[:-4])
     with pytest.raises(UserError, match="truncated or damaged"):
         read_table(tmp_path / "a.tsv.gz")
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz", "a.tsv.xz"])
+def test_a_table_takes_the_memory_of_its_text(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "text\tlabel\n" + "q\t1\n" * 600_000  # of more than two chunks
+    pack: Any = {".gz": gzip.compress, ".xz": lzma.compress}.get(Path(name).suffix, bytes)
+    (tmp_path / name).write_bytes(pack(body.encode()))
+    tracemalloc.start()
+    assert tables.text_of(tmp_path / name) == body
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 << 20
+    monkeypatch.setattr(tables, "LARGEST", len(body))
+    assert tables.text_of(tmp_path / name) == body
+    monkeypatch.setattr(tables, "LARGEST", len(body) - 1)
+    with pytest.raises(UserError, match="is larger than 2 GiB"):
+        tables.text_of(tmp_path / name)
 
 
 def test_texts_are_packed_and_unpacked() -> None:
@@ -137,6 +182,21 @@ def test_published_layouts(tmp_path: Path) -> None:
         texts.sst2(str(tmp_path))
 
 
+def test_published_layouts_may_be_compressed(tmp_path: Path) -> None:
+    (tmp_path / "trec").mkdir()
+    (tmp_path / "agnews").mkdir()
+    (tmp_path / "trec/train_5500.label.gz").write_bytes(
+        gzip.compress(b"DESC:manner How \xe9 ?\nLOC:city W ?\n")
+    )
+    (tmp_path / "trec/TREC_10.label.xz").write_bytes(lzma.compress(b"NUM:date When ?\n"))
+    raw = texts.trec(str(tmp_path))
+    assert (unpacked(raw.train["text"]), unpacked(raw.test["text"])) == (["How é ?", "W ?"], ["When ?"])
+    (tmp_path / "agnews/train.csv.gz").write_bytes(gzip.compress(b'"3","Wall\r\nSt.","S"\r\n'))
+    (tmp_path / "agnews/test.csv.xz").write_bytes(lzma.compress(b'"4","T","D"\n'))
+    raw = texts.agnews(str(tmp_path))
+    assert (unpacked(raw.train["text"]), unpacked(raw.test["text"])) == (["Wall\nSt. S"], ["T D"])
+
+
 def test_a_users_own_table(tmp_path: Path) -> None:
     body = "".join(f"one {i},other {i},{i % 3 + 8},{'ab'[i % 2]}\n" for i in range(30))
     path = written(tmp_path / "t.csv", f"said,reply,stars,who\n{body}")
@@ -163,6 +223,29 @@ def test_a_users_own_table(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             texts.text_file(**settings)
+
+
+def test_a_row_without_a_label_is_refused(tmp_path: Path) -> None:
+    whole, lacking = ("text\tlabel\n" + "q\ta\nq\tb\n" * 4 + end for end in ("", "q\t\nq\ta\n"))
+    whole, lacking = written(tmp_path / "whole.tsv", whole), written(tmp_path / "lacking.tsv", lacking)
+    for settings in ({"train": lacking, "test_fraction": 0.3}, {"train": whole, "test": lacking}):
+        with pytest.raises(UserError, match=r"lacking\.tsv: row 9 has no label in 'label'"):
+            texts.text_file(**settings)
+
+
+@pytest.mark.parametrize("cell", ["{}", "the same" * 30])
+def test_attributes_that_are_texts_make_no_groups(tmp_path: Path, cell: str) -> None:
+    body = "".join(f"q\t{'ab'[i % 2]}\t{cell.format(i)}\n" for i in range(1100))
+    path = written(tmp_path / "t.tsv", f"text\tlabel\twho\n{body}")
+    said = "1,100 different texts of up to 4 " if cell == "{}" else "1 different texts of up to 240 "
+    with pytest.raises(UserError, match=rf"t\.tsv: column 'who' \(attributes\) makes no groups: {said}"):
+        texts.text_file(path, test_fraction=0.5, attributes=["who"])
+
+
+def test_classes_stand_in_one_order_whatever_the_labels_order() -> None:
+    """Nothing is above or below not-a-number, so that sorting by it keeps an order that hashes made."""
+    for order in itertools.permutations(["nan", "inf", "10", "9", "a"]):
+        assert sorted(order, key=texts._in_order) == ["9", "10", "a", "inf", "nan"]
 
 
 def test_a_vocabulary_is_the_same_in_every_process() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 from cases_texts import TESTED, run
-from compressbench.artefacts.artefact import Input, Wanted
+from compressbench.artefacts import predictions
+from compressbench.artefacts.artefact import Given, Input, Wanted
 from compressbench.artefacts.reading import Reading, of_folder
 from compressbench.comparing import material
 from compressbench.errors import UserError
@@ -247,6 +249,48 @@ def test_labels_are_numbered_as_the_reference_numbers_its_classes(tmp_path: Path
     assert turned.labels.tolist() == [2, 0, 2]
     assert turned.classes == ("GOOD", "MIXED", "BAD")
     assert material.named_as(found, ["good", "other"]) is found
+
+
+def test_columns_of_long_texts_take_no_array_as_wide(tmp_path: Path) -> None:
+    """2,000 rows, one of which holds 100,000 characters, would be an array of 800 MB."""
+    cells = ["x" * 100_000, *("ba"[k % 2] for k in range(1999))]
+    path = tmp_path / "t.jsonl"
+    rows = ({"text": "q", "note": cell, "number": k} for k, cell in enumerate(cells))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tracemalloc.start()
+    made = material.of_table(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 << 20
+    codes, names = made.groups["note"]
+    assert (names, codes.dtype) == (("a", "b", cells[0]), np.int64)
+    assert [names[k] for k in codes] == cells
+    assert list(made.groups) == ["note"]  # another number in each row
+
+
+@pytest.mark.parametrize("digits", [20, 400])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_numbers_of_many_digits_are_one_line(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, digits: int, sign: str
+) -> None:
+    huge, path = int(sign + "9" * digits), tmp_path / "t.jsonl"
+
+    def write(*rows: dict[str, Any]) -> Path:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    with pytest.raises(UserError, match=rf"t\.jsonl: label holds {sign}9{{{min(digits, 40 - len(sign))}}};"):
+        material.of_table(write({"text": "q", "label": 1}, {"text": "q", "label": huge}))
+    both = [{"a": 0.5, "b": 0.5, "label": k} for k in (0, huge)]
+    with pytest.raises(UserError, match="its labels are not"):
+        predictions.lines(write(*both), Given())
+    given = write({"a": 0.5, "b": huge, "label": 0})
+    if digits == 400:
+        with pytest.raises(UserError, match="a, b hold what are no numbers"):
+            predictions.lines(given, Given())
+    else:
+        assert predictions.lines(given, Given()).answers.values.tolist() == [[0.5, float(huge)]]
+    assert not recwarn.list
 
 
 def test_pictures_settings_do_nothing_to_texts(tmp_path: Path, command: Any) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from torch import nn
 
 from cases_texts import MINILM, SMALL, run
+from compressbench.deploying.handing_over import _beside as beside_of
+from compressbench.deploying.handing_over import export
 from compressbench.errors import UserError
 from compressbench.models.quantized import load_scales, quantize
 from compressbench.paths import weights_folder
@@ -105,6 +108,29 @@ def test_minilm_without_heads_distilled_in_eight_bits_runs_elsewhere(
         right = right_of_a_stranger(small, form, tmp_path_factory.mktemp(form), command)
         assert abs(right - 2 * (found(small, "top1", "quantized").value or 0)) <= 4, "simulated, of 200"
         assert right > 60
+
+
+@pytest.mark.parametrize("there", ["another", "a link", "a link to nothing"])
+def test_another_states_tokenizer_is_refused_before_anything_is_written(tmp_path: Path, there: str) -> None:
+    folder, elsewhere = tmp_path / "out", tmp_path / "elsewhere.json"
+    folder.mkdir()
+    if there != "a link to nothing":
+        elsewhere.write_bytes(b"own" if there == "a link" else b"{}")
+    if there == "another":
+        elsewhere.rename(folder / "tokenizer.json")
+    else:
+        (folder / "tokenizer.json").symlink_to(elsewhere)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.json") if p.exists()}
+    task = SimpleNamespace(beside=lambda: {"tokenizer.json": b"own"})
+    view: Any = SimpleNamespace(leaves_early=False, bench=SimpleNamespace(task=task))
+    none: Any = None
+    said = "is another one than this state's" if there == "another" else "is a link"
+    with pytest.raises(UserError, match=rf"tokenizer\.json {said}.*another --output folder"):
+        export(none, view, none, "onnx", folder, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert beside_of(view, tmp_path / "new") == {tmp_path / "new" / "tokenizer.json": b"own"}
+    (tmp_path / "tokenizer.json").write_bytes(b"own")
+    assert beside_of(view, tmp_path) == {}
 
 
 def test_integers_run_in_both_runtimes_and_the_tables_are_bytes(

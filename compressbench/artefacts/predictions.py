@@ -269,7 +269,7 @@ def lines(path: Path, given: Given) -> Predictions:
     called = next((n for n in (given.output or "", *VALUES) if n in rest), "")
     try:
         values = np.array([row[called] if called else [row[n] for n in rest] for row in rows], np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: a whole number of hundreds of digits
         raise UserError(
             f"{path}: {called or ', '.join(rest)[:100]} hold what are no numbers, or lists of unlike length"
         ) from None
@@ -462,14 +462,11 @@ def _labels(path: Path, given: Any, count: int) -> np.ndarray | None:
         return None
     try:
         numbers = np.asarray(given, dtype=np.float64).ravel()
-        labels = numbers.astype(np.int64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: its labels are not the numbers of the classes, from 0") from None
     if (
-        len(labels) != count
-        or not np.isfinite(numbers).all()
-        or (labels != numbers).any()
-        or labels.min() < 0
+        len(numbers) != count
+        or not ((numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers))).all()
     ):
         raise UserError(f"{path}: its labels are not one whole number, 0 or more, for each of {count} rows")
-    return labels
+    return numbers.astype(np.int64)

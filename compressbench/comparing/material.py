@@ -282,13 +282,13 @@ def of_table(path: Path, words: Sequence[str] = (), labelled: bool = True) -> Ma
     labels, classes = None, None
     if given is not None and labelled:
         labels, classes = numbered(_as_numbers(table[given]), n, f"--data {path}: {given}")
-    rest = {k: np.array(v) for k, v in table.items() if k not in (text, second, given, own)}
+    rest = {k: v for k, v in table.items() if k not in (text, second, given, own)}
     return Material(
         name=path.name,
         ids=_ids(None if own is None else np.array(table[own]), n, str(path)),
         labels=labels,
         classes=classes,
-        groups=_groups(rest, n),
+        groups=_groups_of_cells(rest, n),
         source=Written(tuple(table[text]), None if second is None else tuple(table[second])),
         rows=np.arange(n),
     )
@@ -455,10 +455,11 @@ def numbered(given: NDArray[Any], n: int, where: str) -> tuple[Ints, tuple[str, 
     values = np.where(np.isnan(column), NONE, column) if column.dtype.kind == "f" else column
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
         raise UserError(f"{where} holds what are no whole numbers; numbers of classes, from 0, are wanted")
-    labels = np.array(values, np.int64)
-    if labels.min() < NONE:
-        raise UserError(f"{where} holds {labels.min()}; classes are numbered from 0, and -1 is none")
-    return _some(labels, where), None
+    least, most = values.min(), values.max()
+    if least < NONE or most >= 2**63:
+        odd = str(least if least < NONE else most)[:40]
+        raise UserError(f"{where} holds {odd}; classes are numbered from 0, and -1 is none")
+    return _some(np.array(values, np.int64), where), None
 
 
 def _some(labels: Ints, where: str) -> Ints:
@@ -495,6 +496,18 @@ def _groups(arrays: Mapping[str, NDArray[Any]], n: int) -> dict[str, Group]:
         codes, names = coded(np.array(_texts(column)) if column.dtype.kind == "S" else column)
         if len(names) <= MOST_GROUPS and (len(names) < n or n == 1):
             found[name] = (codes.astype(np.int64), names)
+    return found
+
+
+def _groups_of_cells(columns: Mapping[str, Sequence[str]], n: int) -> dict[str, Group]:
+    """``_groups`` of a table's columns; no array is made, which would be as wide as a column's longest text."""
+    found: dict[str, Group] = {}
+    for name, cells in columns.items():
+        known = set(cells)
+        if len(known) <= MOST_GROUPS and (len(known) < n or n == 1):
+            names = tuple(sorted(known))
+            place = {cell: k for k, cell in enumerate(names)}
+            found[name] = np.array([place[cell] for cell in cells], np.int64), names
     return found
 
 

@@ -6,6 +6,7 @@ A text is kept as its UTF-8 bytes, a row of a ragged column; what a model reads 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from compressbench.data.examples import Examples
 from compressbench.data.idx import EMBEDDED
 from compressbench.data.published import Content, Published
 from compressbench.data.splits import allocate, pick
-from compressbench.data.tables import Table, column, read_table
+from compressbench.data.tables import Table, column, named, read_table, text_of
 from compressbench.errors import UserError
 from compressbench.paths import given_path
 from compressbench.tasks.text.packing import SECOND, TEXT, packed
@@ -40,6 +41,8 @@ GLOSSES = Published(
 )
 UNLABELLED = "text"
 """The one class of texts without labels."""
+MOST_GROUPS, LONGEST_GROUP = 1000, 200
+"""How many sub-groups an attribute of a user's table may make, and the characters of a sub-group's name."""
 
 
 def glosses() -> Raw:
@@ -135,11 +138,8 @@ def trec(data_dir: str) -> Raw:
     parts, fine = [], []
     if published is not None:
         for name in ("train_5500.label", "TREC_10.label"):
-            path = published / name
-            try:
-                lines = path.read_text(encoding="latin-1").splitlines()
-            except OSError as error:
-                raise UserError(f"dataset trec: can't read {path}: {error.strerror or error}") from error
+            path = file_of("trec", published, name)
+            lines = text_of(path, "latin-1").splitlines()
             labels = [line.partition(" ")[0] for line in lines]
             parts.append(
                 examples(
@@ -176,13 +176,11 @@ def agnews(data_dir: str) -> Raw:
         import csv
 
         for name in ("train.csv", "test.csv"):
-            path = published / name
+            path = file_of("agnews", published, name)
             try:
-                rows = list(
-                    csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
-                )
-            except (OSError, UnicodeDecodeError, csv.Error) as error:
-                raise UserError(f"dataset agnews: can't read {path}: {error}") from error
+                rows = list(csv.reader(io.StringIO(text_of(path), newline=None), strict=True))
+            except csv.Error as error:
+                raise UserError(f"dataset agnews: {path} is no CSV ({error})") from error
             odd = next((i for i, row in enumerate(rows, 1) if len(row) != 3), None)
             if odd is not None:
                 raise UserError(f"{path}: row {odd} isn't class, title, description")
@@ -219,7 +217,8 @@ def text_file(
         split_seed: which examples these are.
 
     Raises:
-        UserError: a file or a column is missing, test has a label that train lacks, or a setting is wrong.
+        UserError: a file or a column is missing, a row has no label, test has a label that train lacks, an
+            attribute's values are no names of sub-groups, or a setting is wrong.
     """
     if train is None:
         raise UserError("text_file: train names no file; dataset.read.train=PATH.tsv, .csv or .jsonl")
@@ -231,6 +230,11 @@ def text_file(
         [UNLABELLED] * len(column(t, text, p, "text")) if label is None else column(t, label, p, "label")
         for t, p in zip(tables, paths, strict=True)
     ]
+    for labels, path in zip(told, paths, strict=True):
+        if "" in labels:
+            raise UserError(
+                f"{path}: row {labels.index('') + 1:,} has no label in {label!r} (the first row is 1)"
+            )
     classes = tuple(sorted(set(told[0]), key=_in_order))
     if label is not None and len(classes) < 2:
         raise UserError(
@@ -242,7 +246,7 @@ def text_file(
         parts.append(
             examples(column(table, text, path, "text"), _numbers(labels, classes, str(path)), seconds)
         )
-        kept.append({a: np.array(column(table, a, path, "attributes")) for a in attributes})
+        kept.append({a: _attribute(column(table, a, path, "attributes"), a, path) for a in attributes})
     if test_fraction is None:
         return Raw(parts[0], parts[1], classes, licence, {"train": kept[0], "test": kept[1]})
     return _cut(parts[0], kept[0], classes, licence, test_fraction, split_seed)
@@ -262,7 +266,7 @@ def _cut(
     counts = np.bincount(whole.labels, minlength=len(classes))
     if counts.min() < 2:
         least = classes[int(counts.argmin())]
-        raise UserError(f"text_file: class {least!r} has one example; test_fraction needs two of each")
+        raise UserError(f"text_file: class {least[:40]!r} has one example; test_fraction needs two of each")
     size = min(max(round(share * len(whole)), len(classes)), len(whole) - len(classes))
     chosen = pick(
         whole.labels, allocate(counts, size, counts * 0 + 1, counts - 1), np.random.RandomState(seed)
@@ -274,12 +278,28 @@ def _cut(
     )  # fmt: skip
 
 
+def _attribute(cells: Sequence[str], name: str, path: Path) -> np.ndarray:
+    """(n,) names of sub-groups; the array is as wide as the longest name, so that texts would fill the memory.
+
+    Raises:
+        UserError: these are no names of sub-groups: too many, or too long.
+    """
+    known = set(cells)
+    if len(known) > MOST_GROUPS or max(map(len, known), default=0) > LONGEST_GROUP:
+        raise UserError(
+            f"{path}: column {name!r} (attributes) makes no groups: {len(known):,} different texts of up to "
+            f"{max(map(len, known)):,} characters; {MOST_GROUPS:,} of {LONGEST_GROUP} are the most"
+        )
+    return np.array(list(cells))
+
+
 def _in_order(label: str) -> tuple[int, float, str]:
-    """Numbers by size, before words."""
+    """Numbers by size, before words; what is not finite, as ``nan``, is a word."""
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
-        return 1, 0.0, label
+        number = math.nan
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)
 
 
 def _numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> np.ndarray:
@@ -291,8 +311,7 @@ def _numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> np.nd
     places = {name: k for k, name in enumerate(classes)}
     odd = next((label for label in labels if label not in places), None)
     if odd is not None:
-        known = ", ".join(classes[:8]) + (" …" if len(classes) > 8 else "")
-        raise UserError(f"{where}: label {odd[:40]!r} is none of the classes: {known}")
+        raise UserError(f"{where}: label {odd[:40]!r} is none of the classes: {named(classes, 8)}")
     return np.array([places[label] for label in labels], np.int64)
 
 

@@ -26,8 +26,8 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     """Writes a state's files and card; returns what is to be said of them.
 
     Raises:
-        UserError: a missing package, a net that the form can't hold, or what was written doesn't do what the state
-            does (it is deleted again).
+        UserError: a missing package, a net that the form can't hold, a folder with another state's tokenizer, or what was
+            written doesn't do what the state does (it is deleted again).
     """
     from compressbench.deploying.card import card
     from compressbench.deploying.exporting import FORMS as WRITERS
@@ -44,6 +44,7 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
             f"export: what {node.name} says is decoded token by token, which no exported file does; nets that answer by "
             "one forward can be exported"
         )
+    beside = _beside(view, folder)  # before anything is written
     view = without_exits(view)
     folder.mkdir(parents=True, exist_ok=True)
     sample = view.bench.task.encode(view.bench.feed("test").head(8))
@@ -62,7 +63,8 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
             f"export: {runtime} and the state name the same class for only {checked.agreement:.1f} % of "
             f"{checked.n} test {checked.noun}s; what was written is deleted again"
         )
-    _write_beside(view, folder)
+    for path, content in beside.items():
+        path.write_bytes(content)
     files = {p.name: p.stat().st_size for p in paths}
     text = card(
         f"{node.name} of {ready.setting.columns.recipe}",
@@ -82,20 +84,24 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
     )
 
 
-def _write_beside(view: View, folder: Path) -> None:
-    """What a task's examples can't be encoded without, as a tokenizer: what it says in ``beside``, content by name.
+def _beside(view: View, folder: Path) -> dict[Path, bytes]:
+    """What a task's examples can't be encoded without, as a tokenizer: contents of the files that the folder lacks.
 
     Raises:
-        UserError: the folder holds another file of the name.
+        UserError: the folder holds another file of the name, or a link, through which nothing is written.
     """
-    beside: Any = getattr(view.bench.task, "beside", dict)()
-    for name, content in beside.items():
-        path = folder / name
-        if path.exists() and path.read_bytes() != content:
+    contents: Any = getattr(view.bench.task, "beside", dict)()
+    files = {folder / name: content for name, content in contents.items()}
+    for path, content in files.items():
+        if path.is_symlink():
+            raise UserError(
+                f"export: {path} is a link, through which nothing is written; choose another --output folder"
+            )
+        if path.exists() and not (path.is_file() and path.read_bytes() == content):
             raise UserError(
                 f"export: {path} is another one than this state's; choose another --output folder"
             )
-        path.write_bytes(content)
+    return {path: content for path, content in files.items() if not path.exists()}
 
 
 def write_examples(view: View, folder: Path, node: Node) -> Path:

@@ -117,12 +117,12 @@ def _numbers(labels: Sequence[str], classes: Sequence[str], path: Path) -> Any:
     """(n,) int64, of names or of numbers."""
     import numpy as np
 
+    from compressbench.data.tables import named
+
     places = {str(k): k for k in range(len(classes))} | {name: k for k, name in enumerate(classes)}
     odd = next((label for label in labels if label not in places), None)
     if odd is not None:
-        raise UserError(
-            f"shifted: {path}: label {odd[:40]!r} is none of the classes: {', '.join(classes[:8])}"
-        )
+        raise UserError(f"shifted: {path}: label {odd[:40]!r} is none of the classes: {named(classes, 8)}")
     return np.array([places[label] for label in labels], np.int64)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
 from compressbench.tasks.text.packing import TARGET, TEXT, of_cut, unpacked
-from compressbench.tasks.text.tokens import BEGIN, FILE, Tokenizer, of_folder, trained
+from compressbench.tasks.text.tokens import BEGIN, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -281,10 +281,6 @@ class Translation:
             "decoder_input_ids": target,
             "logits": target,
         }
-
-    def beside(self) -> Mapping[str, bytes]:
-        """The tokenizer, beside an exported file."""
-        return {FILE: self.tokenizer.json.encode()}
 
     def feeding(self) -> tuple[str, list[str]]:
         """Of one step of teacher forcing."""
