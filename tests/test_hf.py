@@ -363,6 +363,71 @@ def test_bad_folders_are_one_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def mark_of(tmp_path: Path) -> tuple[Path, str]:
+    """A file that code of a folder would write, and that code."""
+    mark = tmp_path / "mark"
+    return mark, f"open({str(mark)!r}, 'w').write('x')\ndef generate(model, *a, **k): pass\n"
+
+
+@pytest.mark.parametrize("reader", ["run", "compare"])
+def test_what_the_key_is_of_is_what_is_loaded_and_no_code_runs(tmp_path: Path, reader: str) -> None:
+    """Beside the weights lie a shard, an index to other weights and code; as transformers reads the one file alone."""
+    from safetensors.torch import load_file, save_file
+
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification")
+    weights = folder / "model.safetensors"
+    expected = load_file(weights)
+    other = {name: torch.zeros_like(tensor) for name, tensor in expected.items()}
+    for name in ("other.safetensors", "shard-00000-model-00001-of-00001.safetensors"):
+        save_file(other, folder / name, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(other, "other.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    mark, code = mark_of(tmp_path)
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(code)
+    assert hub.files_of(str(folder)) == (folder / "config.json", weights)
+    if reader == "run":
+        net: Any = of_folder(str(folder), "sequence_classification", ["input_ids"], ["a", "b"]).net
+    else:
+        net = compared(folder)
+    found = net.state_dict()
+    assert set(expected) <= set(found)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not mark.exists()
+
+
+def test_shards_are_read_as_their_index_says(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification")
+    expected = own(folder).state_dict()
+    own(folder).save_pretrained(tmp_path / "cut", max_shard_size="8KB")
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) > 2
+    for net in (
+        of_folder(str(tmp_path / "cut"), "sequence_classification", ["input_ids"], ["a", "b"]).net,
+        compared(tmp_path / "cut"),
+    ):
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in net.state_dict().items())
+
+
+def compared(folder: Path) -> Any:
+    """The module that ``compare`` reads of a folder."""
+    from compressbench.artefacts.artefact import Given
+    from compressbench.artefacts.folders import read
+
+    return read(folder, Given()).module
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "other.safetensors"])
+def test_a_config_names_no_other_weights(tmp_path: Path, name: str) -> None:
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification")
+    edited(folder, transformers_weights=name)
+    for reader in (
+        compared,
+        lambda f: of_folder(str(f), "sequence_classification", ["input_ids"], ["a", "b"]),
+    ):
+        with pytest.raises(UserError, match="transformers_weights"):
+            reader(folder)
+
+
 def test_another_tokenizer_or_other_classes_are_one_line(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "bert", head="ForSequenceClassification", id2label={0: "x", 1: "y"})
     with pytest.raises(

@@ -21,6 +21,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_T
 WHERE = "model.build.folder"
 CODE = "auto_map"
 ROUNDED = "quantization_config"
+ELSEWHERE = "transformers_weights"
 DEEPEST = 12
 LEFT_OUT = ("transformers_version", "dtype", "torch_dtype", "attn_implementation", "custom_pipelines")
 """What says how a file was written or is to be run, and nothing of the net; nor does a name that begins with ``_``."""
@@ -41,12 +42,12 @@ def files_of(folder: str) -> tuple[Path, ...]:
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
-    """All files of weights of a folder, first the index of several; an index names only what lies beside it.
+    """All files of weights of a folder: one, else the index of several and those. It names only what lies beside it.
 
     Raises:
         UserError: there is none, it is a pickle, or an index that isn't one.
     """
-    if not (path / INDEX).is_file():
+    if (path / WEIGHTS).exists() or not (path / INDEX).is_file():  # one file goes first, as in transformers
         return (weight_file(path),)
     shards = json_object(a_file(path / INDEX).read_bytes(), str(path / INDEX)).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
@@ -94,6 +95,8 @@ def plain_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UserError(
             f"{where}: its weights are quantized already ({ROUNDED}); a folder of plain ones is wanted"
         )
+    if config.get(ELSEWHERE):
+        raise UserError(f"{where}: names weights of its own ({ELSEWHERE}); only {WEIGHTS} or {INDEX} is read")
     if not isinstance(config.get("model_type"), str):
         raise UserError(f"{where}: has no model_type, so it isn't transformers'")
     found = _named(config, where)
