@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -114,7 +115,22 @@ class Tokenizer:
             part: list[Any] = list(texts[start : start + CHUNK])
             if seconds is not None:
                 part = list(zip(part, seconds[start : start + CHUNK], strict=True))
-            yield from made.encode_batch(part)
+            with _one_line("dataset.task.tokenizer", "the tokenizer can't cut these texts"):
+                found = made.encode_batch(part)
+            yield from found
+
+
+@contextlib.contextmanager
+def _one_line(where: str, what: str) -> Iterator[None]:
+    """What ``tokenizers`` raises as an error for users: plain exceptions, and Rust's panics, which are none of those."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # pyo3's PanicException can't be imported
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{where}: {what} ({reason(error)})") from error
 
 
 def trained(texts: Sequence[str], size: int, cased: bool = False) -> Tokenizer:
@@ -173,13 +189,10 @@ def of_folder(folder: str | Path) -> Tokenizer:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} is larger than {LARGEST >> 20} MB")
         text = path.read_text(encoding="utf-8")
-        made = Made.from_str(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {path}: {error}") from error
-    except Exception as error:  # tokenizers raises a plain Exception
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is no tokenizer ({reason(error)})") from error
+    with _one_line(str(path), "is no tokenizer"):
+        made = Made.from_str(text)
     padding = made.padding
     known = [made.token_to_id(name) for name in (PAD, "<pad>")]
     pad = padding["pad_id"] if padding else next((k for k in known if k is not None), 0)
