@@ -235,6 +235,27 @@ def test_what_panics_in_rust_or_fails_there_is_one_line(tmp_path: Path) -> None:
             raise stop
 
 
+def test_ids_stay_below_the_size_or_are_refused(tmp_path: Path) -> None:
+    own = json.loads(trained(SOME, 300).json)
+    vocab = own["model"]["vocab"]
+    assert trained(SOME, 300).size == len(vocab)  # dense
+
+    def model(**more: int) -> dict[str, Any]:
+        return {**own["model"], "vocab": {**vocab, **more}}
+
+    assert of_folder(changed(tmp_path, model=model(far=500))).size == 501
+    with pytest.raises(UserError, match="16,777,216 ids are read"):
+        of_folder(changed(tmp_path, model=model(far=2**24)))
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 900,
+               "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
+    with pytest.raises(UserError, match="id 900, and its tokens end at"):
+        of_folder(changed(tmp_path, padding=padding))
+    processor = json.loads(json.dumps(own["post_processor"]))
+    processor["special_tokens"]["[CLS]"]["ids"] = [7000]
+    with pytest.raises(UserError, match="id 7,000, and its tokens end at"):
+        of_folder(changed(tmp_path, post_processor=processor))
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_padding_and_company_change_no_answer(pairs: bool) -> None:
     """Alone, padded further, and in any batch and order a text is answered alike; an empty one is answered."""

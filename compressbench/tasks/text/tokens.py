@@ -19,6 +19,8 @@ ENDS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
 FILE = "tokenizer.json"
 LARGEST = 64 << 20
 """Bytes of a tokenizer's file."""
+MOST = 2**24
+"""Ids of a tokenizer, whose highest sizes a net."""
 CHUNK = 10_000
 
 
@@ -36,8 +38,8 @@ class Tokenizer:
 
     @functools.cached_property
     def size(self) -> int:
-        """How many ids there are."""
-        return int(self._made.get_vocab_size())
+        """One more than the highest id, so that each is below it also where ids have gaps."""
+        return 1 + max(self._made.get_vocab().values(), default=-1)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -196,4 +198,13 @@ def of_folder(folder: str | Path) -> Tokenizer:
     padding = made.padding
     known = [made.token_to_id(name) for name in (PAD, "<pad>")]
     pad = padding["pad_id"] if padding else next((k for k in known if k is not None), 0)
-    return Tokenizer(text, int(pad))
+    found = Tokenizer(text, int(pad))
+    if not 0 < found.size <= MOST:
+        raise UserError(f"{path}: its ids go up to {found.size - 1:,}; between 1 and {MOST:,} ids are read")
+    with _one_line(str(path), "can't cut an empty text"):
+        added = {*made.encode("").ids, *made.encode("", "").ids}
+    if odd := next((k for k in sorted({found.pad, *added}) if k >= found.size), None):
+        raise UserError(
+            f"{path}: pads or ends texts with the id {odd:,}, and its tokens end at {found.size - 1:,}"
+        )
+    return found
