@@ -444,6 +444,25 @@ def test_another_tokenizer_or_other_classes_are_one_line(tmp_path: Path) -> None
         drawn(hf(small), Bench(load(config), 0, "init"))
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_the_network_is_off_whenever_the_library_was_imported(
+    monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", before)
+    with hub.offline():
+        assert constants.is_offline_mode()
+    assert constants.is_offline_mode() is before
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/x", "local-dir:/x", "HF_HUB:x"])
+def test_a_config_names_no_model_elsewhere(name: str) -> None:
+    for config in ({"backbone": name}, {"a": [{"backbone": name}]}):
+        with pytest.raises(UserError, match="names a model elsewhere"):
+            hub.plain_config({"model_type": "bert", **config}, "x")
+
+
 def test_a_states_config_names_nothing_to_run(tmp_path: Path) -> None:
     """What a store file smuggles into a config is dropped or refused before anything is built."""
     folder = a_folder(tmp_path / "bert")

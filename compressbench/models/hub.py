@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,14 @@ from compressbench.paths import a_folder
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ASKED = (("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("transformers.utils.hub", "_is_offline_mode"))
+"""Where libraries keep what they read of their environment once, when they are imported."""
 WHERE = "model.build.folder"
 CODE = "auto_map"
 ROUNDED = "quantization_config"
 ELSEWHERE = "transformers_weights"
+FETCHED = re.compile(r"\s*(hf[-_]hub|local-dir):", re.I)
+"""How names begin that timm, inside transformers, fetches or looks for elsewhere."""
 DEEPEST = 12
 LEFT_OUT = ("transformers_version", "dtype", "torch_dtype", "attn_implementation", "custom_pipelines")
 """What says how a file was written or is to be run, and nothing of the net; nor does a name that begins with ``_``."""
@@ -111,19 +117,33 @@ def _named(value: Any, where: str, depth: int = 0) -> Any:
         return {str(k): _named(v, where, depth + 1) for k, v in value.items() if not str(k).startswith("_")}
     if isinstance(value, list | tuple):
         return [_named(v, where, depth + 1) for v in value]
+    if isinstance(value, str) and FETCHED.match(value):
+        raise UserError(
+            f"{where}: names a model elsewhere ({value[:60]!r}), and nothing beyond the folder is read"
+        )
     return value
 
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """The network off, as far as these libraries ask their environment; and it as it was, afterwards."""
+    """The network off as far as these libraries go, also where they have asked their environment; then as it was."""
     before = {name: os.environ.get(name) for name in OFFLINE}
     os.environ.update(OFFLINE)
+    known = [
+        (sys.modules[module], name)
+        for module, name in ASKED
+        if module in sys.modules and hasattr(sys.modules[module], name)
+    ]
+    asked = [getattr(module, name) for module, name in known]
+    for module, name in known:
+        setattr(module, name, True)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
+        for (module, name), value in zip(known, asked, strict=True):
+            setattr(module, name, value)
+        for variable, said in before.items():
+            if said is None:
+                del os.environ[variable]
             else:
-                os.environ[name] = value
+                os.environ[variable] = said
