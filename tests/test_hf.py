@@ -463,6 +463,25 @@ def test_a_config_names_no_model_elsewhere(name: str) -> None:
             hub.plain_config({"model_type": "bert", **config}, "x")
 
 
+@pytest.mark.parametrize("name", ["auto_map", "quantization_config", "transformers_weights"])
+def test_what_is_refused_is_refused_at_every_depth(name: str) -> None:
+    inner: dict[str, Any] = {name: {"bits": 4}}
+    for config in (inner, {"text_config": inner}, {"a": [{"b": inner}]}):
+        with pytest.raises(UserError, match=name):
+            hub.plain_config({"model_type": "bert", **config}, "x")
+
+
+def test_what_is_left_out_is_left_out_at_every_depth() -> None:
+    """Classes may be called so."""
+    labels = {"label2id": {"dtype": 0, "auto_map": 1}}
+    config = {
+        "model_type": "bert",
+        "text_config": {"dtype": "float16", "_name_or_path": "x", "hidden_size": 8},
+    }
+    found = hub.plain_config({**config, **labels}, "x")
+    assert found == {"model_type": "bert", "text_config": {"hidden_size": 8}, **labels}
+
+
 def test_a_states_config_names_nothing_to_run(tmp_path: Path) -> None:
     """What a store file smuggles into a config is dropped or refused before anything is built."""
     folder = a_folder(tmp_path / "bert")

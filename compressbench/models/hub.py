@@ -28,6 +28,7 @@ ROUNDED = "quantization_config"
 ELSEWHERE = "transformers_weights"
 FETCHED = re.compile(r"\s*(hf[-_]hub|local-dir):", re.I)
 """How names begin that timm, inside transformers, fetches or looks for elsewhere."""
+LABELS = ("id2label", "label2id")
 DEEPEST = 12
 LEFT_OUT = ("transformers_version", "dtype", "torch_dtype", "attn_implementation", "custom_pipelines")
 """What says how a file was written or is to be run, and nothing of the net; nor does a name that begins with ``_``."""
@@ -95,6 +96,39 @@ def plain_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     from compressbench.specs import check_plain
 
+    if not isinstance(config.get("model_type"), str):
+        raise UserError(f"{where}: has no model_type, so it isn't transformers'")
+    found = _named(config, where)
+    check_plain(found, where)
+    return dict(found)
+
+
+def _named(value: Any, where: str, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise UserError(f"{where}: nested too deeply for a model's config")
+    if isinstance(value, Mapping):
+        _check_names(value, where)
+        return {
+            str(k): _labels(v) if k in LABELS and isinstance(v, Mapping) else _named(v, where, depth + 1)
+            for k, v in value.items()
+            if not str(k).startswith("_") and k not in LEFT_OUT
+        }
+    if isinstance(value, list | tuple):
+        return [_named(v, where, depth + 1) for v in value]
+    if isinstance(value, str) and FETCHED.match(value):
+        raise UserError(
+            f"{where}: names a model elsewhere ({value[:60]!r}), and nothing beyond the folder is read"
+        )
+    return value
+
+
+def _labels(names: Mapping[Any, Any]) -> dict[str, Any]:
+    """Names of classes, which may be any words."""
+    return {str(k): v for k, v in names.items() if not str(k).startswith("_")}
+
+
+def _check_names(config: Mapping[str, Any], where: str) -> None:
+    """Refuses a config, or one inside another, that wants more than to be built and filled."""
     if config.get(CODE):
         raise UserError(f"{where}: the model comes with code of its own ({CODE}), and none is ever run")
     if config.get(ROUNDED):
@@ -103,25 +137,6 @@ def plain_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     if config.get(ELSEWHERE):
         raise UserError(f"{where}: names weights of its own ({ELSEWHERE}); only {WEIGHTS} or {INDEX} is read")
-    if not isinstance(config.get("model_type"), str):
-        raise UserError(f"{where}: has no model_type, so it isn't transformers'")
-    found = _named(config, where)
-    check_plain(found, where)
-    return {name: value for name, value in found.items() if name not in LEFT_OUT}
-
-
-def _named(value: Any, where: str, depth: int = 0) -> Any:
-    if depth > DEEPEST:
-        raise UserError(f"{where}: nested too deeply for a model's config")
-    if isinstance(value, Mapping):
-        return {str(k): _named(v, where, depth + 1) for k, v in value.items() if not str(k).startswith("_")}
-    if isinstance(value, list | tuple):
-        return [_named(v, where, depth + 1) for v in value]
-    if isinstance(value, str) and FETCHED.match(value):
-        raise UserError(
-            f"{where}: names a model elsewhere ({value[:60]!r}), and nothing beyond the folder is read"
-        )
-    return value
 
 
 @contextlib.contextmanager
