@@ -556,6 +556,24 @@ def test_unpacking_writes_what_it_knows_or_nothing(tmp_path: Path) -> None:
         unpacking.unpacked(source, tmp_path / "new", good)
 
 
+@pytest.mark.parametrize("fault", ["damaged", "encrypted"])
+def test_an_archive_that_is_damaged_or_encrypted_is_one_line(tmp_path: Path, fault: str) -> None:
+    source = tmp_path / "model.zip"
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in unpacking.FILES:
+            archive.writestr(name, name * 50)
+    content = bytearray(source.read_bytes())
+    if fault == "damaged":
+        content[30 + len(unpacking.FILES[0])] = 0xFF  # a kind of block that deflate doesn't have
+    else:
+        for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            content[content.index(mark) + at] |= 1
+    source.write_bytes(content)
+    with pytest.raises(UserError, match="can't be unpacked"):
+        unpacking.unpacked(source, tmp_path / "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.zip"]
+
+
 def test_without_weights_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPRESSBENCH_WEIGHTS", str(tmp_path))
     config = composed(["recipe=one_shot", "model=minilm", "dataset=glosses"])
