@@ -556,6 +556,15 @@ def test_unpacking_writes_what_it_knows_or_nothing(tmp_path: Path) -> None:
         unpacking.unpacked(source, tmp_path / "new", good)
 
 
+def test_a_tokenizers_file_is_bounded(tmp_path: Path) -> None:
+    """A sparse file; its digest would be made of all of it."""
+    folder = a_folder(tmp_path / "bert")
+    with (folder / "tokenizer.json").open("r+b") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(UserError, match="more than the 67,108,864 that are read"):
+        of_folder(str(folder), "sequence_classification", ["input_ids"], ["a", "b"], tokenizer="0" * 64)
+
+
 @pytest.mark.parametrize("fault", ["damaged", "encrypted"])
 def test_an_archive_that_is_damaged_or_encrypted_is_one_line(tmp_path: Path, fault: str) -> None:
     source = tmp_path / "model.zip"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest, reason
+from compressbench.files import a_file
 from compressbench.models.attention import unfused_attention
 from compressbench.models.checkpoint import read_safetensors
 from compressbench.models.hub import INDEX, WHERE, config_of, files_of, offline, plain_config, weight_files
@@ -30,6 +31,8 @@ FORMS: Mapping[str, str] = {
 """What a task asks of a model -> the class of transformers that builds one."""
 CLASSIFIER = "ForSequenceClassification"
 TOKENIZER = "tokenizer.json"
+MOST = 64 << 20
+"""Bytes of a tokenizer's file."""
 UNNAMED = re.compile(r"LABEL_\d+")
 SHOWN = 6
 
@@ -147,7 +150,7 @@ def _same_tokens(path: Path, tokenizer: str | None) -> None:
 
 def _digest(tokenizer: Path) -> str:
     try:
-        return hashlib.sha256(tokenizer.read_text(encoding="utf-8").encode()).hexdigest()
+        return hashlib.sha256(a_file(tokenizer, MOST).read_text(encoding="utf-8").encode()).hexdigest()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {tokenizer}: {error}") from error
 
