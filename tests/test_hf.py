@@ -363,6 +363,71 @@ def test_bad_folders_are_one_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def mark_of(tmp_path: Path) -> tuple[Path, str]:
+    """A file that code of a folder would write, and that code."""
+    mark = tmp_path / "mark"
+    return mark, f"open({str(mark)!r}, 'w').write('x')\ndef generate(model, *a, **k): pass\n"
+
+
+@pytest.mark.parametrize("reader", ["run", "compare"])
+def test_what_the_key_is_of_is_what_is_loaded_and_no_code_runs(tmp_path: Path, reader: str) -> None:
+    """Beside the weights lie a shard, an index to other weights and code; as transformers reads the one file alone."""
+    from safetensors.torch import load_file, save_file
+
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification")
+    weights = folder / "model.safetensors"
+    expected = load_file(weights)
+    other = {name: torch.zeros_like(tensor) for name, tensor in expected.items()}
+    for name in ("other.safetensors", "shard-00000-model-00001-of-00001.safetensors"):
+        save_file(other, folder / name, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(other, "other.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    mark, code = mark_of(tmp_path)
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(code)
+    assert hub.files_of(str(folder)) == (folder / "config.json", weights)
+    if reader == "run":
+        net: Any = of_folder(str(folder), "sequence_classification", ["input_ids"], ["a", "b"]).net
+    else:
+        net = compared(folder)
+    found = net.state_dict()
+    assert set(expected) <= set(found)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not mark.exists()
+
+
+def test_shards_are_read_as_their_index_says(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification")
+    expected = own(folder).state_dict()
+    own(folder).save_pretrained(tmp_path / "cut", max_shard_size="8KB")
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) > 2
+    for net in (
+        of_folder(str(tmp_path / "cut"), "sequence_classification", ["input_ids"], ["a", "b"]).net,
+        compared(tmp_path / "cut"),
+    ):
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in net.state_dict().items())
+
+
+def compared(folder: Path) -> Any:
+    """The module that ``compare`` reads of a folder."""
+    from compressbench.artefacts.artefact import Given
+    from compressbench.artefacts.folders import read
+
+    return read(folder, Given()).module
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "other.safetensors"])
+def test_a_config_names_no_other_weights(tmp_path: Path, name: str) -> None:
+    folder = a_folder(tmp_path / "bert", head="ForSequenceClassification")
+    edited(folder, transformers_weights=name)
+    for reader in (
+        compared,
+        lambda f: of_folder(str(f), "sequence_classification", ["input_ids"], ["a", "b"]),
+    ):
+        with pytest.raises(UserError, match="transformers_weights"):
+            reader(folder)
+
+
 def test_another_tokenizer_or_other_classes_are_one_line(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "bert", head="ForSequenceClassification", id2label={0: "x", 1: "y"})
     with pytest.raises(
@@ -377,6 +442,44 @@ def test_another_tokenizer_or_other_classes_are_one_line(tmp_path: Path) -> None
     config = texts_of(tmp_path / "t.tsv", small, tokenizer=None, vocabulary=300)
     with pytest.raises(UserError, match="it knows 290 tokens, and the data's tokenizer has 300"):
         drawn(hf(small), Bench(load(config), 0, "init"))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_network_is_off_whenever_the_library_was_imported(
+    monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", before)
+    with hub.offline():
+        assert constants.is_offline_mode()
+    assert constants.is_offline_mode() is before
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/x", "local-dir:/x", "HF_HUB:x"])
+def test_a_config_names_no_model_elsewhere(name: str) -> None:
+    for config in ({"backbone": name}, {"a": [{"backbone": name}]}):
+        with pytest.raises(UserError, match="names a model elsewhere"):
+            hub.plain_config({"model_type": "bert", **config}, "x")
+
+
+@pytest.mark.parametrize("name", ["auto_map", "quantization_config", "transformers_weights"])
+def test_what_is_refused_is_refused_at_every_depth(name: str) -> None:
+    inner: dict[str, Any] = {name: {"bits": 4}}
+    for config in (inner, {"text_config": inner}, {"a": [{"b": inner}]}):
+        with pytest.raises(UserError, match=name):
+            hub.plain_config({"model_type": "bert", **config}, "x")
+
+
+def test_what_is_left_out_is_left_out_at_every_depth() -> None:
+    """Classes may be called so."""
+    labels = {"label2id": {"dtype": 0, "auto_map": 1}}
+    config = {
+        "model_type": "bert",
+        "text_config": {"dtype": "float16", "_name_or_path": "x", "hidden_size": 8},
+    }
+    found = hub.plain_config({**config, **labels}, "x")
+    assert found == {"model_type": "bert", "text_config": {"hidden_size": 8}, **labels}
 
 
 def test_a_states_config_names_nothing_to_run(tmp_path: Path) -> None:
@@ -451,6 +554,33 @@ def test_unpacking_writes_what_it_knows_or_nothing(tmp_path: Path) -> None:
     source.write_bytes(b"no archive")
     with pytest.raises(UserError, match="can't be unpacked"):
         unpacking.unpacked(source, tmp_path / "new", good)
+
+
+def test_a_tokenizers_file_is_bounded(tmp_path: Path) -> None:
+    """A sparse file; its digest would be made of all of it."""
+    folder = a_folder(tmp_path / "bert")
+    with (folder / "tokenizer.json").open("r+b") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(UserError, match="more than the 67,108,864 that are read"):
+        of_folder(str(folder), "sequence_classification", ["input_ids"], ["a", "b"], tokenizer="0" * 64)
+
+
+@pytest.mark.parametrize("fault", ["damaged", "encrypted"])
+def test_an_archive_that_is_damaged_or_encrypted_is_one_line(tmp_path: Path, fault: str) -> None:
+    source = tmp_path / "model.zip"
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in unpacking.FILES:
+            archive.writestr(name, name * 50)
+    content = bytearray(source.read_bytes())
+    if fault == "damaged":
+        content[30 + len(unpacking.FILES[0])] = 0xFF  # a kind of block that deflate doesn't have
+    else:
+        for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            content[content.index(mark) + at] |= 1
+    source.write_bytes(content)
+    with pytest.raises(UserError, match="can't be unpacked"):
+        unpacking.unpacked(source, tmp_path / "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.zip"]
 
 
 def test_without_weights_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

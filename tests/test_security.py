@@ -404,6 +404,17 @@ def test_below_a_trusted_prefix_only_what_is_defined_there(
             trust.prefixes(wrong)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["hf.folder", "hub.files_of", "hub.config_of", "hub.offline", "unpacking.main", "unpacking.archive"],
+)
+def test_a_state_names_nothing_that_works_on_folders(name: str) -> None:
+    with pytest.raises(UserError, match=r"can't stand in a state|no part of a recipe"):
+        trust.check_target(f"compressbench.models.{name}", parts=trust.IN_A_STATE)
+    trust.check_target("compressbench.models.hf.HuggingFace", parts=trust.IN_A_STATE)
+    trust.check_target("compressbench.models.hf.folder")
+
+
 def test_what_moved_is_found_where_it_is_now_and_keeps_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = "compressbench.criteria.first.magnitude", "compressbench.criteria.magnitude.magnitude"
     with pytest.raises(UserError):

@@ -22,6 +22,7 @@ from compressbench.data.load import load
 from compressbench.data.tables import read_table
 from compressbench.errors import UserError
 from compressbench.models.encoder import TextEncoder
+from compressbench.tasks.text import tokens
 from compressbench.tasks.text.classification import text_classification
 from compressbench.tasks.text.packing import packed, unpacked
 from compressbench.tasks.text.tokens import of_folder, trained
@@ -294,6 +295,47 @@ def test_a_models_folder_brings_its_own(tmp_path: Path) -> None:
         of_folder(empty)
     with pytest.raises(UserError, match="there is no folder"):
         of_folder(tmp_path / "else")
+
+
+def changed(folder: Path, **parts: Any) -> Path:
+    """A folder with a trained tokenizer of which parts were changed."""
+    written(folder / "tokenizer.json", json.dumps({**json.loads(trained(SOME, 300).json), **parts}))
+    return folder
+
+
+def test_what_panics_in_rust_or_fails_there_is_one_line(tmp_path: Path) -> None:
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    with pytest.raises(UserError, match="is no tokenizer") as caught:
+        of_folder(changed(tmp_path, normalizer=normalizer))
+    assert "\n" not in str(caught.value)
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
+    made = of_folder(changed(tmp_path, model=model, added_tokens=[], post_processor=None))
+    with pytest.raises(UserError, match="can't cut these texts"):
+        list(made.encoded(["b"]))
+    for stop in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(stop), tokens._one_line("x", "y"):
+            raise stop
+
+
+def test_ids_stay_below_the_size_or_are_refused(tmp_path: Path) -> None:
+    own = json.loads(trained(SOME, 300).json)
+    vocab = own["model"]["vocab"]
+    assert trained(SOME, 300).size == len(vocab)  # dense
+
+    def model(**more: int) -> dict[str, Any]:
+        return {**own["model"], "vocab": {**vocab, **more}}
+
+    assert of_folder(changed(tmp_path, model=model(far=500))).size == 501
+    with pytest.raises(UserError, match="16,777,216 ids are read"):
+        of_folder(changed(tmp_path, model=model(far=2**24)))
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 900,
+               "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
+    with pytest.raises(UserError, match="id 900, and its tokens end at"):
+        of_folder(changed(tmp_path, padding=padding))
+    processor = json.loads(json.dumps(own["post_processor"]))
+    processor["special_tokens"]["[CLS]"]["ids"] = [7000]
+    with pytest.raises(UserError, match="id 7,000, and its tokens end at"):
+        of_folder(changed(tmp_path, post_processor=processor))
 
 
 @pytest.mark.parametrize("pairs", [False, True])

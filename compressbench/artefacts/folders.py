@@ -17,7 +17,7 @@ from compressbench.artefacts.artefact import Given, Input, Wanted
 from compressbench.artefacts.module import OpenModule, frozen
 from compressbench.errors import UserError, nearest, reason
 from compressbench.files import a_file, digest_of, json_of
-from compressbench.models.hub import ADAPTER, CONFIG, offline, weight_file, weight_files
+from compressbench.models.hub import ADAPTER, CONFIG, plain_config, weight_file, weight_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -178,15 +178,9 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
         raise UserError(
             f"{path}: transformers isn't installed ({error}): pip install 'compressbench[text]'"
         ) from error
-    with offline():
-        try:
-            module = getattr(transformers, head).from_pretrained(
-                str(path), local_files_only=True, trust_remote_code=False, use_safetensors=True
-            )
-        except Exception as error:  # transformers' own errors, of a folder that is input
-            raise UserError(
-                f"{path}: transformers can't load it: {type(error).__name__}: {reason(error)}"
-            ) from error
+    from compressbench.models.hf import for_comparing
+
+    module: Any = for_comparing(path, plain_config(config, str(path / CONFIG)), head)
     classes = getattr(module.config, "num_labels", None)
     known = _processor(path)
     if head == "AutoModelForImageClassification":
@@ -202,7 +196,7 @@ def _transformers(path: Path, config: Mapping[str, Any]) -> Folder:
     own = None if head == "AutoModelForImageClassification" else _reading(path, module.config)
     told = getattr(module.config, "id2label", None) or {}
     called = tuple(str(told[k]) for k in sorted(told)) if all(isinstance(k, int) for k in told) else ()
-    return Folder(path, library, frozen(module.float()), wants, files, own, called)
+    return Folder(path, library, frozen(module), wants, files, own, called)
 
 
 def _reading(path: Path, config: Any) -> Reading | None:

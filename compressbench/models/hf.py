@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest, reason
+from compressbench.files import a_file
 from compressbench.models.attention import unfused_attention
-from compressbench.models.hub import WHERE, config_of, files_of, offline, plain_config
+from compressbench.models.checkpoint import read_safetensors
+from compressbench.models.hub import INDEX, WHERE, config_of, files_of, offline, plain_config, weight_files
 from compressbench.specs import TARGET
 
 CLASSIFICATION = "sequence_classification"
@@ -29,6 +31,8 @@ FORMS: Mapping[str, str] = {
 """What a task asks of a model -> the class of transformers that builds one."""
 CLASSIFIER = "ForSequenceClassification"
 TOKENIZER = "tokenizer.json"
+MOST = 64 << 20
+"""Bytes of a tokenizer's file."""
 UNNAMED = re.compile(r"LABEL_\d+")
 SHOWN = 6
 
@@ -146,7 +150,7 @@ def _same_tokens(path: Path, tokenizer: str | None) -> None:
 
 def _digest(tokenizer: Path) -> str:
     try:
-        return hashlib.sha256(tokenizer.read_text(encoding="utf-8").encode()).hexdigest()
+        return hashlib.sha256(a_file(tokenizer, MOST).read_text(encoding="utf-8").encode()).hexdigest()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {tokenizer}: {error}") from error
 
@@ -239,19 +243,11 @@ def _loaded(path: Path, config: Mapping[str, Any], form: str, fresh: bool) -> nn
     """
     library = _library()
     auto = getattr(library, FORMS[form])
+    tensors = _tensors(path)
     with offline(), _quiet(library):
         try:
             settings = library.AutoConfig.for_model(**config)
-            net, said = auto.from_pretrained(
-                str(path),
-                config=settings,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                ignore_mismatched_sizes=fresh,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
+            net, said = _read(auto, settings, tensors, fresh)
             base = f"{net.base_model_prefix}."
             if fresh:
                 drawn = auto.from_config(settings, trust_remote_code=False).state_dict()
@@ -268,6 +264,49 @@ def _loaded(path: Path, config: Mapping[str, Any], form: str, fresh: bool) -> nn
             f"{path}: its weights lack {_shortened(own)}, or in another shape; is config.json another model's?"
         )
     return net.float()
+
+
+def for_comparing(path: Path, config: Mapping[str, Any], auto: str) -> nn.Module:
+    """The net of a folder with its own head, as transformers reads it: weights that lack are drawn.
+
+    Args:
+        config: see ``hub.plain_config``.
+        auto: the class of transformers that builds it.
+
+    Raises:
+        UserError: transformers isn't installed, or can't load it.
+    """
+    library = _library()
+    tensors = _tensors(path)
+    with offline(), _quiet(library):
+        try:
+            settings = library.AutoConfig.for_model(**config)
+            net, _ = _read(getattr(library, auto), settings, tensors, fresh=False)
+        except Exception as error:  # whatever the library says of a folder that is input
+            raise UserError(f"{path}: transformers can't load it: {reason(error)}") from error
+    return net.float()
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """A folder's weights by their names in its files, which are those that its key is of."""
+    files = [file for file in weight_files(path) if file.name != INDEX]
+    return {name: tensor for file in files for name, tensor in read_safetensors(file).items()}
+
+
+def _read(auto: Any, settings: Any, tensors: dict[str, Tensor], fresh: bool) -> tuple[Any, dict[str, Any]]:
+    """A net and what transformers says of its loading. It is told no folder, so it finds no code nor other weights."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        shape = auto.from_config(settings, trust_remote_code=False)
+    net, said = type(shape).from_pretrained(  # the class's own: that of Auto wants a folder
+        None,
+        config=shape.config,
+        state_dict=tensors,
+        local_files_only=True,
+        ignore_mismatched_sizes=fresh,
+        output_loading_info=True,
+        dtype=torch.float32,
+    )
+    return net, said
 
 
 def _library() -> ModuleType:

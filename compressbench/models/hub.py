@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,15 @@ from compressbench.paths import a_folder
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+ASKED = (("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("transformers.utils.hub", "_is_offline_mode"))
+"""Where libraries keep what they read of their environment once, when they are imported."""
 WHERE = "model.build.folder"
 CODE = "auto_map"
 ROUNDED = "quantization_config"
+ELSEWHERE = "transformers_weights"
+FETCHED = re.compile(r"\s*(hf[-_]hub|local-dir):", re.I)
+"""How names begin that timm, inside transformers, fetches or looks for elsewhere."""
+LABELS = ("id2label", "label2id")
 DEEPEST = 12
 LEFT_OUT = ("transformers_version", "dtype", "torch_dtype", "attn_implementation", "custom_pipelines")
 """What says how a file was written or is to be run, and nothing of the net; nor does a name that begins with ``_``."""
@@ -41,12 +49,12 @@ def files_of(folder: str) -> tuple[Path, ...]:
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
-    """All files of weights of a folder, first the index of several; an index names only what lies beside it.
+    """All files of weights of a folder: one, else the index of several and those. It names only what lies beside it.
 
     Raises:
         UserError: there is none, it is a pickle, or an index that isn't one.
     """
-    if not (path / INDEX).is_file():
+    if (path / WEIGHTS).exists() or not (path / INDEX).is_file():  # one file goes first, as in transformers
         return (weight_file(path),)
     shards = json_object(a_file(path / INDEX).read_bytes(), str(path / INDEX)).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
@@ -88,39 +96,69 @@ def plain_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     from compressbench.specs import check_plain
 
-    if config.get(CODE):
-        raise UserError(f"{where}: the model comes with code of its own ({CODE}), and none is ever run")
-    if config.get(ROUNDED):
-        raise UserError(
-            f"{where}: its weights are quantized already ({ROUNDED}); a folder of plain ones is wanted"
-        )
     if not isinstance(config.get("model_type"), str):
         raise UserError(f"{where}: has no model_type, so it isn't transformers'")
     found = _named(config, where)
     check_plain(found, where)
-    return {name: value for name, value in found.items() if name not in LEFT_OUT}
+    return dict(found)
 
 
 def _named(value: Any, where: str, depth: int = 0) -> Any:
     if depth > DEEPEST:
         raise UserError(f"{where}: nested too deeply for a model's config")
     if isinstance(value, Mapping):
-        return {str(k): _named(v, where, depth + 1) for k, v in value.items() if not str(k).startswith("_")}
+        _check_names(value, where)
+        return {
+            str(k): _labels(v) if k in LABELS and isinstance(v, Mapping) else _named(v, where, depth + 1)
+            for k, v in value.items()
+            if not str(k).startswith("_") and k not in LEFT_OUT
+        }
     if isinstance(value, list | tuple):
         return [_named(v, where, depth + 1) for v in value]
+    if isinstance(value, str) and FETCHED.match(value):
+        raise UserError(
+            f"{where}: names a model elsewhere ({value[:60]!r}), and nothing beyond the folder is read"
+        )
     return value
+
+
+def _labels(names: Mapping[Any, Any]) -> dict[str, Any]:
+    """Names of classes, which may be any words."""
+    return {str(k): v for k, v in names.items() if not str(k).startswith("_")}
+
+
+def _check_names(config: Mapping[str, Any], where: str) -> None:
+    """Refuses a config, or one inside another, that wants more than to be built and filled."""
+    if config.get(CODE):
+        raise UserError(f"{where}: the model comes with code of its own ({CODE}), and none is ever run")
+    if config.get(ROUNDED):
+        raise UserError(
+            f"{where}: its weights are quantized already ({ROUNDED}); a folder of plain ones is wanted"
+        )
+    if config.get(ELSEWHERE):
+        raise UserError(f"{where}: names weights of its own ({ELSEWHERE}); only {WEIGHTS} or {INDEX} is read")
 
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """The network off, as far as these libraries ask their environment; and it as it was, afterwards."""
+    """The network off as far as these libraries go, also where they have asked their environment; then as it was."""
     before = {name: os.environ.get(name) for name in OFFLINE}
     os.environ.update(OFFLINE)
+    known = [
+        (sys.modules[module], name)
+        for module, name in ASKED
+        if module in sys.modules and hasattr(sys.modules[module], name)
+    ]
+    asked = [getattr(module, name) for module, name in known]
+    for module, name in known:
+        setattr(module, name, True)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
+        for (module, name), value in zip(known, asked, strict=True):
+            setattr(module, name, value)
+        for variable, said in before.items():
+            if said is None:
+                del os.environ[variable]
             else:
-                os.environ[name] = value
+                os.environ[variable] = said

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from compressbench.errors import UserError
@@ -71,7 +72,14 @@ def unpacked(source: Path, folder: Path, sha256: str = SHA256) -> Path:
             raise UserError(f"{source}: {weights.name} has SHA-256 {found}, not the published {sha256}")
         aside.chmod(0o755)
         os.rename(aside, folder)
-    except (zipfile.BadZipFile, KeyError, OSError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        KeyError,
+        OSError,
+        RuntimeError,  # encrypted; NotImplementedError is one too
+    ) as error:
         raise UserError(f"{source}: can't be unpacked: {error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

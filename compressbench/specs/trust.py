@@ -42,6 +42,8 @@ PARTS = (
 )
 IN_A_STATE = ("models", "exit_heads", "exit_criteria")
 """What a stored state may name of compressbench's own: what its module and its policies are built of."""
+NOT_IN_A_STATE = ("models.hf.folder", "models.hub.", "models.unpacking.")
+"""What reads or writes folders: a model config may name it, and no stored state does."""
 ALLOWED = (*(f"{OWN}.{part}." for part in PARTS), "torch.nn.", "torch.optim.")
 MOVED: Mapping[str, str] = {}
 """Import paths that stored states and users' configs still hold -> where the same thing is now."""
@@ -131,6 +133,8 @@ def _check_own(target: str, place: str, parts: tuple[str, ...]) -> None:
         raise UserError(
             f"{place}target {target} is not allowed; it is a tool of compressbench's own, no part of a recipe"
         )
+    if parts == IN_A_STATE and target.startswith(tuple(f"{OWN}.{name}" for name in NOT_IN_A_STATE)):
+        raise UserError(f"{place}target {target} can't stand in a state; it works on folders")
     if not target.startswith(tuple(f"{OWN}.{part}." for part in parts)):
         raise UserError(
             f"{place}target {target} can't stand here; what can is below {OWN}.{f', {OWN}.'.join(parts)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ ENDS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
 FILE = "tokenizer.json"
 LARGEST = 64 << 20
 """Bytes of a tokenizer's file."""
+MOST = 2**24
+"""Ids of a tokenizer, whose highest sizes a net."""
 CHUNK = 10_000
 
 
@@ -35,8 +38,8 @@ class Tokenizer:
 
     @functools.cached_property
     def size(self) -> int:
-        """How many ids there are."""
-        return int(self._made.get_vocab_size())
+        """One more than the highest id, so that each is below it also where ids have gaps."""
+        return 1 + max(self._made.get_vocab().values(), default=-1)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -114,7 +117,22 @@ class Tokenizer:
             part: list[Any] = list(texts[start : start + CHUNK])
             if seconds is not None:
                 part = list(zip(part, seconds[start : start + CHUNK], strict=True))
-            yield from made.encode_batch(part)
+            with _one_line("dataset.task.tokenizer", "the tokenizer can't cut these texts"):
+                found = made.encode_batch(part)
+            yield from found
+
+
+@contextlib.contextmanager
+def _one_line(where: str, what: str) -> Iterator[None]:
+    """What ``tokenizers`` raises as an error for users: plain exceptions, and Rust's panics, which are none of those."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # pyo3's PanicException can't be imported
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{where}: {what} ({reason(error)})") from error
 
 
 def trained(texts: Sequence[str], size: int, cased: bool = False) -> Tokenizer:
@@ -173,14 +191,20 @@ def of_folder(folder: str | Path) -> Tokenizer:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} is larger than {LARGEST >> 20} MB")
         text = path.read_text(encoding="utf-8")
-        made = Made.from_str(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {path}: {error}") from error
-    except Exception as error:  # tokenizers raises a plain Exception
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is no tokenizer ({reason(error)})") from error
+    with _one_line(str(path), "is no tokenizer"):
+        made = Made.from_str(text)
     padding = made.padding
     known = [made.token_to_id(name) for name in (PAD, "<pad>")]
     pad = padding["pad_id"] if padding else next((k for k in known if k is not None), 0)
-    return Tokenizer(text, int(pad))
+    found = Tokenizer(text, int(pad))
+    if not 0 < found.size <= MOST:
+        raise UserError(f"{path}: its ids go up to {found.size - 1:,}; between 1 and {MOST:,} ids are read")
+    with _one_line(str(path), "can't cut an empty text"):
+        added = {*made.encode("").ids, *made.encode("", "").ids}
+    if odd := next((k for k in sorted({found.pad, *added}) if k >= found.size), None):
+        raise UserError(
+            f"{path}: pads or ends texts with the id {odd:,}, and its tokens end at {found.size - 1:,}"
+        )
+    return found
