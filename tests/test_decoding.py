@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.models.encoder_decoder import EncoderDecoder
+from compressbench.models.quantized import quantize
 from compressbench.tasks.text.decoding import Again, beam_search, greedy, of_rows, penalty, steps_of
 
 BEGIN, END, WORDS, LONGEST = 1, 2, 11, 16
@@ -76,6 +78,26 @@ def test_a_step_gives_the_logits_of_the_whole_forward(net: EncoderDecoder, sourc
             parts.append(logits)
     assert torch.allclose(torch.stack(parts, 1), whole, atol=1e-12)
     assert float(whole.std()) > 0.1
+
+
+def test_a_step_rounds_positions_as_the_whole_forward_does(net: EncoderDecoder, sources: Any) -> None:
+    """Tables of embeddings at 2 bits: cached decoding reads the rounded ones, as asking anew does."""
+    form = {"bits": 2, "low": -1, "high": 1, "axis": 0}
+    rounded = copy.deepcopy(net)
+    quantize(rounded, {"tokens": {"weight": form}, "decoder.positions": {"weight": form}})
+    for table in (rounded.tokens, rounded.decoder.positions):
+        table.weight_scale.copy_(table.weight.detach().abs().amax(1))  # type: ignore[operator, union-attr]
+    target = torch.randint(0, WORDS, (24, 5), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        whole, plain = rounded(*sources, target), net(*sources, target)
+        remembered, parts = rounded.begin(*sources), []
+        for place in range(5):
+            logits, remembered = rounded.step(target[:, place], remembered)
+            parts.append(logits)
+        found = [greedy(steps, sources, BEGIN, END, LIMITS) for steps in (rounded, Again(rounded))]
+    assert not torch.allclose(whole, plain, atol=0.1)
+    assert torch.allclose(torch.stack(parts, 1), whole, atol=1e-12)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("beam", [1, 4])

@@ -153,6 +153,50 @@ def test_an_empty_text_is_answered_whatever_the_tokenizer_marks() -> None:
     assert known(found.labels).tolist() == [False, True]
 
 
+def test_a_begin_is_put_where_the_tokenizer_marks_the_end_alone(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own rule it ends texts and begins none; the lines that are handed over give what the model was taught."""
+    from tokenizers import Tokenizer as Made
+    from tokenizers import processors
+
+    from compressbench.tasks.text.tokens import Tokenizer
+
+    made = Made.from_str(trained(["a b c"] * 3, 270).json)
+    made.add_special_tokens(["</s>"])
+    end, begin = (made.token_to_id(name) for name in ("</s>", "[CLS]"))
+    letters = [made.encode(letter, add_special_tokens=False).ids for letter in "abc"]
+    flat = [k for ids in letters for k in ids]
+    for single, before, length in (
+        ("$A </s>", [begin], 8),
+        ("[CLS] $A </s>", [], 8),
+        ("$A </s>", [begin], 4),
+    ):
+        made.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("</s>", end), ("[CLS]", begin)]
+        )
+        task = NextToken(Tokenizer(made.to_str()), length)
+        assert task.tokenizer.end == end
+        found = task.prepared(Examples.of(np.zeros(2), text=packed(["a b c", "a"]))).to("cpu")
+        wanted = ([begin, *flat, end], [begin, *letters[0], end])
+        for row, ids in enumerate(wanted):
+            told = ids[1 : length + 1]
+            assert found.labels[row, : len(told)].tolist() == told
+        (tmp_path / "tokenizer.json").write_bytes(task.beside()["tokenizer.json"])
+        monkeypatch.chdir(tmp_path)
+        room: dict[str, Any] = {"texts": ["a b c", "a"]}
+        exec("\n".join(task.feeding()[1]), room)
+        given = room["inputs"]
+        assert given["input_ids"].shape == given["attention_mask"].shape
+        assert given["input_ids"].shape[1] <= length
+        for row, ids in enumerate(wanted):
+            seen = [*ids[: length - 1], end] if len(ids) > length else ids
+            there = given["attention_mask"][row].astype(bool)
+            assert given["input_ids"][row][there].tolist() == seen
+        assert task.beginning("a") == [begin, *letters[0]]
+        assert len(task._begin()) == len(before)
+
+
 def test_a_row_of_a_sequence_is_known_where_anything_is() -> None:
     assert known(torch.tensor([[3, -1], [-1, -1]])).tolist() == [True, False]
     assert known(torch.tensor([[1.0, 0.0], [1.0, -1.0]])).tolist() == [True, False]
@@ -230,7 +274,11 @@ def test_perplexity_and_bits_per_byte(pair: tuple[View, View]) -> None:
     fits = np.array(_fit(view))
     assert 0 < fits.sum() < len(fits)
     nats = -own[fits[owners]].sum()
-    said = values(NextTokens(tokens=3).measure(view, view, view.bench))
+    told = list(NextTokens(tokens=3).measure(view, view, view.bench))
+    said = values(told)
+    (note,) = (metric.note for metric in told if metric.name == "bits_per_byte")
+    assert f"{len(fits) - fits.sum()} texts that are cut or empty" in note
+    assert "only where none is cut" in note
     assert said["bits_per_byte", ""] == pytest.approx(nats / np.log(2) / sizes[fits].sum(), rel=1e-5)
     assert said["perplexity", ""] == found["perplexity", ""]
     confidence = np.exp(scores.max(1))
@@ -333,7 +381,7 @@ def test_where_vocabularies_differ_only_bits_per_byte_is_told(pair: tuple[View, 
     for name in ("kl", "kl_99_9", "flipped", "first_divergence", "never_diverges"):
         assert found[name].value is None
         assert found[name].note == (
-            "tokenizers differ (500 tokens, the reference 520): only bits per byte can be compared"
+            "vocabularies differ (500 logits a token, the reference 520): only bits per byte can be compared"
         )
     loyal = {m.name: m for m in Loyalty().measure(view, other, view.bench)}
     assert loyal["label_loyalty"].value is None

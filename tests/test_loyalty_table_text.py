@@ -223,6 +223,31 @@ def test_patience_makes_the_states_alike_and_refuses_in_one_line(bench: Bench, t
         patient(spread, ("dense",)).begin(odd)
 
 
+def test_successors_begin_as_the_first_layers_or_as_their_own(bench: Bench) -> None:
+    deep = drawn(encoder(6), bench)
+    key = "layers.{}.mlp.0.weight"
+    assert key.format(0) in deep.weights
+    for begin, layers in (("own", (0, 2, 4)), ("first", (0, 1, 2))):
+        mixed = Replace(begin=begin).apply(deep, dataclasses.replace(bench, name="mixed"))
+        out = Successor().apply(mixed, bench)
+        found = [
+            t
+            for n, t in sorted(out.weights.items())
+            if n.startswith("layers.") and n.endswith("mlp.0.weight")
+        ]
+        assert len(found) == 3
+        for own, layer in zip(found, layers, strict=True):
+            assert torch.equal(own, deep.weights[key.format(layer)])
+        for k in range(6):  # the predecessor is whole
+            group = f"layers.{k // 2 * 2}.old.{k % 2}"
+            assert torch.equal(mixed.weights[f"{group}.mlp.0.weight"], deep.weights[key.format(k)])
+    spec = {"every": 2, "begin": "own"}
+    assert Replace().in_key(spec) == {"every": 2}
+    assert Replace(begin="first").in_key({**spec, "begin": "first"}) == {**spec, "begin": "first"}
+    with pytest.raises(UserError, match="begin: 'frist' is unknown"):
+        Replace(begin="frist")
+
+
 # The table -----------------------------------------------------------------------------------------------------------
 
 

@@ -220,6 +220,15 @@ def test_what_it_says_is_of_its_own_length_alone(net: ParallelTranslator) -> Non
         assert not torch.allclose(forward(net, SOURCE, MASK, longer).logits[1], both.logits[1])
 
 
+def test_what_targets_begin_with_counts_whatever_its_id(net: ParallelTranslator) -> None:
+    """Some tokenizers begin targets with the id that pads, as Marian's and T5's, some with the one that ends."""
+    with torch.no_grad():
+        wanted = forward(net, SOURCE, MASK, TARGET_SEEN).logits
+        for begin in (net.pad, net.end):
+            other = torch.cat((torch.full((2, 1), begin), TARGET_SEEN[:, 1:]), dim=1)
+            assert torch.equal(forward(net, SOURCE, MASK, other).logits, wanted)
+
+
 def test_all_at_once_is_the_likeliest_of_the_likeliest_length(net: ParallelTranslator) -> None:
     with torch.no_grad():
         found = net.at_once(SOURCE, MASK, torch.tensor([9, 9]))

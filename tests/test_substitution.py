@@ -26,7 +26,7 @@ from compressbench.state import State
 from compressbench.tasks.text.classification import TextClassification
 from compressbench.tasks.text.packing import SECOND, TEXT, unpacked
 from compressbench.tasks.text.substitution import Ask, Bounds, Found, search, side_by_side
-from compressbench.tasks.text.words import STOP_WORDS, candidates, inflected, pieces, without
+from compressbench.tasks.text.words import STOP_WORDS, candidates, inflected, is_stop, pieces, without
 from compressbench.views import View
 
 pytest.importorskip("tokenizers")
@@ -228,6 +228,19 @@ def test_wordnets_list_is_the_published_one() -> None:
     assert sum(len(parts) for parts in found.values()) == 52_803
     assert sum(len(others) for parts in found.values() for others in parts.values()) == 149_525
     assert "film" in found["movie"]["n"]
+
+
+def test_short_forms_of_stop_words_are_stop_words() -> None:
+    short = ["don't", "Isn't", "it's", "IT’S", "we've", "n't", "the"]
+    assert [word for word in short if not is_stop(word)] == []
+    assert [word for word in ("film's", "film", "o'clock", "well-made", "rock'n'roll") if is_stop(word)] == []
+    known = {"don't": {"n": ("taboo",)}, "film": {"n": ("it's", "movie")}}
+    assert candidates("Don't", known) == []
+    assert candidates("film", known) == ["movie"]
+    ask = Bag({"don't": 5.0, "great": 1.0})
+    found = alone("don't film great", 1, {"don't": ("do",), "great": ("good",)}, WIDE, ask)
+    assert ask.asked[1] == ["don't great", "don't film"]
+    assert [word for word, _ in found.exchanged] == ["great"]
 
 
 def test_pieces_and_what_is_left_without_one() -> None:

@@ -23,9 +23,9 @@ from compressbench.data.tables import read_table
 from compressbench.errors import UserError
 from compressbench.models.encoder import TextEncoder
 from compressbench.tasks.text import tokens
-from compressbench.tasks.text.classification import text_classification
+from compressbench.tasks.text.classification import TextClassification, text_classification
 from compressbench.tasks.text.packing import packed, unpacked
-from compressbench.tasks.text.tokens import of_folder, trained
+from compressbench.tasks.text.tokens import Tokenizer, of_folder, trained
 
 pytest.importorskip("tokenizers")
 SOME = ["a red fish", "the blue bird sings", "Ein großer Vogel", "鳥 is a bird", "", "fish fish fish bird"]
@@ -358,6 +358,24 @@ def test_padding_and_company_change_no_answer(pairs: bool) -> None:
     assert torch.allclose(alone, whole, atol=1e-5)
     assert torch.allclose(turned, whole[[5, 3, 1, 0, 2, 4]], atol=1e-5)
     assert torch.allclose(further, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_drawn_pairs_have_the_kinds_that_the_tokenizer_gives(kind: int) -> None:
+    """RoBERTa gives both texts the kind 0 and its table of kinds has one row."""
+    from tokenizers import Tokenizer as Made
+    from tokenizers import processors
+
+    made = Made.from_str(trained(SOME, 300).json)
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair=f"[CLS] $A [SEP] $B:{kind} [SEP]:{kind}",
+        special_tokens=[(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    task = TextClassification(("a", "b"), Tokenizer(made.to_str()), 12, pairs=True)
+    ids, mask, kinds = task.drawn(8, torch.Generator().manual_seed(0))
+    assert kinds.shape == ids.shape == mask.shape
+    assert int(kinds.max()) == kind
 
 
 def test_the_tokenizer_is_part_of_the_fingerprint(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ class EncoderDecoder(nn.Module):
         """The token before, ids (n,), to logits of the next one (n, vocabulary), and what is remembered with it."""
         absent, layers = remembered
         place = layers[0][1][0].shape[2]
-        x = self.tokens(tokens)[:, None] + self.decoder.positions.weight[place]
+        x = self.tokens(tokens)[:, None] + self.decoder.positions(tokens.new_tensor(place))
         found = []
         for layer, (source, before) in zip(self._decoding(), layers, strict=True):
             x, known = layer.step(x, source, absent, before)

@@ -56,7 +56,8 @@ class ParallelTranslator(nn.Module):
         """
         source, absent = self.translator.encoded(input_ids, attention_mask)
         said = (decoder_input_ids != self.pad) & (decoder_input_ids != self.end)
-        lengths = said.sum(dim=1).clamp(min=1)
+        # the first is what targets begin with, which may be the id that pads
+        lengths = 1 + said[:, 1:].sum(dim=1)
         logits = self._all(input_ids, attention_mask, source, absent, lengths, decoder_input_ids.shape[1])
         return Outputs(logits, {LENGTH: self._length(source, attention_mask)})
 

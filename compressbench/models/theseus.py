@@ -140,8 +140,28 @@ def rows_of(module: nn.Module, blocks: str | None = None) -> list[list[str]]:
     return found
 
 
-def begun(tensors: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
-    """A predecessor's tensors by the names of the net in replacement; each successor begins as its first block."""
+def first_ones(module: nn.Module, every: int, blocks: str | None = None) -> dict[str, str]:
+    """The blocks that successors begin as in the published code, by the first block of each group (see ``groups_of``).
+
+    Of the k-th group in a row that is the k-th block of the row: ``{"layers.0": "layers.0", "layers.2": "layers.1"}``.
+    """
+    return {
+        names[at]: names[at // every]
+        for names in rows_of(module, blocks)
+        for at in range(0, len(names) - every + 1, every)
+    }
+
+
+def begun(
+    tensors: Mapping[str, Tensor], groups: Groups, begins: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """A predecessor's tensors by the names of the net in replacement.
+
+    Args:
+        begins: the block that each group's successor begins as, by the group's first; that one itself without.
+    """
+    begins = begins if begins is not None else {first: first for first in groups}
+    successors = {block: first for first, block in begins.items()}
     out: dict[str, Tensor] = {}
     places = {
         name: f"{first}.old.{k}"
@@ -155,8 +175,8 @@ def begun(tensors: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
             continue
         rest = name.removeprefix(f"{block}.")
         out[f"{places[block]}.{rest}"] = tensor
-        if block in groups:
-            out[f"{block}.new.{rest}"] = tensor
+        if block in successors:
+            out[f"{successors[block]}.new.{rest}"] = tensor
     return out
 
 

@@ -27,6 +27,7 @@ COMPARED = (
 )  # fmt: skip
 """What needs both to speak of the same tokens."""
 OTHER = "it is of language models, and the task isn't next tokens"
+ONLY = "such figures compare across tokenizers and lengths only where none is cut"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def bits_per_byte(view: View) -> Metric:
     sizes = view.bench.feed("test")[BYTES].cpu()
     whole = sizes > 0
     size, cut = int(sizes.sum()), int((~whole).sum())
-    note = f"{cut} texts that are cut or empty are left out" if cut else ""
+    note = f"{cut} texts that are cut or empty are left out; {ONLY}" if cut else ""
     if not size:
         return Metric("bits_per_byte", None, "bits", note="every text is cut; a larger dataset.task.length")
     nats = -float(view.told.likelihood[whole[view.told.owners]].sum())

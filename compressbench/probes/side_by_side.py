@@ -53,8 +53,8 @@ def different(subject: View, reference: View) -> str:
     if subject is reference or subject.told.width == reference.told.width:
         return ""
     return (
-        f"tokenizers differ ({subject.told.width:,} tokens, the reference {reference.told.width:,}): only bits per byte "
-        "can be compared"
+        f"vocabularies differ ({subject.told.width:,} logits a token, the reference {reference.told.width:,}): only bits "
+        "per byte can be compared"
     )
 
 

@@ -10,7 +10,16 @@ import torch
 from compressbench.bench import Bench
 from compressbench.errors import UserError
 from compressbench.models.build import module_of, prunable
-from compressbench.models.theseus import begun, groups_of, none_in_a_row, renamed, rows_of, taken
+from compressbench.models.theseus import (
+    Groups,
+    begun,
+    first_ones,
+    groups_of,
+    none_in_a_row,
+    renamed,
+    rows_of,
+    taken,
+)
 from compressbench.pruning.structured import edited
 from compressbench.specs import TARGET
 from compressbench.state import State
@@ -53,7 +62,7 @@ def in_replacement(state: State, settings: Replace) -> State:
     """Applies a ``stages.theseus.Replace``.
 
     Raises:
-        UserError: the net is quantized, blocks are being replaced already, or none can be.
+        UserError: the net is quantized, blocks are being replaced already, none can be, or one can't begin as another.
     """
     if state.group("scales"):
         raise UserError("a quantized net's blocks can't be replaced; quantize after the successor stage")
@@ -69,7 +78,11 @@ def in_replacement(state: State, settings: Replace) -> State:
         "growth": settings.growth,
     }
     fresh = {f"{first}.steps": torch.zeros((), dtype=torch.int64) for first in groups}
-    tensors = {"weights": {**begun(state.weights, groups), **fresh}, "masks": begun(state.masks, groups)}
+    begins = _begins(state, groups, settings)
+    tensors = {
+        "weights": {**begun(state.weights, groups, begins), **fresh},
+        "masks": begun(state.masks, groups, begins),
+    }
     mixed = replace(state, model=model, tensors=tensors, edits=(), key="").with_groups()
     named = prunable(module_of(mixed))
     facts = {
@@ -78,6 +91,24 @@ def in_replacement(state: State, settings: Replace) -> State:
         if name in state.facts
     }
     return mixed.with_facts(prunable={name: p.numel() for name, p in named.items()}, **facts)
+
+
+def _begins(state: State, groups: Groups, settings: Replace) -> dict[str, str]:
+    """The block that each successor begins as, by the first of its group."""
+    if settings.begin == "own":
+        return {first: first for first in groups}
+    begins = first_ones(module_of(state), settings.every, settings.blocks)
+
+    def shapes(block: str) -> dict[str, tuple[int, ...]]:
+        inside = {n: t for n, t in state.weights.items() if n.startswith(f"{block}.")}
+        return {n.removeprefix(block): tuple(t.shape) for n, t in inside.items()}
+
+    for first, other in begins.items():
+        if shapes(first) != shapes(other):
+            raise UserError(
+                f"begin: the successor of {first} can't begin as {other}, of other sizes; begin: own is for such nets"
+            )
+    return begins
 
 
 def succeeded(state: State, bench: Bench) -> State:

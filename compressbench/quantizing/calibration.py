@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from compressbench.bench import Bench
-from compressbench.data.examples import Examples, order
+from compressbench.data.examples import Examples, are_sequences, order
 from compressbench.errors import UserError
 from compressbench.models.exits import every_exit
 from compressbench.outputs import forward
 from compressbench.seeds import derive_seed
+from compressbench.walking import walk
+
+if TYPE_CHECKING:
+    from compressbench.tasks.task import Task
 
 BATCH = 64
 SAMPLE = 1 << 18
@@ -28,9 +32,9 @@ class Drawn:
     examples: Examples
     flags: tuple[str, ...] = ()
 
-    def batches(self) -> Iterator[Examples]:
-        """Consecutive batches."""
-        return self.examples.batches(BATCH)
+    def batches(self, task: Task) -> Iterator[Examples]:
+        """All of them; where a task says lengths the shortest first, so that ranges see little padding."""
+        return (batch for _, batch in walk(task, self.examples, BATCH))
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -79,20 +83,23 @@ def run(module: nn.Module, bench: Bench, data: Drawn) -> None:
     """All calibration examples through the module, for what watches it."""
     done = 0
     with torch.no_grad(), every_exit(module):
-        for batch in data.batches():
+        for batch in data.batches(bench.task):
             forward(module, *bench.task.encode(batch))
             done += len(batch)
             bench.progress.step(done, len(data))
 
 
 def mean_loss(module: nn.Module, bench: Bench, data: Drawn) -> float:
-    """The task's loss on the calibration examples."""
-    total = 0.0
+    """The task's loss on the calibration examples; of sequences the mean is over their tokens."""
+    total, pieces = 0.0, 0
     with torch.no_grad():
-        for batch in data.batches():
+        for batch in data.batches(bench.task):
             outputs = forward(module, *bench.task.encode(batch))
-            total += float(bench.task.loss(outputs, batch.labels)) * len(batch)
-    return total / len(data)
+            size = int((batch.labels >= 0).sum()) if are_sequences(batch.labels) else len(batch)
+            if size:  # of no tokens the mean is no number
+                total += float(bench.task.loss(outputs, batch.labels)) * size
+                pieces += size
+    return total / max(1, pieces)
 
 
 @dataclass

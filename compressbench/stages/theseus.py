@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from compressbench.errors import UserError
+from compressbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.state import State
+
+BEGINS = ("own", "first")
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,22 @@ class FirstBlocks:
 class Replace:
     """Begins to replace every ``every`` blocks by one; the trainings that follow train the replacements only.
 
-    Each successor begins as a copy of the first of its blocks. In every training step each stands in for them with
-    probability ``min(1, start + growth * step)``; all else is frozen. A ``theseus/successor`` stage ends it.
+    In every training step each successor stands in for its blocks with probability
+    ``min(1, start + growth * step)``; all else is frozen. A ``theseus/successor`` stage ends it.
 
     Attributes:
         every: blocks of the predecessor that one successor replaces.
         start, growth: of the probability (published example: 0.3 and 0.0006; constant alternative: 0.5 and 0).
         blocks: the container whose blocks are meant; null for all.
+        begin: what successors begin as: ``own``, the first of the blocks that each replaces; ``first``, the net's first
+            blocks, the k-th of a row as the k-th, as the published code has it.
     """
 
     every: int = 2
     start: float = 0.3
     growth: float = 0.0006
     blocks: str | None = None
+    begin: str = "own"
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -92,12 +98,18 @@ class Replace:
             raise UserError(f"start: {self.start} is not in [0, 1]")
         if not self.growth >= 0 or not self.start + self.growth > 0:
             raise UserError(f"start {self.start:g}, growth {self.growth:g}: no block would ever be replaced")
+        if self.begin not in BEGINS:
+            raise UserError(f"begin: {self.begin!r} is unknown; {nearest(str(self.begin), BEGINS)}")
+
+    def in_key(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Without ``begin`` where it is what it was before there was a choice."""
+        return {name: value for name, value in spec.items() if name != "begin" or value != "own"}
 
     def describe(self) -> str:
         """The stage in words."""
         return (
             f"replace every {self.every} blocks by one, at first with probability {self.start:g}, "
-            f"{self.growth:g} more at each step"
+            f"{self.growth:g} more at each step{', begun as the first blocks' if self.begin == 'first' else ''}"
         )
 
     def apply(self, state: State, bench: Bench) -> State:

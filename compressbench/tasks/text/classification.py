@@ -117,14 +117,21 @@ class TextClassification:
         return ids, torch.ones_like(ids), *((torch.zeros_like(ids),) if self.pairs else ())
 
     def drawn(self, n: int, generator: torch.Generator) -> Inputs:
-        """Random tokens, of random lengths."""
+        """Random tokens, of random lengths; of pairs the second half is of the kind that the tokenizer gives it."""
         import torch
 
         ids = torch.randint(0, self.tokenizer.size, (n, self.length), generator=generator)
         lengths = torch.randint(1, self.length + 1, (n, 1), generator=generator)
         places = torch.arange(self.length)
         found = ids.masked_fill(places >= lengths, self.tokenizer.pad), (places < lengths).long()
-        return *found, *(((places >= lengths // 2) & (places < lengths)).long(),) * self.pairs
+        second = ((places >= lengths // 2) & (places < lengths)).long() * self._kinds
+        return *found, *((second,) if self.pairs else ())
+
+    @property
+    def _kinds(self) -> int:
+        """The largest kind of a pair's tokens: 1, or 0 as of RoBERTa, whose table has no other row."""
+        (_, kinds), *_ = self.tokenizer.encoded(["a"], ["a"])
+        return max(kinds, default=0)
 
     def placed(self, module: nn.Module) -> Placed:
         """As it is."""

@@ -87,9 +87,9 @@ class NextToken:
         return of_cut(cut, self.length)
 
     def _begin(self) -> tuple[int, ...]:
-        """What is put before a text, where the tokenizer marks neither its begin nor its end."""
+        """What is put before a text, where the tokenizer puts nothing there itself, and at most an end behind it."""
         (alone, _), *_ = self.tokenizer.encoded([""])
-        if alone:
+        if alone and alone[0] != self.tokenizer.end:
             return ()
         known = (self.tokenizer.id_of(name) for name in BEGINNINGS)
         return (next((k for k in known if k is not None), self.tokenizer.pad),)
@@ -202,16 +202,20 @@ class NextToken:
         }
 
     def feeding(self) -> tuple[str, list[str]]:
-        """Tokenized by the tokenizer beside the file."""
+        """Tokenized by the tokenizer beside the file; what the task puts before a text is put there too."""
+        begin = list(self._begin())
+        ids, mask = "f.ids", "f.attention_mask"
+        if begin:
+            ids, mask = f"{begin} + {ids}", f"{[1] * len(begin)} + {mask}"
         return f"Inputs `input_ids` and `attention_mask` int64 (n, up to {self.length}):", [
             "import numpy",
             "import tokenizers",
             "t = tokenizers.Tokenizer.from_file('tokenizer.json')",
-            f"t.enable_truncation({self.length})",
+            f"t.enable_truncation({self.length - len(begin)})",
             f"t.enable_padding(pad_id={self.tokenizer.pad})",
             "found = t.encode_batch(texts)",
-            "inputs = {'input_ids': numpy.array([f.ids for f in found], 'int64'),",
-            "          'attention_mask': numpy.array([f.attention_mask for f in found], 'int64')}",
+            f"inputs = {{'input_ids': numpy.array([{ids} for f in found], 'int64'),",
+            f"          'attention_mask': numpy.array([{mask} for f in found], 'int64')}}",
         ]
 
     def beside(self) -> Mapping[str, bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressbench.tasks.text.words import STOP_WORDS, pieces, without
+from compressbench.tasks.text.words import is_stop, pieces, without
 
 Said = NDArray[Any]
 """(texts, classes) log-probabilities, natural logarithm."""
@@ -80,7 +80,7 @@ def search(text: str, label: int, candidates: Candidates, bounds: Bounds) -> Sea
     queries, whole = 1, _probabilities(said)[0]
     if int(_named(said)[0]) != label:
         return Found(text, False, True, 0, len(places))
-    open_ = [place for place in places if parts[place].lower() not in STOP_WORDS][: bounds.queries - queries]
+    open_ = [place for place in places if not is_stop(parts[place])][: bounds.queries - queries]
     if not open_:
         return Found(text, True, False, queries, len(places))
     said = yield [without(parts, place) for place in open_]

@@ -87,6 +87,12 @@ def without(parts: Sequence[str], place: int) -> str:
     return before + after
 
 
+def is_stop(word: str) -> bool:
+    """Whether a word is a stop word, or a short form all of whose parts are some: ``don't``, ``it’s``, ``we've``."""
+    lower = word.lower()
+    return lower in STOP_WORDS or all(part in STOP_WORDS for part in re.split("['’]", lower))
+
+
 def candidates(word: str, synonyms: Synonyms) -> list[str]:
     """What can stand for a word, likeliest first: of a part of speech that it can be, inflected and written as it is.
 
@@ -95,7 +101,7 @@ def candidates(word: str, synonyms: Synonyms) -> list[str]:
     the synonyms. Stop words neither have candidates nor are some.
     """
     lower = word.lower()
-    if lower in STOP_WORDS:
+    if is_stop(lower):
         return []
     found = dict.fromkeys(other for others in synonyms.get(lower, {}).values() for other in others)
     for ending, parts in ENDINGS.items():
@@ -104,7 +110,7 @@ def candidates(word: str, synonyms: Synonyms) -> list[str]:
                 if part in parts:
                     made = (inflected(other, ending) for other in others)
                     found |= dict.fromkeys(other for other in made if other is not None)
-    return [_cased(other, word) for other in found if other != lower and other not in STOP_WORDS]
+    return [_cased(other, word) for other in found if other != lower and not is_stop(other)]
 
 
 def inflected(word: str, ending: str) -> str | None:
