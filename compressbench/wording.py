@@ -20,3 +20,8 @@ def shown(value: Any) -> str:
     """A value of a config as a message quotes it: as YAML has it, and not at any length."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def noun_of(task: Any) -> str:
+    """What an example is called, in the singular: what a task says in ``noun``; else an image."""
+    return str(getattr(task, "noun", "image"))

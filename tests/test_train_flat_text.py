@@ -20,14 +20,15 @@ from compressbench.errors import UserError
 from compressbench.inputs import rows
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
-from compressbench.models.encoder import MaskedAttention, TextEncoder
+from compressbench.models.encoder import TextEncoder
+from compressbench.models.transformer import Attention
 from compressbench.runs.execute import Watcher
 from compressbench.runs.experiment import execute, prepare
 from compressbench.state import State
 from compressbench.views import View
 
 
-class Fused(MaskedAttention):
+class Fused(Attention):
     """Attention by torch's fused kernel, as transformers' modules have it."""
 
     def forward(self, x: Tensor, unseen: Tensor) -> Tensor:

@@ -132,9 +132,9 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
     from compressbench.hardware.agreement import tally
     from compressbench.metrics import label_loyalty, percent
     from compressbench.outputs import Outputs
-    from compressbench.tasks.task import noun_of
     from compressbench.views import BATCH
     from compressbench.walking import put_back, walk
+    from compressbench.wording import noun_of
 
     if view.streams:
         told = tally(view, compute)

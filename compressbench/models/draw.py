@@ -22,6 +22,7 @@ from compressbench.models.where import reason_of, watched
 from compressbench.outputs import forward
 from compressbench.seeds import derive_seed
 from compressbench.state import State
+from compressbench.wording import noun_of
 
 
 def drawn(model: Mapping[str, Any], bench: Bench) -> State:
@@ -106,7 +107,7 @@ def _check(module: torch.nn.Module, name: str, bench: Bench) -> None:
     streams = getattr(task, "streams", False)  # then a row of logits for every token
     if (len(logits), logits.shape[-1], logits.ndim) != (2, classes, 3 if streams else 2):
         raise UserError(
-            f"model {name} gives {tuple(logits.shape[1:])} outputs of each {getattr(task, 'noun', 'image')}, "
+            f"model {name} gives {tuple(logits.shape[1:])} outputs of each {noun_of(task)}, "
             f"{bench.dataset.name} has {classes} classes; pass the number on as '@classes' in model.build"
         )
     if not prunable(module):

@@ -5,35 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressbench.errors import UserError
-
-
-class MaskedAttention(nn.Module):
-    """Multi-head self-attention, written out, with projections of their own, as heads are cut from each.
-
-    Args:
-        dim: width of a token, a multiple of ``heads``.
-        heads: how many.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.width = dim // heads
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, unseen: Tensor) -> Tensor:
-        """(n, tokens, dim) to the same shape; ``unseen`` bool (n, 1, 1, tokens), True where no token is."""
-        q, k, v = (
-            part(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
-        )
-        scores = q @ k.transpose(-2, -1) * self.width**-0.5
-        # -inf would make NaN of a row without tokens; the exponential of this is 0 all the same
-        scores = scores.masked_fill(unseen, -1e4)
-        return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
+from compressbench.models.fit import heads_divide, whole_sizes
+from compressbench.models.transformer import Attention, narrowly
 
 
 class EncoderLayer(nn.Module):
@@ -42,7 +15,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, dim: int, heads: int, mlp: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = MaskedAttention(dim, heads)
+        self.attention = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp), nn.GELU(), nn.Linear(mlp, dim))
         self.dropout = nn.Dropout(dropout)
@@ -88,11 +61,8 @@ class TextEncoder(nn.Module):
         super().__init__()
         sizes = {"vocabulary": vocabulary, "classes": classes, "length": length, "dim": dim, "depth": depth,
                  "heads": heads, "mlp": mlp}  # fmt: skip
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise UserError(f"encoder: {name} must be an integer of at least 1; got {size!r}")
-        if dim % heads:
-            raise UserError(f"encoder: heads {heads} does not divide dim {dim}; choose one that does")
+        whole_sizes("encoder", sizes)
+        heads_divide("encoder", heads, dim)
         self.tokens = nn.Embedding(vocabulary, dim)
         self.positions = nn.Embedding(length, dim)
         self.segments = nn.Embedding(segments, dim) if segments > 1 else None
@@ -100,11 +70,7 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(dim, heads, mlp, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.fc = nn.Linear(dim, classes)
-        for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Embedding):
-                nn.init.normal_(part.weight, std=0.02)
-            if isinstance(part, nn.Linear):
-                nn.init.zeros_(part.bias)
+        narrowly(self)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None

@@ -11,48 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compressbench.errors import UserError
 from compressbench.models.encoder import EncoderLayer
+from compressbench.models.fit import heads_divide, whole_sizes
+from compressbench.models.transformer import Attention, Heads
 
-HIDDEN = -1e4
-"""A score whose exponential is 0 in every float, float16 among them."""
-
-Heads = tuple[Tensor, Tensor]
-"""Keys and values, each (n, heads, tokens, width of a head)."""
 Remembered = tuple[Tensor, tuple[tuple[Heads, Heads], ...]]
 """Where no source token is, bool (n, 1, 1, tokens); of each layer what the source gives, and the tokens so far."""
-
-
-class Attention(nn.Module):
-    """Multi-head attention to what is remembered, with projections of their own, as heads are cut from each.
-
-    Args:
-        dim: width of a token, a multiple of ``heads``.
-        heads: how many.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.width = dim // heads
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.width)).transpose(1, 2)
-
-    def remembered(self, x: Tensor) -> Heads:
-        """Keys and values of tokens (n, tokens, dim)."""
-        return self._split(self.key(x)), self._split(self.value(x))
-
-    def forward(self, x: Tensor, remembered: Heads, unseen: Tensor | None = None) -> Tensor:
-        """(n, tokens, dim) to the same shape; ``unseen`` bool, True where a score doesn't count."""
-        keys, values = remembered
-        scores = self._split(self.query(x)) @ keys.transpose(-2, -1) * self.width**-0.5
-        if unseen is not None:
-            scores = scores.masked_fill(unseen, HIDDEN)
-        return self.proj((scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2))
 
 
 class DecoderLayer(nn.Module):
@@ -71,7 +35,7 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, source: Heads, absent: Tensor, later: Tensor) -> Tensor:
         """(n, tokens, dim) to the same shape, all places at once; ``absent`` and ``later`` aren't seen."""
         own = self.norm1(x)
-        x = x + self.dropout(self.attention(own, self.attention.remembered(own), later))
+        x = x + self.dropout(self.attention(own, later, self.attention.remembered(own)))
         return self._rest(x, source, absent)
 
     def step(self, x: Tensor, source: Heads, absent: Tensor, before: Heads) -> tuple[Tensor, Heads]:
@@ -79,11 +43,11 @@ class DecoderLayer(nn.Module):
         own = self.norm1(x)
         keys, values = self.attention.remembered(own)
         known = torch.cat((before[0], keys), dim=2), torch.cat((before[1], values), dim=2)
-        x = x + self.dropout(self.attention(own, known))
+        x = x + self.dropout(self.attention(own, remembered=known))
         return self._rest(x, source, absent), known
 
     def _rest(self, x: Tensor, source: Heads, absent: Tensor) -> Tensor:
-        x = x + self.dropout(self.cross(self.norm2(x), source, absent))
+        x = x + self.dropout(self.cross(self.norm2(x), absent, source))
         return x + self.dropout(self.mlp(self.norm3(x)))
 
 
@@ -133,11 +97,8 @@ class EncoderDecoder(nn.Module):
         deep = depth if decoder_depth is None else decoder_depth
         sizes = {"vocabulary": vocabulary, "length": length, "dim": dim, "depth": depth, "decoder_depth": deep,
                  "heads": heads, "mlp": mlp}  # fmt: skip
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise UserError(f"translator: {name} must be an integer of at least 1; got {size!r}")
-        if dim % heads:
-            raise UserError(f"translator: heads {heads} does not divide dim {dim}; choose one that does")
+        whole_sizes("translator", sizes)
+        heads_divide("translator", heads, dim)
         self.tokens = nn.Embedding(vocabulary, dim)
         self.dropout = nn.Dropout(dropout)
         self.encoder = Side([EncoderLayer(dim, heads, mlp, dropout) for _ in range(depth)], length, dim)

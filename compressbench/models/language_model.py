@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressbench.errors import UserError
 from compressbench.models.encoder import EncoderLayer
+from compressbench.models.fit import heads_divide, whole_sizes
+from compressbench.models.transformer import narrowly
 
 
 class LanguageModel(nn.Module):
@@ -46,29 +47,22 @@ class LanguageModel(nn.Module):
             "heads": heads,
             "mlp": mlp,
         }
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise UserError(f"language_model: {name} must be an integer of at least 1; got {size!r}")
-        if dim % heads:
-            raise UserError(f"language_model: heads {heads} does not divide dim {dim}; choose one that does")
+        whole_sizes("language_model", sizes)
+        heads_divide("language_model", heads, dim)
         self.tokens = nn.Embedding(vocabulary, dim)
         self.positions = nn.Embedding(length, dim)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(EncoderLayer(dim, heads, mlp, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.fc = nn.Linear(dim, vocabulary)
-        for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Embedding):
-                nn.init.normal_(part.weight, std=0.02)
-            if isinstance(part, nn.Linear):
-                nn.init.zeros_(part.bias)
+        narrowly(self)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(n, tokens) ids, and where a token is, to logits (n, tokens, vocabulary): of each place the next token's."""
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         x = self.dropout(self.tokens(input_ids) + self.positions(places))
         later = places[None, :] > places[:, None]
-        # a place always sees itself: a row of nothing but minus infinity is no number, and 0 times that is none either
+        # a place always sees itself, so that no row of scores is hidden as a whole
         absent = (attention_mask == 0)[:, None, :] & (places[None, :] != places[:, None])
         unseen = (later | absent)[:, None]
         for layer in self.layers:

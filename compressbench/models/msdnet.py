@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError
 from compressbench.exit_heads.convolved import convolved
-from compressbench.models.fit import image_shape
+from compressbench.models.fit import image_shape, whole_sizes
 
 
 class MSDNet(nn.Module):
@@ -55,9 +55,7 @@ class MSDNet(nn.Module):
             "growth": growth,
             "head": head,
         }
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise UserError(f"MSDNet: {name} must be an integer of at least 1; got {size!r}")
+        whole_sizes("MSDNet", sizes)
         if growth % 2:
             raise UserError(f"MSDNet: growth must be even, half comes from the finer scale; got {growth}")
         if min(height, width) < 2 ** (scales - 1):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError
-from compressbench.models.fit import image_shape
+from compressbench.models.fit import heads_divide, image_shape, whole_sizes
 
 
 class Attention(nn.Module):
@@ -81,15 +81,12 @@ class VisionTransformer(nn.Module):
         super().__init__()
         channels, height, width = image_shape(shape, classes, "ViT")
         sizes = {"patch": patch, "dim": dim, "depth": depth, "heads": heads, "mlp": mlp}
-        for name, size in sizes.items():
-            if not isinstance(size, int) or size < 1:
-                raise UserError(f"ViT: {name} must be an integer of at least 1; got {size!r}")
+        whole_sizes("ViT", sizes)
         if height % patch or width % patch:
             raise UserError(
                 f"ViT: patch {patch} does not divide images of {height}x{width}; choose one that does"
             )
-        if dim % heads:
-            raise UserError(f"ViT: heads {heads} does not divide dim {dim}; choose one that does")
+        heads_divide("ViT", heads, dim)
         tokens = (height // patch) * (width // patch) + 1
         self.patches = nn.Conv2d(channels, dim, patch, stride=patch)
         self.token = nn.Parameter(torch.zeros(1, 1, dim))

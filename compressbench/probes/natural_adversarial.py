@@ -67,9 +67,9 @@ class NaturalAdversarial:
 
     def unfit(self, dataset: Dataset) -> str:
         """Why nothing is measured on a data set; empty where something is."""
-        from compressbench.tasks.images.classification import Classification
+        from compressbench.probes.unfit import no_pictures
 
-        return "" if isinstance(dataset.task, Classification) else NO_PICTURES
+        return no_pictures(dataset, NO_PICTURES)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Accuracy there and on clean images of the same classes, and the change of their ratio to the reference's."""

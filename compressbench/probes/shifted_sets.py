@@ -68,9 +68,9 @@ class ShiftedSets:
 
     def unfit(self, dataset: Dataset) -> str:
         """Why nothing is measured on a data set; empty where something is."""
-        from compressbench.tasks.images.classification import Classification
+        from compressbench.probes.unfit import no_pictures
 
-        return "" if isinstance(dataset.task, Classification) else NO_PICTURES
+        return no_pictures(dataset, NO_PICTURES)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterator[Metric]:
         """Of the subject, and how far it agrees with the reference there."""

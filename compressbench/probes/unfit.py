@@ -22,11 +22,11 @@ def no_surface(dataset: Dataset) -> str:
     return surface.why if isinstance(surface, NoSurface) else ""
 
 
-def no_pictures(dataset: Dataset) -> str:
-    """Why nothing is corrupted as pictures are; empty where the examples are pictures of one label each."""
+def no_pictures(dataset: Dataset, why: str = NO_PICTURES) -> str:
+    """``why``, of corruptions unless said; empty where the examples are pictures of one label each."""
     from compressbench.tasks.images.classification import Classification
 
-    return "" if isinstance(dataset.task, Classification) else NO_PICTURES
+    return "" if isinstance(dataset.task, Classification) else why
 
 
 def by_token(dataset: Dataset) -> str:

@@ -25,7 +25,7 @@ MAY = (
     "prepared", "remarks", "lengths", "streams", "overall", "said", "axes", "noun", "texts", "beside",
 )  # fmt: skip
 """What a task may have beside it, see ``Prepares``, ``Remarks``, ``Lengthy``, ``Streaming``, ``Says``,
-``axes_of``, ``noun_of``, ``read_of``; ``beside()`` gives contents of files, by name, that belong to an exported one."""
+``axes_of``, ``read_of``; ``beside()`` gives contents of files, by name, that belong to an exported one."""
 
 Axes = Mapping[str, tuple[str, ...]]
 EXAMPLES = ("n",)
@@ -89,11 +89,6 @@ def one_size(task: Any) -> str:
     """Why inputs don't all have one size but for their number, in words; empty where they do."""
     free = sorted({name for names in axes_of(task).values() for name in names[1:]})
     return f"batches differ in their {' and '.join(free)}" if free else ""
-
-
-def noun_of(task: Any) -> str:
-    """What an example is called, in the singular: what a task says in ``noun``; else an image."""
-    return str(getattr(task, "noun", "image"))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from compressbench.errors import UserError, nearest
 from compressbench.ragged import Ragged
+from compressbench.tasks.text import sequences
 from compressbench.tasks.text.packing import SECOND, TEXT, of_cut, unpacked
 from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
 
@@ -111,21 +112,16 @@ class TextClassification:
 
     def blank(self, n: int) -> Inputs:
         """Rows of padding, all looked at."""
-        import torch
-
-        ids = torch.full((n, self.length), self.tokenizer.pad)
-        return ids, torch.ones_like(ids), *((torch.zeros_like(ids),) if self.pairs else ())
+        ids, mask = sequences.blank(self.tokenizer, self.length, n)
+        return ids, mask, *((mask - mask,) if self.pairs else ())
 
     def drawn(self, n: int, generator: torch.Generator) -> Inputs:
         """Random tokens, of random lengths; of pairs the second half is of the kind that the tokenizer gives it."""
-        import torch
-
-        ids = torch.randint(0, self.tokenizer.size, (n, self.length), generator=generator)
-        lengths = torch.randint(1, self.length + 1, (n, 1), generator=generator)
-        places = torch.arange(self.length)
-        found = ids.masked_fill(places >= lengths, self.tokenizer.pad), (places < lengths).long()
-        second = ((places >= lengths // 2) & (places < lengths)).long() * self._kinds
-        return *found, *((second,) if self.pairs else ())
+        ids, mask = sequences.drawn(self.tokenizer, self.length, n, generator)
+        if not self.pairs:
+            return ids, mask
+        second = mask.cumsum(dim=1) > mask.sum(dim=1, keepdim=True) // 2
+        return ids, mask, second.long() * mask * self._kinds
 
     @property
     def _kinds(self) -> int:
@@ -167,23 +163,13 @@ class TextClassification:
 
     def surface(self, device: str = "cpu") -> NoSurface:
         """None that a pixel's attack could use."""
-        from compressbench.tasks.task import NoSurface
-
-        return NoSurface("a text can't be changed a little, as the pixels of a picture can")
+        return sequences.no_surface()
 
     def facts(self) -> Mapping[str, Any]:
         """Sizes, and what a folder's model must agree on: ``@form``, ``@inputs``, ``@names``, ``@tokenizer``."""
-        return {
-            "@form": "sequence_classification",
-            "@inputs": list(self.inputs),
-            "@names": list(self.classes),
-            "@tokenizer": self.tokenizer.digest,
-            "@classes": len(self.classes),
-            "@vocabulary": self.tokenizer.size,
-            "@length": self.length,
-            "@pad": self.tokenizer.pad,
-            "@segments": 2 if self.pairs else 1,
-        }
+        form = "sequence_classification"
+        shared = sequences.shared_facts(self.tokenizer, self.length, form, self.inputs, self.classes)
+        return {**shared, "@classes": len(self.classes), "@segments": 2 if self.pairs else 1}
 
     def feeding(self) -> tuple[str, list[str]]:
         """Tokenized by the tokenizer beside the file."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
+from compressbench.tasks.text import sequences
 from compressbench.tasks.text.packing import TEXT, of_cut, unpacked
 from compressbench.tasks.text.tokens import FILE, Tokenizer, of_folder, trained
 
@@ -121,19 +122,11 @@ class NextToken:
 
     def blank(self, n: int) -> Inputs:
         """Rows of padding, all looked at."""
-        import torch
-
-        ids = torch.full((n, self.length), self.tokenizer.pad)
-        return ids, torch.ones_like(ids)
+        return sequences.blank(self.tokenizer, self.length, n)
 
     def drawn(self, n: int, generator: torch.Generator) -> Inputs:
         """Random tokens, of random lengths."""
-        import torch
-
-        ids = torch.randint(0, self.tokenizer.size, (n, self.length), generator=generator)
-        lengths = torch.randint(1, self.length + 1, (n, 1), generator=generator)
-        there = torch.arange(self.length) < lengths
-        return ids.masked_fill(~there, self.tokenizer.pad), there.long()
+        return sequences.drawn(self.tokenizer, self.length, n, generator)
 
     def placed(self, module: nn.Module) -> Placed:
         """As it is."""
@@ -147,21 +140,11 @@ class NextToken:
         Args:
             labels: (n, at least as many as the logits), -1 where there is none.
         """
-        import torch.nn.functional as F
-
-        wanted = labels[:, : outputs.logits.shape[1]]
-        return F.cross_entropy(outputs.logits.flatten(0, 1), wanted.flatten(), ignore_index=-1)
+        return sequences.token_loss(outputs.logits, labels[:, : outputs.logits.shape[1]])
 
     def log_probs(self, outputs: Outputs, labels: Tensor) -> Pieces:
         """(tokens, vocabulary) log-probabilities, a piece a token that has a label."""
-        import torch.nn.functional as F
-
-        from compressbench.tasks.task import Pieces
-
-        wanted = labels[:, : outputs.logits.shape[1]]
-        owners, places = (wanted >= 0).nonzero(as_tuple=True)
-        found = F.log_softmax(outputs.logits[owners, places].float(), dim=-1)
-        return Pieces(found, owners, wanted[owners, places])
+        return sequences.token_pieces(outputs.logits, labels[:, : outputs.logits.shape[1]])
 
     def answers(self, outputs: Outputs) -> Tensor:
         """(n, length) the likeliest next token at each place; -1 after the last and where a logit is no number."""
@@ -183,23 +166,12 @@ class NextToken:
 
     def surface(self, device: str = "cpu") -> NoSurface:
         """None that a pixel's attack could use."""
-        from compressbench.tasks.task import NoSurface
-
-        return NoSurface("a text can't be changed a little, as the pixels of a picture can")
+        return sequences.no_surface()
 
     def facts(self) -> Mapping[str, Any]:
         """``@classes``, ``@vocabulary``, ``@length``, ``@pad``; what a wrapped model asks for: ``@form`` and others."""
-        size = self.tokenizer.size
-        return {
-            "@classes": size,
-            "@vocabulary": size,
-            "@length": self.length,
-            "@pad": self.tokenizer.pad,
-            "@form": "causal",
-            "@inputs": list(self.inputs),
-            "@names": [],
-            "@tokenizer": self.tokenizer.digest,
-        }
+        shared = sequences.shared_facts(self.tokenizer, self.length, "causal", self.inputs)
+        return {**shared, "@classes": self.tokenizer.size}
 
     def feeding(self) -> tuple[str, list[str]]:
         """Tokenized by the tokenizer beside the file; what the task puts before a text is put there too."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from compressbench.errors import UserError
 from compressbench.ragged import Ragged
+from compressbench.tasks.text import sequences
 from compressbench.tasks.text.packing import TARGET, TEXT, of_cut, unpacked
 from compressbench.tasks.text.tokens import BEGIN, Tokenizer, of_folder, trained
 
@@ -149,10 +150,8 @@ class Translation:
 
     def blank(self, n: int) -> Inputs:
         """Rows of padding of the full length, all looked at."""
-        import torch
-
-        ids = torch.full((n, self.length), self.tokenizer.pad)
-        return ids, torch.ones_like(ids), ids[:, :-1].clone()
+        ids, mask = sequences.blank(self.tokenizer, self.length, n)
+        return ids, mask, ids[:, :-1].clone()
 
     def drawn(self, n: int, generator: torch.Generator) -> Inputs:
         """Random tokens, of random lengths."""
@@ -178,21 +177,11 @@ class Translation:
         Raises:
             UserError: the logits are no sentence's.
         """
-        import torch.nn.functional as F
-
-        logits, wanted = _matched(outputs, labels)
-        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-1)
+        return sequences.token_loss(*_matched(outputs, labels))
 
     def log_probs(self, outputs: Outputs, labels: Tensor) -> Pieces:
         """(tokens, vocabulary) log-probabilities under teacher forcing, a piece a token of the target."""
-        import torch.nn.functional as F
-
-        from compressbench.tasks.task import Pieces
-
-        logits, wanted = _matched(outputs, labels)
-        owners, places = (wanted >= 0).nonzero(as_tuple=True)
-        found = F.log_softmax(logits[owners, places].float(), dim=-1)
-        return Pieces(found, owners, wanted[owners, places])
+        return sequences.token_pieces(*_matched(outputs, labels))
 
     def answers(self, outputs: Outputs) -> Tensor:
         """(n, places) the likeliest token at each place under teacher forcing; -1 where a logit is no number."""
@@ -251,25 +240,12 @@ class Translation:
 
     def surface(self, device: str = "cpu") -> NoSurface:
         """None that a pixel's attack could use."""
-        from compressbench.tasks.task import NoSurface
-
-        return NoSurface("a text can't be changed a little, as the pixels of a picture can")
+        return sequences.no_surface()
 
     def facts(self) -> Mapping[str, Any]:
         """``@vocabulary`` (and ``@classes``), ``@length``, ``@pad``, ``@begin``, ``@end``; for ``model=hf`` more."""
-        size = self.tokenizer.size
-        return {
-            "@classes": size,
-            "@vocabulary": size,
-            "@length": self.length,
-            "@pad": self.tokenizer.pad,
-            "@begin": self.begin,
-            "@end": self.end,
-            "@form": "seq2seq",
-            "@inputs": list(self.inputs),
-            "@names": [],
-            "@tokenizer": self.tokenizer.digest,
-        }
+        shared = sequences.shared_facts(self.tokenizer, self.length, "seq2seq", self.inputs)
+        return {**shared, "@classes": self.tokenizer.size, "@begin": self.begin, "@end": self.end}
 
     @property
     def axes(self) -> Mapping[str, tuple[str, ...]]:
