@@ -100,7 +100,9 @@ class Deletion:
 
         module = module_of(subject.state, bench.device)
         for what in self.what:
-            made = self._of_units(subject, module, bench) if what == UNITS else self._of_weights(module, bench)
+            made = (
+                self._of_units(subject, module, bench) if what == UNITS else self._of_weights(module, bench)
+            )
             if isinstance(made, str):
                 yield Metric(ACCURACY, None, "%", group=what, note=made)
                 continue
@@ -119,7 +121,7 @@ class Deletion:
         try:
             groups, left = hidden_units(module_of(subject.state), sample)
         except UserError as error:
-            return f"no hidden units to delete: {error}"
+            return f"no hidden units to delete: {error}".removesuffix("; prune single weights of such a net")
         own = {name: module.get_parameter(name).detach() for g in groups for name in g.read}
 
         def deleted(share: float, draw: int) -> Mapping[str, Tensor]:

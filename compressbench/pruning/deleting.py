@@ -85,7 +85,7 @@ def without_units(
 
 
 def first(order: Tensor, share: float) -> Tensor:
-    """(n,) bool: the first ``share`` of an order, rounded to the nearest number; more of a share holds the same and more."""
+    """(n,) bool: the first ``share`` of an order, rounded to the nearest number; a larger share holds a smaller one."""
     gone = torch.zeros(len(order), dtype=torch.bool)
     gone[order[: round(share * len(order))]] = True
     return gone
