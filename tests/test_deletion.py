@@ -33,8 +33,8 @@ from tiny import TINY
 CONV = {"name": "conv_2", "build": SPECS["conv_2"]}
 LINEAR = {
     "name": "linear",
-    "build": {"_target_": "compressbench.models.lenet.LeNet300100", "hidden": [], "shape": "@shape", "classes": "@classes"},
-}  # fmt: skip
+    "build": {**MLP["build"], "hidden": []},
+}
 RANDOM = {"_target_": "compressbench.criteria.random.random", "_partial_": True}
 
 
@@ -247,13 +247,14 @@ def test_states_of_a_run_lose_the_same_and_a_larger_share_the_same_and_more(
     from compressbench.probes import deletion
 
     seen: list[dict[str, torch.Tensor]] = []
-    monkeypatch.setattr(
-        deletion, "rights", lambda module, *_: seen.append({n: p.detach() != 0 for n, p in zeros(module)}) or torch.ones(3)
-    )  # fmt: skip
 
-    def zeros(module):
-        return [(n, p.clone()) for n, p in module.named_parameters() if n in ("hidden.2.weight", "fc.weight")]
+    def watched(module: nn.Module, *_: object) -> torch.Tensor:
+        """Keeps which weights are left instead of asking the net."""
+        read = ("hidden.2.weight", "fc.weight")
+        seen.append({n: p.detach() != 0 for n, p in module.named_parameters() if n in read})
+        return torch.ones(3)
 
+    monkeypatch.setattr(deletion, "rights", watched)
     first_state, other = (drawn(MLP, dataclasses.replace(bench, name=n)) for n in ("init", "another"))
     assert not torch.equal(first_state.weights["fc.weight"], other.weights["fc.weight"])
     by_state = []

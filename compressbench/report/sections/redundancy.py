@@ -40,7 +40,7 @@ PROBE, ACCURACY = "deletion", "deletion_accuracy"
 NOISE = "gaussian_noise, "
 HALF = "units, 50 %"
 DROPS = (0.0, 1.0, 2.0, 5.0)
-"""Points of clean accuracy."""
+"""Points of clean accuracy; at 0 the less accurate of two nets is compared as it is: nothing is its cost there."""
 WHOLE = 0.9999
 BESIDE = ", "
 SAID = (
@@ -144,7 +144,7 @@ def ways(panel: Panel, moment: str) -> dict[str, list[Line]]:
 
 
 def measures(lines: Sequence[Line]) -> list[Measure]:
-    """What was measured of robustness at all states of the lines."""
+    """What was measured of robustness at all states of the lines; the attack's own noise where there is no stronger."""
 
     def plain(probe: str, metric: str, group: str = "") -> Callable[[Point], Mapping[int, float]]:
         return lambda point: _values(point.reading(probe, metric, group))
@@ -159,14 +159,20 @@ def measures(lines: Sequence[Line]) -> list[Measure]:
         common = set.intersection(*map(set, own)) if own else set()
         return {seed: sum(values[seed] for values in own) / len(own) for seed in sorted(common)}
 
-    known = (
+    noises = (
         Measure("Gaussian noise", noise),
+        Measure("Noise of the attack’s size", plain("robustness", "noise_accuracy")),
+    )
+    known = (
         Measure(title_of("corrupted_top1"), plain("corruptions", "corrupted_top1")),
         Measure(title_of("pgd_accuracy"), plain("robustness", "pgd_accuracy")),
-        Measure("Noise of the attack’s size", plain("robustness", "noise_accuracy")),
         Measure("Half of the units deleted", plain(PROBE, ACCURACY, HALF)),
     )
-    return [m for m in known if all(m.of(p) for line in lines for p in line.points)]
+
+    def measured(measure: Measure) -> bool:
+        return all(measure.of(p) for line in lines for p in line.points)
+
+    return [*list(filter(measured, noises))[:1], *filter(measured, known)]
 
 
 def _values(reading: Reading | None) -> Mapping[int, float]:
@@ -360,12 +366,14 @@ def _meet(base: Mapping[int, Curve], other: Mapping[int, Curve], drop: float) ->
 def cost_of_pruning(panel: Panel, moment: str, way: str, lines: Sequence[Line]) -> Table | None:
     """What each line has lost in robustness where it is so much less accurate than its own net, beside the first line."""
     found = measures(lines)
-    places = [(line, drop) for line in lines for drop in DROPS]
+    places = [(line, drop) for line in lines for drop in DROPS[1:]]
     if not found:
         return None
     columns = Columns()
     columns.add("Below", "points", [Cell(f"{drop:g}") for _, drop in places], always=True)
-    lost = {m.name: [{d: _lost(curves(panel, line, m), d) for d in DROPS} for line in lines] for m in found}
+    lost = {
+        m.name: [{d: _lost(curves(panel, line, m), d) for d in DROPS[1:]} for line in lines] for m in found
+    }
     by_line = {line.series.label: k for k, line in enumerate(lines)}
 
     def hits(measure: Measure, line: Line, drop: float) -> Mapping[int, tuple[float, float]]:
