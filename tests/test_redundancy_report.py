@@ -53,6 +53,10 @@ def rows(lines=LINES, seeds=(0, 1), deletion: bool = True) -> list[Record]:
             for what, lost in (("units", 10.0), ("weights", 30.0)) if deletion else ():
                 for share in (25, 50):
                     value = clean - lost * share / 25
+                    found.append(
+                        record(**here, probe="deletion", metric="deleted", group=f"{what}, {share} %",
+                               value=float(share), unit="1")
+                    )  # fmt: skip
                     for end, off in (("", 0.0), ("_low", -3.0), ("_high", 2.0)):
                         found.append(
                             record(**here, probe="deletion", metric=f"deletion_accuracy{end}",
@@ -109,6 +113,14 @@ def test_nets_and_their_ways() -> None:
     ]  # fmt: skip
     [_, noise] = [redundancy.curves(panel, ways[""][0], m)[0] for m in redundancy.measures(ways[""])[1::-1]]
     assert noise[0] == (1.0, 90.0, 70 + 8), "of severities 1 and 3 the mean: +4 and +12"
+
+
+def test_a_line_that_does_not_begin_with_its_net_is_no_line() -> None:
+    found = [r for r in rows() if (r.series, r.density) != ("dropout 0.5, units removed", 1.0)]
+    ways = redundancy.ways(panel_of(found), "final")
+    assert [x.net for x in ways["units removed"]] == ["no dropout"]
+    assert [x.net for x in ways[""]] == ["no dropout", "dropout 0.5"]
+    assert redundancy.at_equal_clean(panel_of(found), "final", "units removed", ways["units removed"]) is None
 
 
 def test_robustness_at_equal_clean_accuracy_by_hand() -> None:
