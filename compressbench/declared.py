@@ -256,6 +256,11 @@ METRICS: Mapping[str, Declared] = {
     **_by_subgroup("group_error", "Error"),
     **_by_subgroup("group_fpr", "False positives"),
     **_by_subgroup("group_fnr", "False negatives"),
+    # deletion
+    "deletion_accuracy": Declared("With parts deleted", "%", 1),
+    "deletion_accuracy_low": Declared("With parts deleted, at least", "%", 1),
+    "deletion_accuracy_high": Declared("With parts deleted, at most", "%", 1),
+    "deleted": Declared("Deleted", "1"),
     # robustness, square, shifted
     "clean_accuracy": Declared("Clean", "%", 1),
     "fgsm_accuracy": Declared("FGSM", "%", 1),

@@ -69,12 +69,14 @@ class Coupled:
         channels: how many.
         scores: (units,); a unit is a channel or, where grouped convolutions read them, one of every group.
         others: further modules whose channels of the same numbers go with them, since they share a weight.
+        readers: which layers read them: (module, its input channels, which of these channels each of them is).
     """
 
     root: str
     channels: int
     scores: Tensor
     others: tuple[str, ...] = ()
+    readers: tuple[tuple[str, Tensor, Tensor], ...] = ()
 
     def places(self, units: Sequence[int]) -> list[int]:
         """The channels of some units."""
@@ -100,7 +102,7 @@ def channels(state: State, bench: Bench, settings: Channels) -> State:
     try:
         result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, coupled)
     except Unsound:
-        sound = [c for c in coupled if _is_sound(module, sample, ways, c)]
+        sound = [c for c in coupled if _are_sound(module, sample, ways, [c])]
         if not sound or len(sound) == len(coupled):
             raise
         left = [c.root for c in coupled if c not in sound]
@@ -152,10 +154,32 @@ def _cut(
     return (edited(base, [edit], bench) if edit["cut"] else base), flags
 
 
-def _is_sound(module: nn.Module, sample: Inputs, ways: Ways, group: Coupled) -> bool:
-    """Whether half of a group's channels can go, all else staying."""
+def separate(module: nn.Module, sample: Inputs) -> tuple[list[Coupled], list[str]]:
+    """(groups of channels of which any can be left out of a net, with what reads them; why others can't).
+
+    Args:
+        module: in evaluation mode.
+        sample: inputs of two examples.
+
+    Raises:
+        UserError: the net can't be traced, or has no such channels.
+    """
+    ways = ways_of(module, sample)
+    alike = {name: torch.ones(w.shape, dtype=torch.float64) for name, w in prunable(module).items()}
+    coupled, why = _coupled(module, sample, ways, alike, inside=False)
+    if _are_sound(module, sample, ways, coupled):
+        return coupled, why
+    sound = [c for c in coupled if _are_sound(module, sample, ways, [c])]
+    left = [c.root for c in coupled if c not in sound]
+    if not sound:
+        raise Unsound(f"{type(module).__name__} has no channels that can be removed: without them it differs")
+    return sound, [*why, f"without them the net would differ or not run: {shortened(left)}"]
+
+
+def _are_sound(module: nn.Module, sample: Inputs, ways: Ways, groups: Sequence[Coupled]) -> bool:
+    """Whether half of the channels of some groups can go, all else staying."""
     try:
-        edit = _edit(module, sample, ways, [group], lowest([group], "uniform", 0.5), "")
+        edit = _edit(module, sample, ways, groups, lowest(groups, "uniform", 0.5), "")
         _verify(module, _thinned(module, edit, sample, ""), edit["cut"], sample, "")
     except Unsound:
         return False
@@ -309,7 +333,7 @@ def _coupled(
                 size = len(group[0].idxs)
                 units = _scored(group, graph, names, scores, size)
                 if units is not None and len(units) > 1:
-                    made = Coupled(names[root], size, units)
+                    made = Coupled(names[root], size, units, readers=_readers(group, graph, names))
             groups.append(_Group(made, _sides(group, graph, names)))
     found, apart = _tied(groups, shared)
     why = ([f"their layers share a weight that can't be cut alike: {shortened(apart)}"] if apart else []) + (
@@ -400,6 +424,18 @@ def _sides(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> dict[tuple
     return found
 
 
+def _readers(
+    group: Any, graph: Any, names: Mapping[nn.Module, str]
+) -> tuple[tuple[str, Tensor, Tensor], ...]:
+    """The layers that read a group's channels; a depthwise convolution hands them on and isn't counted as one."""
+    found = []
+    for item in group:
+        part = item.dep.target.module
+        if isinstance(part, _PLAIN[:2]) and not graph.is_out_channel_pruning_fn(item.dep.handler):
+            found.append((names[part], torch.tensor(item.idxs), torch.tensor(item.root_idxs)))
+    return tuple(found)
+
+
 def _sharing(module: nn.Module) -> list[list[str]]:
     """Names of convolutions and linear layers that have one weight, together."""
     owners: dict[int, list[str]] = {}
@@ -442,7 +478,8 @@ def _tied(groups: Sequence[_Group], shared: Sequence[Sequence[str]]) -> tuple[li
         else:
             scores = torch.stack([c.scores for c in made]).mean(0)
             roots = [c.root for c in made]
-            found.append(Coupled(roots[0], made[0].channels, scores, tuple(roots[1:])))
+            readers = tuple(reader for c in made for reader in c.readers)
+            found.append(Coupled(roots[0], made[0].channels, scores, tuple(roots[1:]), readers))
     return found, list(dict.fromkeys(apart))
 
 

@@ -20,6 +20,7 @@ from compressbench.report.sections import (
     methods,
     next_tokens,
     quality,
+    redundancy,
     relations,
     robustness,
     subgroups,
@@ -45,6 +46,7 @@ SHOWN = (
     translation.shown,
     robustness.shown,
     corruptions.shown,
+    redundancy.shown,
     layers.shown,
     cost.shown,
 )
