@@ -76,7 +76,11 @@ class Factorisation:
     def _unfit(self, state: State, bench: Bench) -> str:
         import torch
 
-        if state.model.get("_target_") != MODEL or state.edits or getattr(bench.task, "targets", "") != "one_hot":
+        if (
+            state.model.get("_target_") != MODEL
+            or state.edits
+            or getattr(bench.task, "targets", "") != "one_hot"
+        ):
             return OTHER
         x = bench.feed("train")["x"].double().cpu()
         if not torch.allclose(x @ x.T, torch.eye(len(x), dtype=x.dtype), atol=1e-6):
@@ -93,7 +97,9 @@ class Factorisation:
         slope = problem.slope(u, v)
         yield Metric("columns", float(columns), "1", "computed")
         yield Metric("columns_zero", float(zero), "1", "computed")
-        yield Metric("columns_needed", float(rank), "1", "computed", note="rank of the optimum in closed form")
+        yield Metric(
+            "columns_needed", float(rank), "1", "computed", note="rank of the optimum in closed form"
+        )
         yield Metric("objective", own, "1", n=n)
         yield Metric("objective_optimum", optimum, "1", "computed", n=n)
         yield Metric("objective_gap", own - optimum, "1", "computed", n=n)

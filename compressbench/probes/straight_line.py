@@ -94,9 +94,7 @@ def largest_rise(values: Sequence[float]) -> float:
 def _lengths(subject: View, reference: View) -> tuple[float, float, int]:
     """Length of the line between all parameters, of those at the start, and how many there are."""
     theirs = dict(reference.module.named_parameters())
-    pairs = [
-        (p.detach().double(), theirs[n].detach().double()) for n, p in subject.module.named_parameters()
-    ]
+    pairs = [(p.detach().double(), theirs[n].detach().double()) for n, p in subject.module.named_parameters()]
     moved = sum(float(((p - q) ** 2).sum()) for p, q in pairs)
     start = sum(float((q**2).sum()) for _, q in pairs)
     return moved**0.5, start**0.5, sum(p.numel() for p, _ in pairs)

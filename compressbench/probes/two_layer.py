@@ -92,7 +92,9 @@ class TwoLayer:
         )  # fmt: skip
         note = conditions(eta, n, width, smallest)
         if not 0 < factor < 1:
-            yield Metric(RATES[1][0], None, "iterations", "theoretical", note=f"the rate is {factor:g}; {note}")
+            yield Metric(
+                RATES[1][0], None, "iterations", "theoretical", note=f"the rate is {factor:g}; {note}"
+            )
             return
         yield Metric(
             RATES[1][0], math.log(0.5) / math.log(factor), "iterations", "theoretical", n=n, note=note

@@ -135,7 +135,11 @@ def least_squares(
         raise UserError(f"dataset.task.targets: unknown {targets!r}; {nearest(str(targets), TARGETS)}")
     points = train.columns.get("x")
     if getattr(points, "ndim", 0) != 2:
-        raise UserError(f"dataset {name}: least squares is of a column x (examples, features), which it lacks")
+        raise UserError(
+            f"dataset {name}: least squares is of a column x (examples, features), which it lacks"
+        )
     if targets == "signs" and len(classes) != 2:
-        raise UserError(f"dataset {name}: signs are of two classes, and it has {len(classes)}; targets: one_hot")
+        raise UserError(
+            f"dataset {name}: signs are of two classes, and it has {len(classes)}; targets: one_hot"
+        )
     return LeastSquares(classes, int(train["x"].shape[1]), targets)
