@@ -1,4 +1,4 @@
-"""Nets of two layers of which theorems speak: one of ReLUs of which the first is trained, and a product of two matrices."""
+"""Nets of two layers of which theorems speak: ReLUs under fixed signs, and a product of two matrices."""
 
 from __future__ import annotations
 

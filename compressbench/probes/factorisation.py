@@ -1,4 +1,4 @@
-"""Factorisation: is a trained product of two matrices a global minimum? Certificate and closed form (Haeffele & Vidal)."""
+"""Factorisation: is a trained product of two matrices a global minimum? Certificate and closed form."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ OTHER = "of a product of two matrices (model=factorised) trained by least square
 class Factorisation:
     """F(U, V) = 1/(2n) ||Y - U V^T X||^2 + decay/2 (||U||^2 + ||V||^2) at a trained state, beside its least value.
 
-    Over any number of columns the least of F is that of a convex problem, 1/(2n) ||Y - M X||^2 + decay ||M||_nuclear, which for
-    orthonormal examples (X^T X = I) is solved by lowering the singular values of Y by n decay. Haeffele and Vidal (CVPR
-    2017): a local minimum with an all-zero column is global. ``certificate``: decay less the largest singular value
-    of the loss's gradient by M; where it is not below 0, and the state is a stationary point, that is a global minimum; where it is, a new
-    all-zero column would find a way down, which ``curvature_smallest_widened`` (the Hessian's, one such column appended) says
-    too. All of it in float64.
+    Over any number of columns the least of F is that of a convex problem, 1/(2n) ||Y - M X||^2 + decay ||M||_nuclear,
+    which for orthonormal examples (X^T X = I) is solved by lowering the singular values of Y by n decay. Haeffele and
+    Vidal (CVPR 2017): a local minimum with an all-zero column is global. ``certificate``: decay less the largest
+    singular value of the loss's gradient by M. A stationary point where it is not below 0 is a global minimum; where it
+    is, a new all-zero column would find a way down, which ``curvature_smallest_widened`` (the smallest eigenvalue of the
+    Hessian, one such column appended) says too. All of it in float64.
 
     Attributes:
         weight_decay: of the training that made the state, which holds none: with another, ``slope`` isn't near 0.

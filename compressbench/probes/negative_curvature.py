@@ -43,12 +43,13 @@ class Density:
 class NegativeCurvature:
     """How negative the Hessian of the training loss is, evaluation mode, on training examples.
 
-    ``negative_curvature``: negative eigenvalues' part of the sum of all eigenvalues' sizes; ``negative_directions``: share
-    of the eigenvalues that lie below -tolerance x the largest size, for most of a net's are nearly 0, of either sign.
+    ``negative_curvature``: negative eigenvalues' part of the sum of all eigenvalues' sizes; ``negative_directions``:
+    share of the eigenvalues that lie below -tolerance x the largest size, for most of a net's are nearly 0, of either
+    sign.
 
     Of nets of few weights the whole Hessian is taken; of others both are estimated by stochastic Lanczos quadrature
-    (Golub & Meurant 1994; Ghorbani, Krishnan, Xiao, ICML 2019): Gaussian starts, from each some products of the Hessian with
-    vectors, whose Ritz values and weights stand for the eigenvalues.
+    (Golub & Meurant 1994; Ghorbani, Krishnan, Xiao, ICML 2019): Gaussian starts, from each some products of the Hessian
+    with vectors, whose Ritz values and weights stand for the eigenvalues.
 
     Attributes:
         whole: weights up to which the Hessian is taken whole, a product for each.

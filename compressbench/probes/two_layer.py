@@ -33,13 +33,13 @@ OTHER = "of a net of two layers under fixed signs (model=two_layer) on vectors a
 class TwoLayer:
     """How far a two-layer net moved from its start (the reference), and how fast its loss fell.
 
-    ``patterns_flipped``: share of (example, neuron) pairs of which w . x > 0 changed; ``neuron_move_largest``: the largest
-    distance of a neuron's weights from where they began; ``lambda0``: smallest eigenvalue of H_inf of the training
-    examples; ``gram_smallest``: the same of the start's own finite Gram matrix. ``loss_halved_in``: steps in which the
-    squared loss halves, from the first to where it is ``until`` of its start; ``loss_halved_in_proven``: by the theorem's rate
-    1 - eta lambda0 / 2 a step. ``loss_proven_at``: that bound at some steps. The theorem asks for eta of the order of
-    lambda0 / n^2 and for a width of the order of n^6 / lambda0^4; where one doesn't hold, even with constants of 1, the rate is no
-    guarantee here, and a note says so.
+    ``patterns_flipped``: share of (example, neuron) pairs of which w . x > 0 changed; ``neuron_move_largest``: the
+    largest distance of a neuron's weights from where they began; ``lambda0``: smallest eigenvalue of H_inf of the
+    training examples; ``gram_smallest``: the same of the start's own finite Gram matrix. ``loss_halved_in``: steps in
+    which the squared loss halves, from the first to where it is ``until`` of its start; ``loss_halved_in_proven``: by the
+    theorem's rate 1 - eta lambda0 / 2 a step. ``loss_proven_at``: that bound at some steps. The theorem asks for eta of
+    the order of lambda0 / n^2 and for a width of the order of n^6 / lambda0^4; where one doesn't hold, even with
+    constants of 1, the rate is no guarantee here, and a note says so.
 
     Attributes:
         until: part of the first loss at which the measured rate's window ends.

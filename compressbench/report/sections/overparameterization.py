@@ -22,27 +22,45 @@ SIZES = (
     ("negative_curvature", "dimensions", "weights"),
 )
 """What tells how large a net is: probe, metric, noun; the first that was measured."""
+MOVES = of(
+    "two_layer",
+    "width",
+    "patterns_flipped",
+    "neuron_move_largest",
+    "lambda0",
+    "gram_smallest",
+    "loss_halved_in",
+    "loss_halved_in_proven",
+)
+LINE = of("straight_line", "dimensions", "line_monotone", "line_rise", "line_length", "line_length_relative")
+CURVATURE = of(
+    "negative_curvature",
+    "dimensions",
+    "negative_curvature",
+    "negative_directions",
+    "eigenvalue_smallest",
+    "eigenvalue_largest",
+)
+CERTIFICATE = of(
+    "factorisation",
+    "columns",
+    "columns_zero",
+    "columns_needed",
+    "objective",
+    "objective_optimum",
+    "objective_gap",
+    "slope",
+    "curvature_smallest",
+    "curvature_smallest_widened",
+    "certificate",
+    "is_global",
+)
 TABLES = (
-    (
-        "Moves from the start",
-        of(
-            "two_layer", "width", "patterns_flipped", "neuron_move_largest", "lambda0", "gram_smallest",
-            "loss_halved_in", "loss_halved_in_proven",
-        ),
-    ),
-    ("Line from start to end", of("straight_line", "dimensions", "line_monotone", "line_rise", "line_length", "line_length_relative")),
-    (
-        "Negative curvature",
-        of("negative_curvature", "dimensions", "negative_curvature", "negative_directions", "eigenvalue_smallest", "eigenvalue_largest"),
-    ),
-    (
-        "Certificate",
-        of(
-            "factorisation", "columns", "columns_zero", "columns_needed", "objective", "objective_optimum",
-            "objective_gap", "slope", "curvature_smallest", "curvature_smallest_widened", "certificate", "is_global",
-        ),
-    ),
-)  # fmt: skip
+    ("Moves from the start", MOVES),
+    ("Line from start to end", LINE),
+    ("Negative curvature", CURVATURE),
+    ("Certificate", CERTIFICATE),
+)
 FITTED = of("fitting", "fitted_loss", "fitted_steps")
 BY_GROUP = (
     ("fitting", "fitted_loss_at"),
@@ -51,9 +69,9 @@ BY_GROUP = (
     ("straight_line", "line_loss"),
 )
 LEAD = (
-    "Each net is compared with its own start. A training loss that falls all along the straight line from start to end, and little "
-    "negative curvature, are what a convex problem would have. A rate that is proven under conditions which don’t hold here is drawn for "
-    "comparison; it guarantees nothing."
+    "A net’s moves, its line and its training loss are measured from its own start. A training loss that falls all along "
+    "the straight line from start to end, and little negative curvature, are what a convex problem would have. A rate "
+    "that is proven under conditions which don’t hold is drawn for comparison; it guarantees nothing."
 )
 
 
@@ -100,9 +118,6 @@ def section(panel: Panel, suffix: str) -> Section:
         metric_table(panel, moment, title, columns)
         for moment in panel.moments
         for title, columns in (*TABLES, ("Fit", (*FITTED, *_levels(panel, moment))))
-        if any(
-            column.readings(nets(panel, moment)) != [None] * len(nets(panel, moment)) for column in columns
-        )
     ]
     return Section("Ease of training", "overparameterization", kept(drawn), kept(tables), (), LEAD)
 

@@ -28,7 +28,8 @@ class LeastSquares:
         classes: names in label order.
         features: numbers of an example.
         targets: ``signs``: two classes, the answer is the difference of the two logits over 2 (a net of one output f
-            gives (-f, f)), the target -1 or +1; ``one_hot``: the answer is all logits, the target the class's unit vector.
+            gives (-f, f)), the target -1 or +1; ``one_hot``: the answer is all logits, the target the class's unit
+            vector.
     """
 
     classes: tuple[str, ...]
