@@ -344,7 +344,7 @@ METRICS: Mapping[str, Declared] = {
     "loss_halved_in_proven": Declared("Proven to halve in", "iterations", -1),
     "loss_proven_at": Declared("Proven bound at a step", "1"),
     "columns": Declared("Columns", "1"),
-    "columns_zero": Declared("All-zero columns", "1"),
+    "columns_zero": Declared("All-zero columns, up to a rotation", "1"),
     "columns_needed": Declared("Rank of the optimum", "1"),
     "objective": Declared("Objective", "1", -1),
     "objective_optimum": Declared("Optimum, closed form", "1"),

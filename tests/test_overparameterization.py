@@ -22,7 +22,7 @@ from compressbench.models.draw import drawn
 from compressbench.outputs import Outputs
 from compressbench.probes import landscape
 from compressbench.probes import negative_curvature as curvature
-from compressbench.probes.factorisation import Factorisation, Problem
+from compressbench.probes.factorisation import Factorisation, Problem, zero_columns
 from compressbench.probes.fitting import Fitting
 from compressbench.probes.negative_curvature import NegativeCurvature
 from compressbench.probes.straight_line import StraightLine, largest_rise
@@ -37,6 +37,7 @@ from compressbench.probes.two_layer import (
     smallest_eigenvalue,
 )
 from compressbench.records import Records
+from compressbench.report import drawing
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
 from compressbench.report.sections.overparameterization import nets, section, shown
@@ -375,6 +376,8 @@ def test_a_small_net_whole_and_estimated(digits: Any) -> None:
     told = list(NegativeCurvature(whole=1, starts=6, products=30, examples=40).measure(view, view, bench))
     assert values(told)["negative_curvature"] == pytest.approx(share, rel=0.35)
     assert values(told)["eigenvalue_smallest"] == pytest.approx(eigenvalues[0], rel=0.02)
+    assert values(told)["negative_directions"] is None
+    assert "bulk at 0" in told[1].note
     assert "6 random starts, 30 products" in told[0].note
     assert "standard error" in told[0].note
 
@@ -421,6 +424,12 @@ def test_a_local_minimum_with_an_all_zero_column_is_global(members: Bench) -> No
     assert of.slope(u, v) == pytest.approx(0, abs=1e-12)
     assert float(torch.linalg.eigvalsh(of.hessian(u, v))[0]) > -1e-12
     assert of.value(u, v) - of.optimum()[0] == pytest.approx(0, abs=1e-12)
+    assert zero_columns(u, v, 1e-3) == 1
+    turn, _ = np.linalg.qr(np.random.RandomState(0).standard_normal((4, 4)))
+    turned = [part @ torch.from_numpy(turn) for part in (u, v)]
+    assert float(turned[0].norm(dim=0).min()) > 0.1
+    assert zero_columns(*turned, 1e-3) == 1
+    assert of.value(*turned) == pytest.approx(of.value(u, v))
     assert of.certificate(u, v) == pytest.approx(0, abs=1e-12), (
         "singular values that are kept reach the decay"
     )
@@ -446,7 +455,7 @@ def test_slope_and_certificate_against_autograd_and_numpy(members: Bench) -> Non
     loss = (error**2).sum() / 60 + 0.025 * ((u**2).sum() + (v**2).sum())
     by_u, by_v = torch.autograd.grad(loss, (u, v))
     u, v = u.detach(), v.detach()
-    assert of.value(u, v) == pytest.approx(float(loss))
+    assert of.value(u, v) == pytest.approx(loss.item())
     assert of.slope(u, v) == pytest.approx(float((by_u**2).sum() + (by_v**2).sum()) ** 0.5)
     gradient = -(error.T @ of.x).detach().numpy() / 30
     assert of.certificate(u, v) == pytest.approx(0.05 - np.linalg.svd(gradient)[1][0])
@@ -535,7 +544,7 @@ def test_data_that_cannot_be_made(read: str, settings: dict[str, Any], message: 
 
 
 def test_targets_that_do_not_fit() -> None:
-    with pytest.raises(UserError, match=r"targets: unknown 'sings'; did you mean 'signs'"):
+    with pytest.raises(UserError, match=r"targets: unknown 'sings'; did you mean signs"):
         on("sphere", "sings", examples=5, dimension=3)
     with pytest.raises(UserError, match="signs are of two classes, and it has 3; targets: one_hot"):
         on("memberships", "signs", sizes=[3, 2, 1])
@@ -624,7 +633,7 @@ def test_each_state_is_compared_with_that_of_its_own_block() -> None:
     [
         (
             {"own_reference": "innit"},
-            "own_reference: dense has no state 'innit' before it; did you mean 'init'",
+            "own_reference: dense has no state 'innit' before it; did you mean init",
         ),
         ({"own_reference": "train"}, "own_reference: dense has no state 'train' before it"),
         (
@@ -698,7 +707,8 @@ def test_the_section_draws_and_tabulates_what_was_measured(tmp_path: Path) -> No
     (panel,) = panels(planted())
     found = nets(panel, "from its start")
     assert [net_.label for net_ in found] == ["width 5", "width 20", "width 100"]
-    made = section(panel, "")
+    with drawing.settings():
+        made = section(panel, "")
     assert [chart.title for chart in made.charts] == [
         "Training loss against steps",
         "Training loss on the line from start to end",

@@ -46,7 +46,8 @@ class Factorisation:
 
     Attributes:
         weight_decay: of the training that made the state, which holds none: with another, ``slope`` isn't near 0.
-        tolerance: of "zero" and "not below 0", relative to the largest length of a column, and to the decay.
+        tolerance: what counts as 0: of columns relative to the largest singular value of U above V, of the certificate
+            relative to the decay, of the slope as it is.
         most: numbers in U and V up to which the Hessian is computed.
 
     Raises:
@@ -89,14 +90,15 @@ class Factorisation:
 
     def _found(self, problem: Problem, u: Tensor, v: Tensor) -> Iterable[Metric]:
         n, columns = len(problem.x), u.shape[1]
-        lengths = u.norm(dim=0) * v.norm(dim=0)
-        zero = int((lengths <= self.tolerance * lengths.max()).sum()) if float(lengths.max()) else columns
         optimum, rank = problem.optimum()
         own = problem.value(u, v)
         certificate = problem.certificate(u, v)
         slope = problem.slope(u, v)
         yield Metric("columns", float(columns), "1", "computed")
-        yield Metric("columns_zero", float(zero), "1", "computed")
+        yield Metric(
+            "columns_zero", float(zero_columns(u, v, self.tolerance)), "1", "computed",
+            note="as they are, or after a rotation of the columns, by which the objective stays what it is",
+        )  # fmt: skip
         yield Metric(
             "columns_needed", float(rank), "1", "computed", note="rank of the optimum in closed form"
         )
@@ -184,6 +186,17 @@ class Problem:
 
         found: Tensor = torch.func.hessian(at)(torch.cat((u.reshape(-1), v.reshape(-1))))
         return (found + found.T) / 2
+
+
+def zero_columns(u: Tensor, v: Tensor, tolerance: float) -> int:
+    """Columns that U and V have beyond the rank of one above the other: a rotation of the columns makes them all zero.
+
+    F doesn't change by it: U R (V R)^T = U V^T, and lengths stay what they are.
+    """
+    import torch
+
+    found = torch.linalg.svdvals(torch.cat((u, v)))
+    return u.shape[1] - int((found > tolerance * found[0]).sum())
 
 
 def targets(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -47,9 +47,10 @@ class NegativeCurvature:
     share of the eigenvalues that lie below -tolerance x the largest size, for most of a net's are nearly 0, of either
     sign.
 
-    Of nets of few weights the whole Hessian is taken; of others both are estimated by stochastic Lanczos quadrature
+    Of nets of few weights the whole Hessian is taken; of others the first is estimated by stochastic Lanczos quadrature
     (Golub & Meurant 1994; Ghorbani, Krishnan, Xiao, ICML 2019): Gaussian starts, from each some products of the Hessian
-    with vectors, whose Ritz values and weights stand for the eigenvalues.
+    with vectors, whose Ritz values and weights stand for the eigenvalues. How many eigenvalues lie on either side of a
+    bulk at 0 can't be told that way: one Ritz value stands for most of them.
 
     Attributes:
         whole: weights up to which the Hessian is taken whole, a product for each.
@@ -63,7 +64,7 @@ class NegativeCurvature:
     """
 
     whole: Count = 500
-    starts: Count = 4
+    starts: Count = 6
     products: Count = 40
     tolerance: Positive = 1e-3
     examples: Count = 500
@@ -86,14 +87,17 @@ class NegativeCurvature:
             yield from landscape.without(str(error), NAMES, "")
             return
         n = place.examples
-        for (name, unit), measured in zip(
-            NAMES[:2], (weight_below, lambda d: share_below(d, self.tolerance)), strict=True
-        ):
-            each = [100 * measured(d) for d in found]
-            told = how
-            if len(each) > 2:
-                told += f", standard error {statistics.stdev(each) / len(each) ** 0.5:.2g} %"
-            yield Metric(name, statistics.fmean(each), unit, n=n, note=told)
+        each = [100 * weight_below(density) for density in found]
+        told = how
+        if len(each) > 2:
+            told += f", standard error {statistics.stdev(each) / len(each) ** 0.5:.2g} points"
+        yield Metric(NAMES[0][0], statistics.fmean(each), "%", n=n, note=told)
+        if free(place) <= self.whole:
+            share = 100 * share_below(found[0], self.tolerance)
+            yield Metric(NAMES[1][0], share, "%", n=n, note=f"below -{self.tolerance:g} of the largest size")
+        else:
+            why = f"can't be told of a bulk at 0 without the whole Hessian, and {free(place)} weights are too many"
+            yield Metric(NAMES[1][0], None, "%", note=why)
         yield Metric(NAMES[2][0], min(float(d.values.min()) for d in found), "1", n=n, note=how)
         yield Metric(NAMES[3][0], max(float(d.values.max()) for d in found), "1", n=n, note=how)
         yield Metric("dimensions", float(free(place)), "1", "computed")

@@ -120,10 +120,10 @@ def h_infinity(x: Tensor) -> Tensor:
 
     products = x @ x.T
     lengths = x.norm(dim=1)
-    cosines = (products / lengths[:, None] / lengths).clamp(-1, 1)
-    angles = torch.arccos(cosines)
+    angles = torch.arccos((products / lengths[:, None] / lengths).clamp(-1, 1))
     angles.fill_diagonal_(0)  # of a vector with itself, where rounding would say more
-    return products * (math.pi - angles) / (2 * math.pi)
+    found = products * (math.pi - angles) / (2 * math.pi)
+    return (found + found.T) / 2
 
 
 def gram(x: Tensor, weights: Tensor) -> Tensor:
