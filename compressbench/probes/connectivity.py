@@ -44,7 +44,7 @@ class Connectivity:
         """``error_at`` by place (0 the reference, 1 the subject) and ``barrier``, on the whole test split."""
         from compressbench import metrics
 
-        why = _apart(subject.state, reference.state)
+        why = apart(subject.state, reference.state)
         if why:
             yield Metric("barrier", None, "points", note=f"no straight line: {why}")
             return
@@ -52,7 +52,7 @@ class Connectivity:
         same = subject.is_of_the_state_of(reference)
         errors: list[float] = []
         for done, place in enumerate(places):
-            view = reference if same else _between(reference, subject, place)
+            view = reference if same else between(reference, subject, place)
             errors.append(100 - metrics.percent(view.right))
             bench.progress.step(done + 1, self.points, error=errors[-1])
         n = len(subject.labels)
@@ -62,7 +62,7 @@ class Connectivity:
         yield Metric("barrier", max(errors) - (errors[0] + errors[-1]) / 2, "points", n=n, note=note)
 
 
-def _apart(one: State, other: State) -> str:
+def apart(one: State, other: State) -> str:
     """Why two states don't span a line; empty if they do."""
     if one.model != other.model:
         return "the models differ"
@@ -73,7 +73,7 @@ def _apart(one: State, other: State) -> str:
     return "" if mine == theirs else "the shapes of the weights differ"
 
 
-def _between(reference: View, subject: View, place: float) -> View:
+def between(reference: View, subject: View, place: float) -> View:
     """The state at a place on the line; the ends are the states themselves."""
     from compressbench.views import View
 

@@ -214,6 +214,49 @@ def lanczos(
         start: (n,) not zero.
     """
     settled = 0
+    for step in krylov(product, start):
+        size = step.size
+        values, vectors = torch.linalg.eigh(step.inner)
+        top = float(values[-1])
+        residual = step.beta * abs(float(vectors[-1, -1]))
+        gap = top - float(values[-2]) - residual if size > 1 else 0.0
+        error = min(residual, residual**2 / gap) if gap > 0 else residual
+        settled = settled + 1 if size > 1 and error <= tolerance * abs(top) else 0
+        done = settled >= 2 and size >= LEAST
+        if done or size >= most or step.last:
+            vector = vectors[:, -1].to(start.dtype).to(start.device) @ torch.stack(list(step.basis))
+            return Extreme(top, vector, error, size)
+    raise AssertionError("the last step says that it is")
+
+
+@dataclass(frozen=True)
+class Krylov:
+    """An operator as it is in the space of its first powers on a vector.
+
+    Attributes:
+        inner: (size, size) float64, tridiagonal.
+        basis: ``size`` vectors of length 1, orthogonal to each other.
+        beta: length of what the operator adds to the space.
+        last: whether there is no more to add.
+    """
+
+    inner: Tensor
+    basis: Sequence[Tensor]
+    beta: float
+    last: bool
+
+    @property
+    def size(self) -> int:
+        """Products taken."""
+        return len(self.inner)
+
+
+def krylov(product: Callable[[Tensor], Tensor], start: Tensor) -> Iterator[Krylov]:
+    """Lanczos' recurrence of a symmetric operator, every vector kept orthogonal to all before; a step a product.
+
+    Args:
+        start: (n,) not zero.
+    """
     basis = [(start / start.norm())]
     alphas: list[float] = []
     betas: list[float] = []
@@ -229,16 +272,10 @@ def lanczos(
         inner += torch.diag(torch.tensor(alphas, dtype=torch.float64))
         for k, b in enumerate(betas):
             inner[k, k + 1] = inner[k + 1, k] = b
-        values, vectors = torch.linalg.eigh(inner)
-        top = float(values[-1])
-        residual = beta * abs(float(vectors[-1, -1]))
-        gap = top - float(values[-2]) - residual if size > 1 else 0.0
-        error = min(residual, residual**2 / gap) if gap > 0 else residual
-        settled = settled + 1 if size > 1 and error <= tolerance * abs(top) else 0
-        done = settled >= 2 and size >= LEAST
-        if done or size >= most or size >= len(start) or beta <= 1e-7 * max(abs(a) for a in alphas):
-            vector = vectors[:, -1].to(start.dtype).to(start.device) @ torch.stack(basis)
-            return Extreme(top, vector, error, size)
+        last = size >= len(start) or beta <= 1e-7 * max(abs(a) for a in alphas)
+        yield Krylov(inner, tuple(basis), beta, last)
+        if last:
+            return
         betas.append(beta)
         basis.append(new / beta)
 
@@ -414,10 +451,29 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
     Raises:
         UserError: a model without parameters.
     """
-    if any("quantize" in edit for edit in view.state.edits):
-        why = "its layers round: the loss is a staircase by the weights, without a slope"
-        yield from (("", why), ("_rescaled", why))
+    place = as_it_is(view, examples)
+    if isinstance(place, str):
+        yield from (("", place), ("_rescaled", place))
         return
+    yield "", (place, "")
+    found = rescaled(place.module, factor, first(place.batches[0][0], 8))
+    if isinstance(found, str):
+        yield "_rescaled", found
+        return
+    other, count = found
+    relus = f"{count} ReLU{'s' if count > 1 else ''}"
+    note = f"layers before and after {relus} scaled by {factor:g} and its inverse, same function"
+    yield "_rescaled", (landscape_of(other, view.state.masks, place.batches, view.bench.task), note)
+
+
+def as_it_is(view: View, examples: int) -> Landscape | str:
+    """A state's landscape on the first training examples that have a label, or why it has none.
+
+    Raises:
+        UserError: a model without parameters.
+    """
+    if any("quantize" in edit for edit in view.state.edits):
+        return "its layers round: the loss is a staircase by the weights, without a slope"
     task, module = view.bench.task, copy.deepcopy(view.module)
     placed = task.placed(module)
     batches = [
@@ -426,16 +482,5 @@ def forms(view: View, examples: int, factor: float) -> Iterator[Form]:
     ]
     batches = [(rows(x, known(y)), y[known(y)]) for x, y in batches if bool(known(y).any())]
     if not batches:
-        why = f"none of the first {examples} training examples has a label"
-        yield from (("", why), ("_rescaled", why))
-        return
-    laid_out = placed.module
-    yield "", (landscape_of(laid_out, view.state.masks, batches, task), "")
-    found = rescaled(laid_out, factor, first(batches[0][0], 8))
-    if isinstance(found, str):
-        yield "_rescaled", found
-        return
-    other, count = found
-    relus = f"{count} ReLU{'s' if count > 1 else ''}"
-    note = f"layers before and after {relus} scaled by {factor:g} and its inverse, same function"
-    yield "_rescaled", (landscape_of(other, view.state.masks, batches, task), note)
+        return f"none of the first {examples} training examples has a label"
+    return landscape_of(placed.module, view.state.masks, batches, task)

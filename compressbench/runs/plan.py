@@ -457,11 +457,22 @@ def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measur
         where = f"recipe.compare.moments.{moment}"
         if moment == POPULATIONS:
             raise UserError(f"{where}: this name is taken by recipe.compare.populations; choose another")
-        _known_keys(inner, ("reference", "series", "probes"), where)
+        _known_keys(inner, ("reference", "own_reference", "series", "probes"), where)
         probes = inner.get("probes")
         if probes is not None and not specs.fits("Sequence[str]", probes):
             raise UserError(f"{where}.probes: {probes!r} is no list of names of probes")
-        out += _moment(str(moment), inner, names, tuple(probes) if probes else None, where)
+        chosen = tuple(probes) if probes else None
+        if inner.get("own_reference") is None:
+            out += _moment(str(moment), inner, names, chosen, where)
+            continue
+        if inner.get("reference") is not None:
+            raise UserError(f"{where}: reference and own_reference; a moment has one of them")
+        against = {**inner, "reference": reference}
+        wanted = str(inner["own_reference"])
+        out += [
+            replace(m, reference=_own_reference(wanted, m.state, names, f"{where}.own_reference"))
+            for m in _moment(str(moment), against, names, chosen, where)
+        ]
     floor = compare.get("floor")
     if not isinstance(floor, bool | None):
         raise UserError(f"recipe.compare.floor: {floor!r} is neither true nor false")
@@ -488,6 +499,17 @@ def _moment(
             )
         out += [Measure(str(series), moment, i, n, str(reference), probes) for i, n in enumerate(found, 1)]
     return out
+
+
+def _own_reference(wanted: str, state: str, names: Sequence[str], where: str) -> str:
+    """The earlier state that a name means to a state: of its own block, or else of the one around it."""
+    earlier, scope = names[: names.index(state)], state
+    while scope:
+        scope = scope.rpartition(".")[0]
+        full = f"{scope}.{wanted}" if scope else wanted
+        if full in earlier:
+            return full
+    raise UserError(f"{where}: {state} has no state {wanted!r} before it; {nearest(wanted, earlier)}")
 
 
 def _named(block: Any, where: str, what: str = "states") -> Mapping[str, Any]:

@@ -74,7 +74,7 @@ def _parted(text: str, mark: str) -> list[str]:
 
 def its_unit(name: str, value: Any) -> str:
     """What is to be said of a bare number where a length is wanted."""
-    bare = isinstance(value, int) and name in ("length", "start", "stop", "warmup", "validate")
+    bare = isinstance(value, int) and name in ("length", "start", "stop", "warmup", "validate", "follow")
     return f"; a length has a unit, {value}ep or {value}it" if bare else ""
 
 

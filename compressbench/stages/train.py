@@ -91,6 +91,8 @@ class Train:
         augment: whether the data set's augmentation is applied.
         precision: ``fp32``, ``tf32`` (matrix units; on the CPU it is fp32) or ``bf16`` (autocast); in the records.
         validate: how often the validation split is evaluated for the curve, null for never.
+        follow: how often the loss on the whole training set is put into the curve, from before the first step on; null
+            for never. In evaluation mode, examples as they are.
         reparametrise: what the training computes with in place of its weights, and prunes on the way: specs of
             methods by name, applied in order, see ``compressbench.training.reparametrisations``.
         checkpoint: weights of a training done elsewhere (.safetensors or weights-only .pt); taken instead of training.
@@ -124,10 +126,11 @@ class Train:
     data: Ref | None = None
     averager: Mapping[str, Any] | None = None
     only: str | None = None
+    follow: str | None = None
     VERSION: ClassVar[int] = 3  # 3: a teacher's forwards count as training cost
 
     def __post_init__(self) -> None:
-        for name in ("length", "start", "stop", "warmup", "validate"):
+        for name in ("length", "start", "stop", "warmup", "validate", "follow"):
             value = getattr(self, name)
             if value is not None or name == "length":
                 (lengths.check_some if name == "length" else lengths.check)(value, name)

@@ -43,6 +43,7 @@ class Run:
     autocast: bool
     validate: int
     tf32: bool = False
+    follow: int = 0
 
 
 class Optimised(Protocol):

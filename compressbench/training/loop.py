@@ -286,6 +286,7 @@ def _run(settings: Train, bench: Bench) -> Run:
         autocast=settings.precision == "bf16",
         validate=steps(settings.validate, per_epoch) if settings.validate else 0,
         tf32=settings.precision == "tf32",
+        follow=steps(settings.follow, per_epoch) if settings.follow else 0,
     )
 
 
@@ -318,6 +319,8 @@ def _loop(team: Team, stepper: Stepper) -> None:
     team.hold()
     if any(moved):
         team.held.apply()
+    for job in jobs if run.follow and not step else ():
+        job.live.curve.append({"step": 0, "lr": rate(run, 0), **_followed(job.live, job.bench)})
     launch = launching.launched(iteration, bench)
     check_every = CHECK_EVERY if bench.device == "cpu" else min(run.per_epoch, CHECK_AT_MOST)
 
@@ -348,15 +351,18 @@ def _loop(team: Team, stepper: Stepper) -> None:
             bench.checkpoints is not None and not last and time.monotonic() - saved > bench.checkpoint_seconds
         )
         valid = bool(run.validate and (step % run.validate == 0 or last))
+        follows = bool(run.follow and (step % run.follow == 0 or last))
         if len(losses) >= check_every or last or due:
             mean = _checked(losses, step, jobs)
             losses.clear()
             bench.progress.step(step - run.start, run.stop - run.start, loss=mean, lr=now)
             if all(job.lost for job in jobs):
                 break
-        for job in jobs if valid else ():
+        for job in jobs if valid or follows else ():
             if job.lost is None:
-                job.live.curve.append({"step": step, "lr": now, **_validate(job.live, job.bench)})
+                told = _validate(job.live, job.bench) if valid else {}
+                told |= _followed(job.live, job.bench) if follows else {}
+                job.live.curve.append({"step": step, "lr": now, **told})
         if due:
             spent()
             team.settle()
@@ -428,13 +434,25 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
     """
     if "validation" not in bench.dataset.splits:
         return {}
+    loss, right = _on_split(live, bench, "validation")
+    found = {"validation_loss": loss}
+    return found if right is None else {**found, f"validation_{bench.task.metric}": right}
+
+
+def _followed(live: Live, bench: Bench) -> dict[str, float]:
+    """Mean loss on the training set as the training has it."""
+    return {"train_loss": _on_split(live, bench, "train")[0]}
+
+
+def _on_split(live: Live, bench: Bench, split: str) -> tuple[float, float | None]:
+    """Mean loss, and the main metric in % where that is a share of right examples; in evaluation mode."""
     module = live.module
     module.eval()
-    feed, task = bench.feed("validation"), bench.task
+    feed, task = bench.feed(split), bench.task
     of_all = getattr(task, "overall", None)
     losses, rights, sizes = [], [], []
     with torch.no_grad(), live.computing(False):
-        for _, batch in walk(bench.task, bench.feed("validation"), 256):
+        for _, batch in walk(bench.task, feed, 256):
             outputs = forward(module, *live.lay(task.encode(batch)))
             losses.append(task.loss(outputs, batch.labels))
             if of_all is None:
@@ -445,10 +463,8 @@ def _validate(live: Live, bench: Bench) -> dict[str, float]:
     for mean, size in zip(torch.stack(losses).tolist(), sizes, strict=True):
         loss += mean * size
     loss /= max(1, sum(sizes))
-    found = {"validation_loss": loss if math.isfinite(loss) else 1e30}
-    if of_all is not None:
-        return found
-    return {**found, f"validation_{task.metric}": 100 * int(torch.stack(rights).sum()) / len(feed)}
+    loss = loss if math.isfinite(loss) else 1e30
+    return loss, None if of_all is not None else 100 * int(torch.stack(rights).sum()) / len(feed)
 
 
 def adopt(state: State, path: str) -> State:
