@@ -102,13 +102,13 @@ class ProjectedPairs:
             random = torch.randn(*shape, generator=generator, dtype=torch.float64).numpy()
             for i, ratios in enumerate(separating.squared_ratios(points, random, self.dimensions)):
                 pairs = len(ratios)
+                if not pairs:
+                    yield Metric("pairs_kept", None, "%", note="all the examples are alike")
+                    return
                 squares = (ratios >= low) & (ratios <= high)
                 kept[:, i] += ((ratios >= low**2) & (ratios <= high**2)).mean(), squares.mean()
                 whole_draws[i] += bool(squares.all())
             bench.progress.step(draw + 1, self.draws)
-        if not pairs:
-            yield Metric("pairs_kept", None, "%", note="all the examples are alike")
-            return
         lows, highs = wilson(whole_draws, self.draws)
         n = pairs * self.draws
         note = f"{pairs} pairs of {self.examples} training examples, {self.draws} draws"
