@@ -1,4 +1,4 @@
-"""A forest of decision trees as tensors: data alone, walked by a module, so that all that is asked of nets can be asked."""
+"""A forest of decision trees as tensors, walked by a module: what is asked of nets can be asked of it, and it is data."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def _sound(forest: Any, _: Any) -> None:
             raise UserError(f"the stored forest is damaged: {name} points outside 0..{end - 1}")
 
 
-def packed(trees: Sequence[Any], columns: Sequence[int], inputs: int, classes: int) -> tuple[dict[str, int], dict[str, Tensor]]:
+def packed(
+    trees: Sequence[Any], columns: Sequence[int], inputs: int, classes: int
+) -> tuple[dict[str, int], dict[str, Tensor]]:
     """A forest's arguments and tensors, of trees as scikit-learn has them after fitting.
 
     Args:
@@ -96,7 +98,9 @@ def packed(trees: Sequence[Any], columns: Sequence[int], inputs: int, classes: i
     """
     import numpy as np
 
-    parts: dict[str, list[Any]] = {n: [] for n in ("root", "left", "right", "feature", "leaf", "threshold", "share")}
+    parts: dict[str, list[Any]] = {
+        n: [] for n in ("root", "left", "right", "feature", "leaf", "threshold", "share")
+    }
     nodes = leaves = 0
     for tree in trees:
         ends = np.asarray(tree.children_left) < 0

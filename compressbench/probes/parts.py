@@ -27,7 +27,9 @@ class Parts:
         module = subject.module
         if isinstance(module, Forest):
             yield Metric("trees", module.trees, "1", "theoretical")
-            yield Metric("nodes", len(module.left), "1", "theoretical", note="of all trees, leaves among them")
+            yield Metric(
+                "nodes", len(module.left), "1", "theoretical", note="of all trees, leaves among them"
+            )
             return
         inputs = bench.task.encode(bench.feed("test").head(2))
         name = last_layer(module, inputs, len(bench.task.classes))
@@ -35,5 +37,9 @@ class Parts:
             yield Metric("features", None, "1", "theoretical", note="no single layer gives the answers")
             return
         yield Metric(
-            "features", represented(module, inputs, name).shape[1], "1", "theoretical", note=f"what {name} reads"
+            "features",
+            represented(module, inputs, name).shape[1],
+            "1",
+            "theoretical",
+            note=f"what {name} reads",
         )

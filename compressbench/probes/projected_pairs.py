@@ -22,8 +22,8 @@ WHO = "projected_pairs"
 class ProjectedPairs:
     """Pairwise distances of training examples under Gaussian projections ``x -> x P / sqrt(k)``, by k (the group).
 
-    - ``pairs_kept``: share of pairs, over all draws, whose distance is within 1 - ``within`` and 1 + ``within`` times what it
-      was; ``pairs_expected``: what it is on average, exact (chi-squared with k degrees, whatever the data).
+    - ``pairs_kept``: share of pairs, over all draws, whose distance is within 1 - ``within`` and 1 + ``within`` times
+      what it was; ``pairs_expected``: what it is on average, exact (chi-squared with k degrees, whatever the data).
     - ``squares_kept``: the same of *squared* distances, which the Johnson-Lindenstrauss lemma speaks of.
     - ``all_pairs_kept``: share of draws that keep every pair's squared distance so, with Wilson's 95 % interval.
     - ``enough_dimensions``: the lemma's k, ``4 ln n / (e^2/2 - e^3/3)`` with e = ``within`` for squared distances;

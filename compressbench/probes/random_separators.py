@@ -19,7 +19,7 @@ WHO = "random_separators"
 
 @dataclass(frozen=True)
 class RandomSeparators:
-    """"With more random dimensions the chance that random separators already nearly separate the data tends to 1."
+    """ "With more random dimensions the chance that random separators already nearly separate the data tends to 1."
 
     What the sentence says depends on what a random separator is, so all readings are counted. A *draw* takes
     ``examples`` training examples of two classes, half of each, and D random ReLU features of the encoded inputs x:
@@ -27,7 +27,8 @@ class RandomSeparators:
     share of draws, by D (the group), with Wilson's 95 % interval:
 
     - ``separator_one``: one random direction in the D dimensions (standard normal, independent of the data), with its
-      best cut, errs on at most ``error`` of the examples.
+      best cut, errs on at most ``error`` of the examples. More dimensions make it a random function drawn by the limit's
+      kernel, and the chance a constant.
     - ``separator_best``: of the D features one, by itself with its best cut, errs on at most ``error``: the best of D
       random separators. Were they independent, it would be ``1 - (1 - p)^D``.
     - ``separator_near``: some combination of the D features errs on at most ``error``. Finding the one that errs least is
@@ -37,7 +38,7 @@ class RandomSeparators:
       many features allow for the same examples (the kernel that D features approach). This is the reading under which
       the sentence is a theorem (Balcan, Blum, Vempala 2006: features drawn from the distribution keep a margin).
 
-    Beside it ``separator_by_chance``: what ``separator_all`` would be if labels were thrown by a coin, exact (Cover 1965).
+    Beside it ``separator_by_chance``: what ``separator_all`` would be of labels thrown by a coin, exact (Cover 1965).
     Draws take other examples each, and wider features contain the narrower ones of the same draw.
 
     It says nothing of a state: the data and the drawn features are all it looks at. It trains nothing that is kept.
@@ -123,7 +124,12 @@ class RandomSeparators:
                 for end, value in (("", hits[i, j] / self.draws), ("_low", low[i, j]), ("_high", high[i, j])):
                     note = notes[name] if not end else ""
                     yield Metric(
-                        f"separator_{name}{end}", 100 * float(value), "%", n=self.draws, group=str(dimension), note=note
+                        f"separator_{name}{end}",
+                        100 * float(value),
+                        "%",
+                        n=self.draws,
+                        group=str(dimension),
+                        note=note,
                     )
             chance = 100 * by_chance(self.examples, dimension)
             yield Metric("separator_by_chance", chance, "%", "theoretical", group=str(dimension))

@@ -111,8 +111,8 @@ def relu_features(points: Floats, directions: Floats) -> Floats:
 def relu_limit(points: Floats) -> Floats:
     """(n, n) points with the inner products that infinitely many random ReLU features have.
 
-    ``E[relu(w.x) relu(w.y)] = |x| |y| (sin t + (pi - t) cos t) / (2 pi)``, w standard normal, t the angle of x and y: half
-    of the arc-cosine kernel of degree 1 (Cho & Saul, NIPS 2009), which has another factor in front.
+    ``E[relu(w.x) relu(w.y)] = |x| |y| (sin t + (pi - t) cos t) / (2 pi)``, w standard normal, t the angle of x and y:
+    half of the arc-cosine kernel of degree 1 (Cho & Saul, NIPS 2009), which has another factor in front.
     """
     lengths = np.linalg.norm(points, axis=1)
     both = np.outer(lengths, lengths)
@@ -142,7 +142,7 @@ def enough_dimensions(points: int, within: float) -> int:
 
 
 def expected_share(dimensions: int, low: float, high: float) -> float:
-    """The probability that a Gaussian projection to k dimensions takes a squared distance to within low and high times it.
+    """The probability that a Gaussian projection to k dimensions leaves a squared distance within low and high times it.
 
     k times the ratio has a chi-squared distribution of k degrees, whatever the points.
     """

@@ -39,7 +39,9 @@ def _against(panel: Panel, moment: str, metric: str, name: str) -> Chart | None:
     lines = []
     for series in panel.series:
         points = [
-            (x, figure) for p in series.at(moment) if (x := part_of(p, metric)) and (figure := main_of(panel, p))
+            (x, figure)
+            for p in series.at(moment)
+            if (x := part_of(p, metric)) and (figure := main_of(panel, p))
         ]
         if len({x for x, _ in points}) > 1:
             lines.append((series, sorted(points, key=lambda found: found[0])))
@@ -49,7 +51,9 @@ def _against(panel: Panel, moment: str, metric: str, name: str) -> Chart | None:
 
     def dress(axes: Axes, _: Lines) -> None:
         dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
-        rising_axis(axes, [x for _, points in lines for x, _ in points], f"{PARTS[metric]} (log scale, more →)")
+        rising_axis(
+            axes, [x for _, points in lines for x, _ in points], f"{PARTS[metric]} (log scale, more →)"
+        )
         axes.set_ylabel(f"{label}, {unit}" if unit else label)
 
     counts = counts_of(panel, lines, moment, lambda p: main_of(panel, p))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from compressbench.bench import Bench
 from compressbench.data.examples import known, one_class
 from compressbench.errors import UserError

@@ -179,7 +179,9 @@ def _last(module: nn.Module, bench: Bench) -> tuple[str, nn.Linear]:
     name = last_layer(module, sample, len(bench.task.classes))
     layer = module.get_submodule(name) if name else None
     if not isinstance(layer, nn.Linear):
-        raise UserError("fit/ridge: no single linear layer gives the net's answers, so there is no read-out to fit")
+        raise UserError(
+            "fit/ridge: no single linear layer gives the net's answers, so there is no read-out to fit"
+        )
     return name, layer
 
 

@@ -28,10 +28,17 @@ SEPARATING = {
     "separator_best": "the best single feature, nearly",
     "separator_one": "one random direction, nearly",
 }
-KEPT = {"pairs_kept": "distances", "squares_kept": "squared distances", "all_pairs_kept": "all squared ones at once"}
+KEPT = {
+    "pairs_kept": "distances",
+    "squares_kept": "squared distances",
+    "all_pairs_kept": "all squared ones at once",
+}
 COUNTED = (*SEPARATING, "all_pairs_kept")
 """Shares of draws, which are pooled over seeds; the others are means."""
-EXACT = {"separator_by_chance": "labels thrown by a coin (exact)", "pairs_expected": "distances, expected (exact)"}
+EXACT = {
+    "separator_by_chance": "labels thrown by a coin (exact)",
+    "pairs_expected": "distances, expected (exact)",
+}
 ENOUGH = {"enough_dimensions": "squared distances", "enough_dimensions_pairs": "distances"}
 
 
@@ -68,7 +75,10 @@ def section(panel: Panel, suffix: str) -> Section:
     tables: list[Table | None] = []
     for moment in panel.moments:
         tail = moment_suffix(panel, moment) + suffix
-        charts += [separators(panel, moment, f"separators{tail}"), pairs(panel, moment, f"projected_pairs{tail}")]
+        charts += [
+            separators(panel, moment, f"separators{tail}"),
+            pairs(panel, moment, f"projected_pairs{tail}"),
+        ]
         tables += [_table(panel, moment, SEPARATORS, SEPARATING, "Random separators"),
                    _table(panel, moment, PAIRS, KEPT, "Projected pairs")]  # fmt: skip
     return Section("Random separators and projections", "projections", kept(charts), kept(tables))
@@ -109,9 +119,9 @@ def pairs(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.set_ylabel("share, %")
     axes.set_ylim(-3, 103)
     caption = (
-        f"{_note(panel, moment, PAIRS, 'pairs_kept')}. Bands: of all at once Wilson’s 95 % interval over the draws of all "
-        "seeds, else mean ± sample sd over seeds. Vertical: Johnson and Lindenstrauss’ bound for these examples, above "
-        "which a projection exists that keeps all of them."
+        f"{_note(panel, moment, PAIRS, 'pairs_kept')}. Bands: of all at once Wilson’s 95 % interval over the draws of "
+        "all seeds, else mean ± sample sd over seeds. Vertical: Johnson and Lindenstrauss’ bound for these examples, "
+        "above which a projection exists that keeps all of them."
     )
     return _saved(figure, axes, name, caption)
 
@@ -125,8 +135,12 @@ def _draw(
         if not found:
             continue
         colour, xs = COLOURS[place % len(COLOURS)], [s.dimension for s in found]
-        axes.plot(xs, [s.value for s in found], color=colour, marker=MARKERS[place % len(MARKERS)], label=label)
-        axes.fill_between(xs, [s.low for s in found], [s.high for s in found], color=colour, alpha=0.16, linewidth=0)
+        axes.plot(
+            xs, [s.value for s in found], color=colour, marker=MARKERS[place % len(MARKERS)], label=label
+        )
+        axes.fill_between(
+            xs, [s.low for s in found], [s.high for s in found], color=colour, alpha=0.16, linewidth=0
+        )
         every += found
     known = shares(_rows(panel, moment, probe, exact), counted=False)
     if known and every:
