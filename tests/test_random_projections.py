@@ -235,6 +235,31 @@ def test_black_against_white_is_separated_by_every_feature(digits: Dataset) -> N
     assert found["separator_margin", "20"].value == 100
 
 
+def test_a_margin_may_be_missing_by_the_share_that_is_said(digits: Dataset) -> None:
+    labels = np.arange(40) % 2
+    bench = planted(255 * labels, labels, digits)
+    found = []
+    for missing in (0.95, 0.05):
+        probe = RandomSeparators(dimensions=(1,), draws=60, examples=10, margin=missing)
+        told = {m.name: m for m in probe.measure(*views(bench), bench)}["separator_margin"]
+        assert told.note.startswith(f"{100 * (1 - missing):g} % of the limit's margin")
+        found.append(round((told.value or 0) * 60 / 100))
+    # one feature's squared margin over its mean is z^2 2 a^2 / (a^2 + b^2), z standard normal, a the length of the side
+    # that is not 0; the two greys have the lengths a and b, and each is that side half the time
+    white, black = (abs(float(digits.task.encode(e)[0].mean())) for e in _greys(digits))
+    for missing, hits in zip((0.95, 0.05), found, strict=True):
+        sides = [np.sqrt((white**2 + black**2) / (2 * own**2)) * (1 - missing) for own in (white, black)]
+        chance = np.mean([2 * stats.norm.sf(side) for side in sides])
+        assert stats.binomtest(hits, 60, chance).pvalue > 0.01
+
+
+def _greys(digits: Dataset) -> list:
+    ends = np.array([255, 0], np.uint8)
+    pixels = np.broadcast_to(ends[:, None, None, None], (2, 1, 8, 8)).copy()
+    both = Split.of(pixels, np.array([0, 0])).to("cpu")
+    return [both.take(slice(k, k + 1)) for k in (0, 1)]
+
+
 def test_what_both_classes_look_like_is_separated_by_nothing(digits: Dataset) -> None:
     bench = planted(np.full(40, 200), np.arange(40) % 2, digits)
     for m in SMALL.measure(*views(bench), bench):
@@ -465,6 +490,19 @@ def test_a_forest_answers_as_the_one_it_was_grown_as(given: dict, digits: Datase
     np.testing.assert_allclose(module(test).softmax(1).detach(), wanted, atol=1e-5)
     assert float(module(test).detach().min()) >= np.log(LEAST) - 1e-5
     assert module.depth == max(t.tree_.max_depth for t in theirs.estimators_)
+
+
+def test_a_tree_made_by_hand() -> None:
+    """Input 1 at most 2 goes left, to the shares 0.25 and 0.75; else right, where input 0 at most -1 is class 0."""
+    module = Forest(2, 2, 1, 5, 3, 2)
+    tensors = {
+        "root": [0], "left": [1, 1, 3, 3, 4], "right": [2, 1, 4, 3, 4], "feature": [1, 0, 0, 0, 0],
+        "leaf": [0, 0, 0, 1, 2], "threshold": [2.0, 0, -1.0, 0, 0], "share": [0.25, 0.75, 1.0, 0.0, 0.0, 1.0],
+    }  # fmt: skip
+    own = module.state_dict()
+    module.load_state_dict({k: torch.tensor(v).to(own[k].dtype) for k, v in tensors.items()})
+    x = torch.tensor([[5.0, 2.0], [5.0, 1.0], [-1.0, 3.0], [-0.9, 3.0]])
+    assert module.probabilities(x).tolist() == [[0.25, 0.75], [0.25, 0.75], [1, 0], [0, 1]]
 
 
 def test_a_smaller_forest_is_the_beginning_of_a_larger_one(digits: Dataset) -> None:
