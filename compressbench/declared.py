@@ -38,6 +38,10 @@ SHARES = frozenset(
         "substitution_accuracy_high", "substitution_changed", "substitution_transfer_accuracy",
         "negative_curvature", "negative_directions", "patterns_flipped",
         "group_fnr", "token_top1", "flipped", "never_diverges", "exact_match", "repeated_tokens",
+        "separator_by_chance", "pairs_kept", "pairs_expected", "squares_kept",
+        *(f"{name}{end}" for end in ("", "_low", "_high") for name in (
+            "separator_one", "separator_best", "separator_near", "separator_all", "separator_margin", "all_pairs_kept",
+        )),
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -155,6 +159,15 @@ def _spread_of(name: str, title: str) -> Mapping[str, Declared]:
         f"{name}_sd": Declared(f"{title}, spread", "points"),
         f"{name}_low": Declared(f"{title}, lowest", "%", 1),
         f"{name}_high": Declared(f"{title}, highest", "%", 1),
+    }
+
+
+def _counted(name: str, title: str) -> Mapping[str, Declared]:
+    """A share of draws in percent, and the ends of its 95 % interval."""
+    return {
+        name: Declared(title, "%", 1),
+        f"{name}_low": Declared(f"{title}, at least", "%", 1),
+        f"{name}_high": Declared(f"{title}, at most", "%", 1),
     }
 
 
@@ -323,6 +336,22 @@ METRICS: Mapping[str, Declared] = {
     "validation_top1_by_reference_stop": Declared("By dense’s stop", "%", 1),
     "iterations": Declared("Iterations", "iterations"),
     # connectivity
+    # parts, random_separators, projected_pairs
+    "features": Declared("Features", "1"),
+    "trees": Declared("Trees", "1"),
+    "nodes": Declared("Nodes", "1", -1),
+    **_counted("separator_one", "One random direction nearly separates"),
+    **_counted("separator_best", "The best of D features nearly separates"),
+    **_counted("separator_near", "Some combination nearly separates"),
+    **_counted("separator_all", "Some combination separates all"),
+    **_counted("separator_margin", "... with a margin near the limit’s"),
+    "separator_by_chance": Declared("Separates labels thrown by a coin", "%"),
+    "pairs_kept": Declared("Distances kept", "%", 1),
+    "pairs_expected": Declared("Distances kept, expected", "%"),
+    "squares_kept": Declared("Squared distances kept", "%", 1),
+    **_counted("all_pairs_kept", "All squared distances kept"),
+    "enough_dimensions": Declared("Johnson-Lindenstrauss dimensions", "1", -1),
+    "enough_dimensions_pairs": Declared("Johnson-Lindenstrauss dimensions, of distances", "1", -1),
     "barrier": Declared("Barrier", "points", -1),
     "error_at": Declared("Error on the line", "%", -1),
     # fitting, straight_line, negative_curvature, two_layer, factorisation

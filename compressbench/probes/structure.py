@@ -90,7 +90,10 @@ def _bits(module: nn.Module, weights: Mapping[str, Tensor], other: Mapping[str, 
     tables = [name for name in other if name.removesuffix(".weight") in rounding]
     held |= {name: _layer_bits(module, name, plain[name])[0] for name in tables}
     size = sum(w.numel() for w in everything.values())
-    mean = sum(w.numel() * held[name] for name, w in everything.items()) / max(1, size)
+    if not size:  # as of a forest
+        yield Metric("weight_bits", None, "bits", "theoretical", note="there are none")
+        return
+    mean = sum(w.numel() * held[name] for name, w in everything.items()) / size
     what = "weights of two or more dimensions" if other else "prunable weights"
     note = f"mean of the {what}, scales not counted"
     left = [name.removesuffix(".weight") for name in held if held[name] == plain[name]]

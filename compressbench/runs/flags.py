@@ -26,13 +26,13 @@ def checked(before: State | None, after: State) -> State:
 
 
 def with_density(state: State) -> State:
-    """The share of the weights of the net as drawn that aren't zero, masked or not."""
+    """The share of the weights of the net as drawn that aren't zero, masked or not; 1 of what has none, as a forest."""
     facts = state.facts
     other = facts.get("left_alone", {})  # of the net as drawn, like "whole"
     named = {**facts.get("prunable", {}), **other}
     left = sum(int(state.weights[name].count_nonzero()) for name in named if name in state.weights)
     whole = facts["whole"] + sum(other.values()) if "whole" in facts else sum(named.values())
-    density = left / whole
+    density = left / whole if whole else 1.0
     return state if density == facts.get("density") else state.with_facts(density=density)
 
 

@@ -35,6 +35,7 @@ from compressbench.report.judged import judged
 from compressbench.report.literature import published
 from compressbench.report.numbers import MISSING, Spread, percent, percentage
 from compressbench.report.panels import FINAL, Panel, Point, Series, paired, relative_compute
+from compressbench.report.parts import accuracy_vs_parts
 from compressbench.report.section import Section, kept, moment_suffix
 from compressbench.report.sections.exits import policies
 from compressbench.report.states import Key
@@ -67,13 +68,15 @@ def section(panel: Panel, suffix: str) -> Section:
         shown += gain_tables(panel, moment)
         bits = accuracy_vs_bits(panel, moment, f"{by.file}_vs_bits{tail}")
         varied = len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1
+        parts = [] if varied else accuracy_vs_parts(panel, moment, f"{by.file}_vs{tail}")
+        drawn += parts
         single = not varied and all(len(s.at(moment)) == 1 for s in panel.series if s.at(moment))
         by_method = None
         if single and not (bits or gains):
             by_method = accuracy_by_method(panel, moment, f"{by.file}_by_method{tail}")
         if by_method is not None:
             drawn.append(by_method)
-        elif varied or not (bits or gains or policies(panel, moment)):
+        elif varied or not (bits or gains or parts or policies(panel, moment)):
             drawn += [
                 accuracy_vs_density(panel, moment, f"{by.file}_vs_density{tail}"),
                 change_vs_density(panel, moment, f"change_vs_density{tail}"),
