@@ -42,6 +42,7 @@ from compressbench.report.sections import (
     robustness,
     subgroups,
     targets,
+    tickets,
     translation,
 )
 from compressbench.report.styles import styles
@@ -52,6 +53,7 @@ ORDER = (
     exits.section,
     flatness.section,
     learning.section,
+    tickets.section,
     methods.section,
     differences.section,
     populations.section,

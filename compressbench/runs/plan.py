@@ -472,11 +472,12 @@ def _moment(
     moment: str, block: Mapping[str, Any], names: list[str], probes: tuple[str, ...] | None, where: str
 ) -> list[Measure]:
     reference = block.get("reference")
-    if reference not in names:
+    own = moment != FINAL and reference not in names and reference in {n.rpartition(".")[2] for n in names}
+    if reference not in names and not own:
         raise UserError(
             f"{where}.reference: there is no state {reference!r}; {nearest(str(reference), names)}"
         )
-    out = [Measure(DENSE, moment, 0, str(reference), str(reference), probes)]
+    out = [] if own else [Measure(DENSE, moment, 0, str(reference), str(reference), probes)]
     for series, patterns in _named(block.get("series"), f"{where}.series").items():
         if series in (DENSE, FLOOR):
             raise UserError(f"{where}.series.{series}: this name is taken by the reference; choose another")
@@ -486,8 +487,19 @@ def _moment(
             raise UserError(
                 f"{where}.series.{series}: {patterns!r} matches no state; {nearest(str(patterns), names)}"
             )
-        out += [Measure(str(series), moment, i, n, str(reference), probes) for i, n in enumerate(found, 1)]
+        beside = {n: _beside(n, str(reference), names, where) if own else str(reference) for n in found}
+        out += [Measure(str(series), moment, i, n, beside[n], probes) for i, n in enumerate(found, 1)]
     return out
+
+
+def _beside(state: str, reference: str, names: Sequence[str], where: str) -> str:
+    """The reference that is a state's own: of this name in its block, or further out, as references of stages are found."""
+    scope = state
+    while scope:
+        scope = scope.rpartition(".")[0]
+        if (found := f"{scope}.{reference}" if scope else reference) in names:
+            return found
+    raise UserError(f"{where}.reference: {state} has no {reference!r} in its block nor further out")
 
 
 def _named(block: Any, where: str, what: str = "states") -> Mapping[str, Any]:

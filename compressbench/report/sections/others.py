@@ -23,6 +23,7 @@ from compressbench.report.sections import (
     relations,
     robustness,
     subgroups,
+    tickets,
     translation,
 )
 from compressbench.report.speed import whose_end
@@ -34,6 +35,7 @@ SHOWN = (
     accuracy.shown,
     exits.shown,
     learning.shown,
+    tickets.shown,
     methods.shown,
     connectivity.shown,
     forgetting.shown,
