@@ -19,7 +19,7 @@ WHICH = ("ticket_as_accurate", "ticket_in_time", "ticket_wins")
 
 @dataclass(frozen=True)
 class Tickets:
-    """A winning ticket is no worse than dense at the end, by a test of non-inferiority, and no later (Frankle & Carbin 2019).
+    """A winning ticket is no worse than dense, by a test of non-inferiority, and no later (Frankle & Carbin 2019).
 
     No worse: on the test split the lower end of the one-sided interval of (its accuracy - dense's), Newcombe's for two
     shares of the same examples, lies above ``-margin``. No later: its validation accuracy first comes to that of the
@@ -70,7 +70,9 @@ class Tickets:
             return
         wanted = dense[-1][name] - self.margin
         mine, theirs = first_at(own, name, wanted), first_at(dense, name, wanted)
-        told = f"validation accuracy of {wanted:.4g} %, the dense net’s at its end less {self.margin:g} points"
+        told = (
+            f"validation accuracy of {wanted:.4g} %, the dense net’s at its end less {self.margin:g} points"
+        )
         missed = "" if mine is not None else f"never reached: {told}"
         yield Metric("ticket_reached", mine, "iterations", note=missed or told)
         yield Metric("ticket_dense_reached", theirs, "iterations", note=told)

@@ -40,9 +40,7 @@ class Validation:
         """Of the subject beside the reference; early exits leave by their policy."""
         units = ("%", "points", "points", "1")
         if why := _why_not(subject, bench):
-            yield from (
-                Metric(name, None, unit, note=why) for name, unit in zip(METRICS, units, strict=True)
-            )
+            yield from (Metric(name, None, unit, note=why) for name, unit in zip(METRICS, units, strict=True))
             return
         own = _accuracy(subject, bench)
         lost = (own if subject is reference else _accuracy(reference, bench)) - own

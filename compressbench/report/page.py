@@ -36,6 +36,7 @@ from compressbench.report.sections import (
     methods,
     next_tokens,
     others,
+    overview,
     populations,
     quality,
     relations,
@@ -49,6 +50,7 @@ from compressbench.report.styles import styles
 from compressbench.report.tables import Table
 
 ORDER = (
+    overview.section,
     accuracy.section,
     exits.section,
     flatness.section,

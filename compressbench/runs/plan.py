@@ -493,7 +493,7 @@ def _moment(
 
 
 def _beside(state: str, reference: str, names: Sequence[str], where: str) -> str:
-    """The reference that is a state's own: of this name in its block, or further out, as references of stages are found."""
+    """The reference that is a state's own: of this name in its block, or further out, as stages find theirs."""
     scope = state
     while scope:
         scope = scope.rpartition(".")[0]

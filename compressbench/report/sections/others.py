@@ -19,6 +19,7 @@ from compressbench.report.sections import (
     loyalty,
     methods,
     next_tokens,
+    overview,
     quality,
     relations,
     robustness,
@@ -32,6 +33,7 @@ from compressbench.report.tables import Table, cell
 from compressbench.report.wording import moment_name, title_of
 
 SHOWN = (
+    overview.shown,
     accuracy.shown,
     exits.shown,
     learning.shown,

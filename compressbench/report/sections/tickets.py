@@ -32,8 +32,8 @@ ALIKE = 1.05
 """Counts of kept weights, or densities, that differ by less are one."""
 MORE, FEWER, CANT = "more", "fewer", "can’t be told"
 COUNTED = (
-    "Interval: Wilson’s, 95 %, over masks. Each is of a net drawn anew; those of one seed share the data, the order of the "
-    "batches and the test examples, so that they are somewhat more alike than the interval supposes."
+    "Interval: Wilson’s, 95 %, over masks. Each is of a net drawn anew; those of one seed share the data, the order "
+    "of the batches and the test examples, so that they are somewhat more alike than the interval supposes."
 )
 
 
@@ -79,16 +79,18 @@ def shown(panel: Panel, moment: str) -> set[Key]:
 def section(panel: Panel, suffix: str) -> Section:
     """Of each moment at which tickets were judged; the one beside nets of their own first."""
     moments = sorted((m for m in panel.moments if _judged(panel, m)), key=lambda m: not _own(panel, m))
-    charts, tables = [], []
-    for moment in moments:
-        for chart in (ticket_charts(panel, moment, suffix) if moment == moments[0] else ()):
-            charts.append(chart)
-        tables += kept([ticket_table(panel, moment), trend_table(panel, moment)])
+    charts: tuple[Chart, ...] = ticket_charts(panel, moments[0], suffix) if moments else ()
+    tables = [kept([ticket_table(panel, m), trend_table(panel, m)]) for m in moments]
     lead = (
-        "A winning ticket: a mask whose weights, trained alone, are no worse than the dense net on the test split, by a test "
-        f"of non-inferiority ({_rule(panel)}), and come to its validation accuracy, less the margin, no later than it does."
+        "A winning ticket: a mask whose weights, trained alone, are no worse than the dense net on the test split, by a "
+        f"test of non-inferiority ({_rule(panel)}), and come to its validation accuracy, less the margin, no later than "
+        "it does."
     )
-    return Section("Winning tickets", "tickets", tuple(charts), tuple(tables), (), lead if tables else "")
+    if not tables:
+        return Section("Winning tickets", "tickets")
+    return Section(
+        "Winning tickets", "tickets", charts, tables[0], tuple(t for m in tables[1:] for t in m), lead
+    )
 
 
 def shares(series: Series, moment: str, metric: str = WINS) -> list[Share]:
@@ -168,9 +170,14 @@ def beside(panel: Panel, moment: str) -> str:
     if _own(panel, moment):
         return "Each mask is judged by the dense net that it was taken from: of its width, trained from the same draw."
     weights = next(
-        (r.spread.mean for s in panel.dense.values() for p in s.at(moment) if (r := p.reading("structure", "prunable")) and r.spread),
+        (
+            r.spread.mean
+            for s in panel.dense.values()
+            for p in s.at(moment)
+            if (r := p.reading("structure", "prunable")) and r.spread
+        ),
         None,
-    )  # fmt: skip
+    )
     size = f", of {grouped(round(weights))} prunable weights" if weights else ""
     return f"All masks are judged by one dense net{size}: the run’s reference."
 
@@ -185,8 +192,11 @@ def ticket_charts(panel: Panel, moment: str, suffix: str) -> tuple[Chart, ...]:
         ("equally many weights kept", sized, "size"),
         ("equal density", dense - sized, "density"),
     )
-    return kept(_chart(panel, moment, [lines[k] for k in lines if k in own], words, f"tickets_{name}{moment_suffix(panel, moment)}{suffix}")
-                for words, own, name in charts)  # fmt: skip
+    tail = f"{moment_suffix(panel, moment)}{suffix}"
+    return kept(
+        _chart(panel, moment, [lines[k] for k in lines if k in own], words, f"tickets_{name}{tail}")
+        for words, own, name in charts
+    )
 
 
 def _chart(
@@ -214,7 +224,7 @@ def _chart(
     axes.set_ylabel("winning tickets, % of the masks")
     counts = sorted({s.n for _, own in lines for s in own})
     n = grouped(counts[0]) if len(counts) == 1 else f"{grouped(counts[0])}–{grouped(counts[-1])}"
-    caption = f"Bars: Wilson’s 95 % interval, n = {n} masks a point, beside each other at one width. {clean(beside(panel, moment))}"
+    caption = f"Bars: Wilson’s 95 % interval, n = {n} masks a point. {clean(beside(panel, moment))}"
     return finish(figure, axes, panel, name, caption, drawn=[s for s, _ in lines])
 
 
