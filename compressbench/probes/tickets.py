@@ -49,9 +49,9 @@ class Tickets:
         yield from answered(self._measured(subject, reference, bench), subject=subject, reference=reference)
 
     def _measured(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
-        right = subject.right.bool(), reference.right.bool()
-        change, low = change_and_low(*(r.tolist() for r in right), self.level)
-        n = len(right[0])
+        right, other = subject.right.tolist(), reference.right.tolist()
+        change, low = change_and_low(right, other, self.level)
+        n = len(right)
         rule = f"margin {self.margin:g} points, one-sided {100 * self.level:g} % interval"
         yield Metric("ticket_change", change, "points", n=n)
         yield Metric("ticket_change_low", low, "points", n=n, note=f"one-sided {100 * self.level:g} %")

@@ -169,11 +169,8 @@ def overview_table(panel: Panel, found: Sequence[Family], moment: str, batch: in
         ]
         columns.add(title, unit, _marked(cells, found, values, better), "Weighed")
     cost = {f.label: _trained(panel, f, moment) for f in found if f.point}
-    cells = [
-        EMPTY,
-        *(spread_cell(spread(v.values()), "x") if (v := cost.get(f.label)) else EMPTY for f in found),
-    ]
-    columns.add("training", "× dense", _marked(cells, found, cost, -1), "Weighed")
+    times = [spread_cell(spread(cost.get(f.label, {}).values()), "x") for f in found]
+    columns.add("training", "× dense", _marked([EMPTY, *times], found, cost, -1), "Weighed")
     if batch is not None:
         _add_times(columns, panel, found, batch)
     notes = [MARKED] + ([BRACKETS] if batch is not None else [])
