@@ -425,6 +425,21 @@ METRICS: Mapping[str, Declared] = {
     "train_macs": Declared("Training MACs", "MACs", -1),
     "train_seconds": Declared("Training time", "s", -1, timing=True),
     "train_cost_ratio": Declared("Of reference", "1", -1),
+    # validation
+    "validation_accuracy": Declared("Validation", "%", 1),
+    "validation_lost": Declared("Lost on validation", "points", -1),
+    "validation_allowed": Declared("May be lost on validation", "points"),
+    "validation_within": Declared("Lost few enough", "1", 1),
+    # tickets
+    "ticket_change": Declared("Beside its dense net", "points", 1),
+    "ticket_change_low": Declared("At least", "points", 1),
+    "ticket_as_accurate": Declared("As accurate", "1", 1),
+    "ticket_in_time": Declared("No later", "1", 1),
+    "ticket_wins": Declared("Winning ticket", "1", 1),
+    "ticket_reached": Declared("Reached at", "iterations", -1),
+    "ticket_dense_reached": Declared("Dense reached at", "iterations", -1),
+    "ticket_net_weights": Declared("Weights of the net", "1"),
+    "ticket_kept_weights": Declared("Weights kept", "1"),
     # cost
     "nonzero_parameters": Declared("Nonzero", "1", -1),
     "macs": Declared("MACs", "MACs", -1),

@@ -306,7 +306,9 @@ def test_every_scope_with_every_grain(scope: str, grain: str, digits) -> None:
         for group, name in (("scope", scope), ("grain", grain))
     }
     criterion = {"_target_": "compressbench.criteria.magnitude.magnitude", "_partial_": True}
-    settings = Prune(criterion, None if scope == "n_m" else 0.5, rates={"@input": 0.0}, **parts)
+    if scope == "count":
+        parts["scope"]["keep"] = sum(state.facts["prunable"].values()) // 2
+    settings = Prune(criterion, None if scope in ("n_m", "count") else 0.5, rates={"@input": 0.0}, **parts)
     assert scope in settings.describe()
     if scope == "n_m" and grain != "weight":
         with pytest.raises(UserError, match="set grain=weight"):

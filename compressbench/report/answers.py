@@ -283,8 +283,13 @@ def _beside_floor(gap: Estimate | None) -> str:
 
 def floor_reading(of: Asked) -> Reading | None:
     """Label loyalty of a dense net of another seed."""
-    for series in of.panel.floors:
-        for point in series.at(of.moment):
+    return floor_of_panel(of.panel, of.moment)
+
+
+def floor_of_panel(panel: Panel, moment: str) -> Reading | None:
+    """The same of a panel at a moment."""
+    for series in panel.floors:
+        for point in series.at(moment):
             found = point.reading(*LOYALTY)
             if found and found.by_seed:
                 return found

@@ -119,7 +119,7 @@ def change(
     if lost is not None and won is not None and all(r and examples_of(r) == n for r in flips):
         low, high = _paired(shares[0], lost, won, n)
         return Estimate(values[0], low, high, 1, n, EXAMPLES, unit)
-    low, high = _apart(*shares, examples_of(one), examples_of(other))
+    low, high = apart(*shares, examples_of(one), examples_of(other))
     return Estimate(values[0], low, high, 1, n, APART, unit)
 
 
@@ -132,7 +132,7 @@ def _paired(one: float, lost: float, won: float, n: int) -> tuple[float, float]:
     return 100 * float(low), 100 * float(high)
 
 
-def _apart(one: float, other: float, n: int, m: int) -> tuple[float, float]:
+def apart(one: float, other: float, n: int, m: int) -> tuple[float, float]:
     """Newcombe's method for shares of different examples: Wilson's intervals put together."""
     from compressbench.proportions import wilson
 

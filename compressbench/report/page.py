@@ -37,6 +37,7 @@ from compressbench.report.sections import (
     next_tokens,
     others,
     overparameterization,
+    overview,
     populations,
     projections,
     quality,
@@ -45,18 +46,21 @@ from compressbench.report.sections import (
     robustness,
     subgroups,
     targets,
+    tickets,
     translation,
 )
 from compressbench.report.styles import styles
 from compressbench.report.tables import Table
 
 ORDER = (
+    overview.section,
     accuracy.section,
     exits.section,
     flatness.section,
     projections.section,
     learning.section,
     overparameterization.section,
+    tickets.section,
     methods.section,
     differences.section,
     populations.section,

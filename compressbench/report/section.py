@@ -51,7 +51,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Section:
-    """One heading with its charts and tables; ``more`` is folded away."""
+    """One heading with its charts and tables; ``more`` is folded away; ``sentences`` are paragraphs below the tables."""
 
     title: str
     anchor: str
@@ -61,6 +61,7 @@ class Section:
     lead: str = ""
     pictures: tuple[Picture, ...] = ()
     galleries: tuple[Gallery, ...] = ()
+    sentences: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:

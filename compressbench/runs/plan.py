@@ -502,8 +502,8 @@ def _moment(
 
 
 def _own_reference(wanted: str, state: str, names: Sequence[str], where: str) -> str:
-    """The earlier state that a name means to a state: of its own block, or else of the one around it."""
-    earlier, scope = names[: names.index(state)], state
+    """The state up to this one that a name means to it: of its own block, or else of the one around it."""
+    earlier, scope = names[: names.index(state) + 1], state
     while scope:
         scope = scope.rpartition(".")[0]
         full = f"{scope}.{wanted}" if scope else wanted

@@ -21,11 +21,13 @@ from compressbench.report.sections import (
     next_tokens,
     overparameterization,
     projections,
+    overview,
     quality,
     redundancy,
     relations,
     robustness,
     subgroups,
+    tickets,
     translation,
 )
 from compressbench.report.speed import whose_end
@@ -34,9 +36,11 @@ from compressbench.report.tables import Table, cell
 from compressbench.report.wording import moment_name, title_of
 
 SHOWN = (
+    overview.shown,
     accuracy.shown,
     exits.shown,
     learning.shown,
+    tickets.shown,
     methods.shown,
     connectivity.shown,
     overparameterization.shown,
