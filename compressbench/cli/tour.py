@@ -1,4 +1,4 @@
-"""``compressbench tour``: the lecture slide by slide; ``tour N`` runs a slide's recipe, ``tour --write`` makes the page."""
+"""``compressbench tour``: the lecture slide by slide; ``tour N`` runs a slide, ``tour --write`` makes the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import os
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,9 @@ def main(argv: list[str]) -> int:
     if argv and not argv[0].startswith("-"):
         return _run(found(argv[0], slides), argv[1:])
     parser = Parser(prog="compressbench tour", usage=USAGE, description=__doc__)
-    parser.add_argument("--only", action="append", metavar="N", help="of these slides only, by number or name")
+    parser.add_argument(
+        "--only", action="append", metavar="N", help="of these slides only, by number or name"
+    )
     parser.add_argument(
         "--write",
         nargs="?",
@@ -56,17 +58,20 @@ def main(argv: list[str]) -> int:
         kept = {found(asked, slides).name for asked in args.only}
         lecture = _kept(lecture, kept)
     known = _known(lecture, outputs)
+    times = {told.slide.name: _time(told, outputs) for told in known}
     if args.write is None:
         columns = shutil.get_terminal_size().columns
-        say("\n".join(_listing(lecture, known, min(columns, WIDEST))))
+        say("\n".join(_listing(lecture, known, times, min(columns, WIDEST))))
         return 0
-    return _write(lecture, known, a_path(args.write), outputs)
+    return _write(lecture, known, times, a_path(args.write), outputs)
 
 
 def _run(slide: Slide, given: Sequence[str]) -> int:
     """Just what ``compressbench run`` does with the slide's recipe; the report says where it is."""
     if not slide.built:
-        raise UserError(f"tour: slide {slide.number}, {slide.name}, is not built: there is no recipe {slide.recipe} yet")
+        raise UserError(
+            f"tour: slide {slide.number}, {slide.name}, is not built: there is no recipe {slide.recipe} yet"
+        )
     verb = importlib.import_module(front.VERBS["run"][0])
     code: int = verb.main([f"recipe={slide.recipe}", *slide.run, *given])
     if code == 0 and slide.picture and not any(word.startswith("-") for word in given):
@@ -84,12 +89,18 @@ def _known(lecture: Sequence[Part], outputs: Path) -> list[Told]:
     from compressbench.report.tour_told import told
 
     runs = runs_below(outputs)
-    known = [told(slide, runs) for part in lecture for slide in part.slides]
-    return [replace(one, time=_time(one.runs[-1], outputs) or one.time) if one.runs else one for one in known]
+    return [told(slide, runs) for part in lecture for slide in part.slides]
 
 
-def _time(run: Run, outputs: Path) -> str:
-    """How long the newest run's parts took here, as the store remembers; empty where it doesn't."""
+def _time(known: Told, outputs: Path) -> str:
+    """How long the slide takes: here, if it was run here, and where it was published."""
+    from compressbench.report.tour_told import time_of
+
+    return time_of(known, _seconds(known.runs[-1], outputs) if known.runs else "")
+
+
+def _seconds(run: Run, outputs: Path) -> str:
+    """How long a run's parts took here, as the store remembers, in words; empty where it doesn't."""
     from compressbench.runs.estimate import in_words, taken
     from compressbench.runs.execute import Executor, Watcher
     from compressbench.runs.finished import Trust, opened
@@ -99,12 +110,12 @@ def _time(run: Run, outputs: Path) -> str:
     except UserError:  # its data or its store are gone, or it trusts somebody: then nothing is known
         return ""
     seconds = taken(ready, Executor(ready.plan, ready.store, ready.setting, Watcher()))
-    if seconds is None:
-        return ""
-    return f"about {in_words(seconds)} a seed here, as long as its parts took"
+    return "" if seconds is None else in_words(seconds)
 
 
-def _write(lecture: Sequence[Part], known: Sequence[Told], path: Path, outputs: Path) -> int:
+def _write(
+    lecture: Sequence[Part], known: Sequence[Told], times: Mapping[str, str], path: Path, outputs: Path
+) -> int:
     from compressbench.report.tour_page import page
     from compressbench.report.tour_told import RESULTS
 
@@ -115,34 +126,42 @@ def _write(lecture: Sequence[Part], known: Sequence[Told], path: Path, outputs: 
         try_this = f"; make some: {one.command}" if one else ""
         raise UserError(f"tour: no records of any slide below {outputs}{try_this}")
     docs = Path(RESULTS).name if (path.parent / Path(RESULTS).name).is_file() else ""
-    write_named(path, page(lecture, known, docs))
+    write_named(path, page(lecture, known, times, docs))
     say(f"page: {path}")
     return 0
 
 
-def _listing(lecture: Sequence[Part], known: Sequence[Told], width: int) -> list[str]:
+def _listing(
+    lecture: Sequence[Part], known: Sequence[Told], times: Mapping[str, str], width: int
+) -> list[str]:
     by_name = {told.slide.name: told for told in known}
     lines = []
     for part in lecture:
         lines += [clean_line(part.title), "=" * min(len(part.title), width), ""]
         for slide in part.slides:
-            lines += [*_slide(by_name[slide.name], width), ""]
+            lines += [*_slide(by_name[slide.name], times[slide.name], width), ""]
     return lines
 
 
-def _slide(told: Told, width: int) -> list[str]:
+def _slide(told: Told, time: str, width: int) -> list[str]:
+    from compressbench.report.tour_told import scale_of
+
     slide = told.slide
     fields = [("slide", slide.claim), ("source", slide.source)]
     if slide.built:
         also = f" (also {', '.join(slide.also)})" if slide.also else ""
         shows = slide.picture.shows if slide.picture else "the first chart of its report"
-        fields += [("run", told.command + also), ("time", told.time), ("picture", shows)]
-    fields.append(("out", f"{told.origin}: {told.out}" if told.origin else told.out))
+        fields += [("run", told.command + also), ("time", time), ("picture", shows)]
+    if told.here:
+        fields.append(("here", f"{scale_of(told)}: {told.here}"))
     if told.others:
         fields.append(("", f"({told.others} more of its runs here have other settings or another scale)"))
+    fields.append(("result", told.published))
     fields += [("more", told.address)] if told.section else []
     fields += [("erratum", f"the slide: {e.slide}. {e.right} [{e.mark}]") for e in slide.errata]
-    head = textwrap.wrap(clean_line(f"{slide.number:>3}  {slide.title}  [{slide.name}]"), width, subsequent_indent=" " * INDENT)
+    head = textwrap.wrap(
+        clean_line(f"{slide.number:>3}  {slide.title}  [{slide.name}]"), width, subsequent_indent=" " * INDENT
+    )
     return [*head, *(line for label, text in fields for line in _field(label, text, width))]
 
 

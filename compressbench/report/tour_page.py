@@ -1,8 +1,8 @@
-"""The tour as one HTML page without a script: a slide a section, its picture drawn from records by the report's charts."""
+"""The tour as one HTML page without a script: a slide a section, its picture drawn by the report's charts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from compressbench.report.answers import asked
 from compressbench.report.page import ORDER
 from compressbench.report.panels import Panel, panels
 from compressbench.report.tour_rows import Part, Picture
-from compressbench.report.tour_told import Told
+from compressbench.report.tour_told import Told, scale_of
 
 FIRST = "first"
 """The first page's charts, as a picture's section."""
@@ -69,11 +69,12 @@ def _any(panel: Panel) -> Drawn:
     return Drawn("", "", "The records hold nothing to draw.")
 
 
-def page(lecture: Sequence[Part], known: Sequence[Told], docs: str) -> str:
+def page(lecture: Sequence[Part], known: Sequence[Told], times: Mapping[str, str], docs: str) -> str:
     """The page; the same records give the same bytes.
 
     Args:
         known: what is known of each slide, in order.
+        times: how long each takes, in words, by its name.
         docs: where the results' page is, seen from this one; empty where that isn't known.
     """
     from jinja2 import Environment, StrictUndefined
@@ -91,9 +92,13 @@ def page(lecture: Sequence[Part], known: Sequence[Told], docs: str) -> str:
         style=style,
         lecture=lecture,
         known=by_name,
-        drawn={name: picture(told.records, told.slide.picture) for name, told in by_name.items() if told.runs},
+        times=times,
+        drawn={
+            name: picture(told.records, told.slide.picture) for name, told in by_name.items() if told.runs
+        },
         inline=lambda one: Markup(one.svg),
         seen=sum(bool(told.runs) for told in known),
+        scale_of=scale_of,
         docs=docs,
     )
     return clean(rendered)

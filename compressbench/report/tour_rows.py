@@ -17,7 +17,7 @@ from compressbench.wording import shown
 PART = ("title", "slides")
 SLIDE = ("title", "claim", "source", "recipe", "run", "also", "picture", "answer", "errata")
 PICTURE = ("section", "chart", "shows")
-ANSWER = ("probe", "metric", "group", "moment", "series", "density")
+ANSWER = ("probe", "metric", "group", "moment", "series", "density", "level")
 ERRATUM = ("slide", "right", "mark")
 GIVEN = ("recipe", "scale", "seed", "hardware")
 """Overrides that whoever runs a slide gives beside its own."""
@@ -46,6 +46,8 @@ class Answer:
         probe, metric, group, moment: of the records.
         series: those that are told of beside the reference, in this order; none: all, as recorded.
         density: the share of weights kept, in %, at which they are told, the nearest that there is; None: the lowest.
+        level: where a series' states have one density, as those of several budgets or bits have: what the name of the
+            state that is told holds; of the last where none holds it.
     """
 
     probe: str
@@ -54,6 +56,7 @@ class Answer:
     moment: str
     series: tuple[str, ...]
     density: float | None
+    level: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ def _answer(content: Any, where: str) -> Answer:
         moment=text(block, "moment", where, "final"),
         series=texts({"series": [], **block}, "series", where),
         density=density,
+        level=text(block, "level", where, ""),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compressbench.records import Record
 from compressbench.report.joint import FILE, gather
-from compressbench.report.numbers import counted, percent, plain, spread
+from compressbench.report.numbers import counted, percent, plain, seeds, spread
 from compressbench.report.panels import DENSE, FLOOR
 from compressbench.report.tour_rows import Answer, Slide
 from compressbench.report.unfinished import command
@@ -26,7 +26,8 @@ PLACES = re.compile(
 )
 """Overrides that say where and how often something ran and what was measured, not what it is."""
 LONGEST = 1 << 22
-TOLD = 6
+TOLD = 7
+WHOLE = percent(1.0)
 MAIN = Answer("accuracy", "top1", "", "final", (), None)
 
 
@@ -38,6 +39,15 @@ class Run:
     recipe: str
     scale: str
     own: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A series at one level: its density, its figure in words, and its state's name where the density doesn't tell it."""
+
+    share: float
+    value: str
+    name: str
 
 
 def runs_below(outputs: Path) -> tuple[Run, ...]:
@@ -108,25 +118,42 @@ def came_out(records: Iterable[Record], answer: Answer | None) -> str:
     if not set(shown) - {DENSE} and DENSE not in names:
         at = "" if asked.moment == "final" else f" at “{asked.moment}”"
         return f"{told}{at}: the records hold none"
-    sayings = [_series(name, [r for r in known if r.series == name], asked.density) for name in shown]
-    more = f"; and {counted(len(shown) - TOLD, 'series', 'series')} more" if len(shown) > TOLD else ""
+    levels = {name: _level([r for r in known if r.series == name], asked) for name in shown}
+    shares = {percent(level.share) for name, level in levels.items() if name != DENSE}
+    at = f" at {min(shares)} of the weights" if len(shares) == 1 and shares != {WHOLE} else ""
+    if len(shares) > 1:
+        at = ", in brackets the share of the weights"
+    sayings = [
+        f"{'reference' if name == DENSE else name} {level.value}{_beside(level, len(shares) > 1 and name != DENSE)}"
+        for name, level in levels.items()
+    ]
+    more = f"; and {counted(len(shown) - TOLD, 'more series', 'more series')}" if len(shown) > TOLD else ""
     many = len({r.seed for r in known if r.series in shown})
-    seeds = "one seed: no spread" if many == 1 else counted(many, "seed")
-    return f"{told}: {'; '.join(sayings[:TOLD])}{more}; {seeds}"
+    return f"{told}{at}: {'; '.join(sayings[:TOLD])}{more}; {seeds(many)}"
 
 
-def _series(name: str, rows: Sequence[Record], density: float | None) -> str:
+def _beside(level: _Level, with_share: bool) -> str:
+    share = percent(level.share)
+    told = [level.name] if level.name else []
+    told += [share] if with_share and share != WHOLE else []
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _level(rows: Sequence[Record], asked: Answer) -> _Level:
+    """The level of a series that is told of."""
     levels: dict[int, list[Record]] = {}
     for row in rows:
         levels.setdefault(row.order, []).append(row)
+    shares = {order: math.fsum(r.density for r in own) / len(own) for order, own in levels.items()}
+    states = {order: own[0].state for order, own in levels.items()}
+    alike = len(levels) > 1 and len({percent(share) for share in shares.values()}) == 1
 
-    def share(order: int) -> float:
-        return math.fsum(r.density for r in levels[order]) / len(levels[order])
-
-    def away(order: int) -> tuple[float, int]:
-        at = share(order)
-        apart = at if density is None else abs(math.log(at / (density / 100))) if at > 0 else math.inf
-        return apart, -order
+    def away(order: int) -> tuple[bool, float, int]:
+        other = alike and bool(asked.level) and asked.level not in states[order]
+        at = shares[order]
+        if asked.density is None or alike:
+            return other, at, -order
+        return other, abs(math.log(100 * at / asked.density)) if at > 0 else math.inf, -order
 
     place = min(levels, key=away)
     by_seed: dict[int, list[float]] = {}
@@ -135,4 +162,4 @@ def _series(name: str, rows: Sequence[Record], density: float | None) -> str:
     found = spread(math.fsum(values) / len(values) for values in by_seed.values())
     unit = rows[0].unit
     value = plain(found, unit) + ("" if unit == "1" else f" {unit}")
-    return f"{name} {value}" + (f" ({percent(share(place))} of the weights)" if len(levels) > 1 else "")
+    return _Level(shares[place], value, (states[place].rpartition(".")[0] or states[place]) if alike else "")

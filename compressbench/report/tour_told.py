@@ -19,13 +19,12 @@ MORE = re.compile(r"#  +(\S.*)")
 MINUTES = re.compile(r"about ([\w.]+ (?:CPU-)?(?:minutes?|hours?)[\w ]*? a seed)")
 RESULTS = "docs/results.md"
 NOT_HERE = "not run here"
-PUBLISHED = re.compile(r"scale=(laptop|paper)\b")
-"""How ``Measured`` begins where it holds figures; else it says why it doesn't."""
+NOT_BUILT = "not built: there is no recipe {} yet"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a recipe's first comment says of it: the line ``Run``, and ``Measured``, what came out where it was published."""
+    """What a recipe's first comment says: its line ``Run``, and ``Measured``, what came out where it was published."""
 
     run: str
     measured: str
@@ -44,9 +43,10 @@ class Told:
     Attributes:
         slide: the row.
         command: what runs it, as a shell takes it.
-        time: how long that takes, and how that is known; filled in by whoever has a store.
-        origin: whose figures ``out`` has: ``your records, …``, ``published`` or empty.
-        out: what came out.
+        minutes: how long a seed took where it was published, in words; empty where nobody says.
+        here: what came out, by the records of runs here; empty where there are none.
+        scale: of those runs.
+        published: what came out where it was published, or why nothing was.
         section: the heading of the results that says more, empty for none, and its address.
         runs: the runs that were read, none where the published result speaks.
         records: theirs.
@@ -55,9 +55,10 @@ class Told:
 
     slide: Slide
     command: str
-    time: str
-    origin: str
-    out: str
+    minutes: str
+    here: str
+    scale: str
+    published: str
     section: str
     address: str
     runs: tuple[Run, ...] = ()
@@ -68,24 +69,45 @@ class Told:
 def told(slide: Slide, runs: Sequence[Run]) -> Told:
     """What is known of a slide; of one whose recipe isn't there, that it isn't built."""
     if not slide.built:
-        out = f"not built: there is no recipe {slide.recipe} yet"
-        return Told(slide, run_of(slide, ""), NOT_HERE, "", out, "", "")
+        return Told(slide, run_of(slide, ""), "", "", "", NOT_BUILT.format(slide.recipe), "", "")
     head = header(slide.file)
     section, address = section_of(slide.recipe, results())
-    time = f"{head.minutes}, where it was published; {NOT_HERE}" if head.minutes else NOT_HERE
     chosen, others = runs_of(slide, runs)
-    origin, records = "published" if PUBLISHED.match(head.measured) else "", ()
-    out = head.measured or "nothing is said of it"
+    here, records = "", ()
     if chosen:
-        origin = f"your records, scale={chosen[0].scale}"
         try:
             records = records_of(chosen)
-            out = came_out(records, slide.answer)
+            here = came_out(records, slide.answer)
         except UserError as error:
-            out = f"can’t be read: {error}"
+            here = f"the records can’t be read: {error}"
     return Told(
-        slide, run_of(slide, head.run), time, origin, out, section, address, chosen, records, others
+        slide,
+        run_of(slide, head.run),
+        head.minutes,
+        here,
+        chosen[0].scale if chosen else "",
+        head.measured or "nothing is said of it",
+        section,
+        address,
+        chosen,
+        records,
+        others,
     )
+
+
+def time_of(known: Told, seconds: str = "") -> str:
+    """How long a seed takes, in a sentence's part.
+
+    Args:
+        seconds: of the runs here, in words; empty where that isn't known.
+    """
+    here = f"about {seconds} a seed here at scale={known.scale}" if seconds else NOT_HERE
+    return f"{known.minutes} where it was published; {here}" if known.minutes else here
+
+
+def scale_of(known: Told) -> str:
+    """The scale of the runs here, with what a scale of tests is worth."""
+    return f"scale={known.scale}" + (", a test of the machinery, no result" if known.scale == "smoke" else "")
 
 
 def header(path: Path) -> Header:
@@ -113,7 +135,7 @@ def header(path: Path) -> Header:
 
 
 def run_of(slide: Slide, line: str) -> str:
-    """The command of a slide, with the words that its recipe's line ``Run`` says are needed, such as ``data_dir=FOLDER``."""
+    """The command of a slide, with what its recipe's line ``Run`` says is needed, such as ``data_dir=FOLDER``."""
     words = line.partition("  ")[0].partition(" (")[0].split()
     own = ["compressbench", "run", f"recipe={slide.recipe}"]
     needed = words[3:] if words[:3] == own else []

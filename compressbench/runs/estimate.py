@@ -115,7 +115,7 @@ def expected(
 
 
 def taken(ready: Experiment, executor: Executor) -> float | None:
-    """Seconds of the whole of a run from an empty store, as its parts took before; None where a training's isn't known."""
+    """Seconds of a run from an empty store, as its parts took before; None where a training's isn't known."""
     history, context = executor.history.read(), ready.setting.context
     total = 0.0
     for node in ready.plan.nodes:
@@ -123,7 +123,9 @@ def taken(ready: Experiment, executor: Executor) -> float | None:
         if known is None and isinstance(node.stage, Train) and not node.stage.checkpoint:
             return None
         total += known or 0.0
-    probes = [f"probe {p} {digest(context.digest())}" for m in ready.plan.measures for p in executor.probes_of(m)]
+    probes = [
+        f"probe {p} {digest(context.digest())}" for m in ready.plan.measures for p in executor.probes_of(m)
+    ]
     return total + sum(history.get(probe, 0.0) for probe in probes)
 
 
