@@ -39,6 +39,9 @@ def cpu_seconds(*args: str) -> float:
         ("data", "digits"),
         ("report", "nowhere"),
         ("published",),
+        ("tour",),
+        ("tour", "--write", "t.html"),
+        ("tour", "nothing"),
     ],
 )
 def test_light_verbs_import_nothing_heavy(args: tuple[str, ...], tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "--config-dir": "path",
     },
     "published": {"--write": "path", "--any-scale": ""},
+    "tour": {"--write": "path", "--only": "text", "--outputs": "path"},
     "timings": {"--run": "path", "--device": "text", "--state": "text", "--batch": "number"},
     "calibrate": {"--runtime": "text"},
     "list": {"--config-dir": "path"},
@@ -124,6 +125,7 @@ WHOLE: Mapping[str, Callable[[str], list[str]]] = {
     ],
     "compare": lambda run: ["compare", f"{run}::dense", "nothing.npz"],
     "published": lambda run: ["published", run],
+    "tour": lambda run: ["tour", "--only", "viola_jones"],
     "calibrate": lambda run: ["calibrate", "--runtime", "nothing"],
     "list": lambda run: ["list", "recipes"],
     "explain": lambda run: ["explain", "one_shot"],
@@ -154,6 +156,8 @@ def hostile_line(rng: random.Random, verb: str, paths: list[str], run: str) -> l
             )
     if verb == "run" and not {"recipe=tiny", "mine", "scale=smoke", "model=linear"} <= set(argv):
         argv.append("recipe=nothing")  # else the default recipe might be trained
+    if verb == "tour" and not str(argv[1] if len(argv) > 1 else "").startswith("-"):
+        argv.insert(1, "--only")  # else a number would run a slide
     if verb == "calibrate" and argv[-2:] != ["--runtime", "nothing"]:
         argv += ["--runtime", "nothing"]
     return argv

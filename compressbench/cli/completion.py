@@ -37,6 +37,17 @@ def query(line: str, point: str) -> int:
     if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
         print(" ".join(front.VERBS))
         return 0
+    if words[1] == "tour":
+        from compressbench.report.tour_rows import parts
+
+        slides = {slide.name: slide for part in parts() for slide in part.slides}
+        if len(words) == 2 or (len(words) == 3 and not line.endswith(" ")):
+            print(" ".join([*slides, "--write", "--only", "--outputs"]))
+            return 0
+        if words[2] not in slides:
+            return 0
+        begin = f"run recipe={slides[words[2]].recipe}"
+        words, line = ["compressbench", "run"], line.replace(f"tour {words[2]}", begin, 1)
     if words[1] in ("run", "explain"):
         rest = line.partition(words[1])[2].lstrip()
         os.environ["COMP_LINE"] = f"compressbench {rest}"

@@ -37,6 +37,10 @@ VERBS = {
         "compressbench.cli.published",
         "published figures with ours beside them, a Markdown page from records: published [RUN…] --write FILE",
     ),
+    "tour": (
+        "compressbench.cli.tour",
+        "the lecture slide by slide, what came out of each; tour N runs one, tour --write makes the page",
+    ),
     "export": (
         "compressbench.cli.export",
         "a state of a run as a file to deploy: export RUN --state NAME --to onnx|openvino|torch_export|…",

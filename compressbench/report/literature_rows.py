@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compressbench.declared import declared, impossible
 from compressbench.errors import UserError, nearest
+from compressbench.report.yaml_rows import loaded, mapping, number, text, texts
 from compressbench.specs.conf import conf_dir
 from compressbench.specs.overrides import is_override, key_of
 from compressbench.wording import shown
@@ -123,64 +122,56 @@ def topics(folder: Path | None = None) -> tuple[Topic, ...]:
 
 
 def _topic(path: Path) -> Topic:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        at = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path.name}{at}: no valid YAML: {error.problem}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path.name}: can't be read: {error}") from error
-    block = _mapping(content, path.name, TOPIC)
-    studies = _mapping(block.get("studies"), f"{path.name}: studies")
+    content = loaded(path)
+    block = mapping(content, path.name, TOPIC)
+    studies = mapping(block.get("studies"), f"{path.name}: studies")
     return Topic(
         path.stem,
-        _text(block, "title", path.name),
+        text(block, "title", path.name),
         tuple(_study(str(name), of, f"{path.name}: studies.{name}") for name, of in studies.items()),
     )
 
 
 def _study(name: str, content: Any, where: str) -> Study:
-    block = _mapping(content, where, STUDY)
-    texts = {
-        key: _text(block, key, where)
+    block = mapping(content, where, STUDY)
+    said = {
+        key: text(block, key, where)
         for key in ("title", "source", "data", "recipe", "model", "dataset", "protocol")
     }
-    run = _texts(block, "run", where)
+    run = texts(block, "run", where)
     for word in run:
         if not is_override(word) or key_of(word) in GIVEN:
             raise UserError(
                 f"{where}.run: {shown(word)} is no override beside {', '.join(GIVEN)}, such as model=resnet20"
             )
-    rows = _mapping(block.get("rows"), f"{where}.rows")
+    rows = mapping(block.get("rows"), f"{where}.rows")
     figures = tuple(_figure(str(key), row, f"{where}.rows.{key}") for key, row in rows.items())
-    return Study(name=name, run=run, differs=_texts(block, "differs", where), figures=figures, **texts)
+    return Study(name=name, run=run, differs=texts(block, "differs", where), figures=figures, **said)
 
 
 def _figure(name: str, content: Any, where: str) -> Figure:
-    block = _mapping(content, where, ROW)
-    missing = _text(block, "missing", where, "")
-    state = _text(block, "state", where, "")
+    block = mapping(content, where, ROW)
+    missing = text(block, "missing", where, "")
+    state = text(block, "state", where, "")
     if bool(state) == bool(missing):
         raise UserError(
             f"{where}: state says which one answers the figure, or missing why none does; one of them"
         )
-    mark = _text(block, "mark", where)
+    mark = text(block, "mark", where)
     if mark not in MARKS:
         raise UserError(f"{where}.mark: unknown {mark!r}; {nearest(mark, MARKS)}")
-    metric = _text(block, "metric", where)
+    metric = text(block, "metric", where)
     known = declared(metric)
     if known is None:
         raise UserError(f"{where}.metric: unknown {metric!r}; docs/records.md lists what is measured")
     if "value" not in block:
         raise UserError(f"{where}.value: the figure is needed; null where it was printed as a chart only")
-    value, spread = _number(block, "value", where), _number(block, "spread", where)
+    value, spread = number(block, "value", where), number(block, "spread", where)
     if why := impossible(metric, known.unit, value):
         raise UserError(f"{where}.value: {shown(value)} {why}")
     if spread is not None and (spread < 0 or value is None):
         raise UserError(f"{where}.spread: {shown(spread)} is below 0, or stands beside no value")
-    printed = _text(block, "printed", where, "")
+    printed = text(block, "printed", where, "")
     if value is None and not printed:
         raise UserError(f"{where}.printed: without a value it says what the source prints, e.g. a chart only")
     n = block.get("n")
@@ -188,9 +179,9 @@ def _figure(name: str, content: Any, where: str) -> Figure:
         raise UserError(f"{where}.n: {shown(n)} is no number of runs, 1 or more")
     return Figure(
         name=name,
-        net=_text(block, "net", where),
+        net=text(block, "net", where),
         state=state,
-        probe=_text(block, "probe", where, "accuracy"),
+        probe=text(block, "probe", where, "accuracy"),
         metric=metric,
         value=value,
         spread=spread,
@@ -199,37 +190,3 @@ def _figure(name: str, content: Any, where: str) -> Figure:
         mark=mark,
         missing=missing,
     )
-
-
-def _mapping(content: Any, where: str, keys: tuple[str, ...] = ()) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{where}: a mapping{' with ' + ', '.join(keys) if keys else ' of names'} is wanted")
-    for key in content:
-        if keys and key not in keys:
-            raise UserError(f"{where}: unknown key {shown(key)}; {nearest(str(key), keys)}")
-    return content
-
-
-def _text(block: Mapping[str, Any], key: str, where: str, otherwise: str | None = None) -> str:
-    value = block.get(key, otherwise)
-    if not isinstance(value, str) or "\n" in value or (not value.strip() and otherwise is None):
-        raise UserError(f"{where}.{key}: {shown(value)} is no text of one line")
-    return value
-
-
-def _texts(block: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = block.get(key)
-    if not isinstance(value, list) or not all(
-        isinstance(v, str) and v.strip() and "\n" not in v for v in value
-    ):
-        raise UserError(f"{where}.{key}: {shown(value)} is no list of texts of one line")
-    return tuple(value)
-
-
-def _number(block: Mapping[str, Any], key: str, where: str) -> float | None:
-    value = block.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{where}.{key}: {shown(value)} is no number")
-    return float(value)

@@ -114,6 +114,21 @@ def expected(
     return pieces
 
 
+def taken(ready: Experiment, executor: Executor) -> float | None:
+    """Seconds of a run from an empty store, as its parts took before; None where a training's isn't known."""
+    history, context = executor.history.read(), ready.setting.context
+    total = 0.0
+    for node in ready.plan.nodes:
+        known = history.get(history_key(ready.plan, node, context))
+        if known is None and isinstance(node.stage, Train) and not node.stage.checkpoint:
+            return None
+        total += known or 0.0
+    probes = [
+        f"probe {p} {digest(context.digest())}" for m in ready.plan.measures for p in executor.probes_of(m)
+    ]
+    return total + sum(history.get(probe, 0.0) for probe in probes)
+
+
 def in_words(seconds: float) -> str:
     """A duration for people."""
     for size, word in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):

@@ -1,0 +1,108 @@
+"""The tour as one HTML page without a script: a slide a section, its picture drawn by the report's charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressbench.console import clean
+from compressbench.records import Record, Records
+from compressbench.report import drawing, first_charts
+from compressbench.report.answers import asked
+from compressbench.report.page import ORDER
+from compressbench.report.panels import Panel, panels
+from compressbench.report.tour_rows import Part, Picture
+from compressbench.report.tour_told import Told, scale_of
+
+FIRST = "first"
+"""The first page's charts, as a picture's section."""
+SECTIONS = {build.__module__.rpartition(".")[2]: build for build in ORDER}
+"""Files below ``report/sections`` -> what draws theirs."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One picture: an SVG element of ours, or the address of an image; and what is said below it. Of none, why.
+
+    Attributes:
+        svg, source: one of them is empty; both where there is no picture.
+        caption: what is seen, or why nothing is.
+    """
+
+    svg: str
+    source: str
+    caption: str
+
+
+def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
+    """The chart that answers a slide, of the net and data that most records are of."""
+    found = panels(Records(records))
+    if not found:
+        return Drawn("", "", "There are no records to draw.")
+    panel = max(found, key=lambda p: len(p.rows) + len(p.populations))
+    with drawing.settings():
+        if wanted is None:
+            return _any(panel)
+        charts, images = _offered(panel, wanted.section)
+    for chart in charts:
+        if wanted.chart and chart.name.startswith(wanted.chart):
+            return Drawn(chart.inline, "", f"{chart.title}. {chart.caption}")
+    for source, caption in images if not wanted.chart else ():
+        return Drawn("", source, caption)
+    return Drawn("", "", f"The records hold nothing to draw of it: {wanted.shows}.")
+
+
+def _offered(panel: Panel, section: str) -> tuple[Sequence[drawing.Chart], Sequence[tuple[str, str]]]:
+    """The charts of a section and its images, each with a sentence."""
+    if section == FIRST:
+        of = asked(panel)
+        return tuple(first_charts.charts(of, "").values()) if of else (), ()
+    built = SECTIONS[section](panel, "")
+    return built.charts, [(p.source, f"{p.title}. {p.caption}") for p in built.pictures]
+
+
+def _any(panel: Panel) -> Drawn:
+    for build in ORDER:
+        for chart in build(panel, "").charts:
+            return Drawn(chart.inline, "", f"{chart.title}. {chart.caption}")
+    return Drawn("", "", "The records hold nothing to draw.")
+
+
+def page(lecture: Sequence[Part], known: Sequence[Told], times: Mapping[str, str], docs: str) -> str:
+    """The page; the same records give the same bytes.
+
+    Args:
+        known: what is known of each slide, in order.
+        times: how long each takes, in words, by its name.
+        docs: where the results' page is, seen from this one; empty where that isn't known.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    here = Path(__file__).parent
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    # Style sheets are ours and matplotlib has escaped the charts' texts; all else passes autoescape.
+    style = Markup("".join(_text(here / name) for name in ("page.css", "report.css", "tour.css")))
+    by_name = {told.slide.name: told for told in known}
+    template = environment.from_string(_text(here / "tour.html.j2"))
+    rendered = template.render(
+        style=style,
+        lecture=lecture,
+        known=by_name,
+        times=times,
+        drawn={
+            name: picture(told.records, told.slide.picture) for name, told in by_name.items() if told.runs
+        },
+        inline=lambda one: Markup(one.svg),
+        seen=sum(bool(told.runs) for told in known),
+        scale_of=scale_of,
+        docs=docs,
+    )
+    return clean(rendered)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,165 @@
+"""A slide's runs in an outputs folder, and what their records say: nothing is run, nothing but records is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressbench.records import Record
+from compressbench.report.joint import FILE, gather
+from compressbench.report.numbers import counted, percent, plain, seeds, spread
+from compressbench.report.panels import DENSE, FLOOR
+from compressbench.report.tour_rows import Answer, Slide
+from compressbench.report.unfinished import command
+from compressbench.report.wording import title_of
+from compressbench.specs.overrides import key_of, parted
+
+SCALES = ("paper", "laptop", "smoke")
+"""Of several scales' runs the first of these speaks."""
+PLACES = re.compile(
+    r"(recipe|scale|seed|sweep|beside|outputs|data_dir|trust|retime|checkpoint_seconds|log_probs_up_to)$"
+    r"|(hardware|hydra|evaluation)\b|.*@evaluation\.|model\.build\.folder$"
+)
+"""Overrides that say where and how often something ran and what was measured, not what it is."""
+LONGEST = 1 << 22
+TOLD = 7
+WHOLE = percent(1.0)
+MAIN = Answer("accuracy", "top1", "", "final", (), None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and what was asked for, without places."""
+
+    folder: Path
+    recipe: str
+    scale: str
+    own: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A series at one level: its density, its figure in words, and its state's name where the density doesn't tell it."""
+
+    share: float
+    value: str
+    name: str
+
+
+def runs_below(outputs: Path) -> tuple[Run, ...]:
+    """The finished runs of an outputs folder, sweeps' too, in the order of their folders' names.
+
+    Of each only the first record is read. A folder whose file holds none is passed over: it isn't a run's.
+    """
+    files = [
+        file
+        for top in ("runs", "sweeps")
+        for file in sorted((outputs / top).rglob(FILE))
+        if file.is_file() and (file.parent / "config.yaml").is_file()  # a joint report has none
+    ]
+    return tuple(run for file in files if (run := _run(file)))
+
+
+def _run(file: Path) -> Run | None:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            first = json.loads(lines.readline(LONGEST))
+        recipe, scale, overrides = first["recipe"], first["scale"], first.get("overrides", "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if not all(isinstance(told, str) for told in (recipe, scale, overrides)):
+        return None
+    given = command(file.parent)
+    return Run(file.parent, recipe, scale, _own(parted(overrides) if given is None else given))
+
+
+def _own(overrides: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(word for word in overrides if not PLACES.match(key_of(word))))
+
+
+def runs_of(slide: Slide, runs: Iterable[Run]) -> tuple[tuple[Run, ...], int]:
+    """(runs of just the slide's recipe and overrides, all of one scale; how many others of its recipe there are)."""
+    mine = [run for run in runs if run.recipe == slide.recipe]
+    same = [run for run in mine if run.own == _own(slide.run)]
+    scale = min((run.scale for run in same), key=_rank, default="")
+    chosen = tuple(run for run in same if run.scale == scale)
+    return chosen, len(mine) - len(chosen)
+
+
+def _rank(scale: str) -> int:
+    return SCALES.index(scale) if scale in SCALES else len(SCALES)
+
+
+def records_of(runs: Sequence[Run]) -> tuple[Record, ...]:
+    """Their records, each once, as a joint report of them would draw them.
+
+    Raises:
+        UserError: a file holds something else.
+    """
+    return gather([run.folder / FILE for run in runs]).drawn.rows
+
+
+def came_out(records: Iterable[Record], answer: Answer | None) -> str:
+    """One sentence: the metric of each series at one level, mean ± sample sd over seeds; and how many seeds.
+
+    Says so where the records don't hold it.
+    """
+    asked = answer or MAIN
+    wanted = (asked.probe, asked.metric, asked.group, asked.moment)
+    rows = [r for r in records if (r.probe, r.metric, r.group, r.moment) == wanted]
+    told = title_of(asked.metric) + (f" of {asked.group}" if asked.group else "")
+    known = [r for r in rows if r.value is not None and math.isfinite(r.value) and r.series != FLOOR]
+    names = list(dict.fromkeys(r.series for r in known))
+    shown = [n for n in (DENSE, *asked.series) if n in names] if asked.series else names
+    if not set(shown) - {DENSE} and DENSE not in names:
+        at = "" if asked.moment == "final" else f" at “{asked.moment}”"
+        return f"{told}{at}: the records hold none"
+    levels = {name: _level([r for r in known if r.series == name], asked) for name in shown}
+    shares = {percent(level.share) for name, level in levels.items() if name != DENSE}
+    at = f" at {min(shares)} of the weights" if len(shares) == 1 and shares != {WHOLE} else ""
+    if len(shares) > 1:
+        at = ", in brackets the share of the weights"
+    sayings = [
+        f"{'reference' if name == DENSE else name} {level.value}{_beside(level, len(shares) > 1 and name != DENSE)}"
+        for name, level in levels.items()
+    ]
+    more = f"; and {counted(len(shown) - TOLD, 'more series', 'more series')}" if len(shown) > TOLD else ""
+    many = len({r.seed for r in known if r.series in shown})
+    return f"{told}{at}: {'; '.join(sayings[:TOLD])}{more}; {seeds(many)}"
+
+
+def _beside(level: _Level, with_share: bool) -> str:
+    share = percent(level.share)
+    told = [level.name] if level.name else []
+    told += [share] if with_share and share != WHOLE else []
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _level(rows: Sequence[Record], asked: Answer) -> _Level:
+    """The level of a series that is told of."""
+    levels: dict[int, list[Record]] = {}
+    for row in rows:
+        levels.setdefault(row.order, []).append(row)
+    shares = {order: math.fsum(r.density for r in own) / len(own) for order, own in levels.items()}
+    states = {order: own[0].state for order, own in levels.items()}
+    alike = len(levels) > 1 and len({percent(share) for share in shares.values()}) == 1
+
+    def away(order: int) -> tuple[bool, float, int]:
+        other = alike and bool(asked.level) and asked.level not in states[order]
+        at = shares[order]
+        if asked.density is None or alike:
+            return other, at, -order
+        return other, abs(math.log(100 * at / asked.density)) if at > 0 else math.inf, -order
+
+    place = min(levels, key=away)
+    by_seed: dict[int, list[float]] = {}
+    for row in levels[place]:
+        by_seed.setdefault(row.seed, []).append(float(row.value or 0.0))
+    found = spread(math.fsum(values) / len(values) for values in by_seed.values())
+    unit = rows[0].unit
+    value = plain(found, unit) + ("" if unit == "1" else f" {unit}")
+    return _Level(shares[place], value, (states[place].rpartition(".")[0] or states[place]) if alike else "")
