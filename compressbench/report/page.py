@@ -26,6 +26,7 @@ from compressbench.report.sections import (
     corruptions,
     cost,
     differences,
+    distilled,
     exits,
     flatness,
     forgetting,
@@ -49,6 +50,7 @@ from compressbench.report.tables import Table
 
 ORDER = (
     accuracy.section,
+    distilled.section,
     exits.section,
     flatness.section,
     learning.section,

@@ -12,6 +12,7 @@ from compressbench.report.sections import (
     connectivity,
     corruptions,
     cost,
+    distilled,
     exits,
     forgetting,
     layers,
@@ -32,6 +33,7 @@ from compressbench.report.wording import moment_name, title_of
 
 SHOWN = (
     accuracy.shown,
+    distilled.shown,
     exits.shown,
     learning.shown,
     methods.shown,
