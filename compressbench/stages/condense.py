@@ -38,10 +38,10 @@ def _check_loop(length: str, halve: str | None, betas: Sequence[float]) -> None:
 
 @dataclass(frozen=True)
 class Distilled:
-    """Dataset distillation: pictures and step sizes learned through steps on them (Wang et al. 2018).
+    """Dataset distillation: pictures and step sizes learned through the steps on them (Wang et al. 2018).
 
-    Labels are fixed. The loss is the task's, on real training examples, of the net after ``steps * epochs`` plain gradient
-    steps on the pictures; its gradient goes through every one of them.
+    Labels are fixed. The loss is the task's, on real training examples, of the net after ``steps * epochs`` plain
+    gradient steps on the pictures; its gradient goes through every one of them.
 
     Attributes:
         length: of the learning, in epochs of the training split or iterations; ``0it`` leaves pictures and step sizes as

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 
 from compressbench.declared import EXAMPLES
 from compressbench.png import PREFIX
 from compressbench.records import Record
-from compressbench.report.numbers import counted
-from compressbench.report.panels import Panel, Reading, Series, paired
+from compressbench.report.numbers import counted, spread
+from compressbench.report.panels import DENSE, Panel
 from compressbench.report.section import Gallery, Section, Tile, kept
 from compressbench.report.states import Key, metric_table, of
-from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, cell, spread_cell
+from compressbench.report.tables import Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.wording import title_of
 
 PROBE, PICTURE = "pictures", "distilled_picture"
-INIT, TRAINED = ", init", ", trained"
-"""How the labels of two series end that are one set of pictures before and after it was learned."""
+INIT, TRAINED = "init", "trained"
+"""How the labels of two series end, behind a comma, that are one set of pictures before and after it was learned."""
 TOLD = of(PROBE, "distilled_pictures", "distilled_outside", "step_size_mean", "chosen_validation")
 LEAD = (
     "A net that learns from the pictures alone: from the pictures as they began (init), and as they were learned "
     "(trained). Both nets begin with the same weights and make the same number of steps. The lecture has this table for "
     "ten pictures of CIFAR-10, with 16.3 % and 50.7 %, next to Wang et al. 2018. Those are no figures of that paper: ten "
-    "pictures are its MNIST setting (94 %), on CIFAR-10 it has 100 (54 %), both for one fixed initialisation. “Init” and "
-    "“trained” are words of the papers on kernel inducing points (Nguyen et al. 2021); which setting gave the two figures "
-    "wasn’t found."
+    "pictures are its MNIST setting (94 %), on CIFAR-10 it has 100 (54 %), both for one fixed init. “Init” and "
+    "“trained” are words of the papers on kernel inducing points (Nguyen et al. 2021); which setting gave the two "
+    "figures wasn’t found."
 )
 
 
@@ -44,59 +45,54 @@ def section(panel: Panel, suffix: str) -> Section:
     return Section(title, anchor, (), first or more, more if first else (), LEAD, galleries=galleries)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One set of pictures: a net trained on it as it began, and one trained on it as it was learned."""
+def rows_of(panel: Panel) -> dict[str, dict[str, Mapping[int, float]]]:
+    """By what labels of series begin with and end in: the main metric by seed, the mean over the states of a series.
 
-    label: str
-    init: Series
-    trained: Series
-
-    def readings(self, panel: Panel) -> tuple[Reading | None, Reading | None]:
-        """The main metric of both."""
-        init, trained = (
-            panel.main_reading(next(iter(s.at(panel.moments[0])), None)) for s in (self.init, self.trained)
-        )
-        return init, trained
-
-
-def pairs(panel: Panel) -> list[Pair]:
-    """Series whose labels are alike but for their ends, in their order."""
-    found = {s.label: s for s in panel.series}
-    return [
-        Pair(stem, found[f"{stem}{INIT}"], series)
-        for label, series in found.items()
-        if label.endswith(TRAINED) and f"{(stem := label.removesuffix(TRAINED))}{INIT}" in found
-    ]
+    Only beginnings of which both ``init`` and ``trained`` are there; endings are in the order of the series.
+    """
+    found: dict[str, dict[str, Mapping[int, float]]] = {}
+    for series in panel.series:
+        begin, comma, end = series.label.rpartition(", ")
+        values: dict[int, list[float]] = {}
+        for point in series.at(panel.moments[0]):
+            reading = panel.main_reading(point)
+            for seed, value in (reading.by_seed if reading else {}).items():
+                values.setdefault(seed, []).append(value)
+        if comma and values:
+            means = {seed: math.fsum(own) / len(own) for seed, own in values.items()}
+            found.setdefault(begin, {})[end] = means
+    return {begin: own for begin, own in found.items() if {INIT, TRAINED} <= own.keys()}
 
 
 def before_and_after(panel: Panel) -> Table | None:
-    """The lecture's table: init, trained, and what that gained, seed by seed; None where there are no such series."""
-    found, columns = pairs(panel), Columns()
+    """The lecture's table: init, trained, what that gained seed by seed, and controls; None without such series."""
+    found, columns = rows_of(panel), Columns()
     if not found or panel.main is None:
         return None
-    readings = [pair.readings(panel) for pair in found]
-    main = title_of(panel.main[1])
-    columns.add("init", "%", [cell(init) for init, _ in readings])
-    columns.add("trained", "%", [cell(trained) for _, trained in readings])
-    gains = [paired(trained, init) for init, trained in readings]
-    columns.add("gained", "points", [spread_cell(g, "points", signed=True) if g else EMPTY for g in gains])
+    controls = dict.fromkeys(end for own in found.values() for end in own if end not in (INIT, TRAINED))
+    for end in (INIT, TRAINED):
+        columns.add(end, "%", [_cell(own[end], "%") for own in found.values()])
+    gains = [_less(own[TRAINED], own[INIT]) for own in found.values()]
+    columns.add("gained", "points", [_cell(g, "points") for g in gains])
+    for end in controls:
+        columns.add(end, "%", [_cell(own.get(end, {}), "%") for own in found.values()])
     whole = next((d.at(panel.moments[0]) for d in panel.dense.values()), ())
-    dense = panel.main_reading(next(iter(whole), None))
-    said = f" Trained on the whole training set: {_said(cell(dense))} %." if dense and dense.spread else ""
-    rows = tuple(Row(pair.label, columns.row(k)) for k, pair in enumerate(found))
+    dense = cell(panel.main_reading(next(iter(whole), None)))
+    said = f" Trained on the whole training set: {dense.text} %." if dense.n else ""
+    note = f"Gained: trained less init of the same seed. Of several nets of a seed the mean.{said}"
+    rows = tuple(Row(begin, columns.row(k)) for k, begin in enumerate(found))
+    title = f"{title_of(panel.main[1])} of nets that saw these pictures alone"
     return Table(
-        f"{main} of nets that saw these pictures alone",
-        "Pictures",
-        tuple(columns.heads),
-        rows,
-        notes=(f"Gained: trained less init of the same seed.{said}",),
-        remarks=tuple(columns.remarks),
+        title, "Learned from", tuple(columns.heads), rows, notes=(note,), remarks=tuple(columns.remarks)
     )
 
 
-def _said(told: Cell) -> str:
-    return told.text
+def _less(one: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:
+    return {seed: value - other[seed] for seed, value in one.items() if seed in other}
+
+
+def _cell(by_seed: Mapping[int, float], unit: str) -> Cell:
+    return spread_cell(spread(by_seed[s] for s in sorted(by_seed)), unit, signed=unit == "points")
 
 
 def _galleries(panel: Panel) -> tuple[Gallery, ...]:
@@ -106,6 +102,8 @@ def _galleries(panel: Panel) -> tuple[Gallery, ...]:
     for row in panel.examples:
         if row.probe == PROBE and row.metric == PICTURE and row.value is not None:
             groups.setdefault((row.recipe, row.series), []).append(row)
+    named = {row.key for (_, series), rows in groups.items() if series != DENSE for row in rows}
+    groups = {k: rows for k, rows in groups.items() if k[1] != DENSE or rows[0].key not in named}
     several = len({recipe for recipe, _ in groups}) > 1
     found = []
     for (recipe, series), rows in groups.items():
