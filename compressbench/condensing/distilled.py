@@ -98,9 +98,12 @@ def forewarned(state: State, bench: Bench, settings: Distilled) -> None:
         most = max(0, (there - last) // step)
         raise UserError(
             f"{WHO}: {count:,} inner steps ({settings.steps} sets x {settings.epochs} epochs) need about "
-            f"{wanted / 1e9:,.1f} GB at once, a graph of {step / 1e6:,.1f} MB each; {there / 1e9:,.1f} GB are "
-            f"free, enough for {most:,}"
+            f"{_size(wanted)} at once, {_size(step)} each; {_size(there)} are free, enough for {most:,}"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def whole(state: State, module: nn.Module, who: str) -> None:
