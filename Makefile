@@ -55,6 +55,7 @@ bench: setup  ## speed against a bare loop, as ratios in CPU time at one thread
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/distillation.py
+	$(BIN)/python benchmarks/dataset_distillation.py
 	$(BIN)/python benchmarks/flatness.py
 	$(BIN)/python benchmarks/cheap_convolutions.py
 	$(BIN)/python benchmarks/exits.py

@@ -42,6 +42,7 @@ SHARES = frozenset(
         *(f"{name}{end}" for end in ("", "_low", "_high") for name in (
             "separator_one", "separator_best", "separator_near", "separator_all", "separator_margin", "all_pairs_kept",
         )),
+        "distilled_outside", "chosen_validation",
     }
 )  # fmt: skip
 """Metrics that are shares of examples: from 0 to 100 %."""
@@ -52,7 +53,7 @@ CHANGES = frozenset(
     }
 )  # fmt: skip
 """Metrics that are differences of such shares."""
-EXAMPLES = frozenset({"exemplar", "forgotten_example", "substitution_example"})
+EXAMPLES = frozenset({"exemplar", "forgotten_example", "substitution_example", "distilled_picture"})
 """Metrics of single examples, many records of one name: the value is the row in the source, which measures nothing."""
 BATCH = re.compile(r"_b([1-9][0-9]*)\Z", re.ASCII)
 
@@ -265,6 +266,12 @@ METRICS: Mapping[str, Declared] = {
     "taxicab_mean": Declared("Taxicab, mean", "1", -1),
     "exemplar": Declared("Exemplar", "1"),
     "forgotten_example": Declared("Forgotten", "1"),
+    # pictures
+    "distilled_pictures": Declared("Pictures", "examples"),
+    "distilled_outside": Declared("Pixels outside black and white", "%"),
+    "step_size_mean": Declared("Step size, mean", "1"),
+    "chosen_validation": Declared("Validation, of the one chosen", "%", 1),
+    "distilled_picture": Declared("Picture", "1"),
     # subgroups
     "group_training_share": Declared("Share in training", "%"),
     **_by_subgroup("group_error", "Error"),

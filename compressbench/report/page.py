@@ -26,6 +26,7 @@ from compressbench.report.sections import (
     corruptions,
     cost,
     differences,
+    distilled,
     exits,
     flatness,
     forgetting,
@@ -55,6 +56,7 @@ from compressbench.report.tables import Table
 ORDER = (
     overview.section,
     accuracy.section,
+    distilled.section,
     exits.section,
     flatness.section,
     projections.section,

@@ -155,6 +155,7 @@ class Executor:
         keys += [self._result_key(m, p) for m in self.plan.measures for p in self.probes_of(m)]
         members = self._unanswered()
         keys += [self._predictions_key(n, what) for n in members for what in (LABELS, LOG_PROBS)]
+        self._forewarned()
         with self.store.needed(keys):
             waiting = list(self.plan.measures)
             done: set[str] = set()
@@ -199,6 +200,24 @@ class Executor:
             raise Incomplete(
                 f"{counted(len(lacking), 'result')} could not be had, e.g. {lacking[0]}; run it again"
             )
+
+    def _forewarned(self) -> None:
+        """Asks stages that may want too much (``forewarn``), on a fresh draw of their net, before anything is made.
+
+        Raises:
+            UserError: what a stage says, with its name.
+        """
+        for node in self.plan.nodes:
+            top = node
+            while top.parent:
+                top = self._nodes[top.parent]
+            if not hasattr(node.stage, "forewarn") or top.refs or self._facts(node) is not None:
+                continue
+            bench = replace(self.bench(), seed=node.seed, name=top.local)
+            try:
+                node.stage.forewarn(top.stage.apply(None, bench), bench)
+            except UserError as error:
+                raise type(error)(f"stage {node.name}: {error}") from error
 
     def _own(self) -> set[str]:
         """States that the run can't do without; the others are company in lanes."""

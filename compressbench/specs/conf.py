@@ -18,6 +18,7 @@ SECTIONS = {
     "distances": "distance",
     "labels": "labels",
     "features": "feature",
+    "kernels": "kernel",
     "exit_criteria": "exit_criterion",
     "exit_heads": "exit_head",
     "stages": "stage",

@@ -61,6 +61,8 @@ class Batches:
     def _of_epoch(self, seed: int) -> Tensor:
         """(iterations, batch) places in the training set, of one training."""
         run = self.run
+        if run.rates:
+            return torch.arange(run.per_epoch * run.batch_size).view(run.per_epoch, -1)
         rows = order(self.count, derive_seed(seed, run.order, self._epoch))
         rows = rows[: run.per_epoch * run.batch_size]
         if self.lengths is None:

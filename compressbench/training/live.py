@@ -27,7 +27,11 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class Run:
-    """A training in iterations, everything built; see ``stages.train.Train`` for the settings."""
+    """A training in iterations, everything built; see ``stages.train.Train`` for the settings.
+
+    Attributes:
+        rates: of each iteration a factor of the rate, where examples come in their own order; empty for neither.
+    """
 
     start: int
     stop: int
@@ -43,7 +47,11 @@ class Run:
     autocast: bool
     validate: int
     tf32: bool = False
+<<<<<<< HEAD
     follow: int = 0
+=======
+    rates: tuple[float, ...] = ()
+>>>>>>> f26-dd
 
 
 class Optimised(Protocol):

@@ -286,13 +286,47 @@ def _run(settings: Train, bench: Bench) -> Run:
         autocast=settings.precision == "bf16",
         validate=steps(settings.validate, per_epoch) if settings.validate else 0,
         tf32=settings.precision == "tf32",
+<<<<<<< HEAD
         follow=steps(settings.follow, per_epoch) if settings.follow else 0,
+=======
+        rates=_followed(settings, bench, total) if settings.follow else (),
+>>>>>>> f26-dd
     )
+
+
+def _followed(settings: Train, bench: Bench, total: int) -> tuple[float, ...]:
+    """The step size of each iteration, as the examples carry it: a row one a pass, alike for all of a batch.
+
+    Raises:
+        UserError: they carry none, a batch holds several, or there are fewer passes than the length asks for.
+    """
+    feed = bench.feed("train")
+    column = feed.columns.get("rates")
+    if column is None or column.ndim != 2 or not column.shape[1]:
+        raise UserError(
+            f"follow: {settings.data} carries no step sizes; data/distilled and data/chosen make some"
+        )
+    if len(feed) % settings.batch_size:
+        raise UserError(
+            f"batch_size: {settings.batch_size} doesn't divide the {len(feed)} examples of {settings.data}"
+        )
+    sets = column.view(-1, settings.batch_size, column.shape[1])
+    if not torch.equal(sets, sets[:, :1].expand_as(sets)):
+        raise UserError(
+            f"batch_size: {settings.batch_size} takes examples of {settings.data} together that have other step sizes"
+        )
+    found = tuple(sets[:, 0].t().flatten().tolist())
+    if total > len(found):
+        raise UserError(
+            f"length: {settings.length} is {total} iterations, and {settings.data} carries step sizes of {len(found)}"
+        )
+    return found
 
 
 def rate(run: Run, step: int) -> float:
     """The learning rate of one iteration."""
-    return run.lr * run.schedule(step / max(1, run.total)) * schedules.warmup(step, run.warmup)
+    own = run.rates[step] if run.rates else 1.0
+    return run.lr * run.schedule(step / max(1, run.total)) * schedules.warmup(step, run.warmup) * own
 
 
 def _loop(team: Team, stepper: Stepper) -> None:

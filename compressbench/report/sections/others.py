@@ -12,6 +12,7 @@ from compressbench.report.sections import (
     connectivity,
     corruptions,
     cost,
+    distilled,
     exits,
     forgetting,
     layers,
@@ -38,6 +39,7 @@ from compressbench.report.wording import moment_name, title_of
 SHOWN = (
     overview.shown,
     accuracy.shown,
+    distilled.shown,
     exits.shown,
     learning.shown,
     tickets.shown,

@@ -66,11 +66,11 @@ class Classification:
         return int(self.augment.get("pad", 0)), bool(self.augment.get("flip", False))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 (n, c, h, w) as float32, normalised per channel."""
+        """Pixels (n, c, h, w), uint8 or, of pictures that were learned, float32, as float32, normalised per channel."""
         import torch
 
         by, minus = _of_channels(self.mean, self.std, str(images.device))
-        return images.to(torch.float32).mul_(by).sub_(minus)
+        return images.to(torch.float32, copy=True).mul_(by).sub_(minus)
 
     def varies(self) -> bool:
         """Whether training crops or mirrors."""

@@ -1,0 +1,150 @@
+"""The loop that learns pictures: Adam on what is learned, checkpoints, a loss that is looked at."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from compressbench.data.examples import Examples, order
+from compressbench.errors import Diverged, UserError
+from compressbench.models.build import copies
+from compressbench.seeds import derive_seed
+from compressbench.specs.length import steps
+from compressbench.store import Damaged, discard_checkpoint, read_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from compressbench.bench import Bench
+
+CHECK_EVERY = 10
+"""Iterations after which losses are looked at."""
+
+
+class Settings(Protocol):
+    """What the loop asks of a stage."""
+
+    @property
+    def length(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def betas(self) -> tuple[float, ...]: ...
+    @property
+    def halve(self) -> str | None: ...
+    @property
+    def order(self) -> str: ...
+
+
+def learned(
+    bench: Bench,
+    settings: Settings,
+    leaves: Mapping[str, Tensor],
+    gradient: Callable[[int, Examples], Tensor],
+) -> tuple[list[dict[str, float]], float]:
+    """Changes the leaves in place, batch by batch of the training split.
+
+    Args:
+        leaves: what is learned, by name; on the device.
+        gradient: given the iteration and real examples, fills ``.grad`` of the leaves; returns the loss.
+
+    Returns:
+        The curve, mean losses of all iterations in a hundred parts at most, and the seconds spent.
+
+    Raises:
+        UserError: a batch larger than the training set.
+        Diverged: the loss is no finite number.
+    """
+    real = bench.feed("train")
+    if settings.batch_size > len(real):
+        raise UserError(f"batch_size: {settings.batch_size} is more than the {len(real)} training examples")
+    per_epoch = len(real) // settings.batch_size
+    total = steps(settings.length, per_epoch)
+    halve = steps(settings.halve, per_epoch) if settings.halve else 0
+    first, second = settings.betas
+    optimizer = torch.optim.Adam(list(leaves.values()), lr=settings.lr, betas=(first, second))
+    step, curve, seconds = _resumed(bench, leaves, optimizer)
+    began = saved = time.monotonic()
+    losses: list[Tensor] = []
+    rows, epoch, part = torch.empty(0), -1, max(CHECK_EVERY, -(-total // 100))
+    while step < total:
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            rows = order(len(real), derive_seed(bench.seed, settings.order, epoch)).to(bench.device)
+        begin = step % per_epoch * settings.batch_size
+        now = settings.lr * 0.5 ** (step // halve if halve else 0)
+        for group in optimizer.param_groups:
+            group["lr"] = now
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(gradient(step, real.take(rows[begin : begin + settings.batch_size])).detach())
+        optimizer.step()
+        step += 1
+        last = step == total
+        due = bench.checkpoints is not None and time.monotonic() - saved > bench.checkpoint_seconds
+        if step % part == 0 or last or due:
+            mean = _checked(losses, step, total, now)
+            curve.append({"step": step, "loss": mean, "lr": now})
+            losses.clear()
+            bench.progress.step(step, total, loss=mean, lr=now)
+        if due and not last:
+            assert bench.checkpoints is not None
+            _write(bench, leaves, optimizer, step, curve, seconds + time.monotonic() - began)
+            saved = time.monotonic()
+    return curve, seconds + time.monotonic() - began
+
+
+def _checked(losses: list[Tensor], step: int, total: int, lr: float) -> float:
+    values = torch.stack(losses).double().tolist()
+    for place, value in enumerate(values):
+        if not math.isfinite(value):
+            raise Diverged(
+                f"loss is {value} at iteration {step - len(values) + place} of {total}: training on the pictures left "
+                f"all bounds; a lower rate, fewer inner steps or a lower lr ({lr:g}) may help"
+            )
+    return math.fsum(values) / len(values)
+
+
+def _write(
+    bench: Bench,
+    leaves: Mapping[str, Tensor],
+    optimizer: torch.optim.Adam,
+    step: int,
+    curve: list[dict[str, float]],
+    seconds: float,
+) -> None:
+    assert bench.checkpoints is not None
+    tensors = copies({f"leaf/{name}": leaf for name, leaf in leaves.items()})
+    for name, leaf in leaves.items():
+        tensors |= copies({f"adam/{name}|{entry}": value for entry, value in optimizer.state[leaf].items()})
+    save_checkpoint(bench.checkpoints, tensors, {"step": step, "curve": curve, "seconds": seconds})
+
+
+def _resumed(
+    bench: Bench, leaves: Mapping[str, Tensor], optimizer: torch.optim.Adam
+) -> tuple[int, list[dict[str, float]], float]:
+    """Iteration, curve and seconds so far, from this stage's own checkpoint if there is a whole one."""
+    if bench.checkpoints is None:
+        return 0, [], 0.0
+    try:
+        found = read_checkpoint(bench.checkpoints)
+    except Damaged as error:
+        bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
+        discard_checkpoint(bench.checkpoints)
+        return 0, [], 0.0
+    if found is None:
+        return 0, [], 0.0
+    tensors, header = found
+    with torch.no_grad():
+        for name, leaf in leaves.items():
+            leaf.copy_(tensors[f"leaf/{name}"])
+            for full, value in tensors.items():
+                if full.startswith(f"adam/{name}|"):
+                    entry = full.rpartition("|")[2]
+                    # Adam's own count stays on the CPU, as it makes it
+                    optimizer.state[leaf][entry] = value if entry == "step" else value.to(leaf.device)
+    return header["step"], header["curve"], header["seconds"]
