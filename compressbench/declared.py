@@ -36,6 +36,9 @@ SHARES = frozenset(
         "subject_on_exemplars", "subject_elsewhere", "group_training_share", "group_error", "group_fpr",
         "substitution_clean_accuracy", "substitution_accuracy", "substitution_accuracy_low",
         "substitution_accuracy_high", "substitution_changed", "substitution_transfer_accuracy",
+        "detection_rate", "detection_rate_low", "detection_rate_high", "false_positive_rate",
+        "false_positive_rate_low", "false_positive_rate_high", "balanced_top1", "picture_false_positives",
+        "window_share", "reaching", "opencv_agreement",
         "group_fnr", "token_top1", "flipped", "never_diverges", "exact_match", "repeated_tokens",
     }
 )  # fmt: skip
@@ -417,6 +420,22 @@ METRICS: Mapping[str, Declared] = {
     "exit_throughput_b#": Declared("Throughput by exits", "examples/s", 1, timing=True),
     **_ratios("exit_speedup", "Speed-up by exits"),
     "exit_cost_b#": Declared("MACs computed", "%", -1),
+    # windows, opencv
+    "detection_rate": Declared("Faces found", "%", 1),
+    "detection_rate_low": Declared("Faces found, at least", "%", 1),
+    "detection_rate_high": Declared("Faces found, at most", "%", 1),
+    "false_positive_rate": Declared("False positives", "%", -1),
+    "false_positive_rate_low": Declared("False positives, at least", "%", -1),
+    "false_positive_rate_high": Declared("False positives, at most", "%", -1),
+    "balanced_top1": Declared("Balanced top-1", "%", 1),
+    "picture_false_positives": Declared("False positives of a picture", "%", -1),
+    "window_macs": Declared("MACs a window", "MACs", -1),
+    "window_share": Declared("Share of all MACs", "%", -1),
+    "window_features": Declared("Features a window", "1", -1),
+    "all_features": Declared("Features in all", "1"),
+    "kind_features": Declared("Features of a kind of window", "1", -1),
+    "reaching": Declared("Windows that reach a stage", "%"),
+    "opencv_agreement": Declared("As OpenCV decides", "%", 1),
     # compare, flips, fragility, noise
     "ece_adaptive": Declared("Calibration error, bins of equal numbers", "%", -1),
     "brier": Declared("Brier score", "1", -1),

@@ -145,6 +145,7 @@ def published(bench: Bench, settings: Published) -> State:
         "seconds": 0.0,
         "flags": [],
         "boosted": {"features": list(cascade.stages)},
+        "published": Path(settings.file).name,
     }
     policies = policy(len(cascade.stages))
     return sized(State(model, {"weights": cascade.tensors}, policies=policies, facts=facts), bench)

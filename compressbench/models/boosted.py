@@ -154,6 +154,7 @@ class CascadeOfFeatures(nn.Module):
         self.register_buffer("thresholds", torch.zeros(features))
         self.register_buffer("votes", torch.zeros(features, 2))
         self.register_buffer("stage_thresholds", torch.zeros(len(stages), dtype=torch.float64))
+        self.register_load_state_dict_post_hook(_others)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 1, h, w) to logits (n, 2)."""
@@ -164,7 +165,18 @@ class CascadeOfFeatures(nn.Module):
         return logits
 
     def parts(self) -> list[nn.Module]:
-        """The stages."""
+        """The stages, made once: as long as the tensors are what they were when they were loaded, or moved."""
+        if "_ready" not in self.__dict__:
+            with torch.inference_mode(False), torch.no_grad():
+                self.__dict__["_ready"] = self._made()
+        return list(self.__dict__["_ready"])
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Moves the module; the stages are made anew."""
+        self.__dict__.pop("_ready", None)
+        return super()._apply(*args, **kwargs)
+
+    def _made(self) -> list[nn.Module]:
         self._check()
         places, coefficients = lookups(self.rectangles.cpu(), self.weights.cpu(), self.size)
         made: list[nn.Module] = []
@@ -213,6 +225,11 @@ class CascadeOfFeatures(nn.Module):
         inside &= (x + width <= self.size[1]) & (y + height <= self.size[0])
         if not bool(inside.all()):
             raise UserError(f"rectangles: one leaves the window of {self.size[1]} x {self.size[0]} pixels")
+
+
+def _others(module: nn.Module, _: Any) -> None:
+    """Its tensors are others now."""
+    module.__dict__.pop("_ready", None)
 
 
 class Stage(nn.Module):

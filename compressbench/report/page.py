@@ -43,6 +43,7 @@ from compressbench.report.sections import (
     subgroups,
     targets,
     translation,
+    windows,
 )
 from compressbench.report.styles import styles
 from compressbench.report.tables import Table
@@ -50,6 +51,7 @@ from compressbench.report.tables import Table
 ORDER = (
     accuracy.section,
     exits.section,
+    windows.section,
     flatness.section,
     learning.section,
     methods.section,

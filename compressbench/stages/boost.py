@@ -62,14 +62,20 @@ class Boost:
                 "like: one stage takes as many features as the other state has in all; stages: 1 is wanted"
             )
 
+    @property
+    def promised(self) -> tuple[float, float]:
+        """(share of the faces, share of the other windows) that pass all stages, if each keeps to what is asked of it."""
+        return self.detection**self.stages, self.false_positives**self.stages
+
     def describe(self) -> str:
         """The stage in words."""
         some = f", {self.candidates:,} features drawn for each" if self.candidates else ""
         if self.like:
             return f"one stage of AdaBoost with as many features as {self.like}, without a cascade{some}"
+        found, taken = self.promised
         return (
             f"AdaBoost in up to {self.stages} stages, each letting {100 * self.detection:g} % of the faces pass and "
-            f"at most {100 * self.false_positives:g} % of the rest{some}"
+            f"at most {100 * self.false_positives:g} % of the rest (all: {100 * found:.3g} and {100 * taken:.2g} %){some}"
         )
 
     def apply(self, state: State | None, bench: Bench) -> State:

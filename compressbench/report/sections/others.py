@@ -24,6 +24,7 @@ from compressbench.report.sections import (
     robustness,
     subgroups,
     translation,
+    windows,
 )
 from compressbench.report.speed import whose_end
 from compressbench.report.states import Key, columns_of, lines, readings_of, some, table_of, unit_shown
@@ -33,6 +34,7 @@ from compressbench.report.wording import moment_name, title_of
 SHOWN = (
     accuracy.shown,
     exits.shown,
+    windows.shown,
     learning.shown,
     methods.shown,
     connectivity.shown,
