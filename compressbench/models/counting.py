@@ -96,7 +96,7 @@ def count(module: nn.Module, inputs: Inputs) -> Counts:
     return Counts(
         parameters=sum(p.numel() for p in module.parameters() if id(p) not in beside),
         prunable=sum(w.numel() for w in weights.values()),
-        macs=counter.get_total_flops() // 2,
+        macs=counter.get_total_flops() // 2 + of_itself(module),
         layers={name: flops // 2 for name, flops in ledger.flops.items()},
         uncounted=tuple(dict.fromkeys(ledger.uncounted)),
     )
@@ -123,13 +123,19 @@ def in_training_alone(module: nn.Module, inputs: Inputs) -> int:
 def of_exits(parts: Sequence[nn.Module], inputs: Inputs) -> list[int]:
     """MACs until each exit has answered one example, its own head and all before it counted, by ``count``'s rule."""
     first = next((p for part in parts for p in part.parameters()), torch.empty(0))
-    counter, found = FlopCounterMode(display=False, custom_mapping=FORMULAS), []
+    counter, found, own = FlopCounterMode(display=False, custom_mapping=FORMULAS), [], 0
     live: tuple[Tensor, ...] = on(inputs, first.device)
     with torch.no_grad(), unfused_attention(), counter:
         for part in parts:
             live = tuple(part(*live)[1:])
-            found.append(counter.get_total_flops() // 2)
+            own += of_itself(part)
+            found.append(counter.get_total_flops() // 2 + own)
     return found
+
+
+def of_itself(module: nn.Module) -> int:
+    """MACs that no operation shows and a module says itself, for one example, in ``own_macs``: a feature's look-ups."""
+    return sum(getattr(part, "own_macs", 0) for part in module.modules())
 
 
 def with_norms_and_sums(module: nn.Module, inputs: Inputs) -> int:

@@ -49,6 +49,7 @@ from compressbench.report.sections import (
     targets,
     tickets,
     translation,
+    windows,
 )
 from compressbench.report.styles import styles
 from compressbench.report.tables import Table
@@ -58,6 +59,7 @@ ORDER = (
     accuracy.section,
     distilled.section,
     exits.section,
+    windows.section,
     flatness.section,
     projections.section,
     learning.section,

@@ -30,6 +30,7 @@ from compressbench.report.sections import (
     subgroups,
     tickets,
     translation,
+    windows,
 )
 from compressbench.report.speed import whose_end
 from compressbench.report.states import Key, columns_of, lines, readings_of, some, table_of, unit_shown
@@ -41,6 +42,7 @@ SHOWN = (
     accuracy.shown,
     distilled.shown,
     exits.shown,
+    windows.shown,
     learning.shown,
     tickets.shown,
     methods.shown,

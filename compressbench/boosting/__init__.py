@@ -1,0 +1,1 @@
+"""Boosting: rectangle features, AdaBoost over them, an attentional cascade, and OpenCV's published ones."""
