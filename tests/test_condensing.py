@@ -63,7 +63,7 @@ def follow(length: str, **changes: Any) -> Any:
         "optimizer": PLAIN,
         "validate": None,
         "augment": False,
-        "follow": True,
+        "in_order": True,
     }
     return train(length, **{**given, "data": "made", **changes})
 
@@ -393,7 +393,7 @@ def test_followed_trainings_that_do_not_fit(place: Bench, net: State) -> None:
         with pytest.raises(UserError, match=words):
             stage.apply(net, bench)
     few = Few(20).apply(net, place)
-    with pytest.raises(UserError, match="follow: made carries no step sizes"):
+    with pytest.raises(UserError, match="in_order: made carries no step sizes"):
         follow("1it").apply(net, beside(place, few))
 
 

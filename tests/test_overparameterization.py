@@ -633,9 +633,9 @@ def test_each_state_is_compared_with_that_of_its_own_block() -> None:
     [
         (
             {"own_reference": "innit"},
-            "own_reference: dense has no state 'innit' before it; did you mean init",
+            "own_reference: width_5.train has no state 'innit' before it; did you mean init",
         ),
-        ({"own_reference": "train"}, "own_reference: dense has no state 'train' before it"),
+        ({"own_reference": "train"}, "own_reference: width_5.train has no state 'train' before it"),
         (
             {"own_reference": "init", "reference": "init"},
             "reference and own_reference; a moment has one of them",

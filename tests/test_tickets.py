@@ -256,7 +256,7 @@ def test_names_from_records_are_text_on_the_page(tmp_path) -> None:
 # a reference beside each state ----------------------------------------------------------------------------------------
 
 
-def two_widths(reference: str, series: str = "width_*.train") -> dict:
+def two_widths(reference: str, series: str = "width_*.train", key: str = "own_reference") -> dict:
     recipe = copy.deepcopy(RECIPE)
     recipe["stages"]["width"] = {
         "_target_": "compressbench.stages.repeat.ForEach",
@@ -268,7 +268,7 @@ def two_widths(reference: str, series: str = "width_*.train") -> dict:
             "train": TRAIN,
         },
     }
-    recipe["compare"]["moments"] = {OWN: {"reference": reference, "series": {"masks": series}}}
+    recipe["compare"]["moments"] = {OWN: {key: reference, "series": {"masks": series}}}
     return recipe
 
 
@@ -282,7 +282,7 @@ def test_each_state_of_a_moment_is_beside_the_reference_of_its_own_block() -> No
 
 
 def test_a_moment_of_one_reference_is_as_it_was() -> None:
-    plan = make(two_widths("dense"), 0, CONTEXT)
+    plan = make(two_widths("dense", key="reference"), 0, CONTEXT)
     found = [(m.series, m.state, m.reference) for m in plan.measures if m.moment == OWN]
     assert found == [
         ("dense", "dense", "dense"),
@@ -293,7 +293,7 @@ def test_a_moment_of_one_reference_is_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("reference", "series", "words"),
-    [("whole", "level*.retrain", "level1.retrain has no 'whole'"), ("nowhere", "width_*.train", "no state 'nowhere'")],
+    [("whole", "level*.retrain", "level1.retrain has no state 'whole'"), ("nowhere", "width_*.train", "no state 'nowhere'")],
 )  # fmt: skip
 def test_a_state_without_such_a_reference_is_refused(reference: str, series: str, words: str) -> None:
     with pytest.raises(UserError, match=words):

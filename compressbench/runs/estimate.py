@@ -91,7 +91,7 @@ def expected(
             pieces[piece] = None
             split = len(ready.dataset.split("train"))
             on_other_data = node.stage.data is not None and (
-                str(node.stage.length).endswith("ep") or node.stage.batch_size > split or node.stage.follow
+                str(node.stage.length).endswith("ep") or node.stage.batch_size > split or node.stage.in_order
             )
             if on_other_data or not _same_layers(ready, node):
                 continue

@@ -32,11 +32,7 @@ def with_density(state: State) -> State:
     named = {**facts.get("prunable", {}), **other}
     left = sum(int(state.weights[name].count_nonzero()) for name in named if name in state.weights)
     whole = facts["whole"] + sum(other.values()) if "whole" in facts else sum(named.values())
-<<<<<<< HEAD
-    density = left / whole if whole else 1.0
-=======
     density = left / whole if whole else 1.0  # nothing in it can be pruned: it is whole
->>>>>>> f26-vj
     return state if density == facts.get("density") else state.with_facts(density=density)
 
 

@@ -469,10 +469,15 @@ def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measur
             raise UserError(f"{where}: reference and own_reference; a moment has one of them")
         against = {**inner, "reference": reference}
         wanted = str(inner["own_reference"])
-        out += [
-            replace(m, reference=_own_reference(wanted, m.state, names, f"{where}.own_reference"))
-            for m in _moment(str(moment), against, names, chosen, where)
-        ]
+        for measure in _moment(str(moment), against, names, chosen, where):
+            own = _own_reference(wanted, measure.state, names)
+            if own:
+                out.append(replace(measure, reference=own))
+            elif measure.series != DENSE:
+                earlier = names[: names.index(measure.state)]
+                raise UserError(
+                    f"{where}.own_reference: {measure.state} has no state {wanted!r} before it; {nearest(wanted, earlier)}"
+                )
     floor = compare.get("floor")
     if not isinstance(floor, bool | None):
         raise UserError(f"recipe.compare.floor: {floor!r} is neither true nor false")
@@ -501,15 +506,15 @@ def _moment(
     return out
 
 
-def _own_reference(wanted: str, state: str, names: Sequence[str], where: str) -> str:
-    """The state up to this one that a name means to it: of its own block, or else of the one around it."""
-    earlier, scope = names[: names.index(state) + 1], state
+def _own_reference(wanted: str, state: str, names: Sequence[str]) -> str:
+    """The earlier state that a name means to a state: of its own block, or else of the one around it; empty for none."""
+    earlier, scope = names[: names.index(state)], state
     while scope:
         scope = scope.rpartition(".")[0]
         full = f"{scope}.{wanted}" if scope else wanted
         if full in earlier:
             return full
-    raise UserError(f"{where}: {state} has no state {wanted!r} before it; {nearest(wanted, earlier)}")
+    return ""
 
 
 def _named(block: Any, where: str, what: str = "states") -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Stages that leave few pictures in place of many: learned ones, and real ones as their controls.
 
-``train`` names one as ``data:``; with ``follow: true`` it takes them in their order, at the step sizes they carry.
+``train`` names one as ``data:``; with ``in_order: true`` it takes them in their order, at the step sizes they carry.
 The net passes through unchanged. Pictures are float32 pixels from 0 to 255, without bounds once they are learned.
 """
 

@@ -88,7 +88,7 @@ class Train:
         order: name that, with the seed, draws the order of the batches.
         data: a state that carries a data set made on the way (``stages.transfer``, ``stages.condense``), in place of the
             train split.
-        follow: examples of ``data`` come in their own order, at the step sizes that they carry (``data/distilled``)
+        in_order: examples of ``data`` come in their own order, at the step sizes that they carry (``data/distilled``)
             times ``lr``.
         clip: largest norm of the whole gradient; a longer one is scaled down to it. Null for any.
         augment: whether the data set's augmentation is applied.
@@ -129,11 +129,8 @@ class Train:
     data: Ref | None = None
     averager: Mapping[str, Any] | None = None
     only: str | None = None
-<<<<<<< HEAD
     follow: str | None = None
-=======
-    follow: bool = False
->>>>>>> f26-dd
+    in_order: bool = False
     VERSION: ClassVar[int] = 3  # 3: a teacher's forwards count as training cost
 
     def __post_init__(self) -> None:
@@ -162,8 +159,8 @@ class Train:
             raise UserError(f"clip: {self.clip!r} is not above 0; null for none")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay: {self.weight_decay} is below 0")
-        if self.follow and self.data is None:
-            raise UserError("follow: the step sizes are those of data, and none is named")
+        if self.in_order and self.data is None:
+            raise UserError("in_order: the step sizes are those of data, and none is named")
 
     def built(self, name: str) -> Any:
         """One of the nested specs, built."""
@@ -210,7 +207,7 @@ class Train:
         optimizer = str(self.optimizer[specs.TARGET]).rpartition(".")[2]
         methods = "".join(f", {name.replace('_', ' ')}" for name in self.reparametrise)
         methods += f", data of {self.data}" if self.data else ""
-        methods += " in its order, at its step sizes" if self.follow else ""
+        methods += " in its order, at its step sizes" if self.in_order else ""
         methods += f", only {self.only}" if self.only else ""
         stepper = _in_words(self.stepper)
         methods += f", {stepper}" if stepper != "plain" else ""

@@ -47,11 +47,8 @@ class Run:
     autocast: bool
     validate: int
     tf32: bool = False
-<<<<<<< HEAD
     follow: int = 0
-=======
     rates: tuple[float, ...] = ()
->>>>>>> f26-dd
 
 
 class Optimised(Protocol):

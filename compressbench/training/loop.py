@@ -286,15 +286,12 @@ def _run(settings: Train, bench: Bench) -> Run:
         autocast=settings.precision == "bf16",
         validate=steps(settings.validate, per_epoch) if settings.validate else 0,
         tf32=settings.precision == "tf32",
-<<<<<<< HEAD
         follow=steps(settings.follow, per_epoch) if settings.follow else 0,
-=======
-        rates=_followed(settings, bench, total) if settings.follow else (),
->>>>>>> f26-dd
+        rates=_step_sizes(settings, bench, total) if settings.in_order else (),
     )
 
 
-def _followed(settings: Train, bench: Bench, total: int) -> tuple[float, ...]:
+def _step_sizes(settings: Train, bench: Bench, total: int) -> tuple[float, ...]:
     """The step size of each iteration, as the examples carry it: a row one a pass, alike for all of a batch.
 
     Raises:
@@ -304,7 +301,7 @@ def _followed(settings: Train, bench: Bench, total: int) -> tuple[float, ...]:
     column = feed.columns.get("rates")
     if column is None or column.ndim != 2 or not column.shape[1]:
         raise UserError(
-            f"follow: {settings.data} carries no step sizes; data/distilled and data/chosen make some"
+            f"in_order: {settings.data} carries no step sizes; data/distilled and data/chosen make some"
         )
     if len(feed) % settings.batch_size:
         raise UserError(
