@@ -293,7 +293,10 @@ def test_a_moment_of_one_reference_is_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("reference", "series", "words"),
-    [("whole", "level*.retrain", "level1.retrain has no state 'whole'"), ("nowhere", "width_*.train", "no state 'nowhere'")],
+    [
+        ("whole", "level*.retrain", "level1.retrain has no state 'whole'"),
+        ("nowhere", "width_*.train", "no state 'nowhere'"),
+    ],
 )  # fmt: skip
 def test_a_state_without_such_a_reference_is_refused(reference: str, series: str, words: str) -> None:
     with pytest.raises(UserError, match=words):

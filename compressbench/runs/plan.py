@@ -475,9 +475,8 @@ def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measur
                 out.append(replace(measure, reference=own))
             elif measure.series != DENSE:
                 earlier = names[: names.index(measure.state)]
-                raise UserError(
-                    f"{where}.own_reference: {measure.state} has no state {wanted!r} before it; {nearest(wanted, earlier)}"
-                )
+                told = f"{measure.state} has no state {wanted!r} before it; {nearest(wanted, earlier)}"
+                raise UserError(f"{where}.own_reference: {told}")
     floor = compare.get("floor")
     if not isinstance(floor, bool | None):
         raise UserError(f"recipe.compare.floor: {floor!r} is neither true nor false")
