@@ -307,6 +307,22 @@ def _of_draws(point: Point, group: str) -> Cell:
     return Cell(own.text, f" ({' to '.join(number(e, '%') for e in ends)})", own.n, own.notes)
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """Where two lines are equally accurate at one seed.
+
+    Attributes:
+        clean: that accuracy.
+        value, density: of the one line there; ``beside`` and ``density_beside`` of the other.
+    """
+
+    clean: float
+    density: float
+    value: float
+    density_beside: float
+    beside: float
+
+
 def at_equal_clean(panel: Panel, moment: str, way: str, lines: Sequence[Line]) -> Table | None:
     """Each line beside the first one, both pruned to the same clean accuracy: below that of the less accurate net."""
     base, *others = lines
@@ -321,34 +337,20 @@ def at_equal_clean(panel: Panel, moment: str, way: str, lines: Sequence[Line]) -
         for m in found
     }
     first = meetings[found[0].name]
-    columns.add(
-        "Clean", "%", [_over([w for w, *_ in hit], "%") if hit else EMPTY for hit in first], always=True
-    )
-    for title, which in (("Density", 1), (f"of {base.net}", 2)):
-        columns.add(
-            title, "%", [_over([100 * m[which][0] for m in hit], "%") if hit else EMPTY for hit in first]
-        )
+    columns.add("Clean", "%", [_over([m.clean for m in met], "%") for met in first], always=True)
+    columns.add("Density", "%", [_over([100 * m.density for m in met], "%") for met in first])
+    columns.add(f"of {base.net}", "%", [_over([100 * m.density_beside for m in met], "%") for met in first])
     for measure in found:
-        hits = meetings[measure.name]
-        columns.add(
-            "accuracy", "%", [_over([m[1][1] for m in h], "%") if h else EMPTY for h in hits], measure.name
-        )
-        columns.add(
-            f"minus {base.net}",
-            "points",
-            [_change([m[1][1] - m[2][1] for m in h]) if h else EMPTY for h in hits],
-            measure.name,
-        )
+        own = [_over([m.value for m in met], "%") for met in meetings[measure.name]]
+        columns.add("accuracy", "%", own, measure.name)
+        apart = [_change([m.value - m.beside for m in met]) for met in meetings[measure.name]]
+        columns.add(f"minus {base.net}", "points", apart, measure.name)
     note = (
         "Below: how many points of clean accuracy below the less accurate of the two unpruned nets of that seed both "
         f"are; clean: that accuracy. “{MISSING}”: at one seed or more a line doesn’t reach it."
     )
     title = f"Robustness at equal clean accuracy, {way or 'weights pruned'}, {moment_name(moment)}"
     return _table(panel, title, columns, [line for line, _ in places], note)
-
-
-Meeting = tuple[float, tuple[float, float], tuple[float, float]]
-"""A clean accuracy, and (density, value) there of a line and of the one that it is set beside."""
 
 
 def _meet(base: Mapping[int, Curve], other: Mapping[int, Curve], drop: float) -> list[Meeting]:
@@ -359,7 +361,7 @@ def _meet(base: Mapping[int, Curve], other: Mapping[int, Curve], drop: float) ->
         one, two = at_clean(other[seed], wanted), at_clean(base[seed], wanted)
         if one is None or two is None:
             return []
-        met.append((wanted, one, two))
+        met.append(Meeting(wanted, *one, *two))
     return met
 
 
