@@ -484,10 +484,12 @@ def test_trained_factorisations(members: Bench) -> None:
 
 
 def test_what_has_no_certificate_is_told(members: Bench, sphere: Bench, place: Bench) -> None:
-    other = View(drawn(MLP, place), place)
-    for found in Factorisation().measure(other, other, place):
-        assert found.value is None
-        assert "product of two matrices" in found.note
+    linear = {"_target_": "torch.nn.Linear", "in_features": "@features", "out_features": "@classes"}
+    for model, bench in ((MLP, place), ({"name": "linear", "build": linear}, members)):
+        other = View(drawn(model, bench), bench)
+        for found in Factorisation().measure(other, other, bench):
+            assert found.value is None
+            assert "product of two matrices" in found.note
     skewed = on("sphere", "one_hot", examples=6, dimension=5)
     view = View(drawn(net("Factorised", columns=2), skewed), skewed)
     for found in Factorisation().measure(view, view, skewed):
