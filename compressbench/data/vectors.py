@@ -11,7 +11,6 @@ from compressbench.data.examples import Examples
 from compressbench.errors import UserError
 
 SIGNS = ("-1", "+1")
-COLUMN = "x"
 MOST = 50_000_000
 """Numbers of a data set."""
 
@@ -39,7 +38,7 @@ def sphere(examples: int, dimension: int, seed: int = 0) -> Raw:
     def split() -> Examples:
         drawn = random.standard_normal((examples, dimension))
         points = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-        return Examples.of(random.randint(0, 2, examples), **{COLUMN: points.astype(np.float32)})
+        return Examples.of(random.randint(0, 2, examples), x=points.astype(np.float32))
 
     return Raw(split(), split(), SIGNS, "made here")
 
@@ -66,7 +65,7 @@ def memberships(sizes: Sequence[int]) -> Raw:
     if sum(sizes) ** 2 > MOST:
         raise UserError(f"memberships: sizes: {sum(sizes)} examples are more than {int(MOST**0.5):,}")
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    whole = Examples.of(labels, **{COLUMN: np.eye(len(labels), dtype=np.float32)})
+    whole = Examples.of(labels, x=np.eye(len(labels), dtype=np.float32))
     return Raw(whole, whole, tuple(f"class {k + 1}" for k in range(len(sizes))), "made here")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressbench.report.drawing import Chart, bars, canvas, mark, saved
 from compressbench.report.numbers import Spread, grouped
@@ -166,7 +166,7 @@ def _lines(found: Sequence[Net], probe: str, metric: str) -> list[Line]:
 
 def _drawn(axes: Axes, lines: Sequence[Line], marks: bool = True) -> list[tuple[str, object]]:
     """Draws lines, each in a colour of its own, the last in ink; bands for the spread; what a legend needs."""
-    handles = []
+    handles: list[tuple[str, object]] = []
     for place, (name, series, points) in enumerate(lines):
         last = place == len(lines) - 1
         round_ = place // len(COLOURS)
@@ -174,7 +174,7 @@ def _drawn(axes: Axes, lines: Sequence[Line], marks: bool = True) -> list[tuple[
         xs, means = [x for x, _ in points], [s.mean for _, s in points]
         sign = MARKERS[place % len(MARKERS)] if marks else ""
         (line,) = axes.plot(xs, means, color=colour, marker=sign, linestyle=DASHES[round_ % len(DASHES)])
-        drawn = [line]
+        drawn: list[Any] = [line]
         if any(s.sd for _, s in points):
             low, high = ([s.mean + sign_ * (s.sd or 0) for _, s in points] for sign_ in (-1, 1))
             drawn.append(axes.fill_between(xs, low, high, color=colour, alpha=0.16, linewidth=0))
