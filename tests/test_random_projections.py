@@ -281,6 +281,18 @@ def test_an_error_that_is_allowed_is_allowed(digits: Dataset) -> None:
         assert found["separator_all", "8"] == 0
 
 
+def test_a_single_feature_is_a_combination_too(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same greys, and a least squares that finds nothing."""
+    labels = np.arange(20) % 2
+    grey = 255 * labels
+    grey[0] = 255
+    bench = planted(grey, labels, digits)
+    monkeypatch.setattr(separating, "fitted_direction", lambda features, _: np.zeros(features.shape[1]))
+    probe = RandomSeparators(dimensions=(8,), draws=2, examples=20)
+    found = {m.name: m.value for m in probe.measure(*views(bench), bench)}
+    assert (found["separator_best"], found["separator_near"]) == (100, 100)
+
+
 def test_more_features_separate_more_often(digits: Dataset) -> None:
     bench = Bench(digits, 0, name="probe x")
     probe = RandomSeparators(dimensions=(1, 64), draws=10, examples=40, classes=("3", "8"))
@@ -601,8 +613,8 @@ def test_draws_of_all_seeds_are_counted_together() -> None:
 def rows() -> Records:
     found = accuracies("dense", 0, 1.0, {0: 95.0, 1: 96.0})
     for order, (features, value) in enumerate(((8, 45.0), (64, 90.0), (512, 97.0)), 1):
-        at = {"series": "drawn", "order": order, "compute": 1e6 * order}
-        found += accuracies("drawn", order, 1.0, {0: value, 1: value + 1}, compute=1e6 * order)
+        at = {"series": "drawn", "order": order, "compute": 10.0**order}
+        found += accuracies("drawn", order, 1.0, {0: value, 1: value + 1}, compute=10.0**order)
         found += [
             record(**at, seed=s, probe="parts", metric="features", value=features, unit="1") for s in (0, 1)
         ]
@@ -632,6 +644,11 @@ def test_the_page_draws_curves_against_parts_and_dimensions(rows: Records) -> No
     names = [c.name for c in size.charts]
     assert {"accuracy_vs_features", "accuracy_vs_trees"} <= set(names)
     assert not {"accuracy_vs_density", "change_vs_density"} & set(names), "all are at one density"
+    compute = next(c for c in size.charts if c.name == "accuracy_vs_compute").svg
+    assert drawing.series_class("drawn") in compute
+    assert drawing.series_class("forest") not in compute, (
+        "what cost no multiplication has no place on a log axis"
+    )
     assert [c.name for c in chances.charts] == ["separators_geometry", "projected_pairs_geometry"]
     first, second = chances.charts
     assert "40 draws of all seeds" in first.caption

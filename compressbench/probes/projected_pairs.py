@@ -113,13 +113,13 @@ class ProjectedPairs:
         n = pairs * self.draws
         note = f"{pairs} pairs of {self.examples} training examples, {self.draws} draws"
         for i, k in enumerate(self.dimensions):
-            at = {"group": str(k)}
+            at = str(k)
             expected = separating.expected_share(k, low**2, high**2)
-            yield Metric("pairs_kept", 100 * kept[0, i] / self.draws, "%", n=n, note=note, **at)
-            yield Metric("pairs_expected", 100 * expected, "%", "theoretical", **at)
-            yield Metric("squares_kept", 100 * kept[1, i] / self.draws, "%", n=n, **at)
+            yield Metric("pairs_kept", 100 * kept[0, i] / self.draws, "%", n=n, note=note, group=at)
+            yield Metric("pairs_expected", 100 * expected, "%", "theoretical", group=at)
+            yield Metric("squares_kept", 100 * kept[1, i] / self.draws, "%", n=n, group=at)
             for end, share in (("", whole_draws[i] / self.draws), ("_low", lows[i]), ("_high", highs[i])):
-                yield Metric(f"all_pairs_kept{end}", 100 * float(share), "%", n=self.draws, **at)
+                yield Metric(f"all_pairs_kept{end}", 100 * float(share), "%", n=self.draws, group=at)
         for name, within in (("", self.within), ("_pairs", 1 - low**2)):
             count = separating.enough_dimensions(self.examples, within)
             beyond = f", above the data's {points.shape[1]}" if count > points.shape[1] else ""

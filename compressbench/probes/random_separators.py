@@ -32,7 +32,7 @@ class RandomSeparators:
     - ``separator_best``: of the D features one, by itself with its best cut, errs on at most ``error``: the best of D
       random separators. Were they independent, it would be ``1 - (1 - p)^D``.
     - ``separator_near``: some combination of the D features errs on at most ``error``. Finding the one that errs least is
-      NP-hard; counted is that of least squares, or one that separates all: a lower bound.
+      NP-hard; counted are one that separates all, that of least squares, and the two above: a lower bound.
     - ``separator_all``: some combination separates all examples. Exact, by the distance of the convex hulls.
     - ``separator_margin``: ... and does so with a margin of at least ``1 - margin`` times the largest one that infinitely
       many features allow for the same examples (the kernel that D features approach). This is the reading under which
@@ -159,7 +159,7 @@ class RandomSeparators:
                 margin = separating.widest(features[:half], features[half:])
                 one = separating.least_error(features @ single[:d, None], second)[0]
                 best = separating.least_error(features, second).min()
-                least = 0.0 if margin > 0 else self._fitted_error(features, second)
+                least = 0.0 if margin > 0 else min(one, best, self._fitted_error(features, second))
                 wide = margin > 0 and margin >= (1 - self.margin) * largest
                 found.append([one <= self.error, best <= self.error, least <= self.error, margin > 0, wide])
             yield np.asarray(found)

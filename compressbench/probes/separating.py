@@ -60,7 +60,7 @@ def _shortest(corners: list[Any], weights: Floats) -> tuple[list[Any], Floats]:
         wanted[0] = 1.0
         found = np.linalg.lstsq(system, wanted, rcond=None)[0][1:]
         if (found > TOLERANCE).all():
-            return corners, found
+            return corners, np.asarray(found, dtype=np.float64)
         falling = found <= TOLERANCE
         ratios = weights[falling] / np.maximum(weights[falling] - found[falling], 1e-300)
         weights = weights + min(1.0, float(ratios.min())) * (found - weights)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from compressbench.report.drawing import (
     Chart,
     Lines,
+    accuracy_axis,
     accuracy_words,
     bands,
     counts_of,
@@ -47,14 +48,14 @@ def _against(panel: Panel, moment: str, metric: str, name: str) -> Chart | None:
             lines.append((series, sorted(points, key=lambda found: found[0])))
     if not lines:
         return None
-    label, unit = accuracy_words(panel)
+    label, _ = accuracy_words(panel)
 
     def dress(axes: Axes, _: Lines) -> None:
         dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
         rising_axis(
             axes, [x for _, points in lines for x, _ in points], f"{PARTS[metric]} (log scale, more →)"
         )
-        axes.set_ylabel(f"{label}, {unit}" if unit else label)
+        accuracy_axis(axes, panel, lines)
 
     counts = counts_of(panel, lines, moment, lambda p: main_of(panel, p))
     caption = f"More to the right. {bands(counts)} Black: the dense model."

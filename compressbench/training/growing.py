@@ -27,7 +27,7 @@ def grown(bench: Bench, settings: Forest) -> State:
         UserError: scikit-learn isn't installed; examples are no numbers of one size, or have several labels.
     """
     began = time.monotonic()
-    kind = _classifier()
+    kind, maker = _classifier()
     train = bench.dataset.split("train").to("cpu")
     one_class(train.labels, "fit/forest")
     train = train.take(known(train.labels))
@@ -56,15 +56,18 @@ def grown(bench: Bench, settings: Forest) -> State:
         "macs": 0,
         "seconds": time.monotonic() - began,
         "flags": [],
+        "grown_by": maker,
     }
     return State(model={"_target_": TARGET, **sizes}, tensors={"weights": snapshot(module)}, facts=facts)
 
 
-def _classifier() -> Any:
+def _classifier() -> tuple[Any, str]:
+    """scikit-learn's class of forests, and the version of it, on which trees may depend."""
     try:
+        from sklearn import __version__
         from sklearn.ensemble import RandomForestClassifier
     except ImportError as error:
         raise UserError(
             f"fit/forest: scikit-learn isn't installed ({error}): pip install 'compressbench[lecture]'"
         ) from error
-    return RandomForestClassifier
+    return RandomForestClassifier, f"scikit-learn {__version__}"

@@ -316,11 +316,16 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     if not spans or all(abs(x - 1) < 0.01 for x in spans):  # no state cost more training than dense
         return None
     label, _ = accuracy_words(panel)
+    wide = max(spans) / min(spans) > 20
+    if wide:  # then logarithmic, and what cost nothing has no place
+        paid = [(series, [(x, figure) for x, figure in points if x > 0]) for series, points in lines]
+        densities = densities if paid[0][1] == lines[0][1] else []
+        lines = [(series, points) for series, points in paid if points]
     figure, axes = canvas(f"{label} against training compute{when(moment)}")
     spread_out = _apart(lines)
     counts = draw(panel, axes, spread_out) | dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
     labelled = _label_ends(axes, lines[0][1], densities)
-    if max(spans) / min(spans) > 20:
+    if wide:
         axes.set_xscale("log")
         percent_ticks(axes.xaxis, [*spans, 1.0])
     else:
@@ -363,7 +368,7 @@ def _apart(
 
 def _label_ends(axes: Axes, points: Sequence[tuple[float, Spread]], densities: Sequence[float]) -> bool:
     """The density beside the first and the last point of the first series; whether they don't cost the same."""
-    if math.isclose(points[0][0], points[-1][0], rel_tol=0.02):
+    if not densities or math.isclose(points[0][0], points[-1][0], rel_tol=0.02):
         return False
     for place in (0, -1):
         x, figure = points[place]
