@@ -255,3 +255,24 @@ def test_names_from_records_are_text_on_the_page(tmp_path) -> None:
     assert "How to choose" in page
     assert "&lt;i&gt;bits&lt;/i&gt;" in page
     assert "<i>bits" not in page
+
+
+def test_a_ratio_that_was_withheld_can_not_be_told() -> None:
+    rows = [
+        replace(r, value=None, note="other processes took 40 % of the time")
+        if r.metric.startswith("speedup")
+        else r
+        for r in bits(0.2, speed=(1.4, 1.5, 1.6))
+    ]
+    said = words(panel_of([r for r in rows if "low" not in r.metric and "high" not in r.metric]))
+    assert "speed at batch 1: cpu_openvino (other processes took 40 % of the time)" in said.open
+    assert not any("faster" in x for x in (*said.pro, *said.con))
+
+
+def test_strengths_alike_in_size_are_named_by_their_states() -> None:
+    rows = [
+        replace(r, state=f"leave_0p{8 - 2 * r.order}.choose", density=1.0, series="early exits")
+        for r in bits(0.2, 0.3)
+    ]
+    (family,) = overview.families(panel_of(rows), "final")
+    assert [family.name_of(p) for p, _ in family.lost] == ["0.6", "0.4"]

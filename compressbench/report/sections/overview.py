@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from compressbench.report.answers import ATTACKS, LOYALTY, SHIFTS, floor_of_panel
 from compressbench.report.estimates import Estimate, accuracy_change, change, class_changes, over_seeds
 from compressbench.report.intervals import of_mean
+from compressbench.report.naming import told_apart
 from compressbench.report.numbers import MISSING, number, spread
 from compressbench.report.panels import Panel, Point, Reading, Series, relative_compute
 from compressbench.report.picks import encoded
@@ -61,9 +62,14 @@ class Family:
         return self.series.label
 
     def name_of(self, point: Point) -> str:
-        """What the series varies, at one strength."""
+        """What the series varies, at one strength: density, bits or MACs, or else what tells its states apart."""
         points = [p for p, _ in self.lost]
-        return axis_of(points).name(point) if len(points) > 1 else self.label
+        if len(points) < 2:
+            return self.label
+        names = [axis_of(points).name(p) for p in points]
+        if len(set(names)) < len(names):
+            names = told_apart([p.states[0] for p in points])
+        return names[points.index(point)]
 
 
 @dataclass(frozen=True)
@@ -348,11 +354,9 @@ def _measured(probe: str, basis: str) -> bool:
 
 
 def targets(panel: Panel) -> list[tuple[str, str]]:
-    """(target, environment) of those on which something was really timed."""
+    """(target, environment) of those on which something was timed, also where all ratios were withheld."""
     names = dict.fromkeys(
-        r.group
-        for r in panel.rows
-        if _measured(r.probe, r.basis) and r.metric.startswith("speedup_b") and r.value is not None
+        r.group for r in panel.rows if _measured(r.probe, r.basis) and r.metric.startswith("speedup_b")
     )
     return [(name, environment) for name in names for environment in panel.environments]
 
