@@ -277,7 +277,9 @@ def test_real_examples_come_once_an_epoch_in_an_order_of_their_own(place: Bench)
     first, second = ([row for rows in seen[k : k + 4] for row in rows] for k in (0, 4))
     assert len(set(first)) == len(set(second)) == 4 * (count // 4)
     assert first != second
-    assert float(leaf.detach()) == pytest.approx(-(4 * 0.5 + 4 * 0.25)), "of Adam without memory a step is its rate"
+    assert float(leaf.detach()) == pytest.approx(-(4 * 0.5 + 4 * 0.25)), (
+        "of Adam without memory a step is its rate"
+    )
     assert curve == [{"step": 8, "loss": 3.5, "lr": 0.25}]
     again: list[list[int]] = []
     learned(
