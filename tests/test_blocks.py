@@ -16,7 +16,7 @@ from compressbench.specs.conf import conf_dir
 RECIPES = sorted((conf_dir() / "recipe").glob("*.yaml"))
 TRAININGS = sorted(p for p in (conf_dir() / "stage" / "train").glob("*.yaml") if not p.stem.startswith("_"))
 # two methods that work at a rate of their own, whatever the trainings of a recipe share
-OWN_RATE = {"qat": ("lr",), "shared": ("lr", "weight_decay")}
+OWN_RATE = {"qat": ("lr",), "shared": ("lr", "weight_decay"), "followed": ("lr", "weight_decay", "warmup")}
 ONE = ("recipe=one_shot", "scale=smoke", "hardware=cpu1")
 OLD = """
 # old: a recipe from before there was a block
@@ -85,6 +85,7 @@ def test_every_kind_of_training_takes_the_block(path: Path) -> None:
     needed = {
         "mimic": ["recipe.stages.dense.objective.points={a: b}"],
         "patient": ["recipe.stages.dense.objective.points={a: b}"],
+        "followed": ["recipe.stages.dense.data=x"],
     }
     teacher = ["distill", "distill_adam", "mimic", "patient", "finetune_distill", "finetune_patient"]
     extra = needed.get(path.stem, []) + (

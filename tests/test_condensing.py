@@ -18,6 +18,7 @@ from compressbench.bench import Bench
 from compressbench.condensing import distilled as distilling
 from compressbench.condensing import memory
 from compressbench.condensing.chosen import chosen
+from compressbench.condensing.outer import learned
 from compressbench.condensing.starts import RATES, TARGETS, begun
 from compressbench.condensing.unrolled import saved_bytes, trained
 from compressbench.errors import Diverged, UserError
@@ -260,6 +261,41 @@ def test_a_killed_distillation_goes_on_as_it_was(place: Bench, net: State, tmp_p
         assert same(found.group("data"), whole.group("data"))
 
 
+def test_real_examples_come_once_an_epoch_in_an_order_of_their_own(place: Bench) -> None:
+    leaf, seen = torch.zeros(1, requires_grad=True), []
+
+    def gradient(step: int, real: Any) -> Tensor:
+        assert step == len(seen)
+        seen.append(real.rows.tolist())
+        leaf.grad = torch.ones(1)
+        return torch.tensor(float(step))
+
+    count = len(place.feed("train"))
+    settings = distill(length="2ep", batch_size=count // 4, lr=0.5, halve="1ep", betas=(0.0, 0.0))
+    curve, _ = learned(place, settings, {"leaf": leaf}, gradient)
+    assert len(seen) == 8
+    first, second = ([row for rows in seen[k : k + 4] for row in rows] for k in (0, 4))
+    assert len(set(first)) == len(set(second)) == 4 * (count // 4)
+    assert first != second
+    assert float(leaf.detach()) == pytest.approx(-(4 * 0.5 + 4 * 0.25)), (
+        "of Adam without memory a step is its rate"
+    )
+    assert curve == [{"step": 8, "loss": 3.5, "lr": 0.25}]
+    again: list[list[int]] = []
+    learned(
+        place,
+        settings,
+        {"leaf": leaf},
+        lambda step, real: again.append(real.rows.tolist()) or gradient_of(leaf),
+    )
+    assert again == seen
+
+
+def gradient_of(leaf: Tensor) -> Tensor:
+    leaf.grad = torch.ones(1)
+    return torch.zeros(())
+
+
 def test_random_inits_are_other_nets_each_time(place: Bench, net: State) -> None:
     module = module_of(net)
     one, again, other = (distilling.start_of(net, module, place, name) for name in ("0.0", "0.0", "1.0"))
@@ -417,7 +453,8 @@ def test_other_examples_than_pictures_are_refused(place: Bench, net: State) -> N
 
 def test_the_best_real_pictures_are_chosen_on_validation(place: Bench, net: State) -> None:
     tried = {"draws": 4, "rates": [0.01, 0.3], "epochs": 4}
-    made = chosen(net, place, Chosen(**tried))
+    said: list[str] = []
+    made = chosen(net, dataclasses.replace(place, name="real", say=said.append), Chosen(**tried))
     shares = {}
     validation = place.feed("validation")
     inputs = place.task.encode(validation)[0]
@@ -435,6 +472,9 @@ def test_the_best_real_pictures_are_chosen_on_validation(place: Bench, net: Stat
     assert torch.equal(made.group("data")["images"], wanted.pixels)
     assert made.group("data")[RATES][0, 0] == pytest.approx(best[1])
     assert len(set(shares.values())) > 2
+    assert said == [
+        f"real: the best step size is {best[1]:g}, the end of rates: a longer list may hold a better one"
+    ]
     none = {n: s for n, s in place.dataset.splits.items() if n != "validation"}
     bench = dataclasses.replace(place, dataset=dataclasses.replace(place.dataset, splits=none))
     with pytest.raises(UserError, match="chooses on the validation split, and digits has none"):
@@ -512,9 +552,11 @@ def test_the_tangent_kernel_is_that_of_a_wide_net() -> None:
 
 @pytest.mark.parametrize("kernel", [kernels.rbf, kernels.arc_cosine, kernels.ntk])
 def test_kernels_are_positive_semidefinite_with_gradients_at_equal_points(kernel: Any) -> None:
-    x = torch.cat(
-        (seeded(12, 5), seeded(2, 5), torch.zeros(1, 5, dtype=torch.float64))
-    )  # the first two stand twice
+    twice, unit = (
+        seeded(2, 5),
+        torch.eye(5, dtype=torch.float64),
+    )  # the first two of twelve; cosines that are exactly 1
+    x = torch.cat((seeded(12, 5), twice, unit, -unit[:1], torch.zeros(1, 5, dtype=torch.float64)))
     found = between(kernel, x, x)
     torch.testing.assert_close(found, found.t(), rtol=1e-12, atol=1e-14)
     values = np.linalg.eigvalsh(found.numpy())
@@ -585,6 +627,15 @@ def test_inducing_points_predict_better_than_what_they_began_as(
         state = Ridge("made", NTK, 1e-3).apply(None, beside(place, made))
         right = module_of(state)(place.task.encode(feed)[0]).argmax(1) == feed.labels
         shares.append(float(right.float().mean()))
+    data, inputs = after.group("data"), place.task.encode(feed)[0]
+    points = place.task.normalised(data["images"]).flatten(1).double() / 8
+    targets = data[TARGETS].double() if learn_labels else F.one_hot(data["labels"]).double() - 0.1
+    wanted = ridge_answers(
+        lambda *p: kernels.ntk(*p, depth=2), points, targets, 1e-3, inputs.flatten(1).double() / 8
+    )
+    torch.testing.assert_close(module_of(state)(inputs).double(), wanted, rtol=0, atol=2e-3)
+    if learn_labels:
+        assert (targets - (F.one_hot(data["labels"]).double() - 0.1)).abs().max() > 0.05
     assert shares[1] > shares[0] + 0.1
     assert after.facts["condensed"][-1]["loss"] < 0.7 * after.facts["condensed"][0]["loss"]
     assert same(after.weights, net.weights)

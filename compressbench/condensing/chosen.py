@@ -18,6 +18,7 @@ from compressbench.errors import UserError
 from compressbench.models.build import module_of
 from compressbench.models.kernel_ridge import flat, ridge_answers
 from compressbench.outputs import Outputs
+from compressbench.training.launching import exact
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -46,12 +47,19 @@ def chosen(state: State, bench: Bench, settings: Chosen) -> State:
         name = f"{settings.draw}.{draw}"
         begin = begun(bench, settings.begin, settings.steps, of_class, name, WHO).to(bench.device)
         plain = examples(begin.pixels, begin.labels)
-        for share, data in _scored(state, bench, settings, plain):
-            if best is None or share > best[0]:
-                best = share, data
+        with exact(False, bench.device):
+            for share, data in _scored(state, bench, settings, plain):
+                if best is None or share > best[0]:
+                    best = share, data
         bench.progress.step(draw + 1, draws, best=100 * best[0] if best else 0.0)
     assert best is not None
     share, data = best
+    if settings.kernel is None and len(settings.rates) > 1:
+        rate = float(data[RATES][0, 0])
+        if rate >= 0.999 * max(settings.rates) or rate <= 1.001 * min(settings.rates):
+            bench.say(
+                f"{bench.name}: the best step size is {rate:g}, the end of rates: a longer list may hold a better one"
+            )
     return carrying(state, data).with_facts(chosen_validation=100 * share)
 
 

@@ -21,6 +21,7 @@ from compressbench.errors import UserError
 from compressbench.models.build import module_of
 from compressbench.models.draw import redrawn
 from compressbench.outputs import Outputs, forward
+from compressbench.training.launching import exact
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -64,7 +65,8 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
             total += own.detach()
         return total
 
-    curve, seconds = learned(bench, settings, leaves, gradient)
+    with exact(False, bench.device):
+        curve, seconds = learned(bench, settings, leaves, gradient)
     with torch.no_grad():
         pixels, rates = pictures.changed(change), F.softplus(raw)
     images = len(pictures.labels) // settings.steps

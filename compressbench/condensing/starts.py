@@ -50,8 +50,7 @@ def each(images: int | None, bench: Bench, who: str) -> int:
         UserError: the examples are no pictures of one class each, or ``images`` is less than the classes or no multiple.
     """
     train, classes = bench.dataset.split("train"), len(bench.task.classes)
-    pictures = train.columns.get(IMAGES)
-    if list(train.columns) != [IMAGES] or str(pictures.dtype).rpartition(".")[2] != "uint8":
+    if list(train.columns) != [IMAGES] or str(train[IMAGES].dtype).rpartition(".")[2] != "uint8":
         raise UserError(
             f"{who} learns pictures, and the examples of {bench.dataset.name} are {bench.task.in_words()}"
         )

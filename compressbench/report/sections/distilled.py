@@ -105,7 +105,7 @@ def _galleries(panel: Panel) -> tuple[Gallery, ...]:
     named = {row.key for (_, series), rows in groups.items() if series != DENSE for row in rows}
     groups = {k: rows for k, rows in groups.items() if k[1] != DENSE or rows[0].key not in named}
     several = len({recipe for recipe, _ in groups}) > 1
-    found = []
+    found: list[Gallery] = []
     for (recipe, series), rows in groups.items():
         seed = rows[0].seed
         own = sorted((r for r in rows if r.seed == seed), key=lambda r: r.value or 0)
