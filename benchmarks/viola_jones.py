@@ -41,9 +41,9 @@ def states(bench: Bench) -> dict[str, State]:
     made = {"cascade": Boost("face", stages=12, candidates=4000).apply(None, bench)}
     bench.name, bench.references = "monolith", made
     like = Ref("cascade")
-    made["one AdaBoost"] = Boost("face", stages=1, candidates=4000, negatives=None, like=like, data=like).apply(
-        None, bench
-    )
+    made["one AdaBoost"] = Boost(
+        "face", stages=1, candidates=4000, negatives=None, like=like, data=like
+    ).apply(None, bench)
     if importlib.util.find_spec("cv2") is not None:
         made["OpenCV's file"] = Published(OPENCV, "face").apply(None, bench)
     return made
@@ -69,7 +69,9 @@ def passing(state: State, bench: Bench, size: int) -> Callable[[], None]:
 
 def main() -> None:
     """Prints a line an arm."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--batch", type=int, default=1024)
     given = parser.parse_args()

@@ -154,6 +154,7 @@ def test_corners_that_rectangles_share_are_looked_up_once() -> None:
     by_cells = {2: 6, 3: 8, 4: 9}
     wanted = [by_cells[int((w != 0).sum())] for w in known.weights]
     assert coefficients.ne(0).sum(1).tolist() == wanted
+    assert known.look_ups == sum(wanted)
 
 
 def test_every_feature_is_0_on_a_window_of_one_grey() -> None:
@@ -211,6 +212,7 @@ def test_two_rounds_by_hand() -> None:
     found = np.array([[1, 2, 3, 4, 5, 6]], np.float32)
     is_face = np.array([True, True, False, True, False, False])
     assert initial(is_face).tolist() == pytest.approx([1 / 6] * 6)
+    assert initial(np.array([True, False, False])).tolist() == pytest.approx([1 / 2, 1 / 4, 1 / 4])
     one, two = itertools.islice(boost(Sorted.of(found), is_face), 2)
     # "face" below 2.5 or below 4.5 is wrong of one example: err 1/6, beta 1/5, alpha log 5
     assert one.error == pytest.approx(1 / 6)
@@ -342,6 +344,16 @@ def test_each_stage_passes_what_it_was_asked_to_of_the_validation_split(bench: B
         for share, features in zip(facts["false_positives"], facts["features"], strict=True)
     ]
     assert all(done)
+
+
+def test_faces_lost_by_a_stage_are_not_asked_of_the_next(bench: Bench) -> None:
+    state = Boost("face", **{**SETTINGS, "detection": 0.9, "false_positives": 0.3}).apply(None, bench)
+    x = encoded(bench, "validation")[bench.feed("validation").labels == 1]
+    through = [float((t.argmax(1) == 1).double().mean()) for t in everything(module_of(state).parts(), x)]
+    shares = state.facts["boosted"]["detection"]
+    assert through == pytest.approx(np.cumprod(shares).tolist())
+    assert 0.9 <= min(shares) < 1
+    assert through[-1] < 0.95
 
 
 def test_a_window_that_is_rejected_stays_so_and_the_policy_takes_exactly_these(
