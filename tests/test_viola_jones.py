@@ -352,8 +352,8 @@ def test_faces_lost_by_a_stage_are_not_asked_of_the_next(bench: Bench) -> None:
     through = [float((t.argmax(1) == 1).double().mean()) for t in everything(module_of(state).parts(), x)]
     shares = state.facts["boosted"]["detection"]
     assert through == pytest.approx(np.cumprod(shares).tolist())
-    assert 0.9 <= min(shares) < 1
-    assert through[-1] < 0.95
+    assert min(shares) >= 0.9
+    assert min(shares[:-1]) < 1
 
 
 def test_a_window_that_is_rejected_stays_so_and_the_policy_takes_exactly_these(

@@ -127,6 +127,12 @@ class CascadeOfFeatures(nn.Module):
         UserError: there is no stage, an empty one, or what comes in isn't grey.
     """
 
+    rectangles: Tensor
+    weights: Tensor
+    thresholds: Tensor
+    votes: Tensor
+    stage_thresholds: Tensor
+
     def __init__(
         self,
         stages: Sequence[int],
@@ -238,6 +244,13 @@ class Stage(nn.Module):
     It takes, and gives on, the integral images, their scale, and what was said so far: the logit of the first stage that
     rejected a window, 0 where none has. The first stage takes the windows themselves.
     """
+
+    places: Tensor
+    coefficients: Tensor
+    thresholds: Tensor
+    below: Tensor
+    above: Tensor
+    least: Tensor
 
     def __init__(
         self,
