@@ -731,18 +731,33 @@ def test_windows_are_cut_at_all_scales_up_to_the_number_asked_for(pictures: Path
     assert len(windows_of(path, 20)) == 20
 
 
-@pytest.mark.parametrize("broken", ["pickle", "shape", "missing"])
-def test_a_file_that_is_not_what_it_was_is_one_line(broken: str, pictures: Path) -> None:
+class Opener:
+    """What a pickle would do when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "wanted"),
+    [("pickle", "can't be read"), ("shape", "holds no 200 pictures"), ("missing", "no such file")],
+)
+def test_a_file_that_is_not_what_it_was_is_one_line(broken: str, wanted: str, pictures: Path) -> None:
     path = pictures / "lfw_subset.npy"
     if broken == "pickle":
-        np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+        np.save(path, np.array([Opener(pictures / "opened")], object), allow_pickle=True)
     elif broken == "shape":
         np.save(path, np.zeros((3, 25, 25)))
     else:
         path.unlink()
-    with pytest.raises(UserError, match=r"lfw_subset\.npy") as error:
+    with pytest.raises(UserError, match=wanted) as error:
         faces(7, 4, 5, root=str(pictures))
+    assert "lfw_subset.npy" in str(error.value)
     assert "\n" not in str(error.value)
+    assert not (pictures / "opened").exists()
 
 
 def test_without_the_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:

@@ -216,10 +216,6 @@ class CascadeOfFeatures(nn.Module):
         """Look-ups of all features of a window, each one multiplied and added (see ``models.counting``)."""
         return int(lookups(self.rectangles.cpu(), self.weights.cpu(), self.size)[1].ne(0).sum())
 
-    def begun(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(integral images (n, (h + 1)(w + 1)), scale (n,)) of normalised windows (n, 1, h, w)."""
-        return begun(x, self.mean, self.std, self.size, self.border, self.least)
-
     def _check(self) -> None:
         """Refuses rectangles that leave the window, as a store file that somebody made by hand may have.
 
