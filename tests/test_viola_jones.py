@@ -43,7 +43,7 @@ from compressbench.views import View
 SIZE = 8
 
 
-def planted(raw: str = "") -> Raw:
+def planted(share: float = 0.55) -> Raw:
     """Grey windows: a face is dark above and bright below, the rest is noise."""
     random = np.random.RandomState(0)
     splits = {}
@@ -51,9 +51,14 @@ def planted(raw: str = "") -> Raw:
         labels = (np.arange(n) % 5 == 0).astype(np.int64)
         pixels = random.randint(0, 256, (n, SIZE, SIZE)).astype(float)
         ramp = np.where(np.arange(SIZE)[:, None] < SIZE // 2, 60.0, 160.0) * np.ones(SIZE)
-        pixels[labels == 1] = 0.45 * pixels[labels == 1] + 0.55 * ramp
+        pixels[labels == 1] = (1 - share) * pixels[labels == 1] + share * ramp
         splits[name] = Split.of(pixels.round().astype(np.uint8)[:, None], labels)
     return Raw(splits["train"], splits["test"], ("other", "face"), "made here", {}, splits["validation"])
+
+
+def harder() -> Raw:
+    """The same with less of the ramp in a face."""
+    return planted(0.3)
 
 
 def dataset(reader: str = "planted", **more: Any) -> Dataset:
@@ -154,6 +159,7 @@ def test_corners_that_rectangles_share_are_looked_up_once() -> None:
     by_cells = {2: 6, 3: 8, 4: 9}
     wanted = [by_cells[int((w != 0).sum())] for w in known.weights]
     assert coefficients.ne(0).sum(1).tolist() == wanted
+    assert known.look_ups == sum(wanted)
 
 
 def test_every_feature_is_0_on_a_window_of_one_grey() -> None:
@@ -211,6 +217,7 @@ def test_two_rounds_by_hand() -> None:
     found = np.array([[1, 2, 3, 4, 5, 6]], np.float32)
     is_face = np.array([True, True, False, True, False, False])
     assert initial(is_face).tolist() == pytest.approx([1 / 6] * 6)
+    assert initial(np.array([True, False, False])).tolist() == pytest.approx([1 / 2, 1 / 4, 1 / 4])
     one, two = itertools.islice(boost(Sorted.of(found), is_face), 2)
     # "face" below 2.5 or below 4.5 is wrong of one example: err 1/6, beta 1/5, alpha log 5
     assert one.error == pytest.approx(1 / 6)
@@ -342,6 +349,18 @@ def test_each_stage_passes_what_it_was_asked_to_of_the_validation_split(bench: B
         for share, features in zip(facts["false_positives"], facts["features"], strict=True)
     ]
     assert all(done)
+
+
+def test_faces_lost_by_a_stage_are_not_asked_of_the_next() -> None:
+    bench = Bench(dataset("harder"), seed=3, name="cascade")
+    state = Boost("face", **{**SETTINGS, "detection": 0.8, "false_positives": 0.4}).apply(None, bench)
+    x = encoded(bench, "validation")[bench.feed("validation").labels == 1]
+    through = [float((t.argmax(1) == 1).double().mean()) for t in everything(module_of(state).parts(), x)]
+    shares = state.facts["boosted"]["detection"]
+    assert through == pytest.approx(np.cumprod(shares).tolist())
+    assert min(shares) >= 0.8
+    assert min(shares[1:]) < 1
+    assert min(shares[:-1]) < 1
 
 
 def test_a_window_that_is_rejected_stays_so_and_the_policy_takes_exactly_these(
@@ -719,18 +738,33 @@ def test_windows_are_cut_at_all_scales_up_to_the_number_asked_for(pictures: Path
     assert len(windows_of(path, 20)) == 20
 
 
-@pytest.mark.parametrize("broken", ["pickle", "shape", "missing"])
-def test_a_file_that_is_not_what_it_was_is_one_line(broken: str, pictures: Path) -> None:
+class Opener:
+    """What a pickle would do when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "wanted"),
+    [("pickle", "can't be read"), ("shape", "holds no 200 pictures"), ("missing", "no such file")],
+)
+def test_a_file_that_is_not_what_it_was_is_one_line(broken: str, wanted: str, pictures: Path) -> None:
     path = pictures / "lfw_subset.npy"
     if broken == "pickle":
-        np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+        np.save(path, np.array([Opener(pictures / "opened")], object), allow_pickle=True)
     elif broken == "shape":
         np.save(path, np.zeros((3, 25, 25)))
     else:
         path.unlink()
-    with pytest.raises(UserError, match=r"lfw_subset\.npy") as error:
+    with pytest.raises(UserError, match=wanted) as error:
         faces(7, 4, 5, root=str(pictures))
+    assert "lfw_subset.npy" in str(error.value)
     assert "\n" not in str(error.value)
+    assert not (pictures / "opened").exists()
 
 
 def test_without_the_packages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:

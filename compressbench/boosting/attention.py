@@ -292,7 +292,7 @@ def _grown(
         )
     faces = known.faces[rows]
     ranked = Sorted.of(known.of(candidates, size, rows))
-    course.macs += len(rows) * int(np.count_nonzero(candidates.weights) * 4)
+    course.macs += len(rows) * candidates.look_ups
     stumps: list[Stump] = []
     on_faces, on_others = np.zeros(len(course.faces)), np.zeros(len(course.others))
     stage: Grown | None = None

@@ -127,6 +127,12 @@ class CascadeOfFeatures(nn.Module):
         UserError: there is no stage, an empty one, or what comes in isn't grey.
     """
 
+    rectangles: Tensor
+    weights: Tensor
+    thresholds: Tensor
+    votes: Tensor
+    stage_thresholds: Tensor
+
     def __init__(
         self,
         stages: Sequence[int],
@@ -210,10 +216,6 @@ class CascadeOfFeatures(nn.Module):
         """Look-ups of all features of a window, each one multiplied and added (see ``models.counting``)."""
         return int(lookups(self.rectangles.cpu(), self.weights.cpu(), self.size)[1].ne(0).sum())
 
-    def begun(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(integral images (n, (h + 1)(w + 1)), scale (n,)) of normalised windows (n, 1, h, w)."""
-        return begun(x, self.mean, self.std, self.size, self.border, self.least)
-
     def _check(self) -> None:
         """Refuses rectangles that leave the window, as a store file that somebody made by hand may have.
 
@@ -238,6 +240,13 @@ class Stage(nn.Module):
     It takes, and gives on, the integral images, their scale, and what was said so far: the logit of the first stage that
     rejected a window, 0 where none has. The first stage takes the windows themselves.
     """
+
+    places: Tensor
+    coefficients: Tensor
+    thresholds: Tensor
+    below: Tensor
+    above: Tensor
+    least: Tensor
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compressbench.report.drawing import Chart, Lines, bands, canvas, draw, finish, when
 from compressbench.report.numbers import Spread
-from compressbench.report.panels import Panel, Point
+from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.section import Section, kept, moment_suffix
 from compressbench.report.states import Column, Key, metric_table, of
 from compressbench.report.styles import INK
@@ -76,7 +76,7 @@ def accuracy_vs_window_cost(panel: Panel, moment: str, name: str) -> Chart | Non
 
 def windows_reaching(panel: Panel, moment: str, name: str) -> Chart | None:
     """Share of the windows that reach each stage of a cascade; of several of one series the longest."""
-    lines: Lines = []
+    lines: list[tuple[Series, list[tuple[float, Spread]]]] = []
     for series in panel.series:
         longest: list[tuple[float, Spread]] = []
         for point in series.at(moment):
