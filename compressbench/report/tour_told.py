@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from compressbench.errors import UserError
@@ -13,6 +14,7 @@ from compressbench.records import Record
 from compressbench.report.tour_rows import Slide
 from compressbench.report.tour_runs import Run, came_out, records_of, runs_of
 from compressbench.specs.conf import conf_dir
+from compressbench.specs.overrides import is_override
 
 WORD = re.compile(r"# ([A-Z][a-z]+) +(\S.*)")
 MORE = re.compile(r"#  +(\S.*)")
@@ -136,9 +138,9 @@ def header(path: Path) -> Header:
 
 def run_of(slide: Slide, line: str) -> str:
     """The command of a slide, with what its recipe's line ``Run`` says is needed, such as ``data_dir=FOLDER``."""
-    words = line.partition("  ")[0].partition(" (")[0].split()
+    words = line.split()
     own = ["compressbench", "run", f"recipe={slide.recipe}"]
-    needed = words[3:] if words[:3] == own else []
+    needed = takewhile(is_override, words[3:]) if words[:3] == own else ()
     return " ".join([*own, *needed, *map(shlex.quote, slide.run)])
 
 
