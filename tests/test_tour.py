@@ -18,8 +18,9 @@ from compressbench.cli.main import run
 from compressbench.errors import UserError
 from compressbench.records import Record, write_jsonl
 from compressbench.report import first_charts
+from compressbench.report.section import Gallery, Section, Tile
 from compressbench.report.tour_page import FIRST, SECTIONS, page, picture
-from compressbench.report.tour_rows import Answer, Part, Slide, found, parts
+from compressbench.report.tour_rows import Answer, Part, Picture, Slide, found, parts
 from compressbench.report.tour_runs import came_out, runs_below, runs_of
 from compressbench.report.tour_told import anchor, header, results, run_of, section_of, time_of, told
 from test_published import measured_by
@@ -154,6 +155,16 @@ def test_errata_stand_where_the_lecture_has_them() -> None:
     assert where["L_p uses D_JS without a "] == ["loyalty_pictures", "loyalty_texts"]
 
 
+def compared(name: str) -> dict[str, Any]:
+    """A recipe's block ``compare`` as its file has it, with those of the recipes it begins with."""
+    text = RECIPES[name].read_text(encoding="utf-8")
+    block: dict[str, Any] = {}
+    for base in re.findall(r"^  - (?:/recipe/)?(\w+)$", text, re.M):
+        if base in RECIPES:
+            block |= compared(base)
+    return block | (yaml.safe_load(text).get("compare") or {})
+
+
 def section_source(name: str) -> str:
     assert name in SECTIONS
     return (ROOT / f"compressbench/report/sections/{name}.py").read_text(encoding="utf-8")
@@ -166,8 +177,12 @@ def test_a_slide_s_picture_is_one_that_the_report_draws(name: str) -> None:
         assert slide.recipe in NOT_YET, "a slide whose recipe has been here says which picture"
         return
     chart = slide.picture.chart
-    if not chart:
-        assert {"galleries", "pictures"} & set(re.findall(r"\w+", section_source(slide.picture.section)))
+    if ": " in chart:  # a gallery's title
+        title, _, label = chart.partition(": ")
+        moments = compared(slide.recipe).get("moments") or {}
+        series = {*compared(slide.recipe)["series"], *(s for m in moments.values() for s in m["series"])}
+        assert f'f"{title}: ' in section_source(slide.picture.section)
+        assert any(one.startswith(label) for one in series)
         return
     if slide.picture.section == FIRST:
         assert callable(getattr(first_charts, chart.removeprefix("first_")))
@@ -176,16 +191,6 @@ def test_a_slide_s_picture_is_one_that_the_report_draws(name: str) -> None:
     stem = chart.removesuffix(f"_{slide.answer.moment}") if slide.answer else chart
     of_the_metric = re.sub(r"^(accuracy|bleu)_", "{by.file}_", stem)
     assert f'f"{stem}' in source or f'f"{of_the_metric}' in source
-
-
-def compared(name: str) -> dict[str, Any]:
-    """A recipe's block ``compare`` as its file has it, with those of the recipes it begins with."""
-    text = RECIPES[name].read_text(encoding="utf-8")
-    block: dict[str, Any] = {}
-    for base in re.findall(r"^  - (?:/recipe/)?(\w+)$", text, re.M):
-        if base in RECIPES:
-            block |= compared(base)
-    return block | (yaml.safe_load(text).get("compare") or {})
 
 
 @pytest.mark.parametrize("name", [name for name, slide in BUILT.items() if slide.answer])
@@ -386,9 +391,11 @@ def test_what_is_told_of_a_slide_with_records_without_and_without_a_recipe(tmp_p
     alone = told(slide, ())
     assert (alone.here, alone.records) == ("", ())
     assert time_of(alone) == "about 3 minutes a seed where it was published; not run here"
+    published = "about 3 minutes a seed where it was published"
     assert time_of(here, "2.0 hours") == (
-        "about 3 minutes a seed where it was published; about 2.0 hours a seed here at scale=laptop"
+        f"{published}; about 2.0 hours of training a seed here, at scale=laptop, and measuring"
     )
+    assert time_of(here) == f"{published}; run here; how long it takes isn’t known any more"
     missing = told(replace(slide, recipe="not_there"), runs_below(tmp_path))
     assert missing.published == "not built: there is no recipe not_there yet"
     assert time_of(missing) == "not run here"
@@ -401,8 +408,10 @@ def test_what_is_told_of_a_slide_with_records_without_and_without_a_recipe(tmp_p
 def test_a_header_says_the_command_the_result_and_the_minutes(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(
-        "# x: what it is\n#\n# Claim    A b.\n# Run      compressbench run recipe=x data_dir=FOLDER    (first: c)\n#          more=d\n"
-        "# Measured scale=laptop, 3 seeds: 80 ± 1\n#          (about 2.5 minutes a seed on one thread).\ndefaults: []\n"
+        "# x: what it is\n#\n# Claim    A b.\n"
+        "# Run      compressbench run recipe=x data_dir=FOLDER    (first: c)\n#          more=d\n"
+        "# Measured scale=laptop, 3 seeds: 80 ± 1\n#          (about 2.5 minutes a seed on one thread).\n"
+        "defaults: []\n"
         "# Measured later\n"
     )
     head = header(path)
@@ -410,6 +419,7 @@ def test_a_header_says_the_command_the_result_and_the_minutes(tmp_path: Path) ->
     assert head.minutes == "about 2.5 minutes a seed"
     slide = replace(SLIDES["magnitude"], recipe="x", run=("a.b=[1,2]",))
     assert run_of(slide, head.run) == "compressbench run recipe=x data_dir=FOLDER 'a.b=[1,2]'"
+    assert run_of(slide, "compressbench run recipe=x (a.c=1 does more)") == run_of(slide, "")
     assert run_of(slide, "compressbench run recipe=y z=1") == "compressbench run recipe=x 'a.b=[1,2]'"
 
 
@@ -426,15 +436,14 @@ def test_addresses_are_those_of_the_rendered_headings() -> None:
     assert section_of("shot", text) == ("", "")
 
 
-def test_what_parts_took_before_adds_up_and_an_unknown_training_leaves_it_open(tmp_path: Path) -> None:
+def test_what_trainings_took_before_adds_up_and_an_unknown_training_leaves_it_open(tmp_path: Path) -> None:
     import json
 
-    from compressbench.runs.estimate import taken
+    from compressbench.runs.estimate import making
     from compressbench.runs.execute import Executor, Watcher, history_key
     from compressbench.runs.experiment import prepare
     from compressbench.specs.compose import composed
     from compressbench.stages.train import Train
-    from compressbench.store import digest
 
     ready = prepare(
         composed(
@@ -443,19 +452,15 @@ def test_what_parts_took_before_adds_up_and_an_unknown_training_leaves_it_open(t
     )
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
     context = ready.setting.context
-    assert taken(ready, executor) is None
+    assert making(ready, executor) is None
     trainings = [n for n in ready.plan.nodes if isinstance(n.stage, Train)]
     known = {history_key(ready.plan, node, context): 2.0 for node in trainings}
-    probe = next(iter(ready.setting.probes))
-    known[f"probe {probe} {digest(context.digest())}"] = 0.5
     (ready.store.root / "history.json").write_text(json.dumps(known))
-    measured = sum(probe in executor.probes_of(m) for m in ready.plan.measures)
     assert len(trainings) > 10
-    assert measured > 10
-    assert taken(ready, executor) == pytest.approx(2.0 * len(trainings) + 0.5 * measured)
+    assert making(ready, executor) == pytest.approx(2.0 * len(trainings))
     del known[history_key(ready.plan, trainings[-1], context)]
     (ready.store.root / "history.json").write_text(json.dumps(known))
-    assert taken(ready, executor) is None
+    assert making(ready, executor) is None
 
 
 # listing, page, command -----------------------------------------------------------------------------------------------
@@ -518,6 +523,27 @@ def test_the_page_has_each_slide_once_pictures_from_records_and_commands_for_the
     before = target.read_bytes()
     assert run(["tour", "--write", str(target), "--outputs", str(tmp_path)]) == 0
     assert target.read_bytes() == before
+
+
+def test_galleries_whose_titles_begin_alike_are_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tiles(*names: str) -> tuple[Tile, ...]:
+        return tuple(Tile(f"data:image/png;base64,{n}", n, "c", "") for n in names)
+
+    galleries = (
+        Gallery("Pictures: init", "Seed 0.", (*tiles("A", "B"), Tile("", "a text", "", "words"))),
+        Gallery("Pictures: none", "", (Tile("", "a text", "", "words"),)),
+        Gallery("Pictures: trained", "", tiles("C", "D")),
+        Gallery("Pictures: best real", "", tiles("E")),
+    )
+    own = Section("T", "a", galleries=galleries)
+    monkeypatch.setitem(SECTIONS, "lost", lambda panel, suffix: own)
+    rows = rows_of(**{"one-shot": {0: 80.0}})
+    both = picture(rows, Picture("lost", "Pictures: ", "s"))
+    assert [name for _, name in both.images] == ["A: c", "B: c", "C: c", "D: c"]
+    assert both.images[0][0] == "data:image/png;base64,A"
+    assert both.caption == "Pictures: init. Seed 0. Pictures: trained."
+    assert [name for _, name in picture(rows, Picture("lost", "Pictures: best", "s")).images] == ["E: c"]
+    assert picture(rows, Picture("lost", "Pictures: nothing", "s")).images == ()
 
 
 def test_a_picture_that_records_do_not_hold_is_said_to_be_missing() -> None:

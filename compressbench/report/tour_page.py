@@ -17,6 +17,8 @@ from compressbench.report.tour_told import Told, scale_of
 
 FIRST = "first"
 """The first page's charts, as a picture's section."""
+SIDES = 2
+"""Galleries whose titles begin alike that are one picture: before and after."""
 SECTIONS = {build.__module__.rpartition(".")[2]: build for build in ORDER}
 """Files below ``report/sections`` -> what draws theirs."""
 
@@ -48,8 +50,10 @@ def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
     for chart in charts:
         if wanted.chart and chart.name.startswith(wanted.chart):
             return Drawn(chart.inline, (), f"{chart.title}. {chart.caption}")
-    if images and not wanted.chart:
-        return images[0]
+    if alike := [one for one in images if one.caption.startswith(wanted.chart)][:SIDES]:
+        return Drawn(
+            "", tuple(x for one in alike for x in one.images), " ".join(one.caption for one in alike)
+        )
     return Drawn("", (), f"The records hold nothing to draw of it: {wanted.shows}.")
 
 
@@ -64,7 +68,7 @@ def _offered(panel: Panel, section: str) -> tuple[Sequence[drawing.Chart], Seque
         Drawn(
             "",
             tuple((t.source, f"{t.name}: {t.caption}") for t in g.tiles if t.source),
-            f"{g.title}. {g.lead}",
+            f"{g.title}. {g.lead}".strip(),
         )
         for g in built.galleries
     ]

@@ -29,7 +29,7 @@ class Picture:
 
     Attributes:
         section: the file below ``report/sections`` that draws it, or ``first`` for a chart of the first page.
-        chart: how the chart's name begins; empty for the section's first images.
+        chart: how the chart's name begins, or the titles of galleries of images; empty for the section's first.
         shows: what is seen on it, in words.
     """
 

@@ -14,11 +14,11 @@ from compressbench.records import Record
 from compressbench.report.tour_rows import Slide
 from compressbench.report.tour_runs import Run, came_out, records_of, runs_of
 from compressbench.specs.conf import conf_dir
-from compressbench.specs.overrides import is_override
 
 WORD = re.compile(r"# ([A-Z][a-z]+) +(\S.*)")
 MORE = re.compile(r"#  +(\S.*)")
 MINUTES = re.compile(r"about ([\w.]+ (?:CPU-)?(?:minutes?|hours?)[\w ]*? a seed)")
+PLAIN = re.compile(r"[\w.@/+~]+=")
 RESULTS = "docs/results.md"
 NOT_HERE = "not run here"
 NOT_BUILT = "not built: there is no recipe {} yet"
@@ -101,9 +101,13 @@ def time_of(known: Told, seconds: str = "") -> str:
     """How long a seed takes, in a sentence's part.
 
     Args:
-        seconds: of the runs here, in words; empty where that isn't known.
+        seconds: of the training here, in words; empty where that isn't known.
     """
-    here = f"about {seconds} a seed here at scale={known.scale}" if seconds else NOT_HERE
+    here = NOT_HERE
+    if known.runs:
+        here = "run here; how long it takes isn’t known any more"
+    if seconds:
+        here = f"about {seconds} of training a seed here, at scale={known.scale}, and measuring"
     return f"{known.minutes} where it was published; {here}" if known.minutes else here
 
 
@@ -140,7 +144,7 @@ def run_of(slide: Slide, line: str) -> str:
     """The command of a slide, with what its recipe's line ``Run`` says is needed, such as ``data_dir=FOLDER``."""
     words = line.split()
     own = ["compressbench", "run", f"recipe={slide.recipe}"]
-    needed = takewhile(is_override, words[3:]) if words[:3] == own else ()
+    needed = takewhile(PLAIN.match, words[3:]) if words[:3] == own else ()
     return " ".join([*own, *needed, *map(shlex.quote, slide.run)])
 
 
