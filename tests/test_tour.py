@@ -199,7 +199,8 @@ def test_what_answers_a_slide_is_measured_of_its_recipe(name: str) -> None:
     assert slide.answer
     block = compared(slide.recipe)
     moments = block.get("moments") or {}
-    series = block["series"] if slide.answer.moment == "final" else moments[slide.answer.moment]["series"]
+    places = {"final": block["series"], "populations": block.get("populations")}
+    series = places.get(slide.answer.moment) or moments[slide.answer.moment]["series"]
     assert set(slide.answer.series) <= set(series)
     assert slide.answer.metric in measured_by()[slide.answer.probe]
 
@@ -351,6 +352,11 @@ def test_levels_of_series_that_differ_are_told_in_brackets() -> None:
         "Top-1, in brackets the share of the weights: reference 90.0 %; a 80.0 % (25.0 %); b 70.0 % (28.0 %); "
         "c 60.0 %; one seed: no spread"
     )
+    many = [replace(r, moment="populations") for r in rows]
+    together = came_out(many, Answer("accuracy", "top1", "", "populations", ("a",), None)).replace(
+        "\u202f", " "
+    )
+    assert together == "Top-1 at 25.0 % of the weights: reference 90.0 %; a 80.0 %; of many nets together"
     assert came_out(rows, Answer("exits", "exits_top1", "", "last", (), None)).endswith(
         "“last”: the records hold none"
     )
