@@ -18,8 +18,9 @@ from compressbench.cli.main import run
 from compressbench.errors import UserError
 from compressbench.records import Record, write_jsonl
 from compressbench.report import first_charts
+from compressbench.report.section import Gallery, Section, Tile
 from compressbench.report.tour_page import FIRST, SECTIONS, page, picture
-from compressbench.report.tour_rows import Answer, Part, Slide, found, parts
+from compressbench.report.tour_rows import Answer, Part, Picture, Slide, found, parts
 from compressbench.report.tour_runs import came_out, runs_below, runs_of
 from compressbench.report.tour_told import anchor, header, results, run_of, section_of, time_of, told
 from test_published import measured_by
@@ -33,6 +34,8 @@ NOT_YET = {
     "random_projections",
     "dropout_redundancy",
     "overparameterization",
+    "overparameterization_net",
+    "overparameterization_factorised",
     "dataset_distillation",
     "kernel_inducing_points",
     "viola_jones",
@@ -71,7 +74,12 @@ INDEX = {
     "ResNet-50/Transformer curves": ["sparsity_pictures", "sparsity_translation"],
     "structured": ["granularity", "channels", "heads", "n_m"],
     "random forests/projections, DNW": ["random_projections", "supermask", "wirings"],
-    "holographic/dropout, Du, Haeffele-Vidal": ["holographic", "overparameterization", "all_zero_factor"],
+    "holographic/dropout, Du, Haeffele-Vidal": [
+        "holographic",
+        "overparameterization",
+        "wide_nets",
+        "all_zero_factor",
+    ],
     "LTH, IMP, rewinding": ["lottery", "iterative_magnitude", "rewinding", "ticket_width"],
     "flat minima, SAM, Train Flat": [
         "flat_minima",
@@ -147,23 +155,6 @@ def test_errata_stand_where_the_lecture_has_them() -> None:
     assert where["L_p uses D_JS without a "] == ["loyalty_pictures", "loyalty_texts"]
 
 
-@pytest.mark.parametrize("name", BUILT)
-def test_a_slide_s_picture_is_one_that_the_report_draws(name: str) -> None:
-    slide = BUILT[name]
-    if slide.picture is None:
-        assert slide.recipe in NOT_YET, "a slide whose recipe has been here says which picture"
-        return
-    chart = slide.picture.chart
-    if slide.picture.section == FIRST:
-        assert callable(getattr(first_charts, chart.removeprefix("first_")))
-        return
-    source = (ROOT / f"compressbench/report/sections/{slide.picture.section}.py").read_text(encoding="utf-8")
-    assert slide.picture.section in SECTIONS
-    stem = chart.removesuffix(f"_{slide.answer.moment}") if slide.answer else chart
-    of_the_metric = re.sub(r"^(accuracy|bleu)_", "{by.file}_", stem)
-    assert f'f"{stem}' in source or f'f"{of_the_metric}' in source
-
-
 def compared(name: str) -> dict[str, Any]:
     """A recipe's block ``compare`` as its file has it, with those of the recipes it begins with."""
     text = RECIPES[name].read_text(encoding="utf-8")
@@ -174,13 +165,42 @@ def compared(name: str) -> dict[str, Any]:
     return block | (yaml.safe_load(text).get("compare") or {})
 
 
+def section_source(name: str) -> str:
+    assert name in SECTIONS
+    return (ROOT / f"compressbench/report/sections/{name}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_slide_s_picture_is_one_that_the_report_draws(name: str) -> None:
+    slide = BUILT[name]
+    if slide.picture is None:
+        assert slide.recipe in NOT_YET, "a slide whose recipe has been here says which picture"
+        return
+    chart = slide.picture.chart
+    if ": " in chart:  # a gallery's title
+        title, _, label = chart.partition(": ")
+        moments = compared(slide.recipe).get("moments") or {}
+        series = {*compared(slide.recipe)["series"], *(s for m in moments.values() for s in m["series"])}
+        assert f'f"{title}: ' in section_source(slide.picture.section)
+        assert any(one.startswith(label) for one in series)
+        return
+    if slide.picture.section == FIRST:
+        assert callable(getattr(first_charts, chart.removeprefix("first_")))
+        return
+    source = section_source(slide.picture.section)
+    stem = chart.removesuffix(f"_{slide.answer.moment}") if slide.answer else chart
+    of_the_metric = re.sub(r"^(accuracy|bleu)_", "{by.file}_", stem)
+    assert f'f"{stem}' in source or f'f"{of_the_metric}' in source
+
+
 @pytest.mark.parametrize("name", [name for name, slide in BUILT.items() if slide.answer])
 def test_what_answers_a_slide_is_measured_of_its_recipe(name: str) -> None:
     slide = BUILT[name]
     assert slide.answer
     block = compared(slide.recipe)
     moments = block.get("moments") or {}
-    series = block["series"] if slide.answer.moment == "final" else moments[slide.answer.moment]["series"]
+    places = {"final": block["series"], "populations": block.get("populations")}
+    series = places.get(slide.answer.moment) or moments[slide.answer.moment]["series"]
     assert set(slide.answer.series) <= set(series)
     assert slide.answer.metric in measured_by()[slide.answer.probe]
 
@@ -332,6 +352,11 @@ def test_levels_of_series_that_differ_are_told_in_brackets() -> None:
         "Top-1, in brackets the share of the weights: reference 90.0 %; a 80.0 % (25.0 %); b 70.0 % (28.0 %); "
         "c 60.0 %; one seed: no spread"
     )
+    many = [replace(r, moment="populations") for r in rows]
+    together = came_out(many, Answer("accuracy", "top1", "", "populations", ("a",), None)).replace(
+        "\u202f", " "
+    )
+    assert together == "Top-1 at 25.0 % of the weights: reference 90.0 %; a 80.0 %; of many nets together"
     assert came_out(rows, Answer("exits", "exits_top1", "", "last", (), None)).endswith(
         "“last”: the records hold none"
     )
@@ -372,9 +397,11 @@ def test_what_is_told_of_a_slide_with_records_without_and_without_a_recipe(tmp_p
     alone = told(slide, ())
     assert (alone.here, alone.records) == ("", ())
     assert time_of(alone) == "about 3 minutes a seed where it was published; not run here"
+    published = "about 3 minutes a seed where it was published"
     assert time_of(here, "2.0 hours") == (
-        "about 3 minutes a seed where it was published; about 2.0 hours a seed here at scale=laptop"
+        f"{published}; about 2.0 hours of training a seed here, at scale=laptop, and measuring"
     )
+    assert time_of(here) == f"{published}; run here; how long it takes isn’t known any more"
     missing = told(replace(slide, recipe="not_there"), runs_below(tmp_path))
     assert missing.published == "not built: there is no recipe not_there yet"
     assert time_of(missing) == "not run here"
@@ -387,8 +414,10 @@ def test_what_is_told_of_a_slide_with_records_without_and_without_a_recipe(tmp_p
 def test_a_header_says_the_command_the_result_and_the_minutes(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(
-        "# x: what it is\n#\n# Claim    A b.\n# Run      compressbench run recipe=x data_dir=FOLDER    (first: c)\n"
-        "# Measured scale=laptop, 3 seeds: 80 ± 1\n#          (about 2.5 minutes a seed on one thread).\ndefaults: []\n"
+        "# x: what it is\n#\n# Claim    A b.\n"
+        "# Run      compressbench run recipe=x data_dir=FOLDER    (first: c)\n#          more=d\n"
+        "# Measured scale=laptop, 3 seeds: 80 ± 1\n#          (about 2.5 minutes a seed on one thread).\n"
+        "defaults: []\n"
         "# Measured later\n"
     )
     head = header(path)
@@ -396,6 +425,7 @@ def test_a_header_says_the_command_the_result_and_the_minutes(tmp_path: Path) ->
     assert head.minutes == "about 2.5 minutes a seed"
     slide = replace(SLIDES["magnitude"], recipe="x", run=("a.b=[1,2]",))
     assert run_of(slide, head.run) == "compressbench run recipe=x data_dir=FOLDER 'a.b=[1,2]'"
+    assert run_of(slide, "compressbench run recipe=x (a.c=1 does more)") == run_of(slide, "")
     assert run_of(slide, "compressbench run recipe=y z=1") == "compressbench run recipe=x 'a.b=[1,2]'"
 
 
@@ -412,15 +442,14 @@ def test_addresses_are_those_of_the_rendered_headings() -> None:
     assert section_of("shot", text) == ("", "")
 
 
-def test_what_parts_took_before_adds_up_and_an_unknown_training_leaves_it_open(tmp_path: Path) -> None:
+def test_what_trainings_took_before_adds_up_and_an_unknown_training_leaves_it_open(tmp_path: Path) -> None:
     import json
 
-    from compressbench.runs.estimate import taken
+    from compressbench.runs.estimate import making
     from compressbench.runs.execute import Executor, Watcher, history_key
     from compressbench.runs.experiment import prepare
     from compressbench.specs.compose import composed
     from compressbench.stages.train import Train
-    from compressbench.store import digest
 
     ready = prepare(
         composed(
@@ -429,19 +458,15 @@ def test_what_parts_took_before_adds_up_and_an_unknown_training_leaves_it_open(t
     )
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
     context = ready.setting.context
-    assert taken(ready, executor) is None
+    assert making(ready, executor) is None
     trainings = [n for n in ready.plan.nodes if isinstance(n.stage, Train)]
     known = {history_key(ready.plan, node, context): 2.0 for node in trainings}
-    probe = next(iter(ready.setting.probes))
-    known[f"probe {probe} {digest(context.digest())}"] = 0.5
     (ready.store.root / "history.json").write_text(json.dumps(known))
-    measured = sum(probe in executor.probes_of(m) for m in ready.plan.measures)
     assert len(trainings) > 10
-    assert measured > 10
-    assert taken(ready, executor) == pytest.approx(2.0 * len(trainings) + 0.5 * measured)
+    assert making(ready, executor) == pytest.approx(2.0 * len(trainings))
     del known[history_key(ready.plan, trainings[-1], context)]
     (ready.store.root / "history.json").write_text(json.dumps(known))
-    assert taken(ready, executor) is None
+    assert making(ready, executor) is None
 
 
 # listing, page, command -----------------------------------------------------------------------------------------------
@@ -500,10 +525,31 @@ def test_the_page_has_each_slide_once_pictures_from_records_and_commands_for_the
             assert own.count(f"compressbench run recipe={SLIDES[name].recipe}") == 2
         if not SLIDES[name].built:
             assert f"Not built: there is no recipe {SLIDES[name].recipe} yet" in own
-    assert "Of 53 slides 1 has records here" in text
+    assert f"Of {len(SLIDES)} slides 1 has records here" in text
     before = target.read_bytes()
     assert run(["tour", "--write", str(target), "--outputs", str(tmp_path)]) == 0
     assert target.read_bytes() == before
+
+
+def test_galleries_whose_titles_begin_alike_are_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tiles(*names: str) -> tuple[Tile, ...]:
+        return tuple(Tile(f"data:image/png;base64,{n}", n, "c", "") for n in names)
+
+    galleries = (
+        Gallery("Pictures: init", "Seed 0.", (*tiles("A", "B"), Tile("", "a text", "", "words"))),
+        Gallery("Pictures: none", "", (Tile("", "a text", "", "words"),)),
+        Gallery("Pictures: trained", "", tiles("C", "D")),
+        Gallery("Pictures: best real", "", tiles("E")),
+    )
+    own = Section("T", "a", galleries=galleries)
+    monkeypatch.setitem(SECTIONS, "lost", lambda panel, suffix: own)
+    rows = rows_of(**{"one-shot": {0: 80.0}})
+    both = picture(rows, Picture("lost", "Pictures: ", "s"))
+    assert [name for _, name in both.images] == ["A: c", "B: c", "C: c", "D: c"]
+    assert both.images[0][0] == "data:image/png;base64,A"
+    assert both.caption == "Pictures: init. Seed 0. Pictures: trained."
+    assert [name for _, name in picture(rows, Picture("lost", "Pictures: best", "s")).images] == ["E: c"]
+    assert picture(rows, Picture("lost", "Pictures: nothing", "s")).images == ()
 
 
 def test_a_picture_that_records_do_not_hold_is_said_to_be_missing() -> None:
@@ -514,7 +560,7 @@ def test_a_picture_that_records_do_not_hold_is_said_to_be_missing() -> None:
     assert drawn.svg.startswith("<svg")
     assert "against density" in drawn.caption
     nothing = picture(rows, replace(wanted, chart="accuracy_vs_bits"))
-    assert (nothing.svg, nothing.source) == ("", "")
+    assert (nothing.svg, nothing.images) == ("", ())
     assert wanted.shows in nothing.caption
     assert picture(rows, None).svg.startswith("<svg")
     assert picture((), wanted).caption == "There are no records to draw."

@@ -100,8 +100,8 @@ def _time(known: Told, outputs: Path) -> str:
 
 
 def _seconds(run: Run, outputs: Path) -> str:
-    """How long a run's parts took here, as the store remembers, in words; empty where it doesn't."""
-    from compressbench.runs.estimate import in_words, taken
+    """How long a run's states took here, as the store remembers, in words; empty where it doesn't."""
+    from compressbench.runs.estimate import in_words, making
     from compressbench.runs.execute import Executor, Watcher
     from compressbench.runs.finished import Trust, opened
 
@@ -109,7 +109,7 @@ def _seconds(run: Run, outputs: Path) -> str:
         ready = opened(run.folder, Trust(outputs=str(outputs)))
     except UserError:  # its data or its store are gone, or it trusts somebody: then nothing is known
         return ""
-    seconds = taken(ready, Executor(ready.plan, ready.store, ready.setting, Watcher()))
+    seconds = making(ready, Executor(ready.plan, ready.store, ready.setting, Watcher()))
     return "" if seconds is None else in_words(seconds)
 
 

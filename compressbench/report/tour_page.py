@@ -17,21 +17,23 @@ from compressbench.report.tour_told import Told, scale_of
 
 FIRST = "first"
 """The first page's charts, as a picture's section."""
+SIDES = 2
+"""Galleries whose titles begin alike that are one picture: before and after."""
 SECTIONS = {build.__module__.rpartition(".")[2]: build for build in ORDER}
 """Files below ``report/sections`` -> what draws theirs."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture: an SVG element of ours, or the address of an image; and what is said below it. Of none, why.
+    """One picture: an SVG element of ours, or images; and what is said below it. Of none, why.
 
     Attributes:
-        svg, source: one of them is empty; both where there is no picture.
+        svg, images: one of them is empty; both where there is no picture. An image is its address and its name.
         caption: what is seen, or why nothing is.
     """
 
     svg: str
-    source: str
+    images: tuple[tuple[str, str], ...]
     caption: str
 
 
@@ -39,7 +41,7 @@ def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
     """The chart that answers a slide, of the net and data that most records are of."""
     found = panels(Records(records))
     if not found:
-        return Drawn("", "", "There are no records to draw.")
+        return Drawn("", (), "There are no records to draw.")
     panel = max(found, key=lambda p: len(p.rows) + len(p.populations))
     with drawing.settings():
         if wanted is None:
@@ -47,26 +49,37 @@ def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
         charts, images = _offered(panel, wanted.section)
     for chart in charts:
         if wanted.chart and chart.name.startswith(wanted.chart):
-            return Drawn(chart.inline, "", f"{chart.title}. {chart.caption}")
-    for source, caption in images if not wanted.chart else ():
-        return Drawn("", source, caption)
-    return Drawn("", "", f"The records hold nothing to draw of it: {wanted.shows}.")
+            return Drawn(chart.inline, (), f"{chart.title}. {chart.caption}")
+    if alike := [one for one in images if one.caption.startswith(wanted.chart)][:SIDES]:
+        return Drawn(
+            "", tuple(x for one in alike for x in one.images), " ".join(one.caption for one in alike)
+        )
+    return Drawn("", (), f"The records hold nothing to draw of it: {wanted.shows}.")
 
 
-def _offered(panel: Panel, section: str) -> tuple[Sequence[drawing.Chart], Sequence[tuple[str, str]]]:
-    """The charts of a section and its images, each with a sentence."""
+def _offered(panel: Panel, section: str) -> tuple[Sequence[drawing.Chart], Sequence[Drawn]]:
+    """The charts of a section and its images, strips before galleries."""
     if section == FIRST:
         of = asked(panel)
         return tuple(first_charts.charts(of, "").values()) if of else (), ()
     built = SECTIONS[section](panel, "")
-    return built.charts, [(p.source, f"{p.title}. {p.caption}") for p in built.pictures]
+    strips = [Drawn("", ((p.source, p.title),), f"{p.title}. {p.caption}") for p in built.pictures]
+    galleries = [
+        Drawn(
+            "",
+            tuple((t.source, f"{t.name}: {t.caption}") for t in g.tiles if t.source),
+            f"{g.title}. {g.lead}".strip(),
+        )
+        for g in built.galleries
+    ]
+    return built.charts, [*strips, *(one for one in galleries if one.images)]
 
 
 def _any(panel: Panel) -> Drawn:
     for build in ORDER:
         for chart in build(panel, "").charts:
-            return Drawn(chart.inline, "", f"{chart.title}. {chart.caption}")
-    return Drawn("", "", "The records hold nothing to draw.")
+            return Drawn(chart.inline, (), f"{chart.title}. {chart.caption}")
+    return Drawn("", (), "The records hold nothing to draw.")
 
 
 def page(lecture: Sequence[Part], known: Sequence[Told], times: Mapping[str, str], docs: str) -> str:

@@ -29,7 +29,7 @@ class Picture:
 
     Attributes:
         section: the file below ``report/sections`` that draws it, or ``first`` for a chart of the first page.
-        chart: how the chart's name begins; empty for the section's first picture.
+        chart: how the chart's name begins, or the titles of galleries of images; empty for the section's first.
         shows: what is seen on it, in words.
     """
 
@@ -179,7 +179,7 @@ def _slide(place: int, name: str, content: Any, where: str) -> Slide:
     errata = block.get("errata", [])
     if not isinstance(errata, list):
         raise UserError(f"{where}.errata: {shown(errata)} is no list")
-    return Slide(
+    slide = Slide(
         number=place,
         name=name,
         title=text(block, "title", where),
@@ -192,6 +192,11 @@ def _slide(place: int, name: str, content: Any, where: str) -> Slide:
         answer=_answer(block["answer"], f"{where}.answer") if "answer" in block else None,
         errata=tuple(_erratum(one, f"{where}.errata.{k}") for k, one in enumerate(errata)),
     )
+    if slide.built and slide.answer and declared(slide.answer.metric) is None:
+        raise UserError(
+            f"{where}.answer.metric: unknown {slide.answer.metric!r}; docs/records.md lists what is measured"
+        )
+    return slide
 
 
 def _picture(content: Any, where: str) -> Picture:
@@ -204,8 +209,6 @@ def _picture(content: Any, where: str) -> Picture:
 def _answer(content: Any, where: str) -> Answer:
     block: Mapping[str, Any] = mapping(content, where, ANSWER)
     metric = text(block, "metric", where)
-    if declared(metric) is None:
-        raise UserError(f"{where}.metric: unknown {metric!r}; docs/records.md lists what is measured")
     density = number(block, "density", where)
     if density is not None and not 0 < density <= 100:
         raise UserError(f"{where}.density: {density:g} is not in (0, 100] %")

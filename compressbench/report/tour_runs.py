@@ -12,7 +12,7 @@ from pathlib import Path
 from compressbench.records import Record
 from compressbench.report.joint import FILE, gather
 from compressbench.report.numbers import counted, percent, plain, seeds, spread
-from compressbench.report.panels import DENSE, FLOOR
+from compressbench.report.panels import DENSE, FLOOR, POPULATIONS
 from compressbench.report.tour_rows import Answer, Slide
 from compressbench.report.unfinished import command
 from compressbench.report.wording import title_of
@@ -128,8 +128,9 @@ def came_out(records: Iterable[Record], answer: Answer | None) -> str:
         for name, level in levels.items()
     ]
     more = f"; and {counted(len(shown) - TOLD, 'more series', 'more series')}" if len(shown) > TOLD else ""
-    many = len({r.seed for r in known if r.series in shown})
-    return f"{told}{at}: {'; '.join(sayings[:TOLD])}{more}; {seeds(many)}"
+    many = seeds(len({r.seed for r in known if r.series in shown}))
+    of = "of many nets together" if asked.moment == POPULATIONS else many
+    return f"{told}{at}: {'; '.join(sayings[:TOLD])}{more}; {of}"
 
 
 def _beside(level: _Level, with_share: bool) -> str:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from compressbench.errors import UserError
@@ -17,6 +18,7 @@ from compressbench.specs.conf import conf_dir
 WORD = re.compile(r"# ([A-Z][a-z]+) +(\S.*)")
 MORE = re.compile(r"#  +(\S.*)")
 MINUTES = re.compile(r"about ([\w.]+ (?:CPU-)?(?:minutes?|hours?)[\w ]*? a seed)")
+PLAIN = re.compile(r"[\w.@/+~]+=")
 RESULTS = "docs/results.md"
 NOT_HERE = "not run here"
 NOT_BUILT = "not built: there is no recipe {} yet"
@@ -99,9 +101,13 @@ def time_of(known: Told, seconds: str = "") -> str:
     """How long a seed takes, in a sentence's part.
 
     Args:
-        seconds: of the runs here, in words; empty where that isn't known.
+        seconds: of the training here, in words; empty where that isn't known.
     """
-    here = f"about {seconds} a seed here at scale={known.scale}" if seconds else NOT_HERE
+    here = NOT_HERE
+    if known.runs:
+        here = "run here; how long it takes isn’t known any more"
+    if seconds:
+        here = f"about {seconds} of training a seed here, at scale={known.scale}, and measuring"
     return f"{known.minutes} where it was published; {here}" if known.minutes else here
 
 
@@ -136,9 +142,9 @@ def header(path: Path) -> Header:
 
 def run_of(slide: Slide, line: str) -> str:
     """The command of a slide, with what its recipe's line ``Run`` says is needed, such as ``data_dir=FOLDER``."""
-    words = line.partition("  ")[0].partition(" (")[0].split()
+    words = line.split()
     own = ["compressbench", "run", f"recipe={slide.recipe}"]
-    needed = words[3:] if words[:3] == own else []
+    needed = takewhile(PLAIN.match, words[3:]) if words[:3] == own else ()
     return " ".join([*own, *needed, *map(shlex.quote, slide.run)])
 
 

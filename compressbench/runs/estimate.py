@@ -114,8 +114,11 @@ def expected(
     return pieces
 
 
-def taken(ready: Experiment, executor: Executor) -> float | None:
-    """Seconds of a run from an empty store, as its parts took before; None where a training's isn't known."""
+def making(ready: Experiment, executor: Executor) -> float | None:
+    """Seconds that all states of a run take, as they took before; None where a training's isn't known.
+
+    What is measured of them isn't in it: how long a probe took is remembered of all recipes together.
+    """
     history, context = executor.history.read(), ready.setting.context
     total = 0.0
     for node in ready.plan.nodes:
@@ -123,10 +126,7 @@ def taken(ready: Experiment, executor: Executor) -> float | None:
         if known is None and isinstance(node.stage, Train) and not node.stage.checkpoint:
             return None
         total += known or 0.0
-    probes = [
-        f"probe {p} {digest(context.digest())}" for m in ready.plan.measures for p in executor.probes_of(m)
-    ]
-    return total + sum(history.get(probe, 0.0) for probe in probes)
+    return total
 
 
 def in_words(seconds: float) -> str:
