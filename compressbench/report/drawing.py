@@ -31,6 +31,8 @@ LABEL = 56
 ROWS_SHOWN = 24
 TOGETHER, MULTIPLES, COLUMNS = 6, 30, 3
 """Series that share one chart; more get a small one each, up to so many, in so many columns."""
+SPANS = 4.0
+"""Of a main metric that is no share of examples: times the lowest that the highest may be on an even axis."""
 AT_LINES, AT_LINE, LINE_LABEL = 20, 9.6, 26
 """Labels that fit beside the lines, points from one to the next, letters of one."""
 PALE = "#d5d8dc"
@@ -171,6 +173,18 @@ def accuracy_words(panel: Panel) -> tuple[str, str]:
     if known is not None and known.better < 0 and unit != "%":
         name += " (lower is better)"
     return name, "" if unit == "1" else unit
+
+
+def accuracy_axis(axes: Axes, panel: Panel, lines: Lines) -> None:
+    """The main metric upwards, by its name; logarithmic where it is no share of examples and spans much."""
+    label, unit = accuracy_words(panel)
+    label = f"{label}, {unit}" if unit else label
+    values = [spread.mean for _, points in lines for _, spread in points]
+    if unit != "%" and min(values) > 0 and max(values) > SPANS * min(values):
+        axes.set_yscale("log")
+        percent_ticks(axes.yaxis, values)
+        label += ", log scale"
+    axes.set_ylabel(label)
 
 
 def bands(counts: Iterable[int]) -> str:

@@ -26,6 +26,7 @@ from compressbench.report.drawing import (
     TOGETHER,
     Chart,
     Lines,
+    accuracy_axis,
     accuracy_words,
     bands,
     canvas,
@@ -267,7 +268,7 @@ def choice(of: Asked, name: str) -> Chart | None:
     """Accuracy against measured time where that was measured, else against bytes."""
     panel, moment = of.panel, of.moment
     batch, environment = _timed(of)
-    label, unit = accuracy_words(panel)
+    label, _ = accuracy_words(panel)
     if batch:
 
         def time_of(point: Point) -> float | None:
@@ -288,7 +289,7 @@ def choice(of: Asked, name: str) -> Chart | None:
         for x in dense:
             axes.axvline(x, color=INK, linestyle=":", linewidth=1.0, zorder=2)
         log_axis(axes, [*dense, *(x for _, points in lines for x, _ in points)], what)
-        axes.set_ylabel(f"{label}, {unit}" if unit else label)
+        accuracy_axis(axes, panel, lines)
 
     counts = {s.n for _, points in lines for _, s in points}
     told = (

@@ -10,6 +10,7 @@ from compressbench.records import ENCODINGS
 from compressbench.report.drawing import (
     Chart,
     Lines,
+    accuracy_axis,
     accuracy_words,
     bands,
     bars,
@@ -105,13 +106,13 @@ def accuracy_vs_density(panel: Panel, moment: str, name: str) -> Chart | None:
             lines.append((series, points))
     if not lines:
         return None
-    label, unit = accuracy_words(panel)
+    label, _ = accuracy_words(panel)
     counts = counts_of(panel, lines, moment, lambda p: main_of(panel, p))
 
     def dress(axes: Axes, _: Lines) -> None:
         dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
         density_axis(axes, [x for _, points in lines for x, _ in points])
-        axes.set_ylabel(f"{label}, {unit}" if unit else label)
+        accuracy_axis(axes, panel, lines)
 
     caption = f"Sparser to the right. {bands(counts)} Black: the dense model."
     return line_chart(panel, name, f"{label} against density{when(moment)}", lines, dress, caption)
@@ -168,12 +169,12 @@ def _against(
     ticks: Sequence[float] = (),
 ) -> Chart:
     """Accuracy against what is smaller to the right, with a sentence on marks that cover each other."""
-    label, unit = accuracy_words(panel)
+    label, _ = accuracy_words(panel)
 
     def dress(axes: Axes, _: Lines) -> None:
         dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
         log_axis(axes, [x for _, points in lines for x, _ in points], axis, ticks)
-        axes.set_ylabel(f"{label}, {unit}" if unit else label)
+        accuracy_axis(axes, panel, lines)
 
     counts = counts_of(panel, lines, moment, lambda p: main_of(panel, p))
     caption = f"{told} {bands(counts)} Black: the dense model.{_covering(lines)}"
@@ -311,7 +312,7 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     spans = [x for _, points in lines for x, _ in points if x > 0]
     if not spans or all(abs(x - 1) < 0.01 for x in spans):  # no state cost more training than dense
         return None
-    label, unit = accuracy_words(panel)
+    label, _ = accuracy_words(panel)
     figure, axes = canvas(f"{label} against training compute{when(moment)}")
     spread_out = _apart(lines)
     counts = draw(panel, axes, spread_out) | dense_lines(panel, axes, moment, lambda p: main_of(panel, p))
@@ -325,7 +326,7 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
         room = max(right - left, 0.1)
         axes.set_xlim(left - 0.03 * room, right + 0.04 * room)
     axes.set_xlabel("training MACs of the whole lineage, in dense trainings")
-    axes.set_ylabel(f"{label}, {unit}" if unit else label)
+    accuracy_axis(axes, panel, lines)
     caption = (
         "What a state cost to train, all earlier levels and a teacher’s forwards included, not the teacher’s own "
         "training; the dense model costs 1. "
