@@ -79,7 +79,7 @@ class Forest:
     def describe(self) -> str:
         """The stage in words."""
         deep = "" if self.depth is None else f" of depth {self.depth} at most"
-        return f"random forest of {self.trees} trees{deep}" if self.trees > 1 else f"one random tree{deep}"
+        return f"random forest, {self.trees} tree{'s' if self.trees > 1 else ''}{deep}"
 
     def apply(self, state: State | None, bench: Bench) -> State:
         """The new state; what came before is left behind."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressbench.proportions import wilson
 from compressbench.records import Record
 from compressbench.report.drawing import Chart, canvas, saved, when
 from compressbench.report.numbers import grouped, number, spread
@@ -155,6 +154,8 @@ def shares(rows: Iterable[Record], counted: bool) -> list[Share]:
     Args:
         counted: whether values are shares of a record's n draws, whose counts are added up; else they are averaged.
     """
+    from compressbench.proportions import wilson
+
     by_dimension: dict[int, dict[int, Record]] = {}
     for row in rows:
         if row.value is not None and row.group.isdecimal():
