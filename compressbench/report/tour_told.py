@@ -75,7 +75,8 @@ def told(slide: Slide, runs: Sequence[Run]) -> Told:
     head = header(slide.file)
     section, address = section_of(slide.recipe, results())
     chosen, others = runs_of(slide, runs)
-    here, records = "", ()
+    here = ""
+    records: tuple[Record, ...] = ()
     if chosen:
         try:
             records = records_of(chosen)
