@@ -224,6 +224,13 @@ def test_what_speaks_for_it_and_against_it() -> None:
     assert any("recall of the worst class" in x for x in said.open), "its change is 0 at every seed"
 
 
+def test_a_gain_is_for_it() -> None:
+    said = words(panel_of(bits(0.2, change=2.0, pgd=50.0)))
+    pro = [plain(x) for x in said.pro]
+    assert any(x.startswith("top-1 accuracy is higher by 2.0 points") for x in pro)
+    assert any(x.startswith("accuracy under attack (PGD) is higher by 10.0 points") for x in pro)
+
+
 def test_what_can_not_be_told_is_neither() -> None:
     rows = bits(0.2, change=0.0, size=4000, pgd=40.0, loyal=90.0, speed=(0.9, 1.0, 1.1), compute=2e9)
     said = words(panel_of(rows))
