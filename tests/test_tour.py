@@ -15,6 +15,7 @@ import yaml
 from cases_report import accuracies, record
 from compressbench.cli import main as front
 from compressbench.cli.main import run
+from compressbench.cli.tour import _field
 from compressbench.errors import UserError
 from compressbench.records import Record, write_jsonl
 from compressbench.report import first_charts
@@ -493,7 +494,7 @@ def test_the_listing_has_every_slide_and_fits(
 
 
 def test_nothing_in_a_record_steers_terminal_or_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = "<script>alert(1)</script>\x1b[31m&\nnew"
     kept(tmp_path, "a", rows_of(**{bad: {0: 80.0, 1: 81.0}, "one-shot": {0: 1.0, 1: 2.0}}), ())
@@ -505,8 +506,12 @@ def test_nothing_in_a_record_steers_terminal_or_page(
     assert "\x1b" not in text
     assert "script-src" not in text
     assert "default-src 'none'" in text
+    monkeypatch.setattr("compressbench.cli.tour.parts", lambda: (Part("p", bad, (slide,)),))
     assert run(["tour", "--only", "1", "--outputs", str(tmp_path)]) == 0
-    assert "\x1b" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "&\\nnew" in said, "the part's title, in one line"
+    assert _field("here", came_out(rows_of(**{bad: {0: 80.0}}), None), 80)[-1].count("\\nnew") == 1
 
 
 def test_the_page_has_each_slide_once_pictures_from_records_and_commands_for_the_rest(tmp_path: Path) -> None:
