@@ -275,7 +275,7 @@ def test_the_settings_of_each_scale() -> None:
     dense = paper["recipe"]["stages"]["dense"]
     assert (dense["length"], dense["batch_size"], dense["lr"]) == ("3ep", 32, 2e-5)
     assert paper["dataset"]["task"]["length"] == 128
-    for scale, steps in (("laptop", 150), ("paper", 3 * 67_349 // 32)):
+    for scale, steps in (("laptop", 300), ("paper", 3 * 67_349 // 32)):
         mixed = of(scale, "model.build.folder=/bert")["recipe"]["stages"]["mixed"]
         full = (1 - mixed["start"]) / mixed["growth"]
         assert 0.6 < full / steps < 0.72, "the last third of the steps takes successors alone"

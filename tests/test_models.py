@@ -35,8 +35,11 @@ from tiny import TINY, blank
 
 CONF = Path(__file__).parents[1] / "conf"
 TEXTS = ("encoder", "hf", "minilm", "language_model", "nat", "nat_student", "translator", "translator_weak")
+VECTORS = ("factorised", "two_layer")
 DIGITS, FASHION, CIFAR, IMAGENET = (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 224, 224)
-OWN = sorted(p.stem for p in (CONF / "model").glob("*.yaml") if p.stem not in ("torchvision", "timm", *TEXTS))
+OWN = sorted(
+    p.stem for p in (CONF / "model").glob("*.yaml") if p.stem not in ("torchvision", "timm", *TEXTS, *VECTORS)
+)
 
 
 @functools.cache
