@@ -18,6 +18,7 @@ from sklearn.random_projection import johnson_lindenstrauss_min_dim
 from sklearn.svm import SVC
 
 from cases_report import accuracies, record
+from compressbench import separating
 from compressbench.bench import Bench
 from compressbench.checking.probes import check_probe
 from compressbench.checking.states import check_stage
@@ -27,7 +28,6 @@ from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.models.forest import LEAST, Forest
 from compressbench.models.representation import represented
-from compressbench.probes import separating
 from compressbench.probes.accuracy import Accuracy
 from compressbench.probes.cost import Cost
 from compressbench.probes.parts import Parts

@@ -26,6 +26,16 @@ from compressbench.views import View
 SHORT: dict[str, Any] = {"length": "4it", "batch_size": 50, "lr": 0.01, "validate": None}
 JOINT = {"_target_": "compressbench.training.exits.joint", "_partial_": True, "power": 0.0, "last": True}
 CRITERIA = ("bn_scale", "obd_fisher", "obd_hutchinson", "snip", "taylor", "woodfisher")
+PLAIN: dict[str, Any] = {
+    "name": "plain",
+    "build": {
+        "_target_": "compressbench.models.lenet.LeNet300100",
+        "shape": "@shape",
+        "classes": "@classes",
+        "hidden": [16, 8],
+    },
+    "weights": None,
+}
 STAGES: list[tuple[str, str, dict[str, Any]]] = [
     ("init/model", "init", {}),
     ("train/sgd", "dense", SHORT),
@@ -67,10 +77,23 @@ STAGES: list[tuple[str, str, dict[str, Any]]] = [
     ("theseus/replace", "replacing", {"from": "dense"}),
     ("train/sgd", "replaced", SHORT),
     ("theseus/successor", "successor", {}),
+    ("init/other", "plain", {"model": PLAIN}),
+    ("train/gradient_descent", "descended", SHORT),
+    ("data/distilled", "pictures", {"from": "plain", "length": "2it", "batch_size": 50, "epochs": 1}),
+    (
+        "train/followed",
+        "on_pictures",
+        {"from": "plain", "data": "pictures", "length": "1ep", "validate": None},
+    ),
+    ("data/chosen", "chosen_pictures", {"from": "plain", "draws": 3, "rates": [0.02, 0.5], "epochs": 1}),
+    ("data/inducing", "inducing", {"from": "plain", "length": "2it", "batch_size": 50}),
+    ("fit/kernel_ridge", "kernel_ridge", {"from": "plain", "data": "inducing"}),
+    ("fit/ridge", "ridge", {"from": "plain"}),
+    ("fit/forest", "forest", {"trees": 3}),
 ]
-ON_VALIDATION = {"ptq", "qat", "adaptive", "mixed", "chosen", "chosen_cascade"}
+ON_VALIDATION = {"ptq", "qat", "adaptive", "mixed", "chosen", "chosen_cascade", "chosen_pictures", "ridge"}
 """What is chosen on validation images: ranges, roundings, bits and policies."""
-MAY_CHOOSE_ALIKE = {"best", "chosen_cascade", "mixed"}
+MAY_CHOOSE_ALIKE = {"best", "chosen_cascade", "chosen_pictures", "mixed"}
 
 
 def plan_of(folder: Path) -> Any:
@@ -138,7 +161,8 @@ def test_no_stage_reads_a_test_image(as_it_is: dict[str, State]) -> None:
     shipped = {str(p.relative_to(conf_dir() / "stage").with_suffix("")) for p in _stage_files()}
     # Stages that read no image at all, of the one class of another above, or that need what this bench hasn't.
     others = {
-        "data/pictures", "init/other", "for_each/values", "repeat/levels", "shrink/shallower",
+        "data/pictures", "boost/attentional", "boost/first", "boost/monolithic", "boost/published",
+        "for_each/values", "repeat/levels", "shrink/shallower",
         "rewind/weights", "rewind/learning_rate", "rewind/reinit", "rewind/random_mask",
         "quantize/bf16", "quantize/fp16", "quantize/dynamic", "quantize/weight_only",
         "prune/magnitude", "prune/magnitude_increase", "prune/large_final_same_sign", "prune/small_final",

@@ -21,7 +21,7 @@ from compressbench.records import Record, Records
 from compressbench.report.page import write_report
 from compressbench.report.panels import Panel, panels
 from compressbench.report.sections import tickets
-from compressbench.runs.plan import _beside, make
+from compressbench.runs.plan import _own_reference, make
 from compressbench.scopes.count import count
 from compressbench.specs import build
 from compressbench.state import State
@@ -302,8 +302,8 @@ def test_a_moment_of_one_reference_is_as_it_was() -> None:
 
 def test_a_reference_is_sought_outwards_the_nearest_first() -> None:
     names = ["dense", "w.dense", "w.draw.train", "v.draw.train"]
-    assert _beside("w.draw.train", "dense", names, "here") == "w.dense"
-    assert _beside("v.draw.train", "dense", names, "here") == "dense"
+    assert _own_reference("dense", "w.draw.train", names) == "w.dense"
+    assert _own_reference("dense", "v.draw.train", names) == "dense"
 
 
 @pytest.mark.parametrize(

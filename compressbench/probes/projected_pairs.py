@@ -82,7 +82,7 @@ class ProjectedPairs:
         import numpy as np
         import torch
 
-        from compressbench.probes import separating
+        from compressbench import separating
         from compressbench.proportions import wilson
 
         if not numeric(bench.task):

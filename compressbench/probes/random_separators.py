@@ -100,8 +100,8 @@ class RandomSeparators:
         """Of the data set, whatever the subject."""
         import numpy as np
 
-        from compressbench.probes.separating import by_chance
         from compressbench.proportions import wilson
+        from compressbench.separating import by_chance
 
         if not numeric(bench.task):
             yield Metric("separator_one", None, "%", note=NOT_NUMBERS)
@@ -139,7 +139,7 @@ class RandomSeparators:
         import numpy as np
         import torch
 
-        from compressbench.probes import separating
+        from compressbench import separating
 
         train = bench.feed("train").to("cpu")
         own = [torch.nonzero(train.labels == k).squeeze(1) for k in self._numbers(bench.dataset.classes)]
@@ -166,7 +166,7 @@ class RandomSeparators:
 
     @staticmethod
     def _fitted_error(features: Any, second: Any) -> float:
-        from compressbench.probes import separating
+        from compressbench import separating
 
         direction = separating.fitted_direction(features, second)
         return float(separating.least_error(features @ direction[:, None], second)[0])

@@ -58,8 +58,17 @@ class Tickets:
         accurate = low > -self.margin
         yield Metric("ticket_as_accurate", float(accurate), "1", "computed", n=n, note=rule)
         facts = subject.state.facts
-        yield Metric("ticket_net_weights", float(facts["whole"]), "1", "theoretical", note="prunable")
-        yield Metric("ticket_kept_weights", round(facts["density"] * facts["whole"]), "1", "theoretical")
+        whole = facts.get("whole")
+        why = "" if whole is not None else "the state doesn’t say how many weights it was drawn with"
+        kept = None if whole is None else float(round(facts["density"] * whole))
+        yield Metric(
+            "ticket_net_weights",
+            None if whole is None else float(whole),
+            "1",
+            "theoretical",
+            note=why or "prunable",
+        )
+        yield Metric("ticket_kept_weights", kept, "1", "theoretical", note=why)
         name = f"validation_{bench.task.metric}"
         own, dense = (readable(view.state.facts, name) for view in (subject, reference))
         if not own or not dense:
