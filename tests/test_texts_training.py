@@ -74,6 +74,7 @@ class Told:
     order: str = "shuffle"
     varies: bool = False
     stop: int = 10**9
+    rates: tuple[float, ...] = ()
 
 
 def batches(lengths: torch.Tensor | None, count: int, size: int, seeds: tuple[int, ...] = (3,)) -> Batches:
