@@ -83,7 +83,7 @@ STAGES: list[tuple[str, str, dict[str, Any]]] = [
     (
         "train/followed",
         "on_pictures",
-        {"from": "plain", "data": "pictures", "length": "1ep", "validate": None},
+        {"from": "plain", "data": "pictures", "length": "1ep", "batch_size": 10, "validate": None},
     ),
     ("data/chosen", "chosen_pictures", {"from": "plain", "draws": 3, "rates": [0.02, 0.5], "epochs": 1}),
     ("data/inducing", "inducing", {"from": "plain", "length": "2it", "batch_size": 50}),
