@@ -666,9 +666,25 @@ def spread_apart(wanted: Sequence[float], gap: float, low: float = 0.0, high: fl
     return [max(low, min(value, most)) + place * gap for place, value in enumerate(level)]
 
 
+def _plain_powers(figure: Figure) -> None:
+    """Ticks of logarithmic axes as plain numbers; matplotlib's own are formulas, which charts here don't parse."""
+    from matplotlib.ticker import LogFormatter
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+        if isinstance(axis.get_minor_formatter(), LogFormatter):
+            low, high = sorted(axis.get_view_interval())
+            shown = "25" if low > 0 and high / low < 100 else ""
+            axis.set_minor_formatter(
+                lambda value, _, shown=shown: f"{value:g}" if f"{value:g}"[0] in shown else ""
+            )
+
+
 def saved(figure: Figure, name: str, title: str, caption: str, handles: Sequence[tuple[str, Any]]) -> Chart:
     import io
 
+    _plain_powers(figure)
     labels = shortened([clean(label) for label, _ in handles], LABEL)
     handles = [(label, handle) for label, (_, handle) in zip(labels, handles, strict=True)]
     columns = _legend_columns([len(label) for label in labels])

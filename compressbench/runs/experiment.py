@@ -289,8 +289,9 @@ def _asked(
     """
     from omegaconf import DictConfig, OmegaConf
 
-    from compressbench.specs.compose import plain
+    from compressbench.specs.compose import plain, register
 
+    register()  # a finished run is opened without composing
     names = dict.fromkeys(p for m in plan.measures for p in m.probes or () if given and p not in given)
     files = {name: conf_dir() / "probe" / f"{name}.yaml" for name in names if name not in own}
     return {name: own[name] for name in names if name in own} | {

@@ -1,0 +1,29 @@
+"""Logarithmic axes of charts: plain numbers at the ticks, never matplotlib's formulas."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytest.importorskip("matplotlib")
+from compressbench.report.drawing import canvas, saved, settings
+
+
+@pytest.mark.parametrize(
+    ("values", "shown", "hidden"),
+    [
+        ([0.003, 70.0], ["0.01", "0.1", "1", "10"], ["20", "0.05"]),
+        ([3.0, 70.0], ["5", "10", "20", "50"], ["30", "40"]),
+    ],
+)
+def test_ticks_are_plain_numbers(values: list[float], shown: list[str], hidden: list[str]) -> None:
+    with settings():
+        figure, axes = canvas("Loss")
+        axes.plot([1, 2], values)
+        axes.set_yscale("log")
+        svg = saved(figure, "loss", "Loss", "", []).svg
+    assert "mathdefault" not in svg
+    told = {t.strip() for t in re.findall(r">\s*([^<>]+?)\s*</text>", svg)}
+    assert set(shown) <= told
+    assert not set(hidden) & told
