@@ -22,6 +22,7 @@ from compressbench.report.drawing import (
     draw,
     finish,
     mark,
+    shortened,
     when,
 )
 from compressbench.report.estimates import over_seeds
@@ -43,6 +44,8 @@ DROPS = (0.0, 1.0, 2.0, 5.0)
 """Points of clean accuracy; at 0 the less accurate of two nets is compared as it is: nothing is its cost there."""
 WHOLE = 0.9999
 BESIDE = ", "
+WORDS = 30
+"""Letters at most of what was deleted, in a chart's title."""
 SAID = (
     "Deleted: a random share of the units (or weights) of each layer answers nothing; nothing is trained then. A line "
     "is one net, pruned further and further. Robustness at equal clean accuracy is read off each seed’s own lines, "
@@ -236,6 +239,7 @@ def against_share(panel: Panel, moment: str, what: str, name: str) -> Chart | No
             lines.append((series, sorted(spots, key=lambda s: s[0])))
     if not lines:
         return None
+    (what,) = shortened([what], WORDS)
     figure, axes = canvas(f"Accuracy with {what} deleted{when(moment)}")
     counts = draw(panel, axes, lines)
     axes.set_xlabel(f"{what} of each layer that are deleted at random, %")
