@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from cases_report import Page, record
+from compressbench.cli.run import composed
 from compressbench.records import Record, Records
 from compressbench.report import drawing
 from compressbench.report.page import write_report
@@ -251,3 +252,12 @@ def test_the_section_on_the_page(tmp_path) -> None:
     assert page.ids["redundancy"] == 1
     assert "What pruning costs in robustness, weights pruned" in page.text
     assert redundancy.section(panel_of(rows(deletion=False)), "").empty
+
+
+@pytest.mark.parametrize(("scale", "test_images"), [("laptop", 2000), ("paper", 10_000)])
+def test_clean_accuracy_and_robustness_are_of_the_same_images(scale: str, test_images: int) -> None:
+    """All of the test split, whose size the data sets' headers say."""
+    probes = composed(["recipe=dropout_redundancy", f"scale={scale}"])["evaluation"]["probes"]
+    asked = [probes["corruptions"]["examples"], probes["deletion"]["examples"]]
+    asked += [probes["robustness"][name] for name in ("examples", "most")]
+    assert all(examples is None or examples >= test_images for examples in asked)
