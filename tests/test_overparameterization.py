@@ -40,7 +40,16 @@ from compressbench.records import Records
 from compressbench.report import drawing
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
-from compressbench.report.sections.overparameterization import nets, section, shown
+from compressbench.report.sections.overparameterization import (
+    BY_GROUP,
+    _against_size,
+    _estimated,
+    nets,
+    placed,
+    section,
+    shown,
+)
+from compressbench.report.states import every_seed
 from compressbench.runs.plan import Context, make
 from compressbench.stages.train import Train
 from compressbench.state import State
@@ -263,11 +272,12 @@ def test_validation_and_training_loss_stand_at_one_step(place: Bench) -> None:
 def test_epochs_to_a_loss_by_hand(sphere: Bench, wide: tuple[State, State]) -> None:
     curve = [{"step": s, "lr": 0.1, "train_loss": v} for s, v in ((0, 2.0), (6, 0.9), (12, 0.4))]
     state = wide[1].with_facts(
-        curve=[*curve, {"step": 12, "lr": 0.1, "validation_loss": 1.0}][:3], examples=48
+        curve=[*curve, {"step": 12, "lr": 0.1, "validation_loss": 1.0}],
+        followed={"batch_size": 4, "examples": 12, "beyond_descent": []},
     )
     view = View(state, sphere)
     found = values(Fitting([1.0, 0.5, 0.1]).measure(view, view, sphere))
-    assert found["epochs_to_loss 1"] == 6 * 4 / 12  # batches of 48 / 12 = 4 of 12 examples
+    assert found["epochs_to_loss 1"] == 6 * 4 / 12  # batches of 4 of 12 examples
     assert found["epochs_to_loss 0.5"] == 12 * 4 / 12
     assert found["epochs_to_loss 0.1"] is None
     assert found["fitted_loss"] == 0.4
@@ -278,7 +288,100 @@ def test_epochs_to_a_loss_by_hand(sphere: Bench, wide: tuple[State, State]) -> N
     assert "set follow in the training stage" in only.note
 
 
+def test_epochs_of_a_training_that_is_not_the_first_or_of_other_data(sphere: Bench) -> None:
+    """50 steps and then 6, in batches of 4 of 12 examples: the loss of 0 steps of the second is that of 2 epochs."""
+    start = drawn(net("TwoLayer", width=8), sphere)
+    first = Train("50it", 4, 0.1, DESCENT, validate=None).apply(start, sphere)
+    then = Train("6it", 4, 0.1, DESCENT, validate=None, follow="6it")
+    state = then.apply(first, sphere)
+    assert state.facts["examples"] == 56 * 4, "of the whole lineage"
+    last = state.facts["curve"][-1]["train_loss"]
+    view = View(state, sphere)
+    level = last * 1.0001
+    assert state.facts["curve"][0]["train_loss"] > level, "it is reached at the end alone"
+    assert values(Fitting([level]).measure(view, view, sphere))[f"epochs_to_loss {level:g}"] == 2.0
+    made = dataclasses.replace(sphere, feeds={**sphere.feeds, "train": sphere.feed("train").head(4)})
+    on_few = then.apply(start, made)
+    view = View(on_few, sphere)
+    level = on_few.facts["curve"][-1]["train_loss"] * 1.0001
+    found = list(Fitting([level]).measure(view, view, sphere))
+    assert values(found)[f"epochs_to_loss {level:g}"] == 6.0, "an epoch of its own four examples is one step"
+    assert {m.n for m in found if m.name.startswith("fitted_loss")} == {4}
+
+
+def test_parts_of_other_batch_sizes_have_no_epochs(sphere: Bench) -> None:
+    start = drawn(net("TwoLayer", width=8), sphere)
+    half = Train("6it", 4, 0.1, DESCENT, validate=None, follow="1it", stop="3it").apply(start, sphere)
+    whole = Train("6it", 6, 0.1, DESCENT, validate=None, follow="1it", start="3it").apply(half, sphere)
+    same = Train("6it", 4, 0.1, DESCENT, validate=None, follow="1it", start="3it").apply(half, sphere)
+    for state, known in ((whole, False), (same, True)):
+        *_, told = Fitting([100.0]).measure(View(state, sphere), View(state, sphere), sphere)
+        assert (told.value == 0.0) == known
+        assert ("can't be told as epochs" in told.note) == (not known)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, ""),
+        ({"batch_size": 4}, "batches of 4 of 12 examples"),
+        ({"optimizer": {**DESCENT, "momentum": 0.9}}, "momentum 0.9"),
+        ({"optimizer": {"_target_": "torch.optim.Adam", "_partial_": True}}, "optimizer Adam"),
+        ({"weight_decay": 0.01}, "weight_decay 0.01"),
+        ({"warmup": "2it"}, "warmup 2it"),
+        ({"clip": 1.0}, "clip 1.0"),
+        (
+            {"schedule": {"_target_": "compressbench.training.schedules.cosine", "_partial_": True}},
+            "schedule cosine",
+        ),
+    ],
+)
+def test_the_proven_rate_is_that_of_gradient_descent_alone(
+    more: dict[str, Any], told: str, sphere: Bench
+) -> None:
+    start = drawn(net("TwoLayer", width=16), sphere)
+    stage = Train(**{"length": "4it", "batch_size": 12, "lr": 0.1, "optimizer": DESCENT, "validate": None,
+                     "follow": "1it", **more})  # fmt: skip
+    found = list(TwoLayer().measure(View(stage.apply(start, sphere), sphere), View(start, sphere), sphere))
+    (proven,) = [m for m in found if m.name == "loss_halved_in_proven"]
+    assert (proven.value is None) == bool(told)
+    assert any(m.name == "loss_proven_at" for m in found) == (not told)
+    assert told in proven.note
+    assert ("gradient descent on all examples at one rate" in proven.note) == bool(told)
+
+
+def test_a_rate_of_other_data_or_of_an_unknown_training_is_none(
+    sphere: Bench, wide: tuple[State, State]
+) -> None:
+    start, end = wide
+    for followed, told in (
+        (None, "wasn't written down"),
+        ({"batch_size": 9, "examples": 9, "beyond_descent": []}, "trained on 9 examples, not the 12"),
+    ):
+        view = View(end.with_facts(followed=followed), sphere)
+        found = {m.name: m for m in TwoLayer().measure(view, View(start, sphere), sphere)}
+        assert found["loss_halved_in_proven"].value is None
+        assert told in found["loss_halved_in_proven"].note
+
+
 # the straight line
+
+
+def test_a_line_that_is_not_finite_somewhere_is_not_monotone(
+    sphere: Bench, wide: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compressbench.probes import loss_increase
+
+    for losses in ([1, math.nan, 0.5], [1, 0.8, math.nan], [1, math.inf, 0.5], [math.nan, 0.8, 0.5]):
+        assert largest_rise(losses) is None
+        left = iter(losses)
+        monkeypatch.setattr(loss_increase, "mean_loss", lambda view, n, left=left: float(next(left)))
+        told = list(StraightLine(3, 12).measure(View(wide[1], sphere), View(wide[0], sphere), sphere))
+        for m in told:
+            if m.name in ("line_monotone", "line_rise"):
+                assert m.value is None
+                assert "isn't finite at 1" in m.note
+            assert m.value is None or math.isfinite(m.value)
 
 
 def test_the_largest_rise() -> None:
@@ -379,9 +482,31 @@ def test_a_small_net_whole_and_estimated(digits: Any) -> None:
     assert values(told)["negative_curvature"] == pytest.approx(share, rel=0.35)
     assert values(told)["eigenvalue_smallest"] == pytest.approx(eigenvalues[0], rel=0.02)
     assert values(told)["negative_directions"] is None
-    assert "bulk at 0" in told[1].note
+    (directions,) = [m for m in told if m.name == "negative_directions"]
+    assert "bulk at 0" in directions.note
     assert "6 random starts, 30 products" in told[0].note
     assert "standard error" in told[0].note
+    low, high = (values(told)[f"negative_curvature_{end}"] for end in ("low", "high"))
+    assert 0 <= low < values(told)["negative_curvature"] < high <= 100
+    two = list(NegativeCurvature(whole=1, starts=2, products=5, examples=40).measure(view, view, bench))
+    assert not [m for m in two if m.name.endswith(("_low", "_high"))], "two starts have no error"
+
+
+def test_a_ratio_of_sums_and_its_jackknife_against_numpy() -> None:
+    drawing = np.random.RandomState(3)
+    pairs = np.abs(drawing.standard_normal((7, 2))) + np.array([0.0, 1.0])
+    share, error = curvature.ratio_of_sums([(float(a), float(b)) for a, b in pairs])
+    assert share == pytest.approx(pairs[:, 0].sum() / pairs[:, 1].sum())
+    assert share != pytest.approx((pairs[:, 0] / pairs[:, 1]).mean(), rel=1e-3)
+    left = [np.delete(pairs, k, 0).sum(0) for k in range(7)]
+    without = np.array([a / b for a, b in left])
+    assert error == pytest.approx(np.sqrt(6 / 7 * ((without - without.mean()) ** 2).sum()))
+    # of equal denominators it is the standard error of a mean
+    firsts = pairs[:, 0]
+    found = curvature.ratio_of_sums([(float(a), 2.0) for a in firsts])
+    assert found[1] == pytest.approx(firsts.std(ddof=1) / 7**0.5 / 2)
+    assert curvature.ratio_of_sums([(1.0, 2.0), (3.0, 4.0)]) == (4 / 6, None)
+    assert curvature.ratio_of_sums([(0.0, 0.0)]) == (0.0, None)
 
 
 # factorisations
@@ -426,6 +551,8 @@ def test_a_local_minimum_with_an_all_zero_column_is_global(members: Bench) -> No
     assert of.slope(u, v) == pytest.approx(0, abs=1e-12)
     assert float(torch.linalg.eigvalsh(of.hessian(u, v))[0]) > -1e-12
     assert of.value(u, v) - of.optimum()[0] == pytest.approx(0, abs=1e-12)
+    top = (2.5 + 1.5) / 30 + 2 * 0.05  # as the recipe's header says: its lr must stay below 2 over it
+    assert float(torch.linalg.eigvalsh(of.hessian(u, v))[-1]) == pytest.approx(top)
     assert zero_columns(u, v, 1e-3) == 1
     turn, _ = np.linalg.qr(np.random.RandomState(0).standard_normal((4, 4)))
     turned = [part @ torch.from_numpy(turn) for part in (u, v)]
@@ -756,3 +883,117 @@ def test_a_report_without_such_figures_has_no_such_section() -> None:
 
 def test_the_curve_of_a_state_stays_json(wide: tuple[State, State]) -> None:
     assert json.loads(json.dumps(wide[1].facts["curve"])) == wide[1].facts["curve"]
+
+
+def test_no_mean_of_the_seeds_that_came_to_a_level() -> None:
+    """Width 5 at level 0.5: seed 1 never came there."""
+    rows = [
+        dataclasses.replace(r, value=None, note="never within 20 steps")
+        if (r.metric, r.group, r.seed, r.state) == ("epochs_to_loss", "0.5", 1, "width_5.train")
+        else r
+        for r in planted()
+    ]
+    (panel,) = panels(Records(rows))
+    with drawing.settings():
+        made = section(panel, "")
+    fit = next(t for t in made.tables if t.title.startswith("Fit"))
+    place = [head for head, _ in fit.heads].index("Epochs to 0.5")
+    assert sorted(row.cells[place].text for row in fit.rows) == ["1 of 2 reached", "2.00", "5.00"]
+    found = nets(panel, "from its start")
+    (line,) = _against_size(found, "fitting", "epochs_to_loss", "", "0.5", every_seed)
+    assert [size for size, _ in line[2]] == [20, 100]
+    chart = next(c for c in made.charts if c.title.startswith("Epochs"))
+    assert "at one seed or more, has no mark" in chart.caption
+
+
+def test_groups_that_are_no_numbers_do_not_kill_the_report(tmp_path: Path) -> None:
+    like = {
+        "series": "narrower",
+        "order": 1,
+        "state": "width_5.train",
+        "moment": "from its start",
+        "unit": "1",
+    }
+    hostile = ["abc", "nan", "inf", "9" * 5000, "../../evil", "<b>"]
+    rows = [
+        record(**like, probe=probe, metric=metric, group=group, value=1.0)
+        for group in hostile
+        for probe, metric in BY_GROUP
+    ]
+    mixed = Records([*planted(), *rows])
+    (panel,) = panels(mixed)
+    with drawing.settings():
+        made = section(panel, "")
+    assert len(made.charts) == 6
+    assert [placed(group) for group in ("0.5", "-1e3", *hostile)] == [0.5, -1000.0, *[None] * 6]
+    write_report(mixed, tmp_path, "widths")
+
+
+def test_yes_and_no_of_seeds_are_counted(tmp_path: Path) -> None:
+    here = {
+        "moment": "from its start",
+        "unit": "1",
+        "series": "narrower",
+        "order": 1,
+        "state": "width_5.train",
+    }
+    rows = [
+        record(**here, seed=seed, probe=probe, metric=metric, value=value)
+        for seed, value in ((0, 1.0), (1, 0.0))
+        for probe, metric in (("straight_line", "line_monotone"), ("factorisation", "is_global"))
+    ]
+    (panel,) = panels(Records([*planted(), *rows]))
+    with drawing.settings():
+        made = section(panel, "")
+    seen = 0
+    for table in made.tables:
+        for k, (head, unit) in enumerate(table.heads):
+            if head in ("Falls all along", "Global minimum"):
+                (cell,) = [row.cells[k] for row in table.rows if row.cells[k].text != "\N{EN DASH}"]
+                # Wilson's by hand: (1/2 + z^2/4) / (1 + z^2/2) -+ z sqrt(1/8 + z^2/16) / (1 + z^2/2), z = 1.96
+                assert cell.plain == "1 of 2 (9 to 91 %)"
+                assert "seeds" in unit
+                seen += 1
+    assert seen == 2
+
+
+def test_the_caption_says_of_the_proven_rate_what_the_record_says() -> None:
+    here = {
+        "moment": "from its start",
+        "unit": "iterations",
+        "basis": "theoretical",
+        "state": "width_100.train",
+    }
+    for note in (
+        "the theorem's conditions hold with constants of 1",
+        "a comparison, no guarantee: eta is 0.1",
+    ):
+        row = record(**here, series="dense", order=0, probe="two_layer", metric="loss_halved_in_proven",
+                     value=50.0, note=note)  # fmt: skip
+        (panel,) = panels(Records([*planted(), row]))
+        with drawing.settings():
+            chart = section(panel, "").charts[0]
+        assert note in chart.caption
+        assert ("don’t hold" in chart.caption) is False
+
+
+def test_one_seed_of_estimated_curvature_has_bars_of_the_estimate() -> None:
+    one = Records([r for r in planted() if r.seed == 0])
+    ends = [
+        dataclasses.replace(r, metric=f"negative_curvature_{end}", value=r.value + off)
+        for r in one
+        if r.metric == "negative_curvature" and r.order != 1 and r.value is not None
+        for end, off in (("low", -2.0), ("high", 3.0))
+    ]
+    captions = []
+    for rows in (list(one), [*one, *ends]):
+        (panel,) = panels(Records(rows))
+        with drawing.settings():
+            captions.append(section(panel, "").charts[-1].caption)
+    assert "Grey bars" not in captions[0]
+    assert "Grey bars: the estimate’s 95 % interval" in captions[1]
+    found = {net_.label: _estimated(net_) for net_ in nets(panel, "from its start")}
+    assert found["width 5"] is None, "its whole Hessian was taken"
+    assert found["width 100"] == (100, 10.0, 8.0, 13.0)
+    known = shown(panel, "from its start")
+    assert {("negative_curvature", f"negative_curvature_{end}", False) for end in ("low", "high")} <= known

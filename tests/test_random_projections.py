@@ -669,3 +669,12 @@ def test_without_such_records_there_is_no_such_section() -> None:
     with drawing.settings():
         assert projections.section(panel, "").empty
         assert "accuracy_vs_density" in [c.name for c in accuracy_section.section(panel, "").charts]
+
+
+def test_a_dimension_of_thousands_of_digits_is_none() -> None:
+    """``int`` of more than 4,300 digits raises."""
+    one = record(probe="random_separators", metric="separator_one", group="8", value=50.0, n=10)
+    rows = [one, *(dataclasses.replace(one, group=group) for group in ("9" * 5000, "9" * 400, "x", ""))]
+    for counted in (True, False):
+        (found,) = projections.shares(rows, counted)
+        assert (found.dimension, found.value) == (8, 50.0)

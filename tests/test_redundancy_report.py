@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy import stats
 
 from cases_report import Page, record
+from compressbench.cli.run import composed
 from compressbench.records import Record, Records
 from compressbench.report import drawing
 from compressbench.report.page import write_report
@@ -95,6 +97,34 @@ def test_a_curve_is_read_where_it_first_falls_below() -> None:
     # what rises again further down isn't looked at: the first fall on the way counts
     humps = [(1.0, 90.0, 70.0), (0.8, 92.0, 71.0), (0.5, 84.0, 60.0), (0.4, 91.0, 50.0), (0.1, 10.0, 0.0)]
     assert at_clean(humps, 88.0) == pytest.approx((0.65, 65.5))
+
+
+def test_at_its_own_clean_accuracy_a_net_is_itself_though_pruning_a_little_helps() -> None:
+    curve = [(1.0, 98.0, 80.0), (0.5, 98.05, 70.0), (0.45, 97.95, 65.0)]
+    assert at_clean(curve, 98.0) == (1.0, 80.0)
+    assert at_clean(curve, 97.99) == pytest.approx((0.47, 67.0)), "straight between 98.05 and 97.95"
+
+
+def test_groups_of_strangers_name_no_files_and_kill_nothing(tmp_path) -> None:
+    """What records call parts or shares is theirs to say; names of files are not."""
+    own = rows()
+    here = next(r for r in own if (r.series, r.metric) == ("no dropout", "deletion_accuracy"))
+    groups = ["units, x %", "units, nan %", "units, 900 %", "../../evil, 50 %", f"{'a' * 400}, 50 %",
+              "up, 50 %", "../up, 50 %", f"weights, {'9' * 5000} %"]  # fmt: skip
+    panel = panel_of([*own, *(dataclasses.replace(here, group=g) for g in groups)])
+    with drawing.settings():
+        made = redundancy.section(panel, "")
+    names = [chart.name for chart in made.charts]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9_-]{1,60}", name) for name in names)
+    assert {"deleted_units", "deleted_weights", "deleted_evil", "deleted_up__4", "deleted_up__5"} <= set(
+        names
+    )
+    assert [redundancy.share_of(text) for text in ("50 %", "x %", "nan %", "900 %", "")] == [
+        50.0,
+        *[None] * 4,
+    ]
+    write_report(panel.rows, tmp_path, "strange")
 
 
 def test_nets_and_their_ways() -> None:
@@ -222,3 +252,12 @@ def test_the_section_on_the_page(tmp_path) -> None:
     assert page.ids["redundancy"] == 1
     assert "What pruning costs in robustness, weights pruned" in page.text
     assert redundancy.section(panel_of(rows(deletion=False)), "").empty
+
+
+@pytest.mark.parametrize(("scale", "test_images"), [("laptop", 2000), ("paper", 10_000)])
+def test_clean_accuracy_and_robustness_are_of_the_same_images(scale: str, test_images: int) -> None:
+    """All of the test split, whose size the data sets' headers say."""
+    probes = composed(["recipe=dropout_redundancy", f"scale={scale}"])["evaluation"]["probes"]
+    asked = [probes["corruptions"]["examples"], probes["deletion"]["examples"]]
+    asked += [probes["robustness"][name] for name in ("examples", "most")]
+    assert all(examples is None or examples >= test_images for examples in asked)

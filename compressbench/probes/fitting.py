@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
 from compressbench.records import Metric
+from compressbench.training.descent import FOLLOWED
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 LOSS = "train_loss"
 NOT_FOLLOWED = "its training loss was not written down; set follow in the training stage (10it, 1ep)"
+UNKNOWN = "steps can't be told as epochs: its parts had other batch sizes or data, or an older version wrote it down"
 SHOWN = 61
 """Steps at most of which the loss becomes a record."""
 
@@ -23,6 +25,8 @@ SHOWN = 61
 @dataclass(frozen=True)
 class Fitting:
     """Training loss against steps (a stage's setting ``follow``), and the epochs until it was at most each level.
+
+    An epoch is as many examples as that training's own set has, of whatever data it was.
 
     Attributes:
         levels: of the loss, in its own unit, above 0.
@@ -42,7 +46,8 @@ class Fitting:
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject's own training."""
         curve = followed(subject.state.facts)
-        n = len(bench.feed("train"))
+        of = subject.state.facts.get(FOLLOWED) or {}
+        n = of.get("examples") or 0
         if not curve:
             yield Metric("fitted_loss", None, "1", note=NOT_FOLLOWED)
             return
@@ -51,16 +56,16 @@ class Fitting:
         yield Metric("fitted_loss", curve[-1][LOSS], "1", n=n)
         steps = int(curve[-1]["step"])
         yield Metric("fitted_steps", float(steps), "iterations", "computed")
-        batch = subject.state.facts.get("examples", 0) / steps if steps else 0.0
+        epochs = of["batch_size"] / n if n and of.get("batch_size") else None
         for level in self.levels:
             step = first_at(curve, level)
             yield Metric(
                 "epochs_to_loss",
-                None if step is None else step * batch / n,
+                None if step is None or epochs is None else step * epochs,
                 "epochs",
                 n=n,
                 group=f"{level:g}",
-                note=f"never within {steps} steps" if step is None else "",
+                note=f"never within {steps} steps" if step is None else UNKNOWN if epochs is None else "",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -67,11 +68,19 @@ class StraightLine:
             losses.append(mean_loss(between(reference, subject, place), n))
             bench.progress.step(done + 1, self.points, loss=losses[-1])
         for place, loss in zip(places, losses, strict=True):
-            yield Metric("line_loss", loss, "1", n=n, group=f"{place:.3g}")
+            known = math.isfinite(loss)
+            yield Metric(
+                "line_loss", loss if known else None, "1", n=n, group=f"{place:.3g}",
+                note="" if known else f"the loss is {loss} there",
+            )  # fmt: skip
         rise = largest_rise(losses)
-        note = f"{self.points} points"
+        if rise is None:
+            note = f"{self.points} points, and the loss isn't finite at {sum(not math.isfinite(x) for x in losses)}"
+        else:
+            note = f"{self.points} points"
         yield Metric("line_rise", rise, "1", n=n, note=note)
-        yield Metric("line_monotone", float(rise <= ROUNDING * max(losses)), "1", n=n, note=note)
+        monotone = None if rise is None else float(rise <= ROUNDING * max(losses))
+        yield Metric("line_monotone", monotone, "1", n=n, note=note)
         length, start, count = _lengths(subject, reference)
         yield Metric("line_length", length, "1", "computed")
         relative = 100 * length / start if start else None
@@ -82,8 +91,13 @@ class StraightLine:
         yield Metric("dimensions", float(count), "1", "computed")
 
 
-def largest_rise(values: Sequence[float]) -> float:
-    """By how much a sequence rises above the least value before, at most; 0 where it never does."""
+def largest_rise(values: Sequence[float]) -> float | None:
+    """By how much a sequence rises above the least value before, at most; 0 where it never does.
+
+    ``None`` where a value isn't finite: nothing can be said of what comes before or after it.
+    """
+    if not all(map(math.isfinite, values)):
+        return None
     least, most = values[0], 0.0
     for value in values:
         least = min(least, value)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.records import Metric
 from compressbench.specs import Share, check_fields
+from compressbench.training.descent import FOLLOWED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +40,8 @@ class TwoLayer:
     which the squared loss halves, from the first to where it is ``until`` of its start; ``loss_halved_in_proven``: by the
     theorem's rate 1 - eta lambda0 / 2 a step. ``loss_proven_at``: that bound at some steps. The theorem asks for eta of
     the order of lambda0 / n^2 and for a width of the order of n^6 / lambda0^4; where one doesn't hold, even with
-    constants of 1, the rate is no guarantee here, and a note says so.
+    constants of 1, the rate is no guarantee here, and a note says so. It has no figure where the training wasn't gradient
+    descent on all examples at one rate.
 
     Attributes:
         until: part of the first loss at which the measured rate's window ends.
@@ -81,8 +83,6 @@ class TwoLayer:
         if len(curve) < 2:
             yield from (Metric(name, None, unit, note=NOT_FOLLOWED) for name, unit in RATES)
             return
-        eta = curve[0]["lr"] / n  # the loop's loss is a mean over examples, the theorem's a sum
-        factor = 1 - eta * smallest / 2
         window = [(int(point["step"]), point[LOSS]) for point in curve]
         own = halving(window, self.until)
         last = next((step for step, loss in window if loss <= self.until * window[0][1]), window[-1][0])
@@ -90,6 +90,11 @@ class TwoLayer:
             RATES[0][0], own, "iterations", n=n,
             note=f"mean over steps 0 to {last}" if own is not None else "the loss didn't fall",
         )  # fmt: skip
+        if why := no_descent(facts.get(FOLLOWED), n, [point["lr"] for point in curve]):
+            yield Metric(RATES[1][0], None, "iterations", "theoretical", note=why)
+            return
+        eta = curve[0]["lr"] / n  # the loop's loss is a mean over examples, the theorem's a sum
+        factor = 1 - eta * smallest / 2
         note = conditions(eta, n, width, smallest)
         if not 0 < factor < 1:
             yield Metric(
@@ -104,6 +109,30 @@ class TwoLayer:
             yield Metric(
                 "loss_proven_at", window[0][1] * factor**step, "1", "theoretical", n=n, group=str(step)
             )
+
+
+def no_descent(of: Mapping[str, Any] | None, n: int, rates: Sequence[float]) -> str:
+    """Why the theorem's step isn't the training's learning rate over n; empty where it is.
+
+    Args:
+        of: what the training losses are of, as the training wrote it down.
+        n: examples of the train split, of which lambda0 is.
+        rates: at the steps at which the loss was written down.
+    """
+    if not of:
+        return "whether it was gradient descent on all examples at one rate wasn't written down"
+    broken = list(of["beyond_descent"])
+    if of["examples"] != n:
+        broken.append(
+            f"it trained on {of['examples'] or 'several sets of'} examples, not the {n} of the train split"
+        )
+    if len(set(rates)) > 1:
+        broken.append("several rates")
+    return (
+        f"the theorem is of gradient descent on all examples at one rate; here: {', '.join(broken)}"
+        if broken
+        else ""
+    )
 
 
 def _fits(state: State) -> bool:

@@ -36,6 +36,7 @@ class Reading:
         examples: the examples or repetitions each value rests on.
         notes: what the probe had to say, each once.
         artefact: a picture, the first seed's; empty for none.
+        asked: seeds at which it was measured, a figure or not.
     """
 
     unit: str
@@ -44,6 +45,7 @@ class Reading:
     examples: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     artefact: str = ""
+    asked: tuple[int, ...] = ()
 
     @property
     def spread(self) -> Spread | None:
@@ -523,6 +525,7 @@ def _reading(rows: Sequence[Record]) -> Reading:
         examples=tuple(sorted({r.n for r in rows if r.n})),
         notes=tuple(dict.fromkeys(r.note for r in sorted(rows, key=lambda r: r.seed) if r.note)),
         artefact=min(rows, key=lambda r: r.seed).artefact,
+        asked=tuple(sorted({r.seed for r in rows})),
     )
 
 

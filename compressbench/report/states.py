@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from compressbench.declared import declared
+from compressbench.proportions import wilson
 from compressbench.report.naming import told_apart
 from compressbench.report.numbers import MISSING, percentage
 from compressbench.report.numbers import bits as bits_shown
@@ -84,6 +85,8 @@ class Column:
         terminal: its heading in a terminal, in few words; empty for a column of the page alone.
         notes: whether cells carry what the probe had to say; ``GAPS``: those without a figure.
         marked: with a sign, and marked where the probe had something to say.
+        yes_no: 1 and 0 are told as ``2 of 3`` seeds with Wilson's interval, not as a mean.
+        done: what a seed with a figure did (``reached``); where not all did there is no mean, but how many did.
     """
 
     probe: str
@@ -96,6 +99,8 @@ class Column:
     marked: bool = False
     group: str = ""
     environment: str = ""
+    yes_no: bool = False
+    done: str = ""
 
     @property
     def key(self) -> Key:
@@ -133,9 +138,25 @@ class Column:
         return [speed_cell(x.point, *place, notes=notes, brackets=brackets) for x in found]
 
     def _cell(self, reading: Reading | None) -> Cell:
+        if self.yes_no and reading and reading.by_seed:
+            return yes_no_cell(reading)
+        if self.done and reading and reading.by_seed and not every_seed(reading):
+            return Cell(f"{len(reading.by_seed)} of {len(reading.asked)} {self.done}", notes=reading.notes)
         told = not (reading and reading.spread) if self.notes == GAPS else bool(self.notes)
         shown = cell(reading, signed=self.marked, notes=told)
         return replace(shown, flag=shown.text != MISSING and bool(shown.notes)) if self.marked else shown
+
+
+def every_seed(reading: Reading) -> bool:
+    """Whether each seed at which something was measured has a figure."""
+    return set(reading.asked) <= set(reading.by_seed)
+
+
+def yes_no_cell(reading: Reading) -> Cell:
+    """Of figures 1 and 0, a seed each: how many are 1, and Wilson's 95 % interval of their share."""
+    yes, n = sum(value > 0.5 for value in reading.by_seed.values()), len(reading.by_seed)
+    low, high = (100 * float(end) for end in wilson(yes, n))
+    return Cell(f"{yes} of {n}", f" ({low:.0f} to {high:.0f} %)", notes=reading.notes)
 
 
 def of(probe: str, *metrics: str) -> tuple[Column, ...]:

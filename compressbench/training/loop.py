@@ -31,6 +31,7 @@ from compressbench.state import State
 from compressbench.training import checkpoints, launching, optimising, reparametrise, schedules
 from compressbench.training.averaging import Average
 from compressbench.training.batches import Batches
+from compressbench.training.descent import FOLLOWED, beyond
 from compressbench.training.held import Held
 from compressbench.training.live import AVERAGE, OBJECTIVE, Job, Kept, Live, Run
 from compressbench.training.steppers import Stepper
@@ -143,7 +144,28 @@ def finished(job: Job, stepper: Stepper) -> State:
         optimizer=settings.optimizer[TARGET],
         averager=settings.averager[TARGET] if settings.averager else None,
         predicted_loss_increase=None,
+        **_of_curve(facts, settings, run, len(bench.feed("train"))),
     )
+
+
+def _of_curve(facts: Mapping[str, Any], settings: Train, run: Run, examples: int) -> dict[str, Any]:
+    """What the training losses of the curve are of; nothing where none was written down.
+
+    ``batch_size`` is null where the parts of one training had several.
+    """
+    if not run.follow:
+        return {}
+    told: dict[str, Any] = {
+        "batch_size": run.batch_size,
+        "examples": examples,
+        "beyond_descent": beyond(settings, examples),
+    }
+    before = facts.get(FOLLOWED) if _before(facts, run.start) else None
+    if before:
+        told["beyond_descent"] = list(dict.fromkeys([*before["beyond_descent"], *told["beyond_descent"]]))
+        for name in ("batch_size", "examples"):
+            told[name] = told[name] if before[name] == told[name] else None
+    return {FOLLOWED: told}
 
 
 def _freeze(module: nn.Module, only: str) -> list[nn.Module]:

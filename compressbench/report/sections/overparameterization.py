@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressbench.report.drawing import Chart, bars, canvas, mark, saved
 from compressbench.report.numbers import Spread, grouped
-from compressbench.report.panels import Panel, Point, Series
+from compressbench.report.panels import Panel, Point, Reading, Series
 from compressbench.report.section import Section, kept, moment_suffix
-from compressbench.report.states import Column, Key, metric_table, of
+from compressbench.report.states import Column, Key, every_seed, metric_table, of
 from compressbench.report.styles import COLOURS, DASHES, INK, MARKERS, MUTED
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ MOVES = of(
     "loss_halved_in",
     "loss_halved_in_proven",
 )
-LINE = of("straight_line", "dimensions", "line_monotone", "line_rise", "line_length", "line_length_relative")
+OF_SEEDS = "of seeds (95 %)"
+LINE = (
+    *of("straight_line", "dimensions"),
+    Column("straight_line", "line_monotone", unit=OF_SEEDS, yes_no=True),
+    *of("straight_line", "line_rise", "line_length", "line_length_relative"),
+)
 CURVATURE = of(
     "negative_curvature",
     "dimensions",
@@ -41,19 +47,21 @@ CURVATURE = of(
     "eigenvalue_smallest",
     "eigenvalue_largest",
 )
-CERTIFICATE = of(
-    "factorisation",
-    "columns",
-    "columns_zero",
-    "columns_needed",
-    "objective",
-    "objective_optimum",
-    "objective_gap",
-    "slope",
-    "curvature_smallest",
-    "curvature_smallest_widened",
-    "certificate",
-    "is_global",
+CERTIFICATE = (
+    *of(
+        "factorisation",
+        "columns",
+        "columns_zero",
+        "columns_needed",
+        "objective",
+        "objective_optimum",
+        "objective_gap",
+        "slope",
+        "curvature_smallest",
+        "curvature_smallest_widened",
+        "certificate",
+    ),
+    Column("factorisation", "is_global", unit=OF_SEEDS, yes_no=True),
 )
 TABLES = (
     ("Moves from the start", MOVES),
@@ -68,10 +76,11 @@ BY_GROUP = (
     ("two_layer", "loss_proven_at"),
     ("straight_line", "line_loss"),
 )
+ENDS = ("_low", "_high")
 LEAD = (
     "A net’s moves, its line and its training loss are measured from its own start. A training loss that falls all along "
-    "the straight line from start to end, and little negative curvature, are what a convex problem would have. A rate "
-    "that is proven under conditions which don’t hold is drawn for comparison; it guarantees nothing."
+    "the straight line from start to end, and little negative curvature, are what a convex problem would have. A proven "
+    "rate whose conditions don’t hold is a comparison and guarantees nothing; whether they do is said with it."
 )
 
 
@@ -98,7 +107,8 @@ class Net:
 def shown(panel: Panel, moment: str) -> set[Key]:
     """What this section shows at a moment."""
     known = {column.key for _, columns in TABLES for column in columns} | {c.key for c in FITTED}
-    return known | {(probe, metric, True) for probe, metric in BY_GROUP}
+    ends = {("negative_curvature", f"negative_curvature{end}", False) for end in ENDS}
+    return known | ends | {(probe, metric, True) for probe, metric in BY_GROUP}
 
 
 def section(panel: Panel, suffix: str) -> Section:
@@ -138,20 +148,30 @@ def nets(panel: Panel, moment: str) -> list[Net]:
 def _by_place(net: Net, probe: str, metric: str) -> list[tuple[float, Spread]]:
     """A metric of groups that are numbers, in their order."""
     found = [
-        (float(group), reading.spread)
+        (place, reading.spread)
         for (p, m, group), reading in net.point.readings.items()
-        if (p, m) == (probe, metric) and group and reading.spread
+        if (p, m) == (probe, metric) and (place := placed(group)) is not None and reading.spread
     ]
     return sorted(found, key=lambda pair: pair[0])
+
+
+def placed(group: str) -> float | None:
+    """The finite number that a group is; ``None`` for any other text, since records may say what they like."""
+    try:
+        place = float(group)
+    except ValueError:
+        return None
+    return place if math.isfinite(place) else None
 
 
 def _levels(panel: Panel, moment: str) -> list[Column]:
     groups = dict.fromkeys(
         r.group for r in panel.rows if (r.probe, r.metric, r.moment) == ("fitting", "epochs_to_loss", moment)
     )
+    known = {group: place for group in groups if (place := placed(group)) is not None}
     return [
-        Column("fitting", "epochs_to_loss", f"Epochs to {group}", group=group)
-        for group in sorted(groups, key=float, reverse=True)
+        Column("fitting", "epochs_to_loss", f"Epochs to {group}", group=group, done="reached")
+        for group in sorted(known, key=known.__getitem__, reverse=True)
     ]
 
 
@@ -203,7 +223,9 @@ def loss_against_steps(panel: Panel, moment: str, name: str) -> Chart | None:
             [x for x, _ in bound], [s.mean for _, s in bound], color=MUTED, linestyle=DASHES[1]
         )
         handles.append((f"proven, {found[-1].label}", line))
-        told = " Dashed: the rate that is proven under conditions which don’t hold here, for comparison."
+        rate = found[-1].point.reading("two_layer", "loss_halved_in_proven")
+        said = f" ({rate.notes[0]})" if rate and rate.notes else ""
+        told = f" Dashed: the proven rate{said}."
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("training loss (log scale)")
@@ -231,7 +253,9 @@ def epochs_to_loss(panel: Panel, moment: str, name: str) -> Chart | None:
     lines = [
         line
         for column in _levels(panel, moment)
-        for line in _against_size(found, "fitting", "epochs_to_loss", f"loss {column.group}", column.group)
+        for line in _against_size(
+            found, "fitting", "epochs_to_loss", f"loss {column.group}", column.group, every_seed
+        )
     ]
     lines = [line for line in lines if any(s.mean > 0 for _, s in line[2])]
     if not lines:
@@ -240,7 +264,9 @@ def epochs_to_loss(panel: Panel, moment: str, name: str) -> Chart | None:
     handles = _drawn(axes, lines)
     _size_axis(axes, found)
     axes.set_ylabel("epochs")
-    caption = f"A net that never came down to a level has no mark. {bars(_counts(lines))}"
+    caption = (
+        f"A net that never came down to a level, at one seed or more, has no mark. {bars(_counts(lines))}"
+    )
     return saved(figure, name, axes.get_title(loc="left"), caption, handles)
 
 
@@ -276,12 +302,24 @@ def negative_curvature(panel: Panel, name: str) -> Chart | None:
         return None
     figure, axes = canvas("Share of negative curvature")
     handles = _drawn(axes, lines)
+    estimated = [interval for net in every if (interval := _estimated(net))]
+    for size, mean, low, high in estimated:
+        axes.errorbar([size], [mean], [[mean - low], [high - mean]], color=MUTED, elinewidth=0.9, capsize=2)
     _size_axis(axes, every)
     axes.set_ylabel("of the sum of eigenvalues’ sizes, %")
-    caption = (
-        f"Of the training loss’s Hessian, estimated for all but the smallest nets. {bars(_counts(lines))}"
-    )
+    told = "Grey bars: the estimate’s 95 % interval over random starts. " if estimated else ""
+    caption = f"Of the training loss’s Hessian; exact where the whole of it was taken, else estimated. {told}"
+    caption += bars(_counts(lines))
     return saved(figure, name, axes.get_title(loc="left"), caption, handles)
+
+
+def _estimated(net: Net) -> tuple[float, float, float, float] | None:
+    """Size, estimate and the ends of its interval, of one seed; over several their spread holds the estimate's error."""
+    found = [net.figure("negative_curvature", f"negative_curvature{end}") for end in ("", *ENDS)]
+    if any(f is None or f.n > 1 for f in found):
+        return None
+    mean, low, high = (f.mean for f in found if f)
+    return (net.size, mean, low, high) if low <= mean <= high else None
 
 
 def gap_against_columns(panel: Panel, moment: str, name: str) -> Chart | None:
@@ -303,9 +341,17 @@ def gap_against_columns(panel: Panel, moment: str, name: str) -> Chart | None:
     return saved(figure, name, axes.get_title(loc="left"), told + bars(_counts(lines)), [])
 
 
-def _against_size(found: Sequence[Net], probe: str, metric: str, name: str, group: str = "") -> list[Line]:
+def _against_size(
+    found: Sequence[Net],
+    probe: str,
+    metric: str,
+    name: str,
+    group: str = "",
+    fit: Callable[[Reading], bool] = lambda reading: True,
+) -> list[Line]:
     """One line over all nets, none where nothing was measured; it is of no series, since it runs through several."""
-    points = [(net.size, figure) for net in found if (figure := net.figure(probe, metric, group))]
+    readings = [(net.size, net.point.reading(probe, metric, group)) for net in found]
+    points = [(size, r.spread) for size, r in readings if r and r.spread and fit(r)]
     return [(name, "", points)] if points else []
 
 

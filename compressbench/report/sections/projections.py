@@ -34,6 +34,8 @@ KEPT = {
 }
 COUNTED = (*SEPARATING, "all_pairs_kept")
 """Shares of draws, which are pooled over seeds; the others are means."""
+DIGITS = 9
+"""Of a dimension at most; a group of more is none."""
 EXACT = {
     "separator_by_chance": "labels thrown by a coin (exact)",
     "pairs_expected": "distances, expected (exact)",
@@ -158,7 +160,7 @@ def shares(rows: Iterable[Record], counted: bool) -> list[Share]:
 
     by_dimension: dict[int, dict[int, Record]] = {}
     for row in rows:
-        if row.value is not None and row.group.isdecimal():
+        if row.value is not None and row.group.isdecimal() and len(row.group) <= DIGITS:
             by_dimension.setdefault(int(row.group), {})[row.seed] = row
     found = []
     for dimension, by_seed in sorted(by_dimension.items()):

@@ -8,7 +8,7 @@ by no state's test figure: each seed's own line is read between neighbouring sta
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,13 @@ from compressbench.report.drawing import (
     draw,
     finish,
     mark,
+    shortened,
     when,
 )
 from compressbench.report.estimates import over_seeds
 from compressbench.report.numbers import MISSING, Spread, number, spread
 from compressbench.report.panels import Panel, Point, Reading, Series
-from compressbench.report.section import Section, kept, moment_suffix
+from compressbench.report.section import Section, kept, moment_suffix, slug
 from compressbench.report.states import Key
 from compressbench.report.styles import Style, styles
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, cell, spread_cell
@@ -43,6 +44,8 @@ DROPS = (0.0, 1.0, 2.0, 5.0)
 """Points of clean accuracy; at 0 the less accurate of two nets is compared as it is: nothing is its cost there."""
 WHOLE = 0.9999
 BESIDE = ", "
+WORDS = 30
+"""Letters at most of what was deleted, in a chart's title."""
 SAID = (
     "Deleted: a random share of the units (or weights) of each layer answers nothing; nothing is trained then. A line "
     "is one net, pruned further and further. Robustness at equal clean accuracy is read off each seed’s own lines, "
@@ -97,8 +100,9 @@ def section(panel: Panel, suffix: str) -> Section:
         if not found:
             continue
         end = moment_suffix(panel, moment) + suffix
-        for what in dict.fromkeys(g.partition(BESIDE)[0] for g in groups_of(found)):
-            charts.append(against_share(panel, moment, what, f"deleted_{what}{end}"))
+        kinds = dict.fromkeys(g.partition(BESIDE)[0] for g in groups_of(found))
+        for what, name in zip(kinds, file_names(kinds), strict=True):
+            charts.append(against_share(panel, moment, what, f"deleted_{name}{end}"))
         tables.append(deleted(panel, moment))
         for place, (way, lines) in enumerate(ways(panel, moment).items()):
             for k, measure in enumerate(measures(lines)[:3] if not place else ()):
@@ -126,6 +130,21 @@ def groups_of(found: Mapping[str, tuple[Series, Point]]) -> list[str]:
     return list(
         dict.fromkeys(k[2] for _, p in found.values() for k in p.readings if k[:2] == (PROBE, ACCURACY))
     )
+
+
+def file_names(kinds: Iterable[str]) -> list[str]:
+    """A part of a file name for each, which records may call what they like; those alike have their place behind."""
+    names = [slug(what) for what in kinds]
+    return [name if names.count(name) == 1 else f"{name}__{k}" for k, name in enumerate(names)]
+
+
+def share_of(text: str) -> float | None:
+    """``50 %`` as 50; ``None`` for what is no share in [0, 100]."""
+    try:
+        share = float(text.removesuffix(" %"))
+    except ValueError:
+        return None
+    return share if 0 <= share <= 100 else None
 
 
 def ways(panel: Panel, moment: str) -> dict[str, list[Line]]:
@@ -189,11 +208,14 @@ def curves(panel: Panel, line: Line, measure: Measure) -> dict[int, list[tuple[f
 def at_clean(curve: Curve, wanted: float) -> tuple[float, float] | None:
     """Density and value where clean accuracy first falls below ``wanted`` on the way down; straight in between.
 
-    ``None`` where the unpruned net is below already, or no state falls so low.
+    That of the unpruned net is the net itself, even where pruning a little raises accuracy. ``None`` where the
+    unpruned net is below already, or no state falls so low.
     """
     points = sorted(curve, key=lambda p: -p[0])
     if not points or points[0][1] < wanted:
         return None
+    if points[0][1] == wanted:
+        return points[0][0], points[0][2]
     for (high, one, before), (low, other, after) in itertools.pairwise(points):
         if other < wanted:
             share = (one - wanted) / (one - other)
@@ -210,12 +232,14 @@ def against_share(panel: Panel, moment: str, what: str, name: str) -> Chart | No
         for group in groups_of(nets(panel, moment)):
             reading = point.reading(PROBE, ACCURACY, group)
             kind, _, share = group.partition(BESIDE)
-            if kind == what and share and reading and reading.spread:
-                spots.append((float(share.removesuffix(" %")), reading.spread))
+            place = share_of(share)
+            if kind == what and place is not None and reading and reading.spread:
+                spots.append((place, reading.spread))
         if len(spots) > 1:
             lines.append((series, sorted(spots, key=lambda s: s[0])))
     if not lines:
         return None
+    (what,) = shortened([what], WORDS)
     figure, axes = canvas(f"Accuracy with {what} deleted{when(moment)}")
     counts = draw(panel, axes, lines)
     axes.set_xlabel(f"{what} of each layer that are deleted at random, %")
