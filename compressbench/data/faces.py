@@ -7,7 +7,9 @@ news whose licence scikit-image doesn't name.
 from __future__ import annotations
 
 import importlib.util
+import tokenize
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from compressbench.data.dataset import Raw, Split
 from compressbench.data.folder import still
 from compressbench.errors import UserError
 from compressbench.files import a_file
+from compressbench.paths import given_path
 
 SIZE = 24
 FACES = 100
@@ -64,7 +67,9 @@ def faces(
     for name, wanted in (("train", train), ("validation", validation), ("test", test)):
         if type(wanted) is not int or wanted < 1:
             raise UserError(f"dataset.read.{name}: {wanted!r} is no number of windows of 1 or more")
-    folder = Path(root).expanduser() if root else installed()
+    if root is not None and not isinstance(root, str):
+        raise UserError(f"dataset.read.root: {root!r} is no folder; a path is wanted, or null")
+    folder = given_path(root, "dataset.read.root") if root else installed()
     whole = cut_outs(folder / "lfw_subset.npy")
     splits, origins = {}, {}
     for name, wanted in (("train", train), ("validation", validation), ("test", test)):
@@ -104,14 +109,34 @@ def cut_outs(path: Path) -> np.ndarray:
     Raises:
         UserError: it is missing, or something else.
     """
+    wrong = UserError(f"dataset faces: {path} holds no 200 pictures of 25 x 25, float64 in [0, 1]")
     try:
-        found = np.load(a_file(path, 1 << 24), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"dataset faces: {path} can't be read: {error}") from error
-    fits = getattr(found, "shape", ()) == (2 * FACES, SIZE + 1, SIZE + 1) and found.dtype == np.float64
-    if not fits or not bool(((found >= 0) & (found <= 1)).all()):
-        raise UserError(f"dataset faces: {path} holds no 200 pictures of 25 x 25, float64 in [0, 1]")
+        with a_file(path, 1 << 24).open("rb") as file:
+            shape, _, dtype = _header(file)  # before anything is allocated of what it says
+            if shape != (2 * FACES, SIZE + 1, SIZE + 1) or dtype != np.float64:
+                raise wrong
+            file.seek(0)
+            found = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError, RecursionError, tokenize.TokenError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"dataset faces: {path} can't be read: {told}") from error
+    if not bool(((found >= 0) & (found <= 1)).all()):
+        raise wrong
     return np.round(found * 255).astype(np.uint8)
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, whether it is in Fortran's order, dtype) of an ``.npy`` file.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"version {version} of the format isn't read")
 
 
 def varied(whole: np.ndarray, shifts: bool) -> np.ndarray:
