@@ -7,6 +7,8 @@ import importlib.util
 import itertools
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from PIL import Image
 
 from cases_report import record
 from compressbench.bench import Bench
-from compressbench.boosting import opencv
+from compressbench.boosting import opencv, shipped
 from compressbench.boosting.adaboost import Sorted, Stump, best, boost, bound, initial
 from compressbench.boosting.attention import GAP, lowered
 from compressbench.boosting.rectangles import KINDS, Features, count, every
@@ -637,6 +639,44 @@ def test_agreement_with_opencv_is_counted(tmp_path: Path, bench: Bench) -> None:
     assert wrong.value < 100
 
 
+def test_another_file_of_the_same_name_is_not_judged_by_opencvs_own(tmp_path: Path, bench: Bench) -> None:
+    for folder, text in (("a", XML), ("b", XML.replace("0 -1 1 0.01", "0 -1 1 0.02"))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.xml").write_text(text, encoding="utf-8")
+    one, other = (str(tmp_path / folder / "own.xml") for folder in "ab")
+    state = Published(one, "face").apply(None, bench)
+    (only,) = measured(state, bench, OpenCV(other)).values()
+    assert (only.value, only.note) == (None, "the state is not own.xml")
+    assert OpenCV(other).files() == (other,), "its content is part of the measurement's key"
+
+
+def test_planning_neither_imports_torch_nor_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys\nimport importlib.util\nimportlib.util.find_spec = lambda name, *rest: None\n"
+        "from compressbench.errors import UserError\n"
+        "from compressbench.stages.boost import Published\nfrom compressbench.probes.opencv import OpenCV\n"
+        "assert OpenCV().files() == ()\n"
+        "try:\n    Published('haarcascade_eye.xml', 'face').files()\n"
+        "except UserError as error:\n    print(error)\n"
+        "assert not {'torch', 'cv2'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "file: haarcascade_eye.xml comes with OpenCV, which isn't installed: pip install"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("~nobody_at_all/own.xml", "is no path"), (5, "file: 5 is no path"), ("a\0b", "is no path")],
+)
+def test_a_file_that_is_no_path_is_one_line(name: Any, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted) as error:
+        shipped.found(name)
+    assert "\n" not in str(error.value)
+
+
 def test_other_states_have_no_agreement_with_opencv(bench: Bench, cascade: State) -> None:
     (only,) = measured(cascade, bench, OpenCV()).values()
     assert only.value is None
@@ -648,7 +688,7 @@ def test_opencvs_own_cascade_on_the_faces(tmp_path: Path) -> None:
         pytest.skip("the extra lecture isn't installed")
     raw = faces(train=7, validation=4, test=500)
     assert len(raw.test) == 30 + 30 + 500
-    path = opencv.found("haarcascade_frontalface_default.xml")
+    path = shipped.found("haarcascade_frontalface_default.xml")
     read = opencv.read(path)
     assert (read.size, len(read.stages), sum(read.stages)) == ((24, 24), 25, 2913)
     module = CascadeOfFeatures(read.stages, 3, read.size, (1, 24, 24), border=1, least=10.0)
@@ -748,9 +788,32 @@ class Opener:
         return (open, (str(self.path), "w"))
 
 
+def npy(header: str) -> bytes:
+    """A file of numpy's format, of a header and nothing behind it."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("root", [5, "~nobody_at_all/pictures", ["a"], "a\0b"])
+def test_a_root_that_is_no_folder_is_one_line(root: Any) -> None:
+    with pytest.raises(UserError, match=r"dataset\.read\.root: .* is no ") as error:
+        faces(7, 4, 5, root=root)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("broken", "wanted"),
-    [("pickle", "can't be read"), ("shape", "holds no 200 pictures"), ("missing", "no such file")],
+    [
+        ("pickle", "holds no 200 pictures"),
+        ("shape", "holds no 200 pictures"),
+        ("missing", "no such file"),
+        ("zip", "can't be read"),
+        ("huge", "holds no 200 pictures"),
+        ("cut", "can't be read"),
+        ("short", "can't be read"),
+        ("version", "can't be read"),
+        ("beyond", "holds no 200 pictures"),
+    ],
 )
 def test_a_file_that_is_not_what_it_was_is_one_line(broken: str, wanted: str, pictures: Path) -> None:
     path = pictures / "lfw_subset.npy"
@@ -758,6 +821,18 @@ def test_a_file_that_is_not_what_it_was_is_one_line(broken: str, wanted: str, pi
         np.save(path, np.array([Opener(pictures / "opened")], object), allow_pickle=True)
     elif broken == "shape":
         np.save(path, np.zeros((3, 25, 25)))
+    elif broken == "zip":
+        path.write_bytes(b"PK\3\4" + bytes(60))
+    elif broken == "huge":
+        path.write_bytes(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000)}"))
+    elif broken == "cut":
+        path.write_bytes(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (200, 25,"))
+    elif broken == "short":
+        path.write_bytes(path.read_bytes()[:-8])
+    elif broken == "version":
+        path.write_bytes(b"\x93NUMPY\7\0" + bytes(60))
+    elif broken == "beyond":
+        np.save(path, np.full((200, 25, 25), 1.5))
     else:
         path.unlink()
     with pytest.raises(UserError, match=wanted) as error:
