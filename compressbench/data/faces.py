@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,8 +54,9 @@ def faces(
     The 25 x 25 of the file lose their last row and column. In train alone each face is there mirrored too and, with
     ``shifts``, in the four ways to cut 24 x 24 out of it: 400. Windows without a face are cut out of ``PICTURES`` at all
     scales, as many of each picture as there are, up to its share of the number asked for, at places that are always the
-    same; before them come the file's own background windows. No picture is in two splits; which of the file's
-    backgrounds are of one photograph isn't known.
+    same; beside them there are the file's own background windows. In each split faces, backgrounds and pictures are
+    interleaved evenly, so that its first windows, which are timed, are a mixture like the whole. No picture is in two
+    splits; which of the file's backgrounds are of one photograph isn't known.
 
     Args:
         train, validation, test: windows without a face in each split at most.
@@ -77,15 +79,15 @@ def faces(
         positive = varied(own, shifts) if name == "train" else own[:, :SIZE, :SIZE]
         background = whole[FACES:][OF_A_KIND[name]][:, :SIZE, :SIZE]
         cut = [windows_of(folder / picture, wanted // len(PICTURES[name])) for picture in PICTURES[name]]
-        pixels = np.concatenate([positive, background, *cut])
-        labels = np.zeros(len(pixels), np.int64)
-        labels[: len(positive)] = 1
+        order = interleaved([len(part) for part in (positive, background, *cut)])
+        pixels = np.concatenate([positive, background, *cut])[order]
+        labels = (order < len(positive)).astype(np.int64)
         splits[name] = Split.of(np.ascontiguousarray(pixels[:, None]), labels)
         sources = ["lfw_subset"] * (len(positive) + len(background))
         sources += [
             p for picture, found in zip(PICTURES[name], cut, strict=True) for p in [picture] * len(found)
         ]
-        origins[name] = {"picture": np.array(sources)}
+        origins[name] = {"picture": np.array(sources)[order]}
     return Raw(splits["train"], splits["test"], CLASSES, LICENCE, origins, splits["validation"])
 
 
@@ -123,6 +125,16 @@ def cut_outs(path: Path) -> np.ndarray:
     if not bool(((found >= 0) & (found <= 1)).all()):
         raise wrong
     return np.round(found * 255).astype(np.uint8)
+
+
+def interleaved(counts: Sequence[int]) -> np.ndarray:
+    """int64 (sum,), an order of parts that lie one after another in which each is spread evenly over the whole.
+
+    The first n of it, whatever n, are a mixture like the whole: of a part of m among N there are n m / N, to within a
+    few.
+    """
+    places = [(np.arange(count) + 0.5) / count for count in counts if count]
+    return np.argsort(np.concatenate(places), kind="stable")
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
