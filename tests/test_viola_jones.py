@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
+from scipy import stats
 
 from cases_report import record
 from compressbench.bench import Bench
-from compressbench.boosting import opencv, shipped
-from compressbench.boosting.adaboost import Sorted, Stump, best, boost, bound, initial
-from compressbench.boosting.attention import GAP, lowered
-from compressbench.boosting.rectangles import KINDS, Features, count, every
+from compressbench.boosting import attention, opencv, shipped
+from compressbench.boosting.adaboost import Sorted, Stump, best, boost, bound, initial, reweighted
+from compressbench.boosting.attention import GAP, lowered, strict
+from compressbench.boosting.rectangles import KINDS, Features, all_of, count, every
+from compressbench.cli.run import composed
+from compressbench.condensing import memory
 from compressbench.data import faces as data_faces
 from compressbench.data.dataset import Dataset, Raw, Split
 from compressbench.data.faces import faces, varied, windows_of
@@ -38,7 +42,9 @@ from compressbench.probes.windows import Windows
 from compressbench.records import Metric, Records
 from compressbench.report.panels import panels
 from compressbench.report.sections.windows import accuracy_vs_window_cost, section
-from compressbench.stages.boost import Boost, First, Published
+from compressbench.runs.execute import Watcher
+from compressbench.runs.experiment import execute, prepare
+from compressbench.stages.boost import Boost, First, Matched, Published
 from compressbench.state import State
 from compressbench.views import View
 
@@ -467,6 +473,124 @@ def test_macs_are_the_lookups(bench: Bench, cascade: State) -> None:
     assert counted(module_of(cascade), blank).macs == sum(each) == cascade.facts["forward_macs"]
 
 
+def test_a_monolith_draws_its_candidates_anew_as_often_as_the_cascade_did(
+    bench: Bench, cascade: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    draw = attention._drawn
+
+    def drawn_(*given: Any) -> Features:
+        found = draw(*given)
+        seen.append(found.rectangles.tobytes())
+        return found
+
+    monkeypatch.setattr(attention, "_drawn", drawn_)
+    place = dataclasses.replace(bench, name="monolith", references={"cascade": cascade})
+    more = {"stages": 1, "negatives": 300, "like": "cascade", "data": "cascade"}
+    state = Boost("face", candidates=150, **more).apply(None, place)  # type: ignore[arg-type]
+    assert len(seen) == len(set(seen)) == len(cascade.model["stages"])
+    assert len(state.weights["thresholds"]) == sum(cascade.model["stages"])
+    assert state.facts["boosted"]["negatives"] == [
+        min(300, int((cascade.group("data")["labels"] == 0).sum()))
+    ]
+    seen.clear()
+    Boost("face", **more).apply(None, place)  # type: ignore[arg-type]
+    assert len(seen) == 1, "of all candidates there is but one draw"
+
+
+def test_weights_go_on_from_one_draw_to_the_next() -> None:
+    found, is_face = noisy(7)
+    known = Sorted.of(found)
+    whole = list(itertools.islice(boost(known, is_face), 6))
+    first = list(itertools.islice(boost(known, is_face), 3))
+    weights = initial(is_face)
+    for stump in first:
+        weights = reweighted(weights, stump, found[stump.feature], is_face)
+    rest = list(itertools.islice(boost(known, is_face, weights), 3))
+    assert [s.feature for s in first + rest] == [s.feature for s in whole]
+    assert [s.error for s in first + rest] == pytest.approx([s.error for s in whole])
+
+
+@pytest.mark.parametrize(("rate", "passing"), [(0.0, 0), (0.2, 1), (0.39, 1), (0.6, 3), (1.0, 5)])
+def test_a_threshold_as_strict_as_asked(rate: float, passing: int) -> None:
+    votes = np.array([5.0, 1.0, 3.0, 4.0, 3.5])
+    assert int((votes >= strict(votes, rate)).sum()) == passing
+
+
+def test_a_monolith_can_be_as_strict_as_the_cascade(bench: Bench, cascade: State) -> None:
+    place = dataclasses.replace(bench, name="m", references={"cascade": cascade})
+    alone = Boost("face", stages=1, candidates=150, like="cascade", data="cascade").apply(None, place)  # type: ignore[arg-type]
+    state = Matched("cascade").apply(alone, place)  # type: ignore[arg-type]
+    x, labels = encoded(bench, "validation"), bench.feed("validation").labels
+    wrong, right = (
+        [float((module_of(s)(x[labels == kind]).argmax(1) == 1).double().mean()) for s in (state, cascade)]
+        for kind in (0, 1)
+    )
+    others = int((labels == 0).sum())
+    assert wrong[1] - 1 / others <= wrong[0] <= wrong[1]
+    told = state.facts["boosted"]
+    assert (told["false_positives"], told["detection"]) == (
+        [pytest.approx(wrong[0])],
+        [pytest.approx(right[0])],
+    )
+    assert torch.equal(state.weights["votes"], alone.weights["votes"])
+    with pytest.raises(UserError, match="no single stage that was boosted"):
+        Matched("cascade").apply(cascade, place)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="like: net was not boosted"):
+        Matched("net").apply(alone, dataclasses.replace(bench, references={"net": State({}, {})}))  # type: ignore[arg-type]
+
+
+def test_progress_is_said_by_round(bench: Bench) -> None:
+    steps: list[tuple[int, int, float]] = []
+
+    class Told:
+        def step(self, done: int, total: int, **figures: float) -> None:
+            steps.append((done, total, figures["stage"]))
+
+    state = Boost("face", **SETTINGS).apply(None, dataclasses.replace(bench, progress=Told()))
+    sizes = state.model["stages"]
+    wanted = [(6 * k + j + 1, 24, k + 1) for k, size in enumerate(sizes) for j in range(size)]
+    assert steps == wanted
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_more_than_the_memory_holds_is_refused_before_anything_is_made(
+    early: bool, bench: Bench, cascade: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 140 faces and 200 others, 150 candidates, 9 bytes each: 459,000
+    monkeypatch.setattr(memory, "available", lambda device: 458_999)
+    place = dataclasses.replace(bench, references={"cascade": cascade})
+    stage = Boost("face", **SETTINGS)
+    with pytest.raises(
+        UserError, match=r"150 candidates on 340 windows need about 0.0 GB at once.*for 149 cand"
+    ) as error:
+        stage.forewarn(None, bench) if early else stage.apply(None, bench)
+    assert "\n" not in str(error.value)
+    Boost("face", like="cascade", data="cascade", stages=1).forewarn(None, place)  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "available", lambda device: 459_000)
+    stage.forewarn(None, bench)
+
+
+def test_a_run_asks_before_it_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = composed(
+        [
+            "recipe=viola_jones", "scale=smoke", "hardware=cpu1", "recipe.stages.published=null",
+            "~recipe.compare.series.OpenCV", f"outputs={tmp_path}",
+        ]
+    )  # fmt: skip
+    ready = prepare(config)
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    monkeypatch.setattr(Boost, "apply", lambda *given: pytest.fail("something was made"))
+    with pytest.raises(UserError, match=r"stage cascade: boost: 300 candidates on .* windows need"):
+        execute(ready, Watcher(), [])
+
+
+def test_windows_with_too_many_features_are_refused() -> None:
+    assert all_of(24, 24) == 162_336
+    with pytest.raises(UserError, match=r"fit into windows of 96 x 96 pixels, more than the 4,000,000"):
+        every(96, 96)
+
+
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
@@ -492,6 +616,17 @@ def test_features_of_a_window_are_those_it_was_asked_counted_by_hand(bench: Benc
     assert found["false_positive_rate", ""].value == pytest.approx(100 * said[~is_face].mean())
     balanced = 50 * (said[is_face].mean() + (~said)[~is_face].mean())
     assert found["balanced_top1", ""].value == pytest.approx(balanced)
+    assert found["balanced_top1", ""].n == int(is_face.sum()), (
+        "not all windows: half of it hangs on the faces"
+    )
+    right, wrong = (
+        stats.binomtest(int(said[kind].sum()), int(kind.sum())).proportion_ci(method="wilson")
+        for kind in (is_face, ~is_face)
+    )
+    down = math.hypot(said[is_face].mean() - right.low, wrong.high - said[~is_face].mean())
+    up = math.hypot(right.high - said[is_face].mean(), said[~is_face].mean() - wrong.low)
+    assert found["balanced_top1_low", ""].value == pytest.approx(balanced - 50 * down)
+    assert found["balanced_top1_high", ""].value == pytest.approx(balanced + 50 * up)
     low, high = found["detection_rate_low", ""].value, found["detection_rate_high", ""].value
     assert low is not None
     assert high is not None
@@ -521,7 +656,7 @@ def test_where_the_class_is_not_one_of_two_nothing_is_measured(bench: Bench, cas
     assert only.note == "there is no class 'nose' among two"
 
 
-def test_cascades_and_nets_with_exits_stand_in_one_chart() -> None:
+def test_cascades_and_nets_with_exits_stand_in_one_chart(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         record(series=series, state=f"{series}{k}", order=k, key=f"{series}{k}", probe="windows", metric=metric,
                value=value, unit=unit, basis="computed", reference="monolith")
@@ -531,7 +666,10 @@ def test_cascades_and_nets_with_exits_stand_in_one_chart() -> None:
             ("the net, early exits", [(3e6, 90.0), (5e6, 93.0)]),
         )
         for k, (macs, right) in enumerate(points)
-        for metric, value, unit in (("window_macs", macs, "MACs"), ("balanced_top1", right, "%"))
+        for metric, value, unit in (
+            ("window_macs", macs, "MACs"), ("balanced_top1", right, "%"), ("balanced_top1_low", right - 8, "%"),
+            ("balanced_top1_high", right + 3, "%"),
+        )
     ]  # fmt: skip
     (panel,) = panels(Records(rows))
     chart = accuracy_vs_window_cost(panel, panel.moments[0], "chart")
@@ -539,6 +677,18 @@ def test_cascades_and_nets_with_exits_stand_in_one_chart() -> None:
     assert "cascade" in chart.svg
     assert "the net, early exits" in chart.svg
     assert section(panel, "").charts
+    assert "Bars: 95 % over the test windows" in chart.caption
+    seen: list[tuple[float, float, float]] = []
+    keep = Axes.errorbar
+
+    def errorbar(axes: Axes, xs: Any, ys: Any, ends: Any, *rest: Any, **more: Any) -> Any:
+        if more.get("fmt") == "none":
+            seen.append((xs[0], ys[0] - ends[0][0], ys[0] + ends[1][0]))
+        return keep(axes, xs, ys, ends, *rest, **more)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    accuracy_vs_window_cost(panel, panel.moments[0], "chart")
+    assert sorted(seen) == [(60, 86, 97), (900, 87, 98), (3e6, 82, 93), (5e6, 85, 96)]
 
 
 # --- OpenCV's file ----------------------------------------------------------------------------------------------------
@@ -735,6 +885,18 @@ def test_no_picture_and_no_face_is_in_two_splits(pictures: Path) -> None:
     kept = {n: {w.tobytes() for w in s["images"][own[n]]} for n, s in splits.items()}
     for one, other in itertools.combinations(kept.values(), 2):
         assert not one & other
+
+
+def test_the_first_windows_of_a_split_are_a_mixture_like_the_whole(pictures: Path) -> None:
+    raw = faces(700, 400, 500, root=str(pictures))
+    assert raw.validation is not None
+    for name, split in (("train", raw.train), ("validation", raw.validation), ("test", raw.test)):
+        sources = np.char.add(raw.attributes[name]["picture"], np.where(split.labels == 1, " face", ""))
+        for source in np.unique(sources):
+            own = sources == source
+            seen = np.cumsum(own)
+            fair = own.mean() * np.arange(1, len(own) + 1)
+            assert np.abs(seen - fair).max() < 2
 
 
 def _names() -> list[str]:
