@@ -36,13 +36,13 @@ OPENCV = "haarcascade_frontalface_default.xml"
 
 
 def states(bench: Bench) -> dict[str, State]:
-    """The arms: a cascade, one stage of as many features on the same windows and, where there is OpenCV, its file."""
+    """The arms: a cascade, one stage of as many features on 4,000 of its windows and, where there is OpenCV, its file."""
     bench.name = "cascade"
     made = {"cascade": Boost("face", stages=12, candidates=4000).apply(None, bench)}
     bench.name, bench.references = "monolith", made
     like = Ref("cascade")
     made["one AdaBoost"] = Boost(
-        "face", stages=1, candidates=4000, negatives=None, like=like, data=like
+        "face", stages=1, candidates=4000, negatives=4000, like=like, data=like
     ).apply(None, bench)
     if importlib.util.find_spec("cv2") is not None:
         made["OpenCV's file"] = Published(OPENCV, "face").apply(None, bench)

@@ -72,6 +72,8 @@ NAMES = {
 SLOW_TARGETS = ("cpu_onnxruntime", "cpu_openvino", "cpu_torch_compiled", "cpu_torch_sparse")
 FAST = {"cpu_torch": {"batches": [1, 2], "seconds": 0.01}}
 QUIET = ["scale=smoke", "hardware=cpu1"]
+# What recipes can't be planned or run without, all of the extra lecture.
+EXTRAS = {"viola_jones": "cv2", "random_projections": "sklearn"}
 
 
 def check_declared(metric: str, unit: str) -> None:
@@ -111,6 +113,13 @@ def folders(recipe: str, scale: str, place: Path) -> list[str]:
     return [f"model.build.folder={place}"]
 
 
+def needs_extras(recipe: str) -> None:
+    """Skips the test of a recipe whose optional packages aren't installed."""
+    if recipe in EXTRAS:
+        reason = f"recipe={recipe} needs {EXTRAS[recipe]}: pip install 'compressbench[lecture]'"
+        pytest.importorskip(EXTRAS[recipe], reason=reason)
+
+
 @functools.cache
 def short_config(recipe: str) -> dict:
     return composed([*overrides(recipe), *shortened(recipe)])
@@ -142,6 +151,7 @@ def test_every_recipe_from_the_store_and_each_kind_of_work_again(
 ) -> None:
     """Run once, then brought back; then each kind of stage and probe that no recipe has repeated yet is repeated:
     alone, on states from the store, under other seeds of the global generators."""
+    needs_extras(recipe)
     with seeded(1):
         experiment, records = once(recipe, tmp_path)
     plan, store = experiment.plan, experiment.store
@@ -182,6 +192,7 @@ def test_every_recipe_from_the_store_and_each_kind_of_work_again(
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
 def test_every_recipe_twice(recipe: str, tmp_path: Path) -> None:
     """All of it at its full length: the quick test shortens trainings, and repeats one of each kind of work."""
+    needs_extras(recipe)
     config = composed(overrides(recipe))
     folders = iter((tmp_path / "a", tmp_path / "b"))
 
@@ -222,6 +233,7 @@ def check_series(plan: Plan, records: Records) -> None:
 def test_every_recipe_plans_at_the_scales_that_are_not_run(recipe: str, scale: str, tmp_path: Path) -> None:
     from compressbench.runs.plan import make
 
+    needs_extras(recipe)
     config = composed([f"recipe={recipe}", f"scale={scale}", *folders(recipe, scale, tmp_path)])
     plan = make(config["recipe"], 0, Context("", "cpu", 1))
     check_plan(plan, config, recipe)
@@ -231,6 +243,7 @@ def test_every_recipe_plans_at_the_scales_that_are_not_run(recipe: str, scale: s
 def test_a_run_stopped_anywhere_can_say_how_long_it_still_takes(
     recipe: str, first: Callable[[str], bool], tmp_path: Path
 ) -> None:
+    needs_extras(recipe)
     ready = begun(recipe, tmp_path)
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
     for node in [node for kind, node in kinds.trainings(ready.plan) if first(kind)]:

@@ -7,20 +7,26 @@ import importlib.util
 import itertools
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
+from scipy import stats
 
 from cases_report import record
 from compressbench.bench import Bench
-from compressbench.boosting import opencv
-from compressbench.boosting.adaboost import Sorted, Stump, best, boost, bound, initial
-from compressbench.boosting.attention import GAP, lowered
-from compressbench.boosting.rectangles import KINDS, Features, count, every
+from compressbench.boosting import attention, opencv, shipped
+from compressbench.boosting.adaboost import Sorted, Stump, best, boost, bound, initial, reweighted
+from compressbench.boosting.attention import GAP, lowered, strict
+from compressbench.boosting.rectangles import KINDS, Features, all_of, count, every
+from compressbench.cli.run import composed
+from compressbench.condensing import memory
 from compressbench.data import faces as data_faces
 from compressbench.data.dataset import Dataset, Raw, Split
 from compressbench.data.faces import faces, varied, windows_of
@@ -36,7 +42,9 @@ from compressbench.probes.windows import Windows
 from compressbench.records import Metric, Records
 from compressbench.report.panels import panels
 from compressbench.report.sections.windows import accuracy_vs_window_cost, section
-from compressbench.stages.boost import Boost, First, Published
+from compressbench.runs.execute import Watcher
+from compressbench.runs.experiment import execute, prepare
+from compressbench.stages.boost import Boost, First, Matched, Published
 from compressbench.state import State
 from compressbench.views import View
 
@@ -465,6 +473,124 @@ def test_macs_are_the_lookups(bench: Bench, cascade: State) -> None:
     assert counted(module_of(cascade), blank).macs == sum(each) == cascade.facts["forward_macs"]
 
 
+def test_a_monolith_draws_its_candidates_anew_as_often_as_the_cascade_did(
+    bench: Bench, cascade: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    draw = attention._drawn
+
+    def drawn_(*given: Any) -> Features:
+        found = draw(*given)
+        seen.append(found.rectangles.tobytes())
+        return found
+
+    monkeypatch.setattr(attention, "_drawn", drawn_)
+    place = dataclasses.replace(bench, name="monolith", references={"cascade": cascade})
+    more = {"stages": 1, "negatives": 300, "like": "cascade", "data": "cascade"}
+    state = Boost("face", candidates=150, **more).apply(None, place)  # type: ignore[arg-type]
+    assert len(seen) == len(set(seen)) == len(cascade.model["stages"])
+    assert len(state.weights["thresholds"]) == sum(cascade.model["stages"])
+    assert state.facts["boosted"]["negatives"] == [
+        min(300, int((cascade.group("data")["labels"] == 0).sum()))
+    ]
+    seen.clear()
+    Boost("face", **more).apply(None, place)  # type: ignore[arg-type]
+    assert len(seen) == 1, "of all candidates there is but one draw"
+
+
+def test_weights_go_on_from_one_draw_to_the_next() -> None:
+    found, is_face = noisy(7)
+    known = Sorted.of(found)
+    whole = list(itertools.islice(boost(known, is_face), 6))
+    first = list(itertools.islice(boost(known, is_face), 3))
+    weights = initial(is_face)
+    for stump in first:
+        weights = reweighted(weights, stump, found[stump.feature], is_face)
+    rest = list(itertools.islice(boost(known, is_face, weights), 3))
+    assert [s.feature for s in first + rest] == [s.feature for s in whole]
+    assert [s.error for s in first + rest] == pytest.approx([s.error for s in whole])
+
+
+@pytest.mark.parametrize(("rate", "passing"), [(0.0, 0), (0.2, 1), (0.39, 1), (0.6, 3), (1.0, 5)])
+def test_a_threshold_as_strict_as_asked(rate: float, passing: int) -> None:
+    votes = np.array([5.0, 1.0, 3.0, 4.0, 3.5])
+    assert int((votes >= strict(votes, rate)).sum()) == passing
+
+
+def test_a_monolith_can_be_as_strict_as_the_cascade(bench: Bench, cascade: State) -> None:
+    place = dataclasses.replace(bench, name="m", references={"cascade": cascade})
+    alone = Boost("face", stages=1, candidates=150, like="cascade", data="cascade").apply(None, place)  # type: ignore[arg-type]
+    state = Matched("cascade").apply(alone, place)  # type: ignore[arg-type]
+    x, labels = encoded(bench, "validation"), bench.feed("validation").labels
+    wrong, right = (
+        [float((module_of(s)(x[labels == kind]).argmax(1) == 1).double().mean()) for s in (state, cascade)]
+        for kind in (0, 1)
+    )
+    others = int((labels == 0).sum())
+    assert wrong[1] - 1 / others <= wrong[0] <= wrong[1]
+    told = state.facts["boosted"]
+    assert (told["false_positives"], told["detection"]) == (
+        [pytest.approx(wrong[0])],
+        [pytest.approx(right[0])],
+    )
+    assert torch.equal(state.weights["votes"], alone.weights["votes"])
+    with pytest.raises(UserError, match="no single stage that was boosted"):
+        Matched("cascade").apply(cascade, place)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="like: net was not boosted"):
+        Matched("net").apply(alone, dataclasses.replace(bench, references={"net": State({}, {})}))  # type: ignore[arg-type]
+
+
+def test_progress_is_said_by_round(bench: Bench) -> None:
+    steps: list[tuple[int, int, float]] = []
+
+    class Told:
+        def step(self, done: int, total: int, **figures: float) -> None:
+            steps.append((done, total, figures["stage"]))
+
+    state = Boost("face", **SETTINGS).apply(None, dataclasses.replace(bench, progress=Told()))
+    sizes = state.model["stages"]
+    wanted = [(6 * k + j + 1, 24, k + 1) for k, size in enumerate(sizes) for j in range(size)]
+    assert steps == wanted
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_more_than_the_memory_holds_is_refused_before_anything_is_made(
+    early: bool, bench: Bench, cascade: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 140 faces and 200 others, 150 candidates, 9 bytes each: 459,000
+    monkeypatch.setattr(memory, "available", lambda device: 458_999)
+    place = dataclasses.replace(bench, references={"cascade": cascade})
+    stage = Boost("face", **SETTINGS)
+    with pytest.raises(
+        UserError, match=r"150 candidates on 340 windows need about 0.0 GB at once.*for 149 cand"
+    ) as error:
+        stage.forewarn(None, bench) if early else stage.apply(None, bench)
+    assert "\n" not in str(error.value)
+    Boost("face", like="cascade", data="cascade", stages=1).forewarn(None, place)  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "available", lambda device: 459_000)
+    stage.forewarn(None, bench)
+
+
+def test_a_run_asks_before_it_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = composed(
+        [
+            "recipe=viola_jones", "scale=smoke", "hardware=cpu1", "recipe.stages.published=null",
+            "~recipe.compare.series.OpenCV", f"outputs={tmp_path}",
+        ]
+    )  # fmt: skip
+    ready = prepare(config)
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    monkeypatch.setattr(Boost, "apply", lambda *given: pytest.fail("something was made"))
+    with pytest.raises(UserError, match=r"stage cascade: boost: 300 candidates on .* windows need"):
+        execute(ready, Watcher(), [])
+
+
+def test_windows_with_too_many_features_are_refused() -> None:
+    assert all_of(24, 24) == 162_336
+    with pytest.raises(UserError, match=r"fit into windows of 96 x 96 pixels, more than the 4,000,000"):
+        every(96, 96)
+
+
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
@@ -490,6 +616,17 @@ def test_features_of_a_window_are_those_it_was_asked_counted_by_hand(bench: Benc
     assert found["false_positive_rate", ""].value == pytest.approx(100 * said[~is_face].mean())
     balanced = 50 * (said[is_face].mean() + (~said)[~is_face].mean())
     assert found["balanced_top1", ""].value == pytest.approx(balanced)
+    assert found["balanced_top1", ""].n == int(is_face.sum()), (
+        "not all windows: half of it hangs on the faces"
+    )
+    right, wrong = (
+        stats.binomtest(int(said[kind].sum()), int(kind.sum())).proportion_ci(method="wilson")
+        for kind in (is_face, ~is_face)
+    )
+    down = math.hypot(said[is_face].mean() - right.low, wrong.high - said[~is_face].mean())
+    up = math.hypot(right.high - said[is_face].mean(), said[~is_face].mean() - wrong.low)
+    assert found["balanced_top1_low", ""].value == pytest.approx(balanced - 50 * down)
+    assert found["balanced_top1_high", ""].value == pytest.approx(balanced + 50 * up)
     low, high = found["detection_rate_low", ""].value, found["detection_rate_high", ""].value
     assert low is not None
     assert high is not None
@@ -519,7 +656,7 @@ def test_where_the_class_is_not_one_of_two_nothing_is_measured(bench: Bench, cas
     assert only.note == "there is no class 'nose' among two"
 
 
-def test_cascades_and_nets_with_exits_stand_in_one_chart() -> None:
+def test_cascades_and_nets_with_exits_stand_in_one_chart(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         record(series=series, state=f"{series}{k}", order=k, key=f"{series}{k}", probe="windows", metric=metric,
                value=value, unit=unit, basis="computed", reference="monolith")
@@ -529,7 +666,10 @@ def test_cascades_and_nets_with_exits_stand_in_one_chart() -> None:
             ("the net, early exits", [(3e6, 90.0), (5e6, 93.0)]),
         )
         for k, (macs, right) in enumerate(points)
-        for metric, value, unit in (("window_macs", macs, "MACs"), ("balanced_top1", right, "%"))
+        for metric, value, unit in (
+            ("window_macs", macs, "MACs"), ("balanced_top1", right, "%"), ("balanced_top1_low", right - 8, "%"),
+            ("balanced_top1_high", right + 3, "%"),
+        )
     ]  # fmt: skip
     (panel,) = panels(Records(rows))
     chart = accuracy_vs_window_cost(panel, panel.moments[0], "chart")
@@ -537,6 +677,18 @@ def test_cascades_and_nets_with_exits_stand_in_one_chart() -> None:
     assert "cascade" in chart.svg
     assert "the net, early exits" in chart.svg
     assert section(panel, "").charts
+    assert "Bars: 95 % over the test windows" in chart.caption
+    seen: list[tuple[float, float, float]] = []
+    keep = Axes.errorbar
+
+    def errorbar(axes: Axes, xs: Any, ys: Any, ends: Any, *rest: Any, **more: Any) -> Any:
+        if more.get("fmt") == "none":
+            seen.append((xs[0], ys[0] - ends[0][0], ys[0] + ends[1][0]))
+        return keep(axes, xs, ys, ends, *rest, **more)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    accuracy_vs_window_cost(panel, panel.moments[0], "chart")
+    assert sorted(seen) == [(60, 86, 97), (900, 87, 98), (3e6, 82, 93), (5e6, 85, 96)]
 
 
 # --- OpenCV's file ----------------------------------------------------------------------------------------------------
@@ -637,6 +789,44 @@ def test_agreement_with_opencv_is_counted(tmp_path: Path, bench: Bench) -> None:
     assert wrong.value < 100
 
 
+def test_another_file_of_the_same_name_is_not_judged_by_opencvs_own(tmp_path: Path, bench: Bench) -> None:
+    for folder, text in (("a", XML), ("b", XML.replace("0 -1 1 0.01", "0 -1 1 0.02"))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.xml").write_text(text, encoding="utf-8")
+    one, other = (str(tmp_path / folder / "own.xml") for folder in "ab")
+    state = Published(one, "face").apply(None, bench)
+    (only,) = measured(state, bench, OpenCV(other)).values()
+    assert (only.value, only.note) == (None, "the state is not own.xml")
+    assert OpenCV(other).files() == (other,), "its content is part of the measurement's key"
+
+
+def test_planning_neither_imports_torch_nor_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys\nimport importlib.util\nimportlib.util.find_spec = lambda name, *rest: None\n"
+        "from compressbench.errors import UserError\n"
+        "from compressbench.stages.boost import Published\nfrom compressbench.probes.opencv import OpenCV\n"
+        "assert OpenCV().files() == ()\n"
+        "try:\n    Published('haarcascade_eye.xml', 'face').files()\n"
+        "except UserError as error:\n    print(error)\n"
+        "assert not {'torch', 'cv2'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "file: haarcascade_eye.xml comes with OpenCV, which isn't installed: pip install"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("~nobody_at_all/own.xml", "is no path"), (5, "file: 5 is no path"), ("a\0b", "is no path")],
+)
+def test_a_file_that_is_no_path_is_one_line(name: Any, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted) as error:
+        shipped.found(name)
+    assert "\n" not in str(error.value)
+
+
 def test_other_states_have_no_agreement_with_opencv(bench: Bench, cascade: State) -> None:
     (only,) = measured(cascade, bench, OpenCV()).values()
     assert only.value is None
@@ -648,7 +838,7 @@ def test_opencvs_own_cascade_on_the_faces(tmp_path: Path) -> None:
         pytest.skip("the extra lecture isn't installed")
     raw = faces(train=7, validation=4, test=500)
     assert len(raw.test) == 30 + 30 + 500
-    path = opencv.found("haarcascade_frontalface_default.xml")
+    path = shipped.found("haarcascade_frontalface_default.xml")
     read = opencv.read(path)
     assert (read.size, len(read.stages), sum(read.stages)) == ((24, 24), 25, 2913)
     module = CascadeOfFeatures(read.stages, 3, read.size, (1, 24, 24), border=1, least=10.0)
@@ -695,6 +885,18 @@ def test_no_picture_and_no_face_is_in_two_splits(pictures: Path) -> None:
     kept = {n: {w.tobytes() for w in s["images"][own[n]]} for n, s in splits.items()}
     for one, other in itertools.combinations(kept.values(), 2):
         assert not one & other
+
+
+def test_the_first_windows_of_a_split_are_a_mixture_like_the_whole(pictures: Path) -> None:
+    raw = faces(700, 400, 500, root=str(pictures))
+    assert raw.validation is not None
+    for name, split in (("train", raw.train), ("validation", raw.validation), ("test", raw.test)):
+        sources = np.char.add(raw.attributes[name]["picture"], np.where(split.labels == 1, " face", ""))
+        for source in np.unique(sources):
+            own = sources == source
+            seen = np.cumsum(own)
+            fair = own.mean() * np.arange(1, len(own) + 1)
+            assert np.abs(seen - fair).max() < 2
 
 
 def _names() -> list[str]:
@@ -748,9 +950,32 @@ class Opener:
         return (open, (str(self.path), "w"))
 
 
+def npy(header: str) -> bytes:
+    """A file of numpy's format, of a header and nothing behind it."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("root", [5, "~nobody_at_all/pictures", ["a"], "a\0b"])
+def test_a_root_that_is_no_folder_is_one_line(root: Any) -> None:
+    with pytest.raises(UserError, match=r"dataset\.read\.root: .* is no ") as error:
+        faces(7, 4, 5, root=root)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("broken", "wanted"),
-    [("pickle", "can't be read"), ("shape", "holds no 200 pictures"), ("missing", "no such file")],
+    [
+        ("pickle", "holds no 200 pictures"),
+        ("shape", "holds no 200 pictures"),
+        ("missing", "no such file"),
+        ("zip", "can't be read"),
+        ("huge", "holds no 200 pictures"),
+        ("cut", "can't be read"),
+        ("short", "can't be read"),
+        ("version", "can't be read"),
+        ("beyond", "holds no 200 pictures"),
+    ],
 )
 def test_a_file_that_is_not_what_it_was_is_one_line(broken: str, wanted: str, pictures: Path) -> None:
     path = pictures / "lfw_subset.npy"
@@ -758,6 +983,18 @@ def test_a_file_that_is_not_what_it_was_is_one_line(broken: str, wanted: str, pi
         np.save(path, np.array([Opener(pictures / "opened")], object), allow_pickle=True)
     elif broken == "shape":
         np.save(path, np.zeros((3, 25, 25)))
+    elif broken == "zip":
+        path.write_bytes(b"PK\3\4" + bytes(60))
+    elif broken == "huge":
+        path.write_bytes(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000)}"))
+    elif broken == "cut":
+        path.write_bytes(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (200, 25,"))
+    elif broken == "short":
+        path.write_bytes(path.read_bytes()[:-8])
+    elif broken == "version":
+        path.write_bytes(b"\x93NUMPY\7\0" + bytes(60))
+    elif broken == "beyond":
+        np.save(path, np.full((200, 25, 25), 1.5))
     else:
         path.unlink()
     with pytest.raises(UserError, match=wanted) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -60,6 +61,9 @@ class Sorted:
     values: np.ndarray
     order: np.ndarray
     ties: np.ndarray
+
+    BYTES: ClassVar[int] = 4 + 4 + 1
+    """Of a value: itself, its place in the order, whether it ties."""
 
     @staticmethod
     def of(values: np.ndarray) -> Sorted:
@@ -131,8 +135,17 @@ def boost(known: Sorted, faces: np.ndarray, weights: np.ndarray | None = None) -
         yield stump
         if stump.error <= LEAST_ERROR:
             return
-        right = stump.says(known.values[stump.feature]) == faces
-        weights = np.where(right, weights * stump.error / (1 - stump.error), weights)
+        weights = reweighted(weights, stump, known.values[stump.feature], faces)
+
+
+def reweighted(weights: np.ndarray, stump: Stump, values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Weights for the next round: those of examples that the stump is right of, times beta; their sum isn't 1.
+
+    Args:
+        values: (examples,) of the stump's feature.
+    """
+    right = stump.says(values) == faces
+    return np.where(right, weights * stump.error / (1 - stump.error), weights)
 
 
 def bound(stumps: list[Stump]) -> float:

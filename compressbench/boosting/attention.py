@@ -7,6 +7,7 @@ stage's negatives are windows without a face that all stages so far took for one
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from compressbench import specs
-from compressbench.boosting.adaboost import Sorted, Stump, boost, bound
-from compressbench.boosting.rectangles import MOST, Features, every
+from compressbench.boosting.adaboost import LEAST_ERROR, Sorted, Stump, boost, bound, initial, reweighted
+from compressbench.boosting.rectangles import MOST, Features, all_of, every, joined
+from compressbench.condensing import memory
 from compressbench.data.coarse import place_of
 from compressbench.data.examples import Examples
 from compressbench.data.transfer import carrying, source
@@ -31,8 +33,8 @@ from compressbench.seeds import derive_seed
 from compressbench.state import State
 
 if TYPE_CHECKING:
-    from compressbench.bench import Bench
-    from compressbench.stages.boost import Boost, First
+    from compressbench.bench import Bench, Progress
+    from compressbench.stages.boost import Boost, First, Matched
 
 TARGET = "compressbench.models.boosted.CascadeOfFeatures"
 CRITERION = {specs.TARGET: "compressbench.exit_criteria.max_probability.max_probability", specs.PARTIAL: True}
@@ -112,6 +114,20 @@ class _Course:
     used: list[np.ndarray] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Rounds:
+    """Says how far boosting is, by rounds of all stages; a stage that is done early jumps ahead."""
+
+    progress: Progress
+    place: int
+    stages: int
+    features: int
+
+    def step(self, rounds: int, negatives: int) -> None:
+        done, total = self.place * self.features + rounds, self.stages * self.features
+        self.progress.step(done, total, stage=self.place + 1, negatives=negatives)
+
+
 def trained(bench: Bench, settings: Boost) -> State:
     """Applies a ``stages.boost.Boost``.
 
@@ -137,7 +153,6 @@ def trained(bench: Bench, settings: Boost) -> State:
         )
     all_features, stages, flags = every(*size), [], []
     for place in range(settings.stages):
-        bench.progress.step(place, settings.stages, negatives=len(course.train))
         if len(course.train) < (1 if place == 0 else settings.fewest):
             if place == 0:
                 raise UserError(
@@ -154,9 +169,12 @@ def trained(bench: Bench, settings: Boost) -> State:
             )
             break
         random = np.random.RandomState(derive_seed(bench.seed, bench.name, "stage", place) % 2**32)
-        cap = sum(like["features"]) if like else settings.features
+        draws = list(like["features"]) if like else [settings.features]
         wanted = math.prod(like["detection"]) if like else settings.detection
-        stage = _grown(known, checked, course, all_features, size, random, settings, cap, wanted, bool(like))
+        told = _Rounds(bench.progress, place, settings.stages, sum(draws))
+        stage = _grown(
+            known, checked, course, all_features, size, random, settings, draws, wanted, bool(like), told
+        )
         if stage is None:
             flags.append(
                 f"stage {place + 1}: no feature tells faces from the rest better than chance; it ends there"
@@ -190,6 +208,54 @@ def first(state: State, bench: Bench, settings: First) -> State:
     own = {name: value[:keep] for name, value in boosted.items()}
     made = State(model, {"weights": weights}, policies=policy(keep), facts={**state.facts, "boosted": own})
     return sized(made, bench)
+
+
+def matched(state: State, bench: Bench, settings: Matched) -> State:
+    """Applies a ``stages.boost.Matched``.
+
+    Raises:
+        UserError: the state is no single stage that was boosted; the other one wasn't boosted.
+    """
+    from compressbench.models.build import module_of
+
+    own = state.facts.get("boosted", {})
+    theirs = bench.references[settings.like].facts.get("boosted", {})
+    if len(own.get("false_positives", ())) != 1:
+        raise UserError(
+            "boost/matched: the net is no single stage that was boosted; put it behind boost/monolithic"
+        )
+    if not theirs.get("false_positives"):
+        raise UserError(f"like: {settings.like} was not boosted; name a state that a boost stage made")
+    checked = windows(bench, held_out(bench), state.model["face"], "the validation split")
+    (stage,) = module_of(state).parts()  # type: ignore[operator]
+    votes = np.concatenate(
+        [
+            stage.sums(checked.whole[k : k + BATCH], checked.scale[k : k + BATCH]).numpy()
+            for k in range(0, len(checked.faces), BATCH)
+        ]
+    )
+    faces, others = (votes[kind & _asked(checked)] for kind in (checked.faces, ~checked.faces))
+    threshold = strict(others, math.prod(theirs["false_positives"]))
+    told = {
+        **own,
+        "detection": [float((faces >= threshold).mean()) if len(faces) else 0.0],
+        "false_positives": [float((others >= threshold).mean()) if len(others) else 0.0],
+    }
+    weights = {n: t.clone() for n, t in state.weights.items()}
+    weights["stage_thresholds"] = torch.tensor([threshold], dtype=torch.float64)
+    return sized(State(state.model, {"weights": weights}, facts={**state.facts, "boosted": told}), bench)
+
+
+def strict(votes: np.ndarray, rate: float) -> float:
+    """The least threshold that lets no more than ``rate`` of windows without a face pass.
+
+    Args:
+        votes: (windows,), one or more.
+        rate: share in [0, 1]; so many windows, rounded down.
+    """
+    allowed = math.floor(rate * len(votes) + 1e-9)
+    ranked = np.sort(votes)[::-1]
+    return float(ranked[allowed]) + GAP if allowed < len(ranked) else float(ranked[-1]) - GAP
 
 
 def policy(stages: int) -> dict[str, Any]:
@@ -275,51 +341,107 @@ def _grown(
     size: Sequence[int],
     random: np.random.RandomState,
     settings: Boost,
-    cap: int,
+    draws: Sequence[int],
     wanted: float,
     whole: bool,
+    told: _Rounds,
 ) -> Grown | None:
-    """One stage; ``whole``: it takes as many features as it may, whatever passes."""
+    """One stage.
+
+    Args:
+        draws: features taken of each draw of candidates, at most; the weights go on from one draw to the next.
+        whole: it takes as many features as it may, whatever passes.
+    """
     negatives = course.train
     if settings.negatives is not None and settings.negatives < len(negatives):
         negatives = np.sort(random.choice(negatives, settings.negatives, replace=False))
     course.used.append(negatives)
     rows = np.concatenate([np.flatnonzero(known.faces & _asked(known)), negatives])
-    candidates = all_features
-    if settings.candidates is not None and settings.candidates < len(all_features):
-        candidates = all_features.take(
-            np.sort(random.choice(len(all_features), settings.candidates, replace=False))
-        )
     faces = known.faces[rows]
-    ranked = Sorted.of(known.of(candidates, size, rows))
-    course.macs += len(rows) * candidates.look_ups
+    candidates_ = _candidates(settings, len(all_features))
+    _fits(candidates_, len(rows))
     stumps: list[Stump] = []
+    taken: list[Features] = []
     on_faces, on_others = np.zeros(len(course.faces)), np.zeros(len(course.others))
     stage: Grown | None = None
-    for stump in boost(ranked, faces):
-        stumps.append(stump)
-        course.macs += ranked.values.size
-        course.examples += len(rows)
-        own = candidates.take(np.array([stump.feature]))
-        alone = Grown([stump], own)
-        on_faces += alone.votes(checked.of(own, size, course.faces))
-        on_others += alone.votes(checked.of(own, size, course.others))
-        threshold = lowered(on_faces, 0.5 * sum(float(np.float32(s.alpha)) for s in stumps), wanted)
-        stage = Grown(
-            list(stumps),
-            candidates.take(np.array([s.feature for s in stumps])),
-            threshold,
-            float((on_faces >= threshold).mean()) if len(on_faces) else 0.0,
-            float((on_others >= threshold).mean()) if len(on_others) else 0.0,
-            bound(stumps),
-            len(negatives),
-        )
-        if len(stumps) >= cap or (not whole and stage.false_positives <= settings.false_positives):
+    weights = initial(faces)
+    if candidates_ == len(all_features):
+        draws = [sum(draws)]  # all of them each time: nothing is drawn
+    for many in draws:
+        if stumps and stumps[-1].error <= LEAST_ERROR:
             break
+        candidates = _drawn(all_features, settings, random)
+        ranked = Sorted.of(known.of(candidates, size, rows))
+        course.macs += len(rows) * candidates.look_ups
+        for stump in itertools.islice(boost(ranked, faces, weights), many):
+            weights = reweighted(weights, stump, ranked.values[stump.feature], faces)
+            own = candidates.take(np.array([stump.feature]))
+            stumps.append(stump)
+            taken.append(own)
+            told.step(len(stumps), len(negatives))
+            course.macs += ranked.values.size
+            course.examples += len(rows)
+            alone = Grown([stump], own)
+            on_faces += alone.votes(checked.of(own, size, course.faces))
+            on_others += alone.votes(checked.of(own, size, course.others))
+            threshold = lowered(on_faces, 0.5 * sum(float(np.float32(s.alpha)) for s in stumps), wanted)
+            stage = Grown(
+                list(stumps),
+                joined(taken),
+                threshold,
+                float((on_faces >= threshold).mean()) if len(on_faces) else 0.0,
+                float((on_others >= threshold).mean()) if len(on_others) else 0.0,
+                bound(stumps),
+                len(negatives),
+            )
+            if not whole and stage.false_positives <= settings.false_positives:
+                break
+            weights /= weights.sum()
+        del ranked  # before the next draw's is made
     if stage is not None:
         course.faces = course.faces[on_faces >= stage.threshold]
         course.others = course.others[on_others >= stage.threshold]
     return stage
+
+
+def forewarned(bench: Bench, settings: Boost) -> None:
+    """Refuses windows with too many features, and candidates that the memory can't hold, before anything is made.
+
+    Where another state's windows are meant, how many these are isn't known yet: then the stage itself refuses.
+
+    Raises:
+        UserError: see above.
+    """
+    face = face_of(bench, settings.face)
+    shape = bench.task.facts().get("@shape")
+    if shape is None or shape[0] != 1:
+        return  # refused when windows are read
+    listed = all_of(*shape[1:])
+    if settings.data is None:
+        labels = bench.dataset.split("train").labels
+        faces = int((labels == face).sum())
+        others = len(labels) - faces
+        _fits(_candidates(settings, listed), faces + min(others, settings.negatives or others))
+
+
+def _candidates(settings: Boost, listed: int) -> int:
+    return min(settings.candidates or listed, listed)
+
+
+def _fits(candidates: int, rows: int) -> None:
+    wanted, there = candidates * rows * Sorted.BYTES, memory.available("cpu")
+    if there is not None and wanted > there:
+        raise UserError(
+            f"boost: {candidates:,} candidates on {rows:,} windows need about {wanted / 1e9:,.1f} GB at once; "
+            f"{there / 1e9:,.1f} GB are free, enough for {there // (rows * Sorted.BYTES):,} candidates; set candidates "
+            "or negatives lower"
+        )
+
+
+def _drawn(every_one: Features, settings: Boost, random: np.random.RandomState) -> Features:
+    if settings.candidates is None or settings.candidates >= len(every_one):
+        return every_one
+    return every_one.take(np.sort(random.choice(len(every_one), settings.candidates, replace=False)))
 
 
 def lowered(votes: np.ndarray, half: float, wanted: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,15 @@ import torch
 
 from compressbench import specs
 from compressbench.boosting.attention import TARGET, face_of, policy, sized
+from compressbench.boosting.shipped import found
 from compressbench.errors import UserError
-from compressbench.files import a_file
+from compressbench.files import digest_of
 from compressbench.state import State
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.stages.boost import Published
 
-LARGEST = 16 * 2**20
 DEEPEST = 16
 WIDEST = 256
 MOST_FEATURES = 100_000
@@ -47,23 +46,6 @@ class Read:
     size: tuple[int, int]
     stages: tuple[int, ...]
     tensors: dict[str, torch.Tensor]
-
-
-def found(name: str) -> Path:
-    """A file by its path or, by its name alone, the one that comes with OpenCV (``cv2/data``); OpenCV isn't run.
-
-    Raises:
-        UserError: there is none, or OpenCV isn't installed.
-    """
-    path = Path(name).expanduser()
-    if path.name != name or path.exists():
-        return a_file(path, LARGEST)
-    spec = importlib.util.find_spec("cv2")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"file: {name} comes with OpenCV, which isn't installed: pip install 'compressbench[lecture]', or give a path"
-        )
-    return a_file(Path(next(iter(spec.submodule_search_locations))) / "data" / name, LARGEST)
 
 
 def read(path: Path) -> Read:
@@ -126,7 +108,8 @@ def published(bench: Bench, settings: Published) -> State:
         UserError: the file can't be read, or the data are no windows of two classes.
     """
     face = face_of(bench, settings.face)
-    cascade = read(found(settings.file))
+    path = found(settings.file)
+    cascade = read(path)
     model: dict[str, Any] = {
         specs.TARGET: TARGET,
         "stages": list(cascade.stages),
@@ -145,7 +128,7 @@ def published(bench: Bench, settings: Published) -> State:
         "seconds": 0.0,
         "flags": [],
         "boosted": {"features": list(cascade.stages)},
-        "published": Path(settings.file).name,
+        "published": digest_of([path]),
     }
     policies = policy(len(cascade.stages))
     return sized(State(model, {"weights": cascade.tensors}, policies=policies, facts=facts), bench)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from compressbench.errors import UserError
 
 KINDS = {
     "two beside": (2, 1, (1, -1)),
@@ -18,6 +21,8 @@ KINDS = {
 The middle of three counts twice, so that every feature is 0 on a window of one grey; the paper leaves that to its reader.
 """
 MOST = 4
+MOST_LISTED = 4_000_000
+"""Features of a window; each takes 48 bytes in the list. 52 x 52 pixels have 3.6 million."""
 LOOK_UPS = np.array([0, 4, 6, 8, 9])
 """Of a feature by its number of cells, corners that they share read once."""
 
@@ -47,6 +52,11 @@ class Features:
         return Features(self.rectangles[rows], self.weights[rows])
 
 
+def joined(parts: Sequence[Features]) -> Features:
+    """One after another, at least one."""
+    return Features(np.concatenate([f.rectangles for f in parts]), np.concatenate([f.weights for f in parts]))
+
+
 def count(kind: str, height: int, width: int) -> int:
     """How many features of a type fit into a window: places times sizes, in each direction."""
     across, down, _ = KINDS[kind]
@@ -58,10 +68,30 @@ def _fits(length: int, cells: int) -> int:
     return sum(length - cells * size + 1 for size in range(1, length // cells + 1))
 
 
+def all_of(height: int, width: int) -> int:
+    """How many features fit into a window.
+
+    Raises:
+        UserError: more than ``MOST_LISTED``.
+    """
+    found = sum(count(kind, height, width) for kind in KINDS)
+    if found > MOST_LISTED:
+        raise UserError(
+            f"boost: {found:,} rectangle features fit into windows of {width} x {height} pixels, more than the "
+            f"{MOST_LISTED:,} that are listed; smaller windows are wanted (24 x 24 have 162,336)"
+        )
+    return found
+
+
 def every(height: int, width: int) -> Features:
-    """All features of a window, type by type; 162,336 of 24 x 24."""
+    """All features of a window, type by type; 162,336 of 24 x 24.
+
+    Raises:
+        UserError: more than ``MOST_LISTED``.
+    """
+    all_of(height, width)
     found = [_of_kind(kind, height, width) for kind in KINDS]
-    return Features(np.concatenate([f.rectangles for f in found]), np.concatenate([f.weights for f in found]))
+    return joined(found)
 
 
 def _of_kind(kind: str, height: int, width: int) -> Features:

@@ -7,7 +7,10 @@ news whose licence scikit-image doesn't name.
 from __future__ import annotations
 
 import importlib.util
+import tokenize
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from compressbench.data.dataset import Raw, Split
 from compressbench.data.folder import still
 from compressbench.errors import UserError
 from compressbench.files import a_file
+from compressbench.paths import given_path
 
 SIZE = 24
 FACES = 100
@@ -50,8 +54,9 @@ def faces(
     The 25 x 25 of the file lose their last row and column. In train alone each face is there mirrored too and, with
     ``shifts``, in the four ways to cut 24 x 24 out of it: 400. Windows without a face are cut out of ``PICTURES`` at all
     scales, as many of each picture as there are, up to its share of the number asked for, at places that are always the
-    same; before them come the file's own background windows. No picture is in two splits; which of the file's
-    backgrounds are of one photograph isn't known.
+    same; beside them there are the file's own background windows. In each split faces, backgrounds and pictures are
+    interleaved evenly, so that its first windows, which are timed, are a mixture like the whole. No picture is in two
+    splits; which of the file's backgrounds are of one photograph isn't known.
 
     Args:
         train, validation, test: windows without a face in each split at most.
@@ -64,7 +69,9 @@ def faces(
     for name, wanted in (("train", train), ("validation", validation), ("test", test)):
         if type(wanted) is not int or wanted < 1:
             raise UserError(f"dataset.read.{name}: {wanted!r} is no number of windows of 1 or more")
-    folder = Path(root).expanduser() if root else installed()
+    if root is not None and not isinstance(root, str):
+        raise UserError(f"dataset.read.root: {root!r} is no folder; a path is wanted, or null")
+    folder = given_path(root, "dataset.read.root") if root else installed()
     whole = cut_outs(folder / "lfw_subset.npy")
     splits, origins = {}, {}
     for name, wanted in (("train", train), ("validation", validation), ("test", test)):
@@ -72,15 +79,15 @@ def faces(
         positive = varied(own, shifts) if name == "train" else own[:, :SIZE, :SIZE]
         background = whole[FACES:][OF_A_KIND[name]][:, :SIZE, :SIZE]
         cut = [windows_of(folder / picture, wanted // len(PICTURES[name])) for picture in PICTURES[name]]
-        pixels = np.concatenate([positive, background, *cut])
-        labels = np.zeros(len(pixels), np.int64)
-        labels[: len(positive)] = 1
+        order = interleaved([len(part) for part in (positive, background, *cut)])
+        pixels = np.concatenate([positive, background, *cut])[order]
+        labels = (order < len(positive)).astype(np.int64)
         splits[name] = Split.of(np.ascontiguousarray(pixels[:, None]), labels)
         sources = ["lfw_subset"] * (len(positive) + len(background))
         sources += [
             p for picture, found in zip(PICTURES[name], cut, strict=True) for p in [picture] * len(found)
         ]
-        origins[name] = {"picture": np.array(sources)}
+        origins[name] = {"picture": np.array(sources)[order]}
     return Raw(splits["train"], splits["test"], CLASSES, LICENCE, origins, splits["validation"])
 
 
@@ -104,14 +111,44 @@ def cut_outs(path: Path) -> np.ndarray:
     Raises:
         UserError: it is missing, or something else.
     """
+    wrong = UserError(f"dataset faces: {path} holds no 200 pictures of 25 x 25, float64 in [0, 1]")
     try:
-        found = np.load(a_file(path, 1 << 24), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"dataset faces: {path} can't be read: {error}") from error
-    fits = getattr(found, "shape", ()) == (2 * FACES, SIZE + 1, SIZE + 1) and found.dtype == np.float64
-    if not fits or not bool(((found >= 0) & (found <= 1)).all()):
-        raise UserError(f"dataset faces: {path} holds no 200 pictures of 25 x 25, float64 in [0, 1]")
+        with a_file(path, 1 << 24).open("rb") as file:
+            shape, _, dtype = _header(file)  # before anything is allocated of what it says
+            if shape != (2 * FACES, SIZE + 1, SIZE + 1) or dtype != np.float64:
+                raise wrong
+            file.seek(0)
+            found = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError, RecursionError, tokenize.TokenError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"dataset faces: {path} can't be read: {told}") from error
+    if not bool(((found >= 0) & (found <= 1)).all()):
+        raise wrong
     return np.round(found * 255).astype(np.uint8)
+
+
+def interleaved(counts: Sequence[int]) -> np.ndarray:
+    """int64 (sum,), an order of parts that lie one after another in which each is spread evenly over the whole.
+
+    The first n of it, whatever n, are a mixture like the whole: of a part of m among N there are n m / N, to within a
+    few.
+    """
+    places = [(np.arange(count) + 0.5) / count for count in counts if count]
+    return np.argsort(np.concatenate(places), kind="stable")
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, whether it is in Fortran's order, dtype) of an ``.npy`` file.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"version {version} of the format isn't read")
 
 
 def varied(whole: np.ndarray, shifts: bool) -> np.ndarray:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from compressbench.errors import UserError
 
 LEAST = float(torch.finfo(torch.float32).eps)
-"""Probability that stands for none: the logarithm of 0 is no number. scikit-learn's ``log_loss`` takes the same."""
+"""Probability that stands for none: the logarithm of 0 is no number. Float32's eps is a choice of ours: a forest's
+negative log-likelihood depends on it where a true class has a share of 0 (scikit-learn's ``log_loss`` clips float64
+probabilities at 2.2e-16, so that such an example costs 36 there and 16 here)."""
 
 
 class Forest(nn.Module):

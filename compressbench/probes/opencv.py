@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
@@ -28,20 +29,31 @@ class OpenCV:
 
     file: str = "haarcascade_frontalface_default.xml"
     windows: Count = 4000
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def files(self) -> tuple[str, ...]:
+        """Files whose content is part of the key: none where it comes with OpenCV and that isn't installed.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        from compressbench.boosting.shipped import found, lacking
+
+        return () if lacking(self.file) else (str(found(self.file)),)
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject, where it is the cascade of the file."""
         import numpy as np
 
-        from compressbench.boosting.opencv import found
+        from compressbench.boosting.shipped import found
+        from compressbench.files import digest_of
 
         path = found(self.file) if subject.state.facts.get("published") else None
-        if path is None or subject.state.facts["published"] != path.name:
-            yield Metric("opencv_agreement", None, "%", note=f"the state is not {self.file}")
+        if path is None or subject.state.facts["published"] != digest_of([path]):
+            yield Metric("opencv_agreement", None, "%", note=f"the state is not {Path(self.file).name}")
             return
         module: Any = subject.module
         if tuple(module.shape[1:]) != tuple(module.size):

@@ -44,7 +44,7 @@ class ProjectedPairs:
     draws: int = 20
     examples: int = 200
     within: float = 0.2
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         whole(self.dimensions, WHO)
@@ -110,14 +110,16 @@ class ProjectedPairs:
                 whole_draws[i] += bool(squares.all())
             bench.progress.step(draw + 1, self.draws)
         lows, highs = wilson(whole_draws, self.draws)
-        n = pairs * self.draws
-        note = f"{pairs} pairs of {self.examples} training examples, {self.draws} draws"
+        note = (
+            f"{pairs} pairs of {self.examples} training examples in {self.draws} draws; n: draws, for pairs of one share "
+            "their points and their projection"
+        )
         for i, k in enumerate(self.dimensions):
             at = str(k)
             expected = separating.expected_share(k, low**2, high**2)
-            yield Metric("pairs_kept", 100 * kept[0, i] / self.draws, "%", n=n, note=note, group=at)
+            yield Metric("pairs_kept", 100 * kept[0, i] / self.draws, "%", n=self.draws, note=note, group=at)
             yield Metric("pairs_expected", 100 * expected, "%", "theoretical", group=at)
-            yield Metric("squares_kept", 100 * kept[1, i] / self.draws, "%", n=n, group=at)
+            yield Metric("squares_kept", 100 * kept[1, i] / self.draws, "%", n=self.draws, group=at)
             for end, share in (("", whole_draws[i] / self.draws), ("_low", lows[i]), ("_high", highs[i])):
                 yield Metric(f"all_pairs_kept{end}", 100 * float(share), "%", n=self.draws, group=at)
         for name, within in (("", self.within), ("_pairs", 1 - low**2)):

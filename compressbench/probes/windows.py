@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -33,7 +34,7 @@ class Windows:
     """
 
     face: str = "face"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject, on the whole test split."""
@@ -59,7 +60,7 @@ class Windows:
 def _rates(faces: np.ndarray, found: np.ndarray) -> Iterable[Metric]:
     from compressbench.proportions import wilson
 
-    shares = []
+    shares: list[tuple[float, float, float]] = []
     for name, among, note in (("detection_rate", faces, ""), ("false_positive_rate", ~faces, FEW)):
         hits, n = int(found[among].sum()), int(among.sum())
         if not n:
@@ -69,11 +70,17 @@ def _rates(faces: np.ndarray, found: np.ndarray) -> Iterable[Metric]:
         yield Metric(name, 100 * hits / n, "%", n=n, note=note)
         yield Metric(f"{name}_low", 100 * float(low), "%", "computed", n=n, note="Wilson, 95 %")
         yield Metric(f"{name}_high", 100 * float(high), "%", "computed", n=n, note="Wilson, 95 %")
-        shares.append(hits / n)
+        shares.append((hits / n, float(low), float(high)))
     if len(shares) == 2:
-        balanced = 50 * (shares[0] + 1 - shares[1])
-        note = "mean of the shares of faces found and of other windows passed over"
-        yield Metric("balanced_top1", balanced, "%", n=len(faces), note=note)
+        (right, right_low, right_high), (wrong, wrong_low, wrong_high) = shares
+        middle, n = (right + 1 - wrong) / 2, int(faces.sum())
+        note = f"mean of the shares of {n} faces found and of {len(faces) - n} other windows passed over; n: faces"
+        yield Metric("balanced_top1", 100 * middle, "%", n=n, note=note)
+        both = "Wilson's of both shares, 95 %, put together as of independent ones"
+        low = middle - math.hypot(right - right_low, wrong_high - wrong) / 2
+        high = middle + math.hypot(right_high - right, wrong - wrong_low) / 2
+        yield Metric("balanced_top1_low", 100 * low, "%", "computed", n=n, note=both)
+        yield Metric("balanced_top1_high", 100 * high, "%", "computed", n=n, note=both)
 
 
 def _of_pictures(bench: Bench, faces: np.ndarray, found: np.ndarray) -> Iterable[Metric]:

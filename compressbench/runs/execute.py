@@ -211,11 +211,14 @@ class Executor:
             top = node
             while top.parent:
                 top = self._nodes[top.parent]
-            if not hasattr(node.stage, "forewarn") or top.refs or self._facts(node) is not None:
+            if not hasattr(node.stage, "forewarn") or self._facts(node) is not None:
+                continue
+            if top.refs and top is not node:
                 continue
             bench = replace(self.bench(), seed=node.seed, name=top.local)
             try:
-                node.stage.forewarn(top.stage.apply(None, bench), bench)
+                # a stage that begins by itself has no net that it could be asked on
+                node.stage.forewarn(None if top is node else top.stage.apply(None, bench), bench)
             except UserError as error:
                 raise type(error)(f"stage {node.name}: {error}") from error
 

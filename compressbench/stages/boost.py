@@ -1,4 +1,4 @@
-"""Boost, Published and First: a cascade of rectangle features that is trained, or read, and its first stages alone."""
+"""Cascades of rectangle features: Boost trains one, Published reads one, First and Matched change one."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class Boost:
         candidates: features looked through, drawn anew for each stage from all that fit; null for all.
         negatives: windows without a face that a stage is trained on; null for all that there are.
         fewest: negatives without which no further stage is begun.
-        like: a state of boosting: then a stage takes as many features as that one has in all, and lets as many of the
-            validation faces pass as all its stages together.
+        like: a state of boosting: then a stage takes as many features as that one has in all, looks through candidates
+            drawn anew after as many features as each stage of that one has, and lets as many of the validation faces
+            pass as all its stages together; what else passes then is free.
         data: a state whose data set is meant instead of the train split.
     """
 
@@ -49,7 +50,7 @@ class Boost:
     like: Ref | None = None
     data: Ref | None = None
     BEGINS: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -78,11 +79,43 @@ class Boost:
             f"at most {100 * self.false_positives:g} % of the rest (all: {100 * found:.3g} and {100 * taken:.2g} %){some}"
         )
 
+    def forewarn(self, state: State | None, bench: Bench) -> None:
+        """Before anything is made.
+
+        Raises:
+            UserError: windows with too many features; candidates that the memory can't hold.
+        """
+        from compressbench.boosting.attention import forewarned
+
+        forewarned(bench, self)
+
     def apply(self, state: State | None, bench: Bench) -> State:
         """The cascade."""
         from compressbench.boosting.attention import trained
 
         return trained(bench, self)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A single stage's threshold, set anew: as strict as another state on windows of the validation split without a face.
+
+    Attributes:
+        like: a state of boosting, whose stages together let a share of these windows pass; no more pass here.
+    """
+
+    like: Ref
+    VERSION: ClassVar[int] = 1
+
+    def describe(self) -> str:
+        """The stage in words."""
+        return f"its threshold set to let as few other validation windows pass as {self.like}"
+
+    def apply(self, state: State, bench: Bench) -> State:
+        """The stricter stage, or the laxer one."""
+        from compressbench.boosting.attention import matched
+
+        return matched(state, bench, self)
 
 
 @dataclass(frozen=True)
@@ -99,11 +132,11 @@ class Published:
     file: str
     face: str
     BEGINS: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def files(self) -> tuple[str, ...]:
         """Files whose content is part of the key."""
-        from compressbench.boosting.opencv import found
+        from compressbench.boosting.shipped import found
 
         return (str(found(self.file)),)
 

@@ -96,8 +96,8 @@ def separators(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.set_ylim(-3, 103)
     told = _note(panel, moment, SEPARATORS, "separator_one")
     caption = (
-        f"Nearly: {told}. Bands: Wilson’s 95 % interval over {_draws(drawn)} draws of all seeds. Dashed: what labels "
-        "without meaning would give (Cover 1965)."
+        f"Nearly: {told}. Bands: Wilson’s 95 % interval over {_draws(drawn)} draws of all seeds, as if each were "
+        "by itself (they share the data set’s examples). Dashed: what labels without meaning would give (Cover 1965)."
     )
     return _saved(figure, axes, name, caption)
 
@@ -121,8 +121,9 @@ def pairs(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.set_ylim(-3, 103)
     caption = (
         f"{_note(panel, moment, PAIRS, 'pairs_kept')}. Bands: of all at once Wilson’s 95 % interval over the draws of "
-        "all seeds, else mean ± sample sd over seeds. Vertical: Johnson and Lindenstrauss’ bound for these examples, "
-        "above which a projection exists that keeps all of them."
+        "all seeds, as if each were by itself (draws of one seed share their points); else mean ± sample sd over seeds. "
+        "Vertical: Johnson and Lindenstrauss’ bound for these examples, above which a projection exists that keeps all "
+        "of them."
     )
     return _saved(figure, axes, name, caption)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from compressbench.report.drawing import Chart, Lines, bands, canvas, draw, finish, when
 from compressbench.report.numbers import Spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.section import Section, kept, moment_suffix
 from compressbench.report.states import Column, Key, metric_table, of
-from compressbench.report.styles import INK
+from compressbench.report.styles import INK, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PROBE = "windows"
 FOUND = (
     *of(PROBE, "detection_rate", "detection_rate_low", "detection_rate_high"),
-    *of(PROBE, "false_positive_rate", "false_positive_rate_low", "false_positive_rate_high", "balanced_top1"),
+    *of(PROBE, "false_positive_rate", "false_positive_rate_low", "false_positive_rate_high"),
+    *of(PROBE, "balanced_top1", "balanced_top1_low", "balanced_top1_high"),
 )
 COST = (
     *of(PROBE, "window_features", "all_features"),
@@ -63,6 +69,11 @@ def accuracy_vs_window_cost(panel: Panel, moment: str, name: str) -> Chart | Non
         return None
     figure, axes = canvas(f"Accuracy against cost, cascades and early exits{when(moment)}")
     counts = draw(panel, axes, lines)
+    looks = styles(panel)
+    for series in (*panel.series, *panel.dense.values()):
+        colour = INK if series in panel.dense.values() else looks[series.label].colour
+        for point in series.at(moment):
+            _interval(axes, point, colour)
     for series in panel.dense.values():
         for point in series.at(moment):
             if place := _place(point):
@@ -70,7 +81,11 @@ def accuracy_vs_window_cost(panel: Panel, moment: str, name: str) -> Chart | Non
     axes.set_xscale("log")
     axes.set_xlabel("MACs an average test window, a look-up of a feature one")
     axes.set_ylabel("balanced top-1, %")
-    caption = f"Black square: the reference. {bands(counts)}"
+    caption = (
+        "Black square: the reference. Bars: 95 % over the test windows, put together of Wilson’s intervals of both "
+        "shares, mean of the ends over seeds; few faces make them wide, and states are asked the same ones. "
+        f"{bands(counts)}"
+    )
     return finish(figure, axes, panel, name, caption, drawn=[series for series, _ in lines])
 
 
@@ -106,6 +121,18 @@ def _place(point: Point) -> tuple[float, Spread] | None:
     if not (macs and macs.spread and macs.spread.mean > 0 and right and right.spread):
         return None
     return macs.spread.mean, right.spread
+
+
+def _interval(axes: Axes, point: Point, colour: str) -> None:
+    """A bar from the lower to the upper end of a state's balanced accuracy."""
+    place = _place(point)
+    low, high = (point.reading(PROBE, f"balanced_top1_{end}") for end in ("low", "high"))
+    if place and low and low.spread and high and high.spread:
+        below, above = place[1].mean - low.spread.mean, high.spread.mean - place[1].mean
+        axes.errorbar(
+            [place[0]], [place[1].mean], [[max(0.0, below)], [max(0.0, above)]], color=colour, fmt="none",
+            elinewidth=0.9, capsize=2, zorder=2,
+        )  # fmt: skip
 
 
 def _pictures(panel: Panel) -> list[Column]:
