@@ -26,7 +26,8 @@ from compressbench.models import kernels
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.models.kernel_ridge import between, coefficients, ridge_answers
-from compressbench.stages.condense import Chosen, Distilled, Inducing, Ridge
+from compressbench.stages.condense import Chosen, Distilled, Inducing
+from compressbench.stages.fit import KernelRidge
 from compressbench.stages.transfer import Few
 from compressbench.state import State
 from conftest import kill
@@ -484,7 +485,7 @@ def test_the_best_real_pictures_are_chosen_on_validation(place: Bench, net: Stat
 def test_the_best_real_pictures_for_a_kernel(place: Bench, net: State) -> None:
     made = chosen(net, place, Chosen(draws=5, kernel=NTK))
     assert RATES not in made.group("data")
-    state = Ridge("made", NTK).apply(None, beside(place, made))
+    state = KernelRidge("made", NTK).apply(None, beside(place, made))
     validation = place.feed("validation")
     right = module_of(state)(place.task.encode(validation)[0]).argmax(1) == validation.labels
     assert made.facts["chosen_validation"] == pytest.approx(100 * float(right.float().mean()), abs=1.2)
@@ -599,7 +600,7 @@ def test_ridge_regression_is_sklearns() -> None:
 def test_kernel_ridge_is_a_net_like_any_other(place: Bench, net: State) -> None:
     ridge = pytest.importorskip("sklearn.kernel_ridge")
     made = Few(200).apply(net, place)
-    state = Ridge("made", RBF, 1e-3).apply(None, beside(place, made))
+    state = KernelRidge("made", RBF, 1e-3).apply(None, beside(place, made))
     data = made.group("data")
     rows = [
         place.task.normalised(x).flatten(1).double().numpy() / 8
@@ -624,7 +625,7 @@ def test_inducing_points_predict_better_than_what_they_began_as(
     shares = []
     feed = place.feed("validation")
     for made in (before, after):
-        state = Ridge("made", NTK, 1e-3).apply(None, beside(place, made))
+        state = KernelRidge("made", NTK, 1e-3).apply(None, beside(place, made))
         right = module_of(state)(place.task.encode(feed)[0]).argmax(1) == feed.labels
         shares.append(float(right.float().mean()))
     data, inputs = after.group("data"), place.task.encode(feed)[0]
@@ -646,9 +647,9 @@ def test_kernel_ridge_refuses_what_it_cannot_solve(
 ) -> None:
     unlabelled = Few(20, unlabelled=True).apply(net, place)
     with pytest.raises(UserError, match="some examples of made have no label"):
-        Ridge("made", NTK).apply(None, beside(place, unlabelled))
+        KernelRidge("made", NTK).apply(None, beside(place, unlabelled))
     monkeypatch.setattr("compressbench.condensing.inducing.MOST", 19)
     with pytest.raises(UserError, match="20 support points, 19 at most"):
-        Ridge("made", NTK).apply(None, beside(place, Few(20).apply(net, place)))
+        KernelRidge("made", NTK).apply(None, beside(place, Few(20).apply(net, place)))
     with pytest.raises(UserError, match="made carries no data set"):
-        Ridge("made", NTK).apply(None, beside(place, net))
+        KernelRidge("made", NTK).apply(None, beside(place, net))

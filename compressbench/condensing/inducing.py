@@ -19,7 +19,8 @@ from compressbench.models.kernel_ridge import MOST, centred, coefficients, flat,
 if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.data.examples import Examples
-    from compressbench.stages.condense import Inducing, Ridge
+    from compressbench.stages.condense import Inducing
+    from compressbench.stages.fit import KernelRidge
     from compressbench.state import State
 
 WHO = "data/inducing"
@@ -58,8 +59,8 @@ def inducing(state: State, bench: Bench, settings: Inducing) -> State:
     )
 
 
-def ridge(bench: Bench, settings: Ridge) -> State:
-    """Applies a ``stages.condense.Ridge``.
+def ridge(bench: Bench, settings: KernelRidge) -> State:
+    """Applies a ``stages.fit.KernelRidge``.
 
     Raises:
         UserError: the state that is named carries no labelled pictures, or too many.

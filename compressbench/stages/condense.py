@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compressbench import specs
 from compressbench.errors import UserError, nearest
-from compressbench.specs import Count, NonNegative, Positive, Ref, check_fields
+from compressbench.specs import Count, NonNegative, Positive, check_fields
 from compressbench.specs import length as lengths
+from compressbench.stages import kernels
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -34,6 +34,17 @@ def _check_loop(length: str, halve: str | None, betas: Sequence[float]) -> None:
         lengths.check_some(halve, "halve")
     if len(betas) != 2 or not all(isinstance(b, float | int) and 0 <= b < 1 for b in betas):
         raise UserError(f"betas: {list(betas)} are not two numbers in [0, 1)")
+
+
+def _pictures_fit(self: Inducing | Chosen, state: State, bench: Bench) -> None:
+    """Before anything is made.
+
+    Raises:
+        UserError: the images don't fit the classes, or the examples are no pictures.
+    """
+    from compressbench.condensing.starts import each
+
+    each(self.images, bench, f"data/{type(self).__name__.lower()}")
 
 
 @dataclass(frozen=True)
@@ -146,25 +157,17 @@ class Inducing:
         check_fields(self)
         _check_begin(self.begin)
         _check_loop(self.length, self.halve, self.betas)
-        _check_kernel(self.kernel)
+        kernels.check(self.kernel)
 
     def describe(self) -> str:
         """The stage in words."""
         answers = " and their answers" if self.learn_labels else ""
         return (
-            f"learn pictures{answers} for kernel ridge regression ({_last(self.kernel)}), from {IN_WORDS[self.begin]}, "
-            f"{self.length}"
+            f"learn pictures{answers} for kernel ridge regression ({kernels.in_words(self.kernel)}), "
+            f"from {IN_WORDS[self.begin]}, {self.length}"
         )
 
-    def forewarn(self, state: State, bench: Bench) -> None:
-        """Before anything is made.
-
-        Raises:
-            UserError: the images don't fit the classes, or the examples are no pictures.
-        """
-        from compressbench.condensing.starts import each
-
-        each(self.images, bench, "data/inducing")
+    forewarn = _pictures_fit
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state with the pictures."""
@@ -206,68 +209,17 @@ class Chosen:
         if not self.rates or not all(isinstance(r, float | int) and r > 0 for r in self.rates):
             raise UserError(f"rates: {list(self.rates)} are not one or more numbers above 0")
         if self.kernel is not None:
-            _check_kernel(self.kernel)
+            kernels.check(self.kernel)
 
     def describe(self) -> str:
         """The stage in words."""
         many = "" if self.begin == "means" else f", the best of {self.draws} draws"
         return f"{IN_WORDS[self.begin]}{many}, chosen on the validation split"
 
-    def forewarn(self, state: State, bench: Bench) -> None:
-        """Before anything is made.
-
-        Raises:
-            UserError: the images don't fit the classes, or the examples are no pictures.
-        """
-        from compressbench.condensing.starts import each
-
-        each(self.images, bench, "data/chosen")
+    forewarn = _pictures_fit
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state with the pictures and, but for a kernel, their step size."""
         from compressbench.condensing.chosen import chosen
 
         return chosen(state, bench, self)
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """Kernel ridge regression on the pictures of a state, solved at once: support points and coefficients as a net.
-
-    Attributes:
-        data: the state that carries the pictures, at most 5,000.
-        kernel: see ``models.kernels``.
-        regulariser: added to the kernel's diagonal, relative to its mean.
-    """
-
-    data: Ref
-    kernel: Mapping[str, Any]
-    regulariser: Positive = 1e-6
-    BEGINS: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _check_kernel(self.kernel)
-
-    def describe(self) -> str:
-        """The stage in words."""
-        return f"kernel ridge regression ({_last(self.kernel)}) on the pictures of {self.data}"
-
-    def apply(self, state: State | None, bench: Bench) -> State:
-        """The new state; what came before is left behind."""
-        from compressbench.condensing.inducing import ridge
-
-        return ridge(bench, self)
-
-
-def _check_kernel(kernel: Any) -> None:
-    seen = specs.signature(str(kernel[specs.TARGET])) if specs.is_spec(kernel) else None
-    if not specs.is_spec(kernel) or (
-        seen is not None and list(seen.parameters)[:3] != ["dots", "left", "right"]
-    ):
-        raise UserError(f"kernel: {kernel!r} is no kernel; choose one by its YAML: rbf, arc_cosine or ntk")
-
-
-def _last(kernel: Mapping[str, Any]) -> str:
-    return str(kernel[specs.TARGET]).rpartition(".")[2].replace("_", " ")
