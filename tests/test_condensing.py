@@ -415,6 +415,8 @@ def test_settings_that_are_refused() -> None:
         follow("1it", data=None)
     with pytest.raises(UserError, match=r"rates: .* are not one or more numbers above 0"):
         Chosen(rates=[])
+    with pytest.raises(UserError, match=r"regulariser: 0.0 is not a number above 0"):
+        Chosen(kernel=NTK, regulariser=0.0)
 
 
 def test_followed_trainings_that_do_not_fit(place: Bench, net: State) -> None:
@@ -592,6 +594,20 @@ def test_ridge_regression_is_sklearns() -> None:
         np.testing.assert_allclose(
             ridge_answers(kernel, points, targets, 1e-2, rows).numpy(), wanted, rtol=1e-8
         )
+
+
+@pytest.mark.parametrize("regulariser", [0.0, 1e-30])
+def test_equal_points_that_no_regulariser_tells_apart(regulariser: float) -> None:
+    points = torch.tensor([[1.0, 2.0], [3.0, -1.0], [1.0, 2.0]], dtype=torch.float64)
+    with pytest.raises(
+        UserError, match=f"3 support points .* regulariser of {regulariser:g} is too small"
+    ) as told:
+        coefficients(kernels.rbf, points, seeded(3, 2), regulariser)
+    assert "\n" not in str(told.value)
+    found, gram = coefficients(kernels.rbf, points, seeded(3, 2), 1e-6), between(kernels.rbf, points, points)
+    np.testing.assert_allclose(
+        ((gram + 1e-6 * torch.eye(3)) @ found).numpy(), seeded(3, 2).numpy(), rtol=1e-8
+    )
 
 
 # --- kernel inducing points as stages

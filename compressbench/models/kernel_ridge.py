@@ -61,11 +61,21 @@ def coefficients(kernel: Kernel, points: Tensor, targets: Tensor, regulariser: f
         points: (n, d).
         targets: (n, classes).
         regulariser: r, relative to the mean of K's diagonal.
+
+    Raises:
+        UserError: the matrix is singular.
     """
     gram = between(kernel, points, points)
     n = len(points)
     ridge = regulariser * gram.diagonal().sum() / n
-    return torch.linalg.solve(gram + ridge * torch.eye(n, dtype=gram.dtype, device=gram.device), targets)
+    system = gram + ridge * torch.eye(n, dtype=gram.dtype, device=gram.device)
+    found, failed = torch.linalg.solve_ex(system, targets)
+    if int(failed):
+        raise UserError(
+            f"kernel ridge regression: two of the {n:,} support points are the same to this kernel, or one is nothing to "
+            f"it, and a regulariser of {regulariser:g} is too small to tell them apart; 1e-6 does"
+        )
+    return found
 
 
 def ridge_answers(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError, nearest
-from compressbench.specs import Count, NonNegative, Positive, check_fields
+from compressbench.specs import Count, Positive, check_fields
 from compressbench.specs import length as lengths
 from compressbench.stages import kernels
 
@@ -200,7 +200,7 @@ class Chosen:
     random_inits: bool = False
     nets: Count = 1
     kernel: Mapping[str, Any] | None = None
-    regulariser: NonNegative = 1e-6
+    regulariser: Positive = 1e-6
     VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
