@@ -415,6 +415,14 @@ def test_settings_that_are_refused() -> None:
         follow("1it", data=None)
     with pytest.raises(UserError, match=r"rates: .* are not one or more numbers above 0"):
         Chosen(rates=[])
+    with pytest.raises(UserError, match="nets: 5 nets of one and the same init are one"):
+        Chosen(nets=5)
+    for name, value in (("rates", [0.1]), ("steps", 2), ("epochs", 4), ("random_inits", True)):
+        with pytest.raises(UserError, match=f"{name}: kernel ridge regression has no .*; leave {name} out"):
+            Chosen(kernel=NTK, **{name: value})
+    with pytest.raises(UserError, match="random_inits: kernel ridge regression has no init"):
+        Chosen(kernel=NTK, random_inits=True, nets=3)
+    Chosen(kernel=NTK, rates=list(Chosen().rates))
     with pytest.raises(UserError, match=r"regulariser: 0.0 is not a number above 0"):
         Chosen(kernel=NTK, regulariser=0.0)
 

@@ -7,7 +7,7 @@ The net passes through unchanged. Pictures are float32 pixels from 0 to 255, wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError, nearest
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from compressbench.state import State
 
 BEGIN = ("noise", "real", "means")
+OF_NETS = {"rates": "step sizes", "steps": "steps", "epochs": "passes", "random_inits": "init"}
+"""Settings of ``Chosen`` that say how nets learn, and what of it a kernel doesn't have."""
 IN_WORDS = {"noise": "noise", "real": "real pictures", "means": "means of classes"}
 
 
@@ -34,6 +36,11 @@ def _check_loop(length: str, halve: str | None, betas: Sequence[float]) -> None:
         lengths.check_some(halve, "halve")
     if len(betas) != 2 or not all(isinstance(b, float | int) and 0 <= b < 1 for b in betas):
         raise UserError(f"betas: {list(betas)} are not two numbers in [0, 1)")
+
+
+def _check_nets(nets: int, random_inits: bool) -> None:
+    if nets > 1 and not random_inits:
+        raise UserError(f"nets: {nets} nets of one and the same init are one; random_inits: true, or nets: 1")
 
 
 def _pictures_fit(self: Inducing | Chosen, state: State, bench: Bench) -> None:
@@ -93,10 +100,7 @@ class Distilled:
         check_fields(self)
         _check_begin(self.begin)
         _check_loop(self.length, self.halve, self.betas)
-        if self.nets > 1 and not self.random_inits:
-            raise UserError(
-                f"nets: {self.nets} nets of one and the same init are one; random_inits: true, or nets: 1"
-            )
+        _check_nets(self.nets, self.random_inits)
 
     def describe(self) -> str:
         """The stage in words."""
@@ -184,7 +188,7 @@ class Chosen:
         begin: ``real`` training pictures, ``means`` of classes, or ``noise``.
         draws: so many draws are tried; of means there is but one.
         rates: the step sizes that are tried, each for all steps.
-        kernel: kernel ridge regression learns from them in place of a net; there are no step sizes then.
+        kernel: kernel ridge regression learns from them in place of a net; there are no steps, step sizes or inits then.
         regulariser: see ``Inducing``.
         images, steps, epochs, draw, random_inits: as of ``Distilled``.
         nets: so many freshly drawn nets whose accuracies are averaged, the same ones for each draw.
@@ -208,8 +212,17 @@ class Chosen:
         _check_begin(self.begin)
         if not self.rates or not all(isinstance(r, float | int) and r > 0 for r in self.rates):
             raise UserError(f"rates: {list(self.rates)} are not one or more numbers above 0")
-        if self.kernel is not None:
-            kernels.check(self.kernel)
+        _check_nets(self.nets, self.random_inits)
+        if self.kernel is None:
+            return
+        kernels.check(self.kernel)
+        usual = {f.name: f.default for f in fields(self)}
+        given = vars(self) | {"rates": tuple(self.rates)}
+        for name, what in OF_NETS.items():
+            if given[name] != usual[name]:
+                raise UserError(
+                    f"{name}: kernel ridge regression has no {what}; leave {name} out, or kernel: null"
+                )
 
     def describe(self) -> str:
         """The stage in words."""
