@@ -260,6 +260,8 @@ def test_a_killed_distillation_goes_on_as_it_was(place: Bench, net: State, tmp_p
         found = stage.apply(net, dataclasses.replace(rest, progress=Listening(steps)))
         assert min(steps) > 12
         assert same(found.group("data"), whole.group("data"))
+        assert found.facts["condensed"] == whole.facts["condensed"], "points don't depend on checkpoints"
+        assert [point["step"] for point in whole.facts["condensed"]] == [10, 20, 25]
 
 
 def test_real_examples_come_once_an_epoch_in_an_order_of_their_own(place: Bench) -> None:

@@ -94,7 +94,7 @@ class Distilled:
     betas: tuple[float, ...] = (0.5, 0.999)
     halve: str | None = "40ep"
     order: str = "condense"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: points of the curve don't depend on when checkpoints are written
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -188,7 +188,7 @@ class Chosen:
         begin: ``real`` training pictures, ``means`` of classes, or ``noise``.
         draws: so many draws are tried; of means there is but one.
         rates: the step sizes that are tried, each for all steps.
-        kernel: kernel ridge regression learns from them in place of a net; there are no steps, step sizes or inits then.
+        kernel: kernel ridge regression learns from them in place of a net; no steps, step sizes or inits then.
         regulariser: see ``Inducing``.
         images, steps, epochs, draw, random_inits: as of ``Distilled``.
         nets: so many freshly drawn nets whose accuracies are averaged, the same ones for each draw.
