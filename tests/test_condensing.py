@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -341,12 +342,59 @@ def test_more_inner_steps_than_memory_holds_are_said_before(
     begun_at: list[int] = []
     monkeypatch.setattr(distilling, "learned", lambda *a: begun_at.append(1) or ([], 0.0))
     monkeypatch.setattr(memory, "available", lambda device: 40 * step + last)
-    with pytest.raises(UserError, match=r"41 inner steps \(1 sets x 41 epochs\) need about .* enough for 40"):
-        distill(epochs=41).apply(net, place)
+    words = r"41 inner steps \(1 sets x 41 epochs\) need about .* enough for 40"
+    with pytest.raises(UserError, match=words):
+        distill(epochs=41).forewarn(net, place)
+    distill(epochs=40).forewarn(net, place)
+    distill(epochs=4000, length="0it").forewarn(net, place)
     assert not begun_at
-    distill(epochs=40).apply(net, place)
-    assert begun_at
-    distill(epochs=4000, length="0it").apply(net, place)
+    said: list[str] = []
+    bench = dataclasses.replace(place, name="late", say=said.append)
+    distill(epochs=40).apply(net, bench)
+    assert not said
+    distill(epochs=41).apply(net, bench)
+    assert len(said) == 1, "said, not refused: a run that is hours old isn't stopped"
+    assert re.search(words, said[0])
+    assert len(begun_at) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "stat", "wanted"),
+    [
+        (
+            ("memory.max", "memory.current"),
+            "anon 5\ninactive_file 300\nactive_file 100\n",
+            1000 - (700 - 300),
+        ),
+        (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "inactive_file 10\ntotal_inactive_file 250\n",
+            1000 - (700 - 250),
+        ),
+        (("memory.max", "memory.current"), None, 300),
+        (("memory.max", "memory.current"), "not what is expected\n", 300),
+        (("memory.max", "memory.current"), "inactive_file 9000\n", 1000),
+    ],
+)
+def test_pages_of_files_are_memory_that_can_be_had(
+    names: tuple[str, str], stat: str | None, wanted: int, tmp_path: Path
+) -> None:
+    assert memory.left(tmp_path, *names) is None
+    for name, text in zip(names, ("1000\n", "700\n"), strict=True):
+        (tmp_path / name).write_text(text)
+    if stat is not None:
+        (tmp_path / "memory.stat").write_text(stat)
+    assert memory.left(tmp_path, *names) == wanted
+    (tmp_path / names[0]).write_text("max\n")
+    assert memory.left(tmp_path, *names) is None
+
+
+def test_what_torch_keeps_on_a_gpu_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not run on one: what torch would say is put in its place."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    assert memory.available("cuda") == 1300
 
 
 def test_the_estimate_is_what_a_longer_training_keeps(place: Bench, net: State) -> None:

@@ -184,7 +184,7 @@ def test_images_that_do_not_fit_are_said_before_anything_is_made(tmp_path: Path)
 def test_memory_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meminfo, limit, used = tmp_path / "meminfo", tmp_path / "max", tmp_path / "current"
     monkeypatch.setattr(memory, "MEMINFO", meminfo)
-    monkeypatch.setattr(memory, "GROUPS", ((limit, used),))
+    monkeypatch.setattr(memory, "GROUPS", ((tmp_path, "max", "current"),))
     assert memory.available("cpu") is None, "the system doesn't tell"
     meminfo.write_text("MemTotal: 100 kB\nMemFree: 5 kB\nMemAvailable:   50 kB\n")
     assert memory.available("cpu") == 50 * 1024

@@ -39,10 +39,10 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
     """Applies a ``stages.condense.Distilled``.
 
     Raises:
-        UserError: as ``forewarned``; a class with too few pictures to begin with.
+        UserError: a net with batch norm, dropout or masks; images that don't fit the classes; a class with too few
+            pictures to begin with.
         Diverged: the loss of the trained nets is no finite number.
     """
-    forewarned(state, bench, settings)
     of_class = each(settings.images, bench, WHO)
     pictures = begun(bench, settings.begin, settings.steps, of_class, settings.draw, WHO).to(bench.device)
     change = torch.zeros_like(pictures.pixels, requires_grad=True)
@@ -51,6 +51,9 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
     if settings.learn_rates:
         leaves["raw"] = raw.requires_grad_()
     module = module_of(state, bench.device)
+    whole(state, module, WHO)
+    if wanting := _wanting(module, bench, settings, of_class):
+        bench.say(f"{bench.name}: {wanting}; going on all the same")  # hours of a run may be behind it
     loss, labels = OfTask(module, bench.task), pictures.labels.chunk(settings.steps)
 
     def gradient(step: int, real: Examples) -> Tensor:
@@ -92,16 +95,24 @@ def forewarned(state: State, bench: Bench, settings: Distilled) -> None:
     of_class = each(settings.images, bench, WHO)
     module = module_of(state, bench.device)
     whole(state, module, WHO)
+    if wanting := _wanting(module, bench, settings, of_class):
+        raise UserError(f"{WHO}: {wanting}")
+
+
+def _wanting(module: nn.Module, bench: Bench, settings: Distilled, of_class: int) -> str:
+    """What the inner steps want and the memory doesn't have, in words; empty where it holds them."""
+    if not settings.length[:-2].strip("0."):
+        return ""
     images = of_class * len(bench.task.classes)
     step, last = inner_bytes(module, bench, images), real_bytes(module, bench, settings.batch_size)
     count = settings.steps * settings.epochs
     wanted, there = count * step + last, memory.available(bench.device)
-    if there is not None and settings.length[:-2].strip("0.") and wanted > there:
-        most = max(0, (there - last) // step)
-        raise UserError(
-            f"{WHO}: {count:,} inner steps ({settings.steps} sets x {settings.epochs} epochs) need about "
-            f"{_size(wanted)} at once, {_size(step)} each; {_size(there)} are free, enough for {most:,}"
-        )
+    if there is None or wanted <= there:
+        return ""
+    return (
+        f"{count:,} inner steps ({settings.steps} sets x {settings.epochs} epochs) need about {_size(wanted)} at once, "
+        f"{_size(step)} each; {_size(there)} are free, enough for {max(0, (there - last) // step):,}"
+    )
 
 
 def _size(count: int) -> str:
