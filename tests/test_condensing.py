@@ -344,9 +344,9 @@ def test_more_inner_steps_than_memory_holds_are_said_before(
     monkeypatch.setattr(memory, "available", lambda device: 40 * step + last)
     words = r"41 inner steps \(1 sets x 41 epochs\) need about .* enough for 40"
     with pytest.raises(UserError, match=words):
-        distill(epochs=41).forewarn(net, place)
-    distill(epochs=40).forewarn(net, place)
-    distill(epochs=4000, length="0it").forewarn(net, place)
+        distill(epochs=41).forewarn(lambda: net, place)
+    distill(epochs=40).forewarn(lambda: net, place)
+    distill(epochs=4000, length="0it").forewarn(lambda: net, place)
     assert not begun_at
     said: list[str] = []
     bench = dataclasses.replace(place, name="late", say=said.append)
@@ -413,6 +413,10 @@ def test_the_estimate_is_what_a_longer_training_keeps(place: Bench, net: State) 
     assert distilling.inner_bytes(module, place, 10) == pytest.approx(more, rel=0.05)
 
 
+def not_asked_for() -> State:
+    raise AssertionError("no net is wanted for this")
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [
@@ -422,7 +426,7 @@ def test_the_estimate_is_what_a_longer_training_keeps(place: Bench, net: State) 
 )
 def test_images_and_classes_that_do_not_fit(images: int, words: str, place: Bench, net: State) -> None:
     for stage in (distill(images=images), Inducing(NTK, "1it", images=images), Chosen(images=images)):
-        for call in (stage.apply, stage.forewarn):
+        for call in (stage.apply, lambda _, bench, own=stage: own.forewarn(not_asked_for, bench)):
             with pytest.raises(UserError) as told:
                 call(net, place)
             assert str(told.value).endswith(words)

@@ -24,9 +24,11 @@ from compressbench.records import Record, Records
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
 from compressbench.report.sections import distilled
-from compressbench.runs.execute import Watcher
+from compressbench.runs.execute import Executor, Watcher
 from compressbench.runs.experiment import execute, prepare
 from compressbench.stages.condense import Distilled
+from compressbench.stages.fit import Forest
+from compressbench.stages.init import Init
 from compressbench.state import State
 from compressbench.views import View
 from conftest import MLP
@@ -179,6 +181,36 @@ def test_images_that_do_not_fit_are_said_before_anything_is_made(tmp_path: Path)
         ):
             execute(ready, Watcher(), [])
         assert not any(ready.store.load(n.key) for n in ready.plan.nodes)
+
+
+def test_only_draws_are_made_beforehand_and_only_for_whom_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forest in place of the init isn't grown to be asked for; kernel inducing points need no net at all."""
+
+    def grown(*given: object) -> State:
+        raise AssertionError("made beforehand")
+
+    def stop(self: Executor) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(Executor, "_own", stop)
+    for recipe, maker in (("kernel_inducing_points", Init), ("dataset_distillation", Forest)):
+        ready = prepare(config(recipe, tmp_path, "recipe.compare.floor=false"))
+        if maker is Forest:
+            nodes = [
+                dataclasses.replace(n, stage=Forest(trees=3)) if n.local == "init" else n
+                for n in ready.plan.nodes
+            ]
+            ready = dataclasses.replace(ready, plan=dataclasses.replace(ready.plan, nodes=nodes))
+        with monkeypatch.context() as patched:
+            patched.setattr(maker, "apply", grown)
+            with pytest.raises(Stopped):
+                execute(ready, Watcher(), [])
+
+
+class Stopped(Exception):
+    """Where a run is stopped: nothing is made yet."""
 
 
 def test_memory_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

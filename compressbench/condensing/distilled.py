@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,7 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
     ).with_facts(condensed=curve)
 
 
-def forewarned(state: State, bench: Bench, settings: Distilled) -> None:
+def forewarned(drawn: Callable[[], State | None], bench: Bench, settings: Distilled) -> None:
     """Refuses what can't work, and what the memory can't hold, before anything is learned.
 
     Raises:
@@ -93,6 +93,9 @@ def forewarned(state: State, bench: Bench, settings: Distilled) -> None:
             memory holds.
     """
     of_class = each(settings.images, bench, WHO)
+    state = drawn()
+    if state is None:
+        return
     module = module_of(state, bench.device)
     whole(state, module, WHO)
     if wanting := _wanting(module, bench, settings, of_class):

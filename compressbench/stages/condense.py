@@ -6,7 +6,7 @@ The net passes through unchanged. Pictures are float32 pixels from 0 to 255, wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,7 +43,7 @@ def _check_nets(nets: int, random_inits: bool) -> None:
         raise UserError(f"nets: {nets} nets of one and the same init are one; random_inits: true, or nets: 1")
 
 
-def _pictures_fit(self: Inducing | Chosen, state: State, bench: Bench) -> None:
+def _pictures_fit(self: Inducing | Chosen, drawn: Callable[[], State | None], bench: Bench) -> None:
     """Before anything is made.
 
     Raises:
@@ -112,15 +112,18 @@ class Distilled:
         inits = "random inits" if self.random_inits else "one fixed init"
         return f"learn pictures through {sets}, from {IN_WORDS[self.begin]}, for {inits}, {self.length}"
 
-    def forewarn(self, state: State, bench: Bench) -> None:
-        """Before anything is made, on a fresh draw of the net: refuses more inner steps than the memory holds.
+    def forewarn(self, drawn: Callable[[], State | None], bench: Bench) -> None:
+        """Before anything is made: refuses more inner steps than the memory holds.
+
+        Args:
+            drawn: gives a fresh draw of the net; None where it begins with more than a draw.
 
         Raises:
             UserError: what is wanted and what there is.
         """
         from compressbench.condensing.distilled import forewarned
 
-        forewarned(state, bench, self)
+        forewarned(drawn, bench, self)
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state with pictures and step sizes."""
