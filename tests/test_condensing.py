@@ -720,6 +720,34 @@ def test_inducing_points_predict_better_than_what_they_began_as(
     assert same(after.weights, net.weights)
 
 
+def test_all_that_leads_to_pictures_is_counted(place: Bench, net: State) -> None:
+    """By hand, on digits: 64 pixels, 10 classes, 10 pictures; an MLP of 64 x 12 + 12 x 10 MACs."""
+    forward, held = 64 * 12 + 12 * 10, len(place.feed("validation"))
+    before = net.with_facts(macs=7, examples=5, seconds=1.0)
+    nets = {"draws": 2, "rates": [0.1, 0.2, 0.3], "epochs": 4, "steps": 2}
+    solved = 10 * 10 * 64 + 333 + 10 * 10 * 10
+    for stage, macs, seen in (
+        (Chosen(**nets), 2 * 3 * (3 * 4 * 20 + held) * forward, 2 * 3 * 4 * 20),
+        (
+            Chosen(**nets, random_inits=True, nets=3),
+            3 * 2 * 3 * (3 * 4 * 20 + held) * forward,
+            3 * 2 * 3 * 4 * 20,
+        ),
+        (Chosen(**nets, begin="means"), 3 * (3 * 4 * 20 + held) * forward, 3 * 4 * 20),
+        (Chosen(draws=4, kernel=NTK), 4 * (solved + held * 10 * (64 + 10)), 4 * 10),
+        (Inducing(NTK, "5it", batch_size=100), 5 * 3 * (solved + 100 * 10 * (64 + 10)), 5 * (10 + 100)),
+        (Inducing(NTK, "0it", batch_size=100), 0, 0),
+        (distill(length="2it"), 2 * (9 * 2 * 10 + 3 * 100) * forward, 2 * (2 * 10 + 100)),
+    ):
+        facts = stage.apply(before, place).facts
+        assert (facts["macs"], facts["examples"]) == (7 + macs, 5 + seen), stage
+        assert facts["seconds"] > 1 or not macs
+    made = Few(30).apply(before, place)
+    facts = KernelRidge("made", NTK).apply(None, beside(place, made)).facts
+    assert (facts["macs"], facts["examples"]) == (30 * 30 * 64 + 30**3 // 3 + 30 * 30 * 10, 30)
+    assert facts["seconds"] > 0
+
+
 def test_kernel_ridge_refuses_what_it_cannot_solve(
     place: Bench, net: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:

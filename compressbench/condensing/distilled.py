@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from compressbench.condensing import memory
 from compressbench.condensing.outer import learned
+from compressbench.condensing.spent import Spent
 from compressbench.condensing.starts import RATES, Pictures, begun, each, examples
 from compressbench.condensing.unrolled import Weights, saved_bytes, trained
 from compressbench.data.transfer import carrying
@@ -74,15 +75,12 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
         pixels, rates = pictures.changed(change), F.softplus(raw)
     images = len(pictures.labels) // settings.steps
     column = rates.t().repeat_interleave(images, 0)
-    iterations = curve[-1]["step"] if curve else 0
-    return _with_cost(
-        carrying(state, examples(pixels, pictures.labels, **{RATES: column})),
-        bench,
-        settings,
-        int(iterations),
-        seconds,
-        images,
-    ).with_facts(condensed=curve)
+    iterations, nets = (int(curve[-1]["step"]) if curve else 0), settings.nets if settings.random_inits else 1
+    inner, real = settings.steps * settings.epochs * images, settings.batch_size
+    forwards = iterations * nets * (DOUBLE * inner + 3 * real)
+    spent = Spent(forwards * state.facts.get("forward_macs", 0), iterations * nets * (inner + real), seconds)
+    made = carrying(state, examples(pixels, pictures.labels, **{RATES: column}))
+    return spent.added_to(made).with_facts(condensed=curve)
 
 
 def forewarned(drawn: Callable[[], State | None], bench: Bench, settings: Distilled) -> None:
@@ -205,18 +203,3 @@ def start_of(state: State, module: nn.Module, bench: Bench, name: str) -> dict[s
 def _inverse(rate: float) -> float:
     """What softplus makes ``rate`` of."""
     return math.log(math.expm1(rate)) if rate < 30 else rate
-
-
-def _with_cost(
-    state: State, bench: Bench, settings: Distilled, iterations: int, seconds: float, images: int
-) -> State:
-    facts: Mapping[str, float] = state.facts
-    nets = settings.nets if settings.random_inits else 1
-    inner = DOUBLE * settings.steps * settings.epochs * images
-    spent = iterations * nets * (inner + 3 * settings.batch_size)
-    return state.with_facts(
-        macs=facts.get("macs", 0) + spent * facts.get("forward_macs", 0),
-        examples=facts.get("examples", 0)
-        + iterations * nets * (settings.steps * settings.epochs * images + settings.batch_size),
-        seconds=facts.get("seconds", 0.0) + seconds,
-    )

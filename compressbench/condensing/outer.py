@@ -131,7 +131,7 @@ def _write(
 def _resumed(
     bench: Bench, leaves: Mapping[str, Tensor], optimizer: torch.optim.Adam
 ) -> tuple[int, list[dict[str, float]], list[float], float]:
-    """Iteration, curve, losses since its last point, seconds: from this stage's own checkpoint if there is a whole one."""
+    """Iteration, curve, losses since its last point, seconds: from this stage's own checkpoint if there is one."""
     if bench.checkpoints is None:
         return 0, [], [], 0.0
     try:

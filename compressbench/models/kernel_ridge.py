@@ -85,6 +85,19 @@ def ridge_answers(
     return between(kernel, rows, points) @ coefficients(kernel, points, targets, regulariser)
 
 
+def fit_macs(points: int, size: int, classes: int) -> int:
+    """MACs of ``coefficients``: n n d of the kernel's inner products, n^3 / 3 to factor, n n classes to solve.
+
+    What a kernel does to each inner product isn't counted, like an activation.
+    """
+    return points**2 * size + points**3 // 3 + points**2 * classes
+
+
+def answer_macs(rows: int, points: int, size: int, classes: int) -> int:
+    """MACs of answers to m rows once the coefficients are known: m n d of the inner products, m n classes of the sum."""
+    return rows * points * (size + classes)
+
+
 def centred(labels: Tensor, classes: int) -> Tensor:
     """(n, classes) float64 targets of labels: 1 for the class, 0 for others, less 1 / classes: their mean is 0."""
     return nn.functional.one_hot(labels, classes).double() - 1 / classes
