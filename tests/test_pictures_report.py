@@ -145,6 +145,8 @@ def test_the_page_shows_the_pictures_and_whose_figures_the_lecture_has(
     assert "&lt;b&gt;shirt&lt;/b&gt;" in page
     assert "<b>shirt" not in page
     assert "Those are no figures of that paper" in page
+    assert "Both nets begin" not in page
+    assert "kernel ridge regression is solved and has neither" in page
     plain = write_report(Records(accuracies("dense", 0, 1.0, {0: 90.0})), tmp_path / "plain", "t")
     assert "Few pictures in place of many" not in plain.read_text(encoding="utf-8")
 
