@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from compressbench.models import kernels
 from compressbench.models.build import module_of
 from compressbench.models.draw import drawn
 from compressbench.models.kernel_ridge import between, coefficients, ridge_answers
-from compressbench.stages.condense import Chosen, Distilled, Inducing, Ridge
+from compressbench.stages.condense import Chosen, Distilled, Inducing
+from compressbench.stages.fit import KernelRidge
 from compressbench.stages.transfer import Few
 from compressbench.state import State
 from conftest import kill
@@ -259,6 +261,8 @@ def test_a_killed_distillation_goes_on_as_it_was(place: Bench, net: State, tmp_p
         found = stage.apply(net, dataclasses.replace(rest, progress=Listening(steps)))
         assert min(steps) > 12
         assert same(found.group("data"), whole.group("data"))
+        assert found.facts["condensed"] == whole.facts["condensed"], "points don't depend on checkpoints"
+        assert [point["step"] for point in whole.facts["condensed"]] == [10, 20, 25]
 
 
 def test_real_examples_come_once_an_epoch_in_an_order_of_their_own(place: Bench) -> None:
@@ -338,12 +342,59 @@ def test_more_inner_steps_than_memory_holds_are_said_before(
     begun_at: list[int] = []
     monkeypatch.setattr(distilling, "learned", lambda *a: begun_at.append(1) or ([], 0.0))
     monkeypatch.setattr(memory, "available", lambda device: 40 * step + last)
-    with pytest.raises(UserError, match=r"41 inner steps \(1 sets x 41 epochs\) need about .* enough for 40"):
-        distill(epochs=41).apply(net, place)
+    words = r"41 inner steps \(1 sets x 41 epochs\) need about .* enough for 40"
+    with pytest.raises(UserError, match=words):
+        distill(epochs=41).forewarn(lambda: net, place)
+    distill(epochs=40).forewarn(lambda: net, place)
+    distill(epochs=4000, length="0it").forewarn(lambda: net, place)
     assert not begun_at
-    distill(epochs=40).apply(net, place)
-    assert begun_at
-    distill(epochs=4000, length="0it").apply(net, place)
+    said: list[str] = []
+    bench = dataclasses.replace(place, name="late", say=said.append)
+    distill(epochs=40).apply(net, bench)
+    assert not said
+    distill(epochs=41).apply(net, bench)
+    assert len(said) == 1, "said, not refused: a run that is hours old isn't stopped"
+    assert re.search(words, said[0])
+    assert len(begun_at) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "stat", "wanted"),
+    [
+        (
+            ("memory.max", "memory.current"),
+            "anon 5\ninactive_file 300\nactive_file 100\n",
+            1000 - (700 - 300),
+        ),
+        (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "inactive_file 10\ntotal_inactive_file 250\n",
+            1000 - (700 - 250),
+        ),
+        (("memory.max", "memory.current"), None, 300),
+        (("memory.max", "memory.current"), "not what is expected\n", 300),
+        (("memory.max", "memory.current"), "inactive_file 9000\n", 1000),
+    ],
+)
+def test_pages_of_files_are_memory_that_can_be_had(
+    names: tuple[str, str], stat: str | None, wanted: int, tmp_path: Path
+) -> None:
+    assert memory.left(tmp_path, *names) is None
+    for name, text in zip(names, ("1000\n", "700\n"), strict=True):
+        (tmp_path / name).write_text(text)
+    if stat is not None:
+        (tmp_path / "memory.stat").write_text(stat)
+    assert memory.left(tmp_path, *names) == wanted
+    (tmp_path / names[0]).write_text("max\n")
+    assert memory.left(tmp_path, *names) is None
+
+
+def test_what_torch_keeps_on_a_gpu_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not run on one: what torch would say is put in its place."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    assert memory.available("cuda") == 1300
 
 
 def test_the_estimate_is_what_a_longer_training_keeps(place: Bench, net: State) -> None:
@@ -362,6 +413,10 @@ def test_the_estimate_is_what_a_longer_training_keeps(place: Bench, net: State) 
     assert distilling.inner_bytes(module, place, 10) == pytest.approx(more, rel=0.05)
 
 
+def not_asked_for() -> State:
+    raise AssertionError("no net is wanted for this")
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [
@@ -371,7 +426,7 @@ def test_the_estimate_is_what_a_longer_training_keeps(place: Bench, net: State) 
 )
 def test_images_and_classes_that_do_not_fit(images: int, words: str, place: Bench, net: State) -> None:
     for stage in (distill(images=images), Inducing(NTK, "1it", images=images), Chosen(images=images)):
-        for call in (stage.apply, stage.forewarn):
+        for call in (stage.apply, lambda _, bench, own=stage: own.forewarn(not_asked_for, bench)):
             with pytest.raises(UserError) as told:
                 call(net, place)
             assert str(told.value).endswith(words)
@@ -414,6 +469,16 @@ def test_settings_that_are_refused() -> None:
         follow("1it", data=None)
     with pytest.raises(UserError, match=r"rates: .* are not one or more numbers above 0"):
         Chosen(rates=[])
+    with pytest.raises(UserError, match="nets: 5 nets of one and the same init are one"):
+        Chosen(nets=5)
+    for name, value in (("rates", [0.1]), ("steps", 2), ("epochs", 4), ("random_inits", True)):
+        with pytest.raises(UserError, match=f"{name}: kernel ridge regression has no .*; leave {name} out"):
+            Chosen(kernel=NTK, **{name: value})
+    with pytest.raises(UserError, match="random_inits: kernel ridge regression has no init"):
+        Chosen(kernel=NTK, random_inits=True, nets=3)
+    Chosen(kernel=NTK, rates=list(Chosen().rates))
+    with pytest.raises(UserError, match=r"regulariser: 0.0 is not a number above 0"):
+        Chosen(kernel=NTK, regulariser=0.0)
 
 
 def test_followed_trainings_that_do_not_fit(place: Bench, net: State) -> None:
@@ -484,7 +549,7 @@ def test_the_best_real_pictures_are_chosen_on_validation(place: Bench, net: Stat
 def test_the_best_real_pictures_for_a_kernel(place: Bench, net: State) -> None:
     made = chosen(net, place, Chosen(draws=5, kernel=NTK))
     assert RATES not in made.group("data")
-    state = Ridge("made", NTK).apply(None, beside(place, made))
+    state = KernelRidge("made", NTK).apply(None, beside(place, made))
     validation = place.feed("validation")
     right = module_of(state)(place.task.encode(validation)[0]).argmax(1) == validation.labels
     assert made.facts["chosen_validation"] == pytest.approx(100 * float(right.float().mean()), abs=1.2)
@@ -593,13 +658,27 @@ def test_ridge_regression_is_sklearns() -> None:
         )
 
 
+@pytest.mark.parametrize("regulariser", [0.0, 1e-30])
+def test_equal_points_that_no_regulariser_tells_apart(regulariser: float) -> None:
+    points = torch.tensor([[1.0, 2.0], [3.0, -1.0], [1.0, 2.0]], dtype=torch.float64)
+    with pytest.raises(
+        UserError, match=f"3 support points .* regulariser of {regulariser:g} is too small"
+    ) as told:
+        coefficients(kernels.rbf, points, seeded(3, 2), regulariser)
+    assert "\n" not in str(told.value)
+    found, gram = coefficients(kernels.rbf, points, seeded(3, 2), 1e-6), between(kernels.rbf, points, points)
+    np.testing.assert_allclose(
+        ((gram + 1e-6 * torch.eye(3)) @ found).numpy(), seeded(3, 2).numpy(), rtol=1e-8
+    )
+
+
 # --- kernel inducing points as stages
 
 
 def test_kernel_ridge_is_a_net_like_any_other(place: Bench, net: State) -> None:
     ridge = pytest.importorskip("sklearn.kernel_ridge")
     made = Few(200).apply(net, place)
-    state = Ridge("made", RBF, 1e-3).apply(None, beside(place, made))
+    state = KernelRidge("made", RBF, 1e-3).apply(None, beside(place, made))
     data = made.group("data")
     rows = [
         place.task.normalised(x).flatten(1).double().numpy() / 8
@@ -624,7 +703,7 @@ def test_inducing_points_predict_better_than_what_they_began_as(
     shares = []
     feed = place.feed("validation")
     for made in (before, after):
-        state = Ridge("made", NTK, 1e-3).apply(None, beside(place, made))
+        state = KernelRidge("made", NTK, 1e-3).apply(None, beside(place, made))
         right = module_of(state)(place.task.encode(feed)[0]).argmax(1) == feed.labels
         shares.append(float(right.float().mean()))
     data, inputs = after.group("data"), place.task.encode(feed)[0]
@@ -641,14 +720,42 @@ def test_inducing_points_predict_better_than_what_they_began_as(
     assert same(after.weights, net.weights)
 
 
+def test_all_that_leads_to_pictures_is_counted(place: Bench, net: State) -> None:
+    """By hand, on digits: 64 pixels, 10 classes, 10 pictures; an MLP of 64 x 12 + 12 x 10 MACs."""
+    forward, held = 64 * 12 + 12 * 10, len(place.feed("validation"))
+    before = net.with_facts(macs=7, examples=5, seconds=1.0)
+    nets = {"draws": 2, "rates": [0.1, 0.2, 0.3], "epochs": 4, "steps": 2}
+    solved = 10 * 10 * 64 + 333 + 10 * 10 * 10
+    for stage, macs, seen in (
+        (Chosen(**nets), 2 * 3 * (3 * 4 * 20 + held) * forward, 2 * 3 * 4 * 20),
+        (
+            Chosen(**nets, random_inits=True, nets=3),
+            3 * 2 * 3 * (3 * 4 * 20 + held) * forward,
+            3 * 2 * 3 * 4 * 20,
+        ),
+        (Chosen(**nets, begin="means"), 3 * (3 * 4 * 20 + held) * forward, 3 * 4 * 20),
+        (Chosen(draws=4, kernel=NTK), 4 * (solved + held * 10 * (64 + 10)), 4 * 10),
+        (Inducing(NTK, "5it", batch_size=100), 5 * 3 * (solved + 100 * 10 * (64 + 10)), 5 * (10 + 100)),
+        (Inducing(NTK, "0it", batch_size=100), 0, 0),
+        (distill(length="2it"), 2 * (9 * 2 * 10 + 3 * 100) * forward, 2 * (2 * 10 + 100)),
+    ):
+        facts = stage.apply(before, place).facts
+        assert (facts["macs"], facts["examples"]) == (7 + macs, 5 + seen), stage
+        assert facts["seconds"] > 1 or not macs
+    made = Few(30).apply(before, place)
+    facts = KernelRidge("made", NTK).apply(None, beside(place, made)).facts
+    assert (facts["macs"], facts["examples"]) == (30 * 30 * 64 + 30**3 // 3 + 30 * 30 * 10, 30)
+    assert facts["seconds"] > 0
+
+
 def test_kernel_ridge_refuses_what_it_cannot_solve(
     place: Bench, net: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlabelled = Few(20, unlabelled=True).apply(net, place)
     with pytest.raises(UserError, match="some examples of made have no label"):
-        Ridge("made", NTK).apply(None, beside(place, unlabelled))
+        KernelRidge("made", NTK).apply(None, beside(place, unlabelled))
     monkeypatch.setattr("compressbench.condensing.inducing.MOST", 19)
     with pytest.raises(UserError, match="20 support points, 19 at most"):
-        Ridge("made", NTK).apply(None, beside(place, Few(20).apply(net, place)))
+        KernelRidge("made", NTK).apply(None, beside(place, Few(20).apply(net, place)))
     with pytest.raises(UserError, match="made carries no data set"):
-        Ridge("made", NTK).apply(None, beside(place, net))
+        KernelRidge("made", NTK).apply(None, beside(place, net))

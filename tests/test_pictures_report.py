@@ -24,9 +24,11 @@ from compressbench.records import Record, Records
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
 from compressbench.report.sections import distilled
-from compressbench.runs.execute import Watcher
+from compressbench.runs.execute import Executor, Watcher
 from compressbench.runs.experiment import execute, prepare
 from compressbench.stages.condense import Distilled
+from compressbench.stages.fit import Forest
+from compressbench.stages.init import Init
 from compressbench.state import State
 from compressbench.views import View
 from conftest import MLP
@@ -143,6 +145,8 @@ def test_the_page_shows_the_pictures_and_whose_figures_the_lecture_has(
     assert "&lt;b&gt;shirt&lt;/b&gt;" in page
     assert "<b>shirt" not in page
     assert "Those are no figures of that paper" in page
+    assert "Both nets begin" not in page
+    assert "kernel ridge regression is solved and has neither" in page
     plain = write_report(Records(accuracies("dense", 0, 1.0, {0: 90.0})), tmp_path / "plain", "t")
     assert "Few pictures in place of many" not in plain.read_text(encoding="utf-8")
 
@@ -181,10 +185,40 @@ def test_images_that_do_not_fit_are_said_before_anything_is_made(tmp_path: Path)
         assert not any(ready.store.load(n.key) for n in ready.plan.nodes)
 
 
+def test_only_draws_are_made_beforehand_and_only_for_whom_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forest in place of the init isn't grown to be asked for; kernel inducing points need no net at all."""
+
+    def grown(*given: object) -> State:
+        raise AssertionError("made beforehand")
+
+    def stop(self: Executor) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(Executor, "_own", stop)
+    for recipe, maker in (("kernel_inducing_points", Init), ("dataset_distillation", Forest)):
+        ready = prepare(config(recipe, tmp_path, "recipe.compare.floor=false"))
+        if maker is Forest:
+            nodes = [
+                dataclasses.replace(n, stage=Forest(trees=3)) if n.local == "init" else n
+                for n in ready.plan.nodes
+            ]
+            ready = dataclasses.replace(ready, plan=dataclasses.replace(ready.plan, nodes=nodes))
+        with monkeypatch.context() as patched:
+            patched.setattr(maker, "apply", grown)
+            with pytest.raises(Stopped):
+                execute(ready, Watcher(), [])
+
+
+class Stopped(Exception):
+    """Where a run is stopped: nothing is made yet."""
+
+
 def test_memory_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meminfo, limit, used = tmp_path / "meminfo", tmp_path / "max", tmp_path / "current"
     monkeypatch.setattr(memory, "MEMINFO", meminfo)
-    monkeypatch.setattr(memory, "GROUPS", ((limit, used),))
+    monkeypatch.setattr(memory, "GROUPS", ((tmp_path, "max", "current"),))
     assert memory.available("cpu") is None, "the system doesn't tell"
     meminfo.write_text("MemTotal: 100 kB\nMemFree: 5 kB\nMemAvailable:   50 kB\n")
     assert memory.available("cpu") == 50 * 1024

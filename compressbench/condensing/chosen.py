@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,15 @@ from torch import Tensor
 from compressbench import specs
 from compressbench.condensing.distilled import OfTask, start_of, whole
 from compressbench.condensing.inducing import points_of
+from compressbench.condensing.spent import Spent
 from compressbench.condensing.starts import RATES, begun, each, examples
 from compressbench.condensing.unrolled import trained
 from compressbench.data.transfer import carrying
 from compressbench.errors import UserError
 from compressbench.models.build import module_of
-from compressbench.models.kernel_ridge import flat, ridge_answers
+from compressbench.models.kernel_ridge import answer_macs, fit_macs, flat, ridge_answers
 from compressbench.outputs import Outputs
+from compressbench.tasks.images.classification import IMAGES
 from compressbench.training.launching import exact
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ def chosen(state: State, bench: Bench, settings: Chosen) -> State:
         raise UserError(
             f"{WHO} chooses on the validation split, and {bench.dataset.name} has none; dataset.validation=0.1"
         )
+    began = time.monotonic()
     best: tuple[float, Examples] | None = None
     draws = settings.draws if settings.begin != "means" else 1  # all means are the same ones
     for draw in range(draws):
@@ -60,7 +64,19 @@ def chosen(state: State, bench: Bench, settings: Chosen) -> State:
             bench.say(
                 f"{bench.name}: the best step size is {rate:g}, the end of rates: a longer list may hold a better one"
             )
-    return carrying(state, data).with_facts(chosen_validation=100 * share)
+    macs, seen = _once(state, bench, settings, len(data), data.columns[IMAGES][0].numel())
+    spent = Spent(draws * macs, draws * seen, time.monotonic() - began)
+    return spent.added_to(carrying(state, data)).with_facts(chosen_validation=100 * share)
+
+
+def _once(state: State, bench: Bench, settings: Chosen, images: int, size: int) -> tuple[int, int]:
+    """MACs and examples of judging one draw: what its trainings or its fit take, and the validation split's answers."""
+    validation, classes = len(bench.feed("validation")), len(bench.task.classes)
+    if settings.kernel is not None:
+        return fit_macs(images, size, classes) + answer_macs(validation, images, size, classes), images
+    trainings = len(settings.rates) * settings.nets  # several nets are of random inits alone
+    taken = settings.epochs * images
+    return trainings * (3 * taken + validation) * state.facts.get("forward_macs", 0), trainings * taken
 
 
 def _scored(state: State, bench: Bench, settings: Chosen, data: Examples) -> Iterator[tuple[float, Examples]]:
@@ -85,7 +101,7 @@ def _scored(state: State, bench: Bench, settings: Chosen, data: Examples) -> Ite
     for rate in settings.rates:
         rates = torch.full((settings.epochs, settings.steps), float(rate), device=bench.device)
         shares = []
-        for place in range(settings.nets if settings.random_inits else 1):
+        for place in range(settings.nets):
             start = start_of(state, module, bench, str(place) if settings.random_inits else "")
             weights = trained(loss, start, sets, rates, graph=False)
 

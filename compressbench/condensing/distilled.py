@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from compressbench.condensing import memory
 from compressbench.condensing.outer import learned
+from compressbench.condensing.spent import Spent
 from compressbench.condensing.starts import RATES, Pictures, begun, each, examples
 from compressbench.condensing.unrolled import Weights, saved_bytes, trained
 from compressbench.data.transfer import carrying
@@ -39,10 +40,10 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
     """Applies a ``stages.condense.Distilled``.
 
     Raises:
-        UserError: as ``forewarned``; a class with too few pictures to begin with.
+        UserError: a net with batch norm, dropout or masks; images that don't fit the classes; a class with too few
+            pictures to begin with.
         Diverged: the loss of the trained nets is no finite number.
     """
-    forewarned(state, bench, settings)
     of_class = each(settings.images, bench, WHO)
     pictures = begun(bench, settings.begin, settings.steps, of_class, settings.draw, WHO).to(bench.device)
     change = torch.zeros_like(pictures.pixels, requires_grad=True)
@@ -51,6 +52,9 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
     if settings.learn_rates:
         leaves["raw"] = raw.requires_grad_()
     module = module_of(state, bench.device)
+    whole(state, module, WHO)
+    if wanting := _wanting(module, bench, settings, of_class):
+        bench.say(f"{bench.name}: {wanting}; going on all the same")  # hours of a run may be behind it
     loss, labels = OfTask(module, bench.task), pictures.labels.chunk(settings.steps)
 
     def gradient(step: int, real: Examples) -> Tensor:
@@ -71,18 +75,15 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
         pixels, rates = pictures.changed(change), F.softplus(raw)
     images = len(pictures.labels) // settings.steps
     column = rates.t().repeat_interleave(images, 0)
-    iterations = curve[-1]["step"] if curve else 0
-    return _with_cost(
-        carrying(state, examples(pixels, pictures.labels, **{RATES: column})),
-        bench,
-        settings,
-        int(iterations),
-        seconds,
-        images,
-    ).with_facts(condensed=curve)
+    iterations, nets = (int(curve[-1]["step"]) if curve else 0), settings.nets if settings.random_inits else 1
+    inner, real = settings.steps * settings.epochs * images, settings.batch_size
+    forwards = iterations * nets * (DOUBLE * inner + 3 * real)
+    spent = Spent(forwards * state.facts.get("forward_macs", 0), iterations * nets * (inner + real), seconds)
+    made = carrying(state, examples(pixels, pictures.labels, **{RATES: column}))
+    return spent.added_to(made).with_facts(condensed=curve)
 
 
-def forewarned(state: State, bench: Bench, settings: Distilled) -> None:
+def forewarned(drawn: Callable[[], State | None], bench: Bench, settings: Distilled) -> None:
     """Refuses what can't work, and what the memory can't hold, before anything is learned.
 
     Raises:
@@ -90,18 +91,29 @@ def forewarned(state: State, bench: Bench, settings: Distilled) -> None:
             memory holds.
     """
     of_class = each(settings.images, bench, WHO)
+    state = drawn()
+    if state is None:
+        return
     module = module_of(state, bench.device)
     whole(state, module, WHO)
+    if wanting := _wanting(module, bench, settings, of_class):
+        raise UserError(f"{WHO}: {wanting}")
+
+
+def _wanting(module: nn.Module, bench: Bench, settings: Distilled, of_class: int) -> str:
+    """What the inner steps want and the memory doesn't have, in words; empty where it holds them."""
+    if not settings.length[:-2].strip("0."):
+        return ""
     images = of_class * len(bench.task.classes)
     step, last = inner_bytes(module, bench, images), real_bytes(module, bench, settings.batch_size)
     count = settings.steps * settings.epochs
     wanted, there = count * step + last, memory.available(bench.device)
-    if there is not None and settings.length[:-2].strip("0.") and wanted > there:
-        most = max(0, (there - last) // step)
-        raise UserError(
-            f"{WHO}: {count:,} inner steps ({settings.steps} sets x {settings.epochs} epochs) need about "
-            f"{_size(wanted)} at once, {_size(step)} each; {_size(there)} are free, enough for {most:,}"
-        )
+    if there is None or wanted <= there:
+        return ""
+    return (
+        f"{count:,} inner steps ({settings.steps} sets x {settings.epochs} epochs) need about {_size(wanted)} at once, "
+        f"{_size(step)} each; {_size(there)} are free, enough for {max(0, (there - last) // step):,}"
+    )
 
 
 def _size(count: int) -> str:
@@ -191,18 +203,3 @@ def start_of(state: State, module: nn.Module, bench: Bench, name: str) -> dict[s
 def _inverse(rate: float) -> float:
     """What softplus makes ``rate`` of."""
     return math.log(math.expm1(rate)) if rate < 30 else rate
-
-
-def _with_cost(
-    state: State, bench: Bench, settings: Distilled, iterations: int, seconds: float, images: int
-) -> State:
-    facts: Mapping[str, float] = state.facts
-    nets = settings.nets if settings.random_inits else 1
-    inner = DOUBLE * settings.steps * settings.epochs * images
-    spent = iterations * nets * (inner + 3 * settings.batch_size)
-    return state.with_facts(
-        macs=facts.get("macs", 0) + spent * facts.get("forward_macs", 0),
-        examples=facts.get("examples", 0)
-        + iterations * nets * (settings.steps * settings.epochs * images + settings.batch_size),
-        seconds=facts.get("seconds", 0.0) + seconds,
-    )

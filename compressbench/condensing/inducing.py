@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,16 +11,26 @@ from torch import Tensor
 from compressbench import specs
 from compressbench.condensing.distilled import encoded
 from compressbench.condensing.outer import learned
+from compressbench.condensing.spent import Spent
 from compressbench.condensing.starts import TARGETS, begun, each, examples
 from compressbench.data.transfer import carrying, source
 from compressbench.errors import UserError
 from compressbench.models.draw import drawn
-from compressbench.models.kernel_ridge import MOST, centred, coefficients, flat, ridge_answers
+from compressbench.models.kernel_ridge import (
+    MOST,
+    answer_macs,
+    centred,
+    coefficients,
+    fit_macs,
+    flat,
+    ridge_answers,
+)
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.data.examples import Examples
-    from compressbench.stages.condense import Inducing, Ridge
+    from compressbench.stages.condense import Inducing
+    from compressbench.stages.fit import KernelRidge
     from compressbench.state import State
 
 WHO = "data/inducing"
@@ -53,13 +64,15 @@ def inducing(state: State, bench: Bench, settings: Inducing) -> State:
     more = {TARGETS: targets.detach().float()} if settings.learn_labels else {}
     with torch.no_grad():
         made = examples(pictures.changed(change), pictures.labels, **more)
-    return carrying(state, made).with_facts(
-        seconds=state.facts.get("seconds", 0.0) + seconds, condensed=curve
-    )
+    iterations, count, batch = (int(curve[-1]["step"]) if curve else 0), len(made), settings.batch_size
+    size = pictures.pixels[0].numel()
+    once = fit_macs(count, size, classes) + answer_macs(batch, count, size, classes)
+    spent = Spent(macs=3 * once * iterations, examples=(count + batch) * iterations, seconds=seconds)
+    return spent.added_to(carrying(state, made)).with_facts(condensed=curve)
 
 
-def ridge(bench: Bench, settings: Ridge) -> State:
-    """Applies a ``stages.condense.Ridge``.
+def ridge(bench: Bench, settings: KernelRidge) -> State:
+    """Applies a ``stages.fit.KernelRidge``.
 
     Raises:
         UserError: the state that is named carries no labelled pictures, or too many.
@@ -74,8 +87,11 @@ def ridge(bench: Bench, settings: Ridge) -> State:
         raise UserError(
             f"fit/kernel_ridge: some examples of {settings.data} have no label; data/few leaves these out"
         )
+    began = time.monotonic()
     points, targets = points_of(data, bench)
     weight = coefficients(specs.build(settings.kernel, "kernel"), points, targets, settings.regulariser)
+    weights = {"points.weight": points.float(), "fc.weight": weight.t().float().contiguous()}
+    spent = Spent(fit_macs(*points.shape, targets.shape[1]), len(points), time.monotonic() - began)
     build: dict[str, Any] = {
         specs.TARGET: "compressbench.models.kernel_ridge.KernelRidge",
         "shape": "@shape",
@@ -83,9 +99,7 @@ def ridge(bench: Bench, settings: Ridge) -> State:
         "points": len(points),
         "kernel": settings.kernel,
     }
-    state = drawn({"name": "kernel_ridge", "build": build}, bench)
-    weights = {"points.weight": points.float(), "fc.weight": weight.t().float().contiguous()}
-    return state.with_groups(weights=weights)
+    return spent.added_to(drawn({"name": "kernel_ridge", "build": build}, bench).with_groups(weights=weights))
 
 
 def points_of(data: Examples, bench: Bench) -> tuple[Tensor, Tensor]:

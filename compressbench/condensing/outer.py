@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -54,7 +54,8 @@ def learned(
         gradient: given the iteration and real examples, fills ``.grad`` of the leaves; returns the loss.
 
     Returns:
-        The curve, mean losses of all iterations in a hundred parts at most, and the seconds spent.
+        The curve, mean losses of all iterations in a hundred parts at most (whenever checkpoints were written), and the
+        seconds spent.
 
     Raises:
         UserError: a batch larger than the training set.
@@ -68,7 +69,7 @@ def learned(
     halve = steps(settings.halve, per_epoch) if settings.halve else 0
     first, second = settings.betas
     optimizer = torch.optim.Adam(list(leaves.values()), lr=settings.lr, betas=(first, second))
-    step, curve, seconds = _resumed(bench, leaves, optimizer)
+    step, curve, seen, seconds = _resumed(bench, leaves, optimizer)
     began = saved = time.monotonic()
     losses: list[Tensor] = []
     rows, epoch, part = torch.empty(0), -1, max(CHECK_EVERY, -(-total // 100))
@@ -86,58 +87,61 @@ def learned(
         step += 1
         last = step == total
         due = bench.checkpoints is not None and time.monotonic() - saved > bench.checkpoint_seconds
-        if step % part == 0 or last or due:
-            mean = _checked(losses, step, total, now)
-            curve.append({"step": step, "loss": mean, "lr": now})
+        whole = step % part == 0 or last
+        if whole or due:
+            seen += _checked(losses, step, total, now)
             losses.clear()
+            mean = math.fsum(seen) / len(seen)
             bench.progress.step(step, total, loss=mean, lr=now)
+        if whole:
+            curve.append({"step": step, "loss": mean, "lr": now})
+            seen.clear()
         if due and not last:
             assert bench.checkpoints is not None
-            _write(bench, leaves, optimizer, step, curve, seconds + time.monotonic() - began)
+            spent = seconds + time.monotonic() - began
+            _write(bench, leaves, optimizer, {"step": step, "curve": curve, "losses": seen, "seconds": spent})
             saved = time.monotonic()
     return curve, seconds + time.monotonic() - began
 
 
-def _checked(losses: list[Tensor], step: int, total: int, lr: float) -> float:
-    values = torch.stack(losses).double().tolist()
+def _checked(losses: list[Tensor], step: int, total: int, lr: float) -> list[float]:
+    values: list[float] = torch.stack(losses).double().tolist()
     for place, value in enumerate(values):
         if not math.isfinite(value):
             raise Diverged(
                 f"loss is {value} at iteration {step - len(values) + place} of {total}: training on the pictures left "
                 f"all bounds; a lower rate, fewer inner steps or a lower lr ({lr:g}) may help"
             )
-    return math.fsum(values) / len(values)
+    return values
 
 
 def _write(
     bench: Bench,
     leaves: Mapping[str, Tensor],
     optimizer: torch.optim.Adam,
-    step: int,
-    curve: list[dict[str, float]],
-    seconds: float,
+    header: Mapping[str, Any],
 ) -> None:
     assert bench.checkpoints is not None
     tensors = copies({f"leaf/{name}": leaf for name, leaf in leaves.items()})
     for name, leaf in leaves.items():
         tensors |= copies({f"adam/{name}|{entry}": value for entry, value in optimizer.state[leaf].items()})
-    save_checkpoint(bench.checkpoints, tensors, {"step": step, "curve": curve, "seconds": seconds})
+    save_checkpoint(bench.checkpoints, tensors, header)
 
 
 def _resumed(
     bench: Bench, leaves: Mapping[str, Tensor], optimizer: torch.optim.Adam
-) -> tuple[int, list[dict[str, float]], float]:
-    """Iteration, curve and seconds so far, from this stage's own checkpoint if there is a whole one."""
+) -> tuple[int, list[dict[str, float]], list[float], float]:
+    """Iteration, curve, losses since its last point, seconds: from this stage's own checkpoint if there is one."""
     if bench.checkpoints is None:
-        return 0, [], 0.0
+        return 0, [], [], 0.0
     try:
         found = read_checkpoint(bench.checkpoints)
     except Damaged as error:
         bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
         discard_checkpoint(bench.checkpoints)
-        return 0, [], 0.0
+        return 0, [], [], 0.0
     if found is None:
-        return 0, [], 0.0
+        return 0, [], [], 0.0
     tensors, header = found
     with torch.no_grad():
         for name, leaf in leaves.items():
@@ -147,4 +151,4 @@ def _resumed(
                     entry = full.rpartition("|")[2]
                     # Adam's own count stays on the CPU, as it makes it
                     optimizer.state[leaf][entry] = value if entry == "step" else value.to(leaf.device)
-    return header["step"], header["curve"], header["seconds"]
+    return header["step"], header["curve"], header["losses"], header["seconds"]

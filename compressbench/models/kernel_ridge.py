@@ -61,11 +61,21 @@ def coefficients(kernel: Kernel, points: Tensor, targets: Tensor, regulariser: f
         points: (n, d).
         targets: (n, classes).
         regulariser: r, relative to the mean of K's diagonal.
+
+    Raises:
+        UserError: the matrix is singular.
     """
     gram = between(kernel, points, points)
     n = len(points)
     ridge = regulariser * gram.diagonal().sum() / n
-    return torch.linalg.solve(gram + ridge * torch.eye(n, dtype=gram.dtype, device=gram.device), targets)
+    system = gram + ridge * torch.eye(n, dtype=gram.dtype, device=gram.device)
+    found, failed = torch.linalg.solve_ex(system, targets)
+    if int(failed):
+        raise UserError(
+            f"kernel ridge regression: two of the {n:,} support points are the same to this kernel, or one is nothing to "
+            f"it, and a regulariser of {regulariser:g} is too small to tell them apart; 1e-6 does"
+        )
+    return found
 
 
 def ridge_answers(
@@ -73,6 +83,19 @@ def ridge_answers(
 ) -> Tensor:
     """(m, classes): what kernel ridge regression on the points says of (m, d) rows."""
     return between(kernel, rows, points) @ coefficients(kernel, points, targets, regulariser)
+
+
+def fit_macs(points: int, size: int, classes: int) -> int:
+    """MACs of ``coefficients``: n n d of the kernel's inner products, n^3 / 3 to factor, n n classes to solve.
+
+    What a kernel does to each inner product isn't counted, like an activation.
+    """
+    return points**2 * size + points**3 // 3 + points**2 * classes
+
+
+def answer_macs(rows: int, points: int, size: int, classes: int) -> int:
+    """MACs of answers to m rows once the coefficients are known: m n d of the inner products, m n classes of the sum."""
+    return rows * points * (size + classes)
 
 
 def centred(labels: Tensor, classes: int) -> Tensor:

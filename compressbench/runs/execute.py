@@ -202,23 +202,22 @@ class Executor:
             )
 
     def _forewarned(self) -> None:
-        """Asks stages that may want too much (``forewarn``), on a fresh draw of their net, before anything is made.
+        """Asks stages that may want too much (``forewarn``) before anything is made.
+
+        They may ask for a fresh draw of their net; where it begins otherwise than with a draw there is none.
 
         Raises:
             UserError: what a stage says, with its name.
         """
         for node in self.plan.nodes:
+            if not hasattr(node.stage, "forewarn") or self._facts(node) is not None:
+                continue
             top = node
             while top.parent:
                 top = self._nodes[top.parent]
-            if not hasattr(node.stage, "forewarn") or self._facts(node) is not None:
-                continue
-            if top.refs and top is not node:
-                continue
             bench = replace(self.bench(), seed=node.seed, name=top.local)
             try:
-                # a stage that begins by itself has no net that it could be asked on
-                node.stage.forewarn(None if top is node else top.stage.apply(None, bench), bench)
+                node.stage.forewarn(functools.partial(_fresh, top, bench), bench)
             except UserError as error:
                 raise type(error)(f"stage {node.name}: {error}") from error
 
@@ -818,6 +817,12 @@ class _Making:
     node: Node
     bench: Bench
     told: list[str]
+
+
+def _fresh(top: Node, bench: Bench) -> State | None:
+    """What a node begins with, where that is a draw and no work."""
+    draws = getattr(type(top.stage), "DRAWS", False)
+    return top.stage.apply(None, bench) if draws else None
 
 
 def _without_refs(node: Node) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -79,8 +79,8 @@ class Boost:
             f"at most {100 * self.false_positives:g} % of the rest (all: {100 * found:.3g} and {100 * taken:.2g} %){some}"
         )
 
-    def forewarn(self, state: State | None, bench: Bench) -> None:
-        """Before anything is made.
+    def forewarn(self, drawn: Callable[[], State | None], bench: Bench) -> None:
+        """Before anything is made; no net is asked for.
 
         Raises:
             UserError: windows with too many features; candidates that the memory can't hold.

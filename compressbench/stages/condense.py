@@ -6,20 +6,22 @@ The net passes through unchanged. Pictures are float32 pixels from 0 to 255, wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compressbench import specs
 from compressbench.errors import UserError, nearest
-from compressbench.specs import Count, NonNegative, Positive, Ref, check_fields
+from compressbench.specs import Count, Positive, check_fields
 from compressbench.specs import length as lengths
+from compressbench.stages import kernels
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
     from compressbench.state import State
 
 BEGIN = ("noise", "real", "means")
+OF_NETS = {"rates": "step sizes", "steps": "steps", "epochs": "passes", "random_inits": "init"}
+"""Settings of ``Chosen`` that say how nets learn, and what of it a kernel doesn't have."""
 IN_WORDS = {"noise": "noise", "real": "real pictures", "means": "means of classes"}
 
 
@@ -34,6 +36,22 @@ def _check_loop(length: str, halve: str | None, betas: Sequence[float]) -> None:
         lengths.check_some(halve, "halve")
     if len(betas) != 2 or not all(isinstance(b, float | int) and 0 <= b < 1 for b in betas):
         raise UserError(f"betas: {list(betas)} are not two numbers in [0, 1)")
+
+
+def _check_nets(nets: int, random_inits: bool) -> None:
+    if nets > 1 and not random_inits:
+        raise UserError(f"nets: {nets} nets of one and the same init are one; random_inits: true, or nets: 1")
+
+
+def _pictures_fit(self: Inducing | Chosen, drawn: Callable[[], State | None], bench: Bench) -> None:
+    """Before anything is made.
+
+    Raises:
+        UserError: the images don't fit the classes, or the examples are no pictures.
+    """
+    from compressbench.condensing.starts import each
+
+    each(self.images, bench, f"data/{type(self).__name__.lower()}")
 
 
 @dataclass(frozen=True)
@@ -76,16 +94,13 @@ class Distilled:
     betas: tuple[float, ...] = (0.5, 0.999)
     halve: str | None = "40ep"
     order: str = "condense"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: points of the curve don't depend on when checkpoints are written
 
     def __post_init__(self) -> None:
         check_fields(self)
         _check_begin(self.begin)
         _check_loop(self.length, self.halve, self.betas)
-        if self.nets > 1 and not self.random_inits:
-            raise UserError(
-                f"nets: {self.nets} nets of one and the same init are one; random_inits: true, or nets: 1"
-            )
+        _check_nets(self.nets, self.random_inits)
 
     def describe(self) -> str:
         """The stage in words."""
@@ -97,15 +112,18 @@ class Distilled:
         inits = "random inits" if self.random_inits else "one fixed init"
         return f"learn pictures through {sets}, from {IN_WORDS[self.begin]}, for {inits}, {self.length}"
 
-    def forewarn(self, state: State, bench: Bench) -> None:
-        """Before anything is made, on a fresh draw of the net: refuses more inner steps than the memory holds.
+    def forewarn(self, drawn: Callable[[], State | None], bench: Bench) -> None:
+        """Before anything is made: refuses more inner steps than the memory holds.
+
+        Args:
+            drawn: gives a fresh draw of the net; None where it begins with more than a draw.
 
         Raises:
             UserError: what is wanted and what there is.
         """
         from compressbench.condensing.distilled import forewarned
 
-        forewarned(state, bench, self)
+        forewarned(drawn, bench, self)
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state with pictures and step sizes."""
@@ -140,31 +158,23 @@ class Inducing:
     betas: tuple[float, ...] = (0.9, 0.999)
     halve: str | None = None
     order: str = "condense"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: counts what it costs
 
     def __post_init__(self) -> None:
         check_fields(self)
         _check_begin(self.begin)
         _check_loop(self.length, self.halve, self.betas)
-        _check_kernel(self.kernel)
+        kernels.check(self.kernel)
 
     def describe(self) -> str:
         """The stage in words."""
         answers = " and their answers" if self.learn_labels else ""
         return (
-            f"learn pictures{answers} for kernel ridge regression ({_last(self.kernel)}), from {IN_WORDS[self.begin]}, "
-            f"{self.length}"
+            f"learn pictures{answers} for kernel ridge regression ({kernels.in_words(self.kernel)}), "
+            f"from {IN_WORDS[self.begin]}, {self.length}"
         )
 
-    def forewarn(self, state: State, bench: Bench) -> None:
-        """Before anything is made.
-
-        Raises:
-            UserError: the images don't fit the classes, or the examples are no pictures.
-        """
-        from compressbench.condensing.starts import each
-
-        each(self.images, bench, "data/inducing")
+    forewarn = _pictures_fit
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state with the pictures."""
@@ -181,7 +191,7 @@ class Chosen:
         begin: ``real`` training pictures, ``means`` of classes, or ``noise``.
         draws: so many draws are tried; of means there is but one.
         rates: the step sizes that are tried, each for all steps.
-        kernel: kernel ridge regression learns from them in place of a net; there are no step sizes then.
+        kernel: kernel ridge regression learns from them in place of a net; no steps, step sizes or inits then.
         regulariser: see ``Inducing``.
         images, steps, epochs, draw, random_inits: as of ``Distilled``.
         nets: so many freshly drawn nets whose accuracies are averaged, the same ones for each draw.
@@ -197,77 +207,35 @@ class Chosen:
     random_inits: bool = False
     nets: Count = 1
     kernel: Mapping[str, Any] | None = None
-    regulariser: NonNegative = 1e-6
-    VERSION: ClassVar[int] = 1
+    regulariser: Positive = 1e-6
+    VERSION: ClassVar[int] = 2  # 2: counts what it costs
 
     def __post_init__(self) -> None:
         check_fields(self)
         _check_begin(self.begin)
         if not self.rates or not all(isinstance(r, float | int) and r > 0 for r in self.rates):
             raise UserError(f"rates: {list(self.rates)} are not one or more numbers above 0")
-        if self.kernel is not None:
-            _check_kernel(self.kernel)
+        _check_nets(self.nets, self.random_inits)
+        if self.kernel is None:
+            return
+        kernels.check(self.kernel)
+        usual = {f.name: f.default for f in fields(self)}
+        given = vars(self) | {"rates": tuple(self.rates)}
+        for name, what in OF_NETS.items():
+            if given[name] != usual[name]:
+                raise UserError(
+                    f"{name}: kernel ridge regression has no {what}; leave {name} out, or kernel: null"
+                )
 
     def describe(self) -> str:
         """The stage in words."""
         many = "" if self.begin == "means" else f", the best of {self.draws} draws"
         return f"{IN_WORDS[self.begin]}{many}, chosen on the validation split"
 
-    def forewarn(self, state: State, bench: Bench) -> None:
-        """Before anything is made.
-
-        Raises:
-            UserError: the images don't fit the classes, or the examples are no pictures.
-        """
-        from compressbench.condensing.starts import each
-
-        each(self.images, bench, "data/chosen")
+    forewarn = _pictures_fit
 
     def apply(self, state: State, bench: Bench) -> State:
         """The state with the pictures and, but for a kernel, their step size."""
         from compressbench.condensing.chosen import chosen
 
         return chosen(state, bench, self)
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """Kernel ridge regression on the pictures of a state, solved at once: support points and coefficients as a net.
-
-    Attributes:
-        data: the state that carries the pictures, at most 5,000.
-        kernel: see ``models.kernels``.
-        regulariser: added to the kernel's diagonal, relative to its mean.
-    """
-
-    data: Ref
-    kernel: Mapping[str, Any]
-    regulariser: Positive = 1e-6
-    BEGINS: ClassVar[bool] = True
-    VERSION: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _check_kernel(self.kernel)
-
-    def describe(self) -> str:
-        """The stage in words."""
-        return f"kernel ridge regression ({_last(self.kernel)}) on the pictures of {self.data}"
-
-    def apply(self, state: State | None, bench: Bench) -> State:
-        """The new state; what came before is left behind."""
-        from compressbench.condensing.inducing import ridge
-
-        return ridge(bench, self)
-
-
-def _check_kernel(kernel: Any) -> None:
-    seen = specs.signature(str(kernel[specs.TARGET])) if specs.is_spec(kernel) else None
-    if not specs.is_spec(kernel) or (
-        seen is not None and list(seen.parameters)[:3] != ["dots", "left", "right"]
-    ):
-        raise UserError(f"kernel: {kernel!r} is no kernel; choose one by its YAML: rbf, arc_cosine or ntk")
-
-
-def _last(kernel: Mapping[str, Any]) -> str:
-    return str(kernel[specs.TARGET]).rpartition(".")[2].replace("_", " ")

@@ -1,12 +1,14 @@
-"""Stages that fit without a gradient: a read-out in closed form, a forest of decision trees."""
+"""Stages that fit without a gradient: a read-out and kernel ridge regression in closed form, a forest of trees."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
+from compressbench.specs import Positive, Ref, check_fields
+from compressbench.stages import kernels
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -86,3 +88,34 @@ class Forest:
         from compressbench.training.growing import grown
 
         return grown(bench, self)
+
+
+@dataclass(frozen=True)
+class KernelRidge:
+    """Kernel ridge regression on the pictures of a state, solved at once: support points and coefficients as a net.
+
+    Attributes:
+        data: the state that carries the pictures, at most 5,000.
+        kernel: see ``models.kernels``.
+        regulariser: added to the kernel's diagonal, relative to its mean.
+    """
+
+    data: Ref
+    kernel: Mapping[str, Any]
+    regulariser: Positive = 1e-6
+    BEGINS: ClassVar[bool] = True
+    VERSION: ClassVar[int] = 2  # 2: counts what it costs
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        kernels.check(self.kernel)
+
+    def describe(self) -> str:
+        """The stage in words."""
+        return f"kernel ridge regression ({kernels.in_words(self.kernel)}) on the pictures of {self.data}"
+
+    def apply(self, state: State | None, bench: Bench) -> State:
+        """The new state; what came before is left behind."""
+        from compressbench.condensing.inducing import ridge
+
+        return ridge(bench, self)

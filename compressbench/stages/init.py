@@ -33,6 +33,7 @@ class Init:
 
     model: Mapping[str, Any]
     BEGINS: ClassVar[bool] = True
+    DRAWS: ClassVar[bool] = True
     VERSION: ClassVar[int] = (
         # 2: the sizes of the net as drawn; 3: weights that no layer owns, MACs of more layers
         4  # 4: trainings from here count heads of the training alone

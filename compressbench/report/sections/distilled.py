@@ -21,11 +21,11 @@ INIT, TRAINED = "init", "trained"
 TOLD = of(PROBE, "distilled_pictures", "distilled_outside", "step_size_mean", "chosen_validation")
 LEAD = (
     "A net that learns from the pictures alone: from the pictures as they began (init), and as they were learned "
-    "(trained). Both nets begin with the same weights and make the same number of steps. The lecture has this table for "
-    "ten pictures of CIFAR-10, with 16.3 % and 50.7 %, next to Wang et al. 2018. Those are no figures of that paper: ten "
-    "pictures are its MNIST setting (94 %), on CIFAR-10 it has 100 (54 %), both for one fixed init. “Init” and "
-    "“trained” are words of the papers on kernel inducing points (Nguyen et al. 2021); which setting gave the two "
-    "figures wasn’t found."
+    "(trained). Nets of both begin with the same weights and make the same number of steps; kernel ridge regression is "
+    "solved and has neither. The lecture has this table for ten pictures of CIFAR-10, with 16.3 % and 50.7 %, next to "
+    "Wang et al. 2018. Those are no figures of that paper: ten pictures are its MNIST setting (94 %), on CIFAR-10 it has "
+    "100 (54 %), both for one fixed init. “Init” and “trained” are words of the papers on kernel inducing points (Nguyen "
+    "et al. 2021); which setting gave the two figures wasn’t found."
 )
 
 
