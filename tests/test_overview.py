@@ -236,8 +236,9 @@ def test_what_can_not_be_told_is_neither() -> None:
     said = words(panel_of(rows))
     con = [plain(x) for x in said.con]
     assert any("no smaller" in x for x in con)
-    assert any(x.startswith("not shown to be faster at batch 1: cpu_openvino 1.00×") for x in con)
-    assert any(x.startswith("its training costs 2.00 × the dense net’s") for x in con)
+    assert "whether it is faster at batch 1: cpu_openvino 1.00× [0.90–1.10] (n = 3)" in map(plain, said.open)
+    assert not any("faster" in x for x in con)
+    assert "its training costs 2.00 × the dense net’s, a teacher’s own training not counted" in con
     assert any(x.startswith("whether top-1 accuracy differs from dense") for x in said.open)
     assert any("more than another training of it would" in x for x in said.open)
     assert not said.pro
@@ -253,6 +254,43 @@ def test_slower_is_against_it_and_what_runs_dense_is_not_for_it() -> None:
     dense = words(panel_of(rows))
     assert not any("faster" in x for x in dense.pro)
     assert any("zeros run dense there" in x for x in dense.con)
+
+
+def test_a_speed_without_an_interval_can_not_be_told() -> None:
+    rows = [r for r in bits(0.2, speed=(1.4, 1.5, 1.6)) if r.metric != "speedup_low_b1"]
+    said = words(panel_of(rows))
+    assert any(plain(x).startswith("whether it is faster at batch 1: cpu_openvino 1.50×") for x in said.open)
+    assert not any("faster" in x for x in (*said.pro, *said.con))
+
+
+@pytest.mark.parametrize(
+    ("compute", "where"),
+    [(0.6e9, "open"), (0.99e9, "open"), (1e9, "pro"), (1.01e9, "con"), (2e9, "con")],
+)
+def test_less_training_is_no_proof_as_a_teacher_s_own_is_not_counted(compute: float, where: str) -> None:
+    rows = [*bits(0.2, compute=compute), *state("fewer weights", 1, 0.2, 0.0, compute=3e9)]
+    panel = panel_of(rows)
+    family = overview.families(panel, "final")[0]
+    said = overview.said(panel, family, "final", 1)
+    told = {"pro": said.pro, "con": said.con, "open": said.open}
+    found = {k: [x for x in own if "train" in x and "another" not in x] for k, own in told.items()}
+    assert [k for k, own in found.items() if own] == [where]
+    assert (found["pro"] == ["nothing is trained after the dense net"]) == (where == "pro")
+    assert all("a teacher’s own training not counted" in x for x in found["con"] + found["open"])
+    table = overview.section(panel, "").tables[0]
+    at = [name for name, _ in table.heads].index("training")
+    assert not any(mark in row.cells[at].plain for row in table.rows for mark in "▲▼")
+    assert any("Training: a teacher’s own training not counted" in note for note in table.notes)
+
+
+def test_odd_batches_and_files_of_no_bytes_leave_the_report_whole() -> None:
+    rows = bits(0.2, size=0, speed=(1.4, 1.5, 1.6))
+    odd = [replace(r, metric="speedup_b²") for r in rows if r.metric == "speedup_b1"]
+    panel = panel_of([*rows, *odd])
+    assert overview.timed_batches(panel) == [1]
+    section = overview.section(panel, "")
+    assert "faster at batch 1" in section.sentences[0]
+    assert "its file" not in section.sentences[0]
 
 
 def test_names_from_records_are_text_on_the_page(tmp_path) -> None:

@@ -253,6 +253,74 @@ def test_masks_of_equal_density_have_a_chart_of_their_own() -> None:
     assert [c.name for c in charts] == ["tickets_density_own-dense-net"]
 
 
+def test_nets_of_no_weights_have_no_share_and_leave_the_report_whole() -> None:
+    rows = judged({1: [1.0] * 2, 1000: [0.0] * 2, 4000: [1.0] * 2})
+    none = [replace(r, value=0.0) if (r.metric, r.value) == ("ticket_net_weights", 1) else r for r in rows]
+    section = tickets.section(panel_of(none), "")
+    assert [row.cells[0].text.replace("\N{NARROW NO-BREAK SPACE}", "") for row in section.tables[0].rows] == [
+        "1000",
+        "4000",
+    ]
+
+
+def test_the_dense_net_trained_again_is_the_ceiling_in_both_charts() -> None:
+    again = [
+        row for width in (1000, 4000) for row in judged({width: [1.0, 0.0]}, series="dense again", kept=width)
+    ]
+    again = [replace(r, order=r.order + 2 * ("dense-4000" in r.reference)) for r in again]
+    again = [replace(r, key=f"again-{r.reference}") for r in again]
+    sized = judged({1000: [0.0] * 2, 4000: [1.0] * 2})
+    shared = [replace(r, order=r.order, series="masks") for r in again]
+    shared = [replace(r, value=r.value / 10) if r.metric == "ticket_kept_weights" else r for r in shared]
+    section = tickets.section(panel_of([*sized, *shared, *again]), "")
+    assert [c.name for c in section.charts] == ["tickets_size_own-dense-net", "tickets_density_own-dense-net"]
+    for chart in section.charts:
+        assert "what even an equal net reaches: dense again." in chart.caption
+    table = section.tables[0]
+    cells = [
+        row.cells[-1].text.replace("\N{NO-BREAK SPACE}", " ")
+        for row in table.rows
+        if row.label == "dense again"
+    ]
+    assert [x.partition(",")[0] for x in cells] == ["2 of 4", "2 of 4"]
+    assert any("even an equal net" in note for note in table.notes)
+    assert not any("even an equal net" in n for n in tickets.section(panel_of(sized), "").tables[0].notes)
+
+
+def test_differences_of_several_kinds_hold_together() -> None:
+    """0 of 4 against 4 of 4 is apart at 95 %, and not where six kinds are looked at together."""
+    few = {1000: [0.0] * 4, 4000: [1.0, 1.0, 1.0, 0.0]}
+    alone = tickets.trend_table(panel_of(judged(few, seeds=1)), OWN)
+    kinds = [row for k in range(6) for row in judged(few, seeds=1, series=f"kind {k}")]
+    together = tickets.trend_table(panel_of(kinds), OWN)
+    assert alone is not None
+    assert together is not None
+
+    def newcombe(level: float) -> float:
+        low = scipy.stats.binomtest(3, 4).proportion_ci(level, "wilson").low
+        high = scipy.stats.binomtest(0, 4).proportion_ci(level, "wilson").high
+        return 0.75 - math.hypot(0.75 - low, high)
+
+    assert newcombe(0.95) > 0 > newcombe(1 - 0.05 / 6), "the case is planted as it is meant"
+    assert alone.rows[0].cells[-1].text == "more"
+    assert {row.cells[-1].text for row in together.rows} == {"can’t be told"}
+    assert "for the 6 rows together, 99.17 % each" in together.notes[-1]
+    assert "together" not in alone.notes[-1]
+
+
+def test_an_equal_net_passes_in_half_of_all_cases_at_1_645_standard_errors() -> None:
+    """What the probe's docstring says, by simulation: 2,000 images, both nets right on 85 %, answers of their own."""
+    generator = np.random.default_rng(0)
+    margin = 1.645 * 100 * math.sqrt(2 * 0.85 * 0.15 / 2000)
+    lows = []
+    for _ in range(200):
+        own, dense = (generator.random((2, 2000)) < 0.85).tolist()
+        lows.append(change_and_low(own, dense, 0.95)[1])
+    share = np.mean(np.array(lows) > -margin)
+    assert 0.4 < share < 0.6
+    assert np.mean(np.array(lows) > -2 * margin) > 0.9
+
+
 def test_names_from_records_are_text_on_the_page(tmp_path) -> None:
     rows = judged({1000: [0.0] * 2, 4000: [1.0] * 2}, series="<b>random</b>")
     path = write_report(Records([*[record(seed=s) for s in range(2)], *rows]), tmp_path, "t")

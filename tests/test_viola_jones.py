@@ -564,11 +564,11 @@ def test_more_than_the_memory_holds_is_refused_before_anything_is_made(
     with pytest.raises(
         UserError, match=r"150 candidates on 340 windows need about 0.0 GB at once.*for 149 cand"
     ) as error:
-        stage.forewarn(None, bench) if early else stage.apply(None, bench)
+        stage.forewarn(lambda: None, bench) if early else stage.apply(None, bench)
     assert "\n" not in str(error.value)
-    Boost("face", like="cascade", data="cascade", stages=1).forewarn(None, place)  # type: ignore[arg-type]
+    Boost("face", like="cascade", data="cascade", stages=1).forewarn(lambda: None, place)  # type: ignore[arg-type]
     monkeypatch.setattr(memory, "available", lambda device: 459_000)
-    stage.forewarn(None, bench)
+    stage.forewarn(lambda: None, bench)
 
 
 def test_a_run_asks_before_it_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -132,12 +132,13 @@ def _paired(one: float, lost: float, won: float, n: int) -> tuple[float, float]:
     return 100 * float(low), 100 * float(high)
 
 
-def apart(one: float, other: float, n: int, m: int) -> tuple[float, float]:
+def apart(one: float, other: float, n: int, m: int, level: float = 0.95) -> tuple[float, float]:
     """Newcombe's method for shares of different examples: Wilson's intervals put together."""
     from compressbench.proportions import wilson
 
     (l1, u1), (l2, u2) = (
-        (float(low), float(high)) for low, high in (wilson(one * n / 100, n), wilson(other * m / 100, m))
+        (float(low), float(high))
+        for low, high in (wilson(one * n / 100, n, level), wilson(other * m / 100, m, level))
     )
     p, q = one / 100, other / 100
     low, high = p - q - math.hypot(p - l1, u2 - q), p - q + math.hypot(u1 - p, q - l2)

@@ -10,26 +10,45 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from compressbench.declared import batch_of
 from compressbench.report.answers import ATTACKS, LOYALTY, SHIFTS, floor_of_panel
-from compressbench.report.estimates import Estimate, accuracy_change, change, class_changes, over_seeds
+from compressbench.report.estimates import (
+    Estimate,
+    accuracy_change,
+    change,
+    class_changes,
+    over_seeds,
+    values_of,
+)
 from compressbench.report.intervals import of_mean
 from compressbench.report.naming import told_apart
-from compressbench.report.numbers import MISSING, number, spread
+from compressbench.report.numbers import MISSING, Spread, number, spread
 from compressbench.report.panels import Panel, Point, Reading, Series, relative_compute
 from compressbench.report.picks import encoded
 from compressbench.report.section import Section, kept
-from compressbench.report.speed import BRACKETS, FASTER, SLOWER, Speed, figure_in_words, speed_cell, speed_of
+from compressbench.report.speed import (
+    BRACKETS,
+    FASTER,
+    NOT_SHOWN,
+    SLOWER,
+    Speed,
+    figure_in_words,
+    speed_cell,
+    speed_of,
+)
 from compressbench.report.states import Key
 from compressbench.report.styles import styles
 from compressbench.report.tables import EMPTY, Cell, Columns, Row, Table, cell, spread_cell
 from compressbench.report.varied import axis_of
 from compressbench.report.wording import each_once, moment_name
 
+DENSE = "dense"
 PROBE, TIMED = "validation", "targets"
 METRICS = ("validation_accuracy", "validation_lost", "validation_allowed", "validation_within")
 BEST, WORST = " ▲", " ▼"
-FREE = 1.02
-"""Dense trainings up to which a family counts as trained no longer than dense."""
+SAME = 1e-9
+"""Share by which the training of a state that nothing was trained for may differ from dense's: rounding."""
+TAUGHT = "a teacher’s own training not counted"
 SMALLER = 0.99
 """Share of dense's bytes from which on a file isn't smaller."""
 MARKED = (
@@ -37,6 +56,7 @@ MARKED = (
     "side of 0 (Student’s, 95 % for a column’s comparisons together); of times where the intervals in brackets don’t "
     "overlap with any other’s."
 )
+UNMARKED = f"Training: {TAUGHT}, so that nobody is marked."
 CAUTION = (
     "Ranges of roundings and thresholds of exits were set on the validation split too, which flatters these there a "
     "little."
@@ -163,7 +183,7 @@ def overview_table(panel: Panel, found: Sequence[Family], moment: str, batch: in
     lost = [_of(f, lambda p: cell(p.reading(PROBE, "validation_lost"), True)) for f in found]
     columns.add("lost", "points", [EMPTY, *lost], "Validation")
     gaps = {f.label: e for f in found if f.point and (e := accuracy_change(panel, f.series, f.point))}
-    own = {f.label: _values(panel.main_reading(f.point)) for f in found if f.point}
+    own = {f.label: values_of(panel.main_reading(f.point)) for f in found if f.point}
     columns.add("accuracy", "%", _marked([cell(panel.main_reading(p)) for p in rows], found, own, 1), "Test")
     columns.add(
         "beside dense", "points [95 %]", [EMPTY, *(_estimate(gaps.get(f.label)) for f in found)], "Test"
@@ -176,10 +196,12 @@ def overview_table(panel: Panel, found: Sequence[Family], moment: str, batch: in
         columns.add(title, unit, _marked(cells, found, values, better), "Weighed")
     cost = {f.label: _trained(panel, f, moment) for f in found if f.point}
     times = [spread_cell(spread(cost.get(f.label, {}).values()), "x") for f in found]
-    columns.add("training", "× dense", _marked([EMPTY, *times], found, cost, -1), "Weighed")
+    columns.add(
+        "training", "× dense", [EMPTY, *times], "Weighed"
+    )  # unmarked: a teacher's isn't in the records
     if batch is not None:
         _add_times(columns, panel, found, batch)
-    notes = [MARKED] + ([BRACKETS] if batch is not None else [])
+    notes = [MARKED, UNMARKED] + ([BRACKETS] if batch is not None else [])
     if len(panel.seeds) < 2:
         notes.append("One seed: only times have intervals of their own, so that only they are marked.")
     return _table(panel, f"How to choose, {moment_name(moment)}", found, columns, notes)
@@ -247,10 +269,6 @@ def _estimate(found: Estimate | None) -> Cell:
     return Cell(f"{number(found.value, found.unit, True)}{ends}", n=found.seeds)
 
 
-def _values(reading: Reading | None) -> Mapping[int, float]:
-    return reading.by_seed if reading else {}
-
-
 def _first(point: Point, kinds: Sequence[tuple[str, str, str]]) -> tuple[Reading, str] | None:
     """The first of several figures that was measured, and in words where it is of."""
     for probe, metric, where in kinds:
@@ -272,7 +290,7 @@ def lowest_recall(point: Point) -> Mapping[int, float]:
 
 def _bytes(panel: Panel, point: Point) -> Mapping[int, float]:
     _, metric = encoded(point)
-    return _values(point.reading("cost", metric)) if metric else {}
+    return values_of(point.reading("cost", metric)) if metric else {}
 
 
 def _read(kinds: Sequence[tuple[str, str, str]]) -> Callable[[Panel, Point], Mapping[int, float]]:
@@ -285,7 +303,7 @@ def _read(kinds: Sequence[tuple[str, str, str]]) -> Callable[[Panel, Point], Map
 
 MERITS: tuple[tuple[str, str, int, Callable[[Panel, Point], Mapping[int, float]]], ...] = (
     ("bytes", "bytes", -1, _bytes),
-    ("L-L", "%", 1, lambda _, point: _values(point.reading(*LOYALTY))),
+    ("L-L", "%", 1, lambda _, point: values_of(point.reading(*LOYALTY))),
     ("worst class", "%", 1, lambda _, point: lowest_recall(point)),
     ("attacked", "%", 1, _read(ATTACKS)),
     ("corrupted", "%", 1, _read(SHIFTS)),
@@ -340,13 +358,12 @@ def surest(values: Mapping[str, Mapping[int, float]], better: int) -> str:
 
 def timed_batches(panel: Panel) -> list[int]:
     """Batch sizes at which targets were measured, the smallest first."""
-    stem = "speedup_b"
     found = {
-        r.metric.removeprefix(stem)
+        batch_of(r.metric)
         for r in panel.rows
-        if _measured(r.probe, r.basis) and r.metric.startswith(stem)
+        if _measured(r.probe, r.basis) and r.metric.startswith("speedup_b")
     }
-    return sorted(int(b) for b in found if b.isdigit())
+    return sorted(batch for batch in found if batch is not None)
 
 
 def _measured(probe: str, basis: str) -> bool:
@@ -409,13 +426,7 @@ def said(panel: Panel, family: Family, moment: str, batch: int | None) -> Said:
         own = _first(point, kinds)
         if own and beside:
             told.sorted(change(own[0], beside[0]), f"accuracy {own[1]}", "is higher by", "is lower by")
-    cost = relative_compute(point, dense)
-    if cost is not None:
-        times = f"its training costs {number(cost.mean, 'x')} × the dense net’s, all that led to it counted"
-        if cost.mean > FREE:
-            told.con.append(times)
-        else:
-            told.pro.append("nothing is trained after the dense net" if cost.mean >= 1 / FREE else times)
+    told.training(relative_compute(point, dense))
     return Said(family, tuple(told.pro), tuple(told.con), tuple(told.open))
 
 
@@ -441,13 +452,25 @@ class _Told:
 
     def bytes(self, own: tuple[float, str], dense: tuple[float, str]) -> None:
         """Of the shortest encodings."""
-        if not own[1] or not dense[1]:
+        if not own[1] or not dense[1] or own[0] <= 0 or dense[0] <= 0:  # no file has no bytes
             return
         text = f"{number(dense[0] / own[0], 'x')} × smaller than dense’s ({number(own[0], 'bytes')}B, shortest encoding)"
         if own[0] < SMALLER * dense[0]:
             self.pro.append(f"its file is {text}")
         else:
             self.con.append(f"its file is no smaller than dense’s ({number(own[0], 'bytes')}B)")
+
+    def training(self, cost: Spread | None) -> None:
+        """Beside one dense training. Records count no teacher's own, so that less is no proof of less."""
+        if cost is None:
+            return
+        times = f"{number(cost.mean, 'x')} × the dense net’s, {TAUGHT}"
+        if abs(cost.mean - 1) <= SAME and (cost.sd or 0) <= SAME:
+            self.pro.append("nothing is trained after the dense net")
+        elif cost.mean > 1:
+            self.con.append(f"its training costs {times}")
+        else:
+            self.open.append(f"whether its training costs less: {times}")
 
     def speeds(self, panel: Panel, point: Point, batch: int | None) -> None:
         """On each measured target, by what the ratio in turns shows; why where it runs dense or can't run."""
@@ -463,12 +486,13 @@ class _Told:
                 if notes:
                     by.setdefault("none", []).append(f"{where} ({'; '.join(notes)})")
                 continue
-            why = ", zeros run dense there" if speed.dense else ""
-            by.setdefault(speed.verdict, []).append(f"{where} {figure_in_words(speed)}{why}")
+            kind, why = (DENSE, ", zeros run dense there") if speed.dense else (speed.verdict, "")
+            by.setdefault(kind, []).append(f"{where} {figure_in_words(speed)}{why}")
         for verdict, into, words in (
             (FASTER, self.pro, "faster at batch {}"),
             (SLOWER, self.con, "slower at batch {}"),
-            ("not shown", self.con, "not shown to be faster at batch {}"),
+            (DENSE, self.con, "not shown to be faster at batch {}"),
+            (NOT_SHOWN, self.open, "whether it is faster at batch {}"),
             ("none", self.open, "speed at batch {}"),
         ):
             if by.get(verdict):

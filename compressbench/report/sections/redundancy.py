@@ -25,9 +25,9 @@ from compressbench.report.drawing import (
     shortened,
     when,
 )
-from compressbench.report.estimates import over_seeds
+from compressbench.report.estimates import over_seeds, values_of
 from compressbench.report.numbers import MISSING, Spread, number, spread
-from compressbench.report.panels import Panel, Point, Reading, Series
+from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.section import Section, kept, moment_suffix, slug
 from compressbench.report.states import Key
 from compressbench.report.styles import Style, styles
@@ -166,7 +166,7 @@ def measures(lines: Sequence[Line]) -> list[Measure]:
     """What was measured of robustness at all states of the lines; the attack's own noise where there is no stronger."""
 
     def plain(probe: str, metric: str, group: str = "") -> Callable[[Point], Mapping[int, float]]:
-        return lambda point: _values(point.reading(probe, metric, group))
+        return lambda point: values_of(point.reading(probe, metric, group))
 
     def noise(point: Point) -> Mapping[int, float]:
         """Mean over severities."""
@@ -194,13 +194,9 @@ def measures(lines: Sequence[Line]) -> list[Measure]:
     return [*list(filter(measured, noises))[:1], *filter(measured, known)]
 
 
-def _values(reading: Reading | None) -> Mapping[int, float]:
-    return reading.by_seed if reading else {}
-
-
 def curves(panel: Panel, line: Line, measure: Measure) -> dict[int, list[tuple[float, float, float]]]:
     """Seed -> the line as a curve, of the seeds at which all its states were measured."""
-    columns = [(_values(panel.main_reading(p)), measure.of(p), p.density) for p in line.points]
+    columns = [(values_of(panel.main_reading(p)), measure.of(p), p.density) for p in line.points]
     common = set.intersection(*(set(c) & set(m) for c, m, _ in columns))
     return {s: [(density, c[s], m[s]) for c, m, density in columns] for s in sorted(common)}
 
@@ -257,7 +253,7 @@ def against_clean(
     for line in lines:
         spots = []
         for point in line.points:
-            x, y = spread(_values(panel.main_reading(point)).values()), spread(measure.of(point).values())
+            x, y = spread(values_of(panel.main_reading(point)).values()), spread(measure.of(point).values())
             if x and y:
                 spots.append((x, y))
                 counts.add(y.n)

@@ -30,6 +30,12 @@ METRICS = (
 )
 ALIKE = 1.05
 """Counts of kept weights, or densities, that differ by less are one."""
+WHOLE = 0.999
+"""Share of the weights from which on nothing was removed: the dense net trained again, no mask."""
+CEILING = (
+    "What keeps all weights is no mask but the dense net trained again, of another draw: the share that even an equal "
+    "net reaches. A kind of mask whose share rises with it, and no faster, shows nothing of masks."
+)
 MORE, FEWER, CANT = "more", "fewer", "can’t be told"
 COUNTED = (
     "Interval: Wilson’s, 95 %, over masks. Each is of a net drawn anew; those of one seed share the data, the order "
@@ -59,6 +65,11 @@ class Share:
 
         low, high = wilson(self.hits, self.n)
         return 100 * float(low), 100 * float(high)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was removed."""
+        return self.kept >= WHOLE * self.weights
 
     @property
     def percent(self) -> float:
@@ -94,13 +105,17 @@ def section(panel: Panel, suffix: str) -> Section:
 
 
 def shares(series: Series, moment: str, metric: str = WINS) -> list[Share]:
-    """A series' masks by the width of their nets, the narrowest first; all seeds and draws of a width together."""
+    """A series' masks by the width of their nets, the narrowest first; all seeds and draws of a width together.
+
+    Of nets whose width isn't known, or is none, there is no share.
+    """
     found: dict[int, list[tuple[float, float]]] = {}
     for point in series.at(moment):
         reading = point.reading(PROBE, metric)
         weights, left = (_mean(point, f"ticket_{name}_weights") for name in ("net", "kept"))
-        for value in reading.by_seed.values() if reading and weights is not None else ():
-            found.setdefault(round(weights or 0), []).append((value, left or 0.0))
+        width = round(weights or 0)
+        for value in reading.by_seed.values() if reading and width > 0 else ():
+            found.setdefault(width, []).append((value, left or 0.0))
     return [
         Share(width, sum(k for _, k in own) / len(own), sum(v > 0.5 for v, _ in own), len(own))
         for width, own in sorted(found.items())
@@ -131,18 +146,18 @@ def ticket_table(panel: Panel, moment: str) -> Table | None:
     heads = (("net", "weights"), ("kept", "weights"), ("Density", "%"))
     verdicts = (("as accurate", ""), ("no later", ""), ("winning tickets", ""))
     title = f"Winning tickets, {moment_name(moment)}"
-    notes = (beside(panel, moment), f"Rule: {_rule(panel)}. {COUNTED}")
-    return Table(title, "Masks", (*heads, *verdicts), tuple(rows), notes=notes)
+    notes = [beside(panel, moment), f"Rule: {_rule(panel)}. {COUNTED}"]
+    notes += [CEILING] if any(s.whole for line in panel.series for s in shares(line, moment)) else []
+    return Table(title, "Masks", (*heads, *verdicts), tuple(rows), notes=tuple(notes))
 
 
 def trend_table(panel: Panel, moment: str) -> Table | None:
-    """The narrowest net's masks beside the widest's, one row a kind."""
+    """The narrowest net's masks beside the widest's, one row a kind; intervals hold for all rows together."""
     looks, rows = styles(panel), []
-    for series in panel.series:
-        found = shares(series, moment)
-        if len(found) < 2:
-            continue
-        change, low, high = difference(found[0], found[-1])
+    known = [(series, found) for series in panel.series if len(found := shares(series, moment)) > 1]
+    level = 1 - 0.05 / max(len(known), 1)
+    for series, found in known:
+        change, low, high = difference(found[0], found[-1], level)
         ends = f" [{number(low, 'points', True)} to {number(high, 'points', True)}]"
         cells = (
             Cell(found[0].text),
@@ -154,14 +169,19 @@ def trend_table(panel: Panel, moment: str) -> Table | None:
     if not rows:
         return None
     heads = (("narrowest", ""), ("widest", ""), ("difference", "points"), ("in the widest", ""))
-    note = "Interval of the difference: Newcombe’s, 95 %; more or fewer where it lies on one side of 0."
+    together = (
+        ""
+        if len(known) < 2
+        else f" for the {len(known)} rows together, {100 * level:.4g} % each (Bonferroni)"
+    )
+    note = f"Interval of the difference: Newcombe’s, 95 %{together}; more or fewer where it lies on one side of 0."
     title = f"Do larger nets hold more winning tickets? {moment_name(moment)}"
     return Table(title, "Masks", heads, tuple(rows), notes=(beside(panel, moment), note))
 
 
-def difference(one: Share, other: Share) -> tuple[float, float, float]:
+def difference(one: Share, other: Share, level: float = 0.95) -> tuple[float, float, float]:
     """``other - one`` in points, with the ends of Newcombe's interval for shares of different masks."""
-    low, high = apart(other.percent, one.percent, other.n, one.n)
+    low, high = apart(other.percent, one.percent, other.n, one.n, level)
     return other.percent - one.percent, low, high
 
 
@@ -183,14 +203,18 @@ def beside(panel: Panel, moment: str) -> str:
 
 
 def ticket_charts(panel: Panel, moment: str, suffix: str) -> tuple[Chart, ...]:
-    """Share of winning tickets against the net's weights: masks of equal size, and of equal density."""
+    """Share of winning tickets against the net's weights: masks of equal size, and of equal density.
+
+    Where the dense net was trained again it is in both, as what even an equal net reaches.
+    """
     found = {s.label: (s, shares(s, moment)) for s in panel.series}
     lines = {label: pair for label, pair in found.items() if len(pair[1]) > 1}
-    sized = {label for label, (_, own) in lines.items() if _alike([s.kept for s in own])}
-    dense = {label for label, (_, own) in lines.items() if _alike([s.kept / s.weights for s in own])}
+    again = {label for label, (_, own) in lines.items() if all(s.whole for s in own)}
+    sized = {label for label, (_, own) in lines.items() if _alike([s.kept for s in own])} - again
+    dense = {label for label, (_, own) in lines.items() if _alike([s.kept / s.weights for s in own])} - again
     charts = (
-        ("equally many weights kept", sized, "size"),
-        ("equal density", dense - sized, "density"),
+        ("equally many weights kept", sized and sized | again, "size"),
+        ("equal density", dense - sized and (dense - sized) | again, "density"),
     )
     tail = f"{moment_suffix(panel, moment)}{suffix}"
     return kept(
@@ -224,7 +248,9 @@ def _chart(
     axes.set_ylabel("winning tickets, % of the masks")
     counts = sorted({s.n for _, own in lines for s in own})
     n = grouped(counts[0]) if len(counts) == 1 else f"{grouped(counts[0])}–{grouped(counts[-1])}"
-    caption = f"Bars: Wilson’s 95 % interval, n = {n} masks a point. {clean(beside(panel, moment))}"
+    whole = ", ".join(series.label for series, own in lines if all(s.whole for s in own))
+    ceiling = f" Nothing removed, what even an equal net reaches: {clean(whole)}." if whole else ""
+    caption = f"Bars: Wilson’s 95 % interval, n = {n} masks a point. {clean(beside(panel, moment))}{ceiling}"
     return finish(figure, axes, panel, name, caption, drawn=[s for s, _ in lines])
 
 
