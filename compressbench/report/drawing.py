@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compressbench.declared import declared
@@ -668,16 +669,19 @@ def spread_apart(wanted: Sequence[float], gap: float, low: float = 0.0, high: fl
 
 def _plain_powers(figure: Figure) -> None:
     """Ticks of logarithmic axes as plain numbers; matplotlib's own are formulas, which charts here don't parse."""
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import FuncFormatter, LogFormatter
+
+    def fine(value: float, shown: str) -> str:
+        return f"{value:g}" if f"{value:g}"[0] in shown else ""
 
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if isinstance(axis.get_major_formatter(), LogFormatter):
-            axis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         if isinstance(axis.get_minor_formatter(), LogFormatter):
             low, high = sorted(axis.get_view_interval())
             shown = "25" if low > 0 and high / low < 100 else ""
             axis.set_minor_formatter(
-                lambda value, _, shown=shown: f"{value:g}" if f"{value:g}"[0] in shown else ""
+                FuncFormatter(partial(lambda shown, value, _: fine(value, shown), shown))
             )
 
 
