@@ -91,11 +91,11 @@ class NegativeCurvature:
             yield from landscape.without(str(error), NAMES, "")
             return
         n = place.examples
-        share, error = ratio_of_sums([sizes(density) for density in found])
-        told = how if error is None else f"{how}, standard error {100 * error:.2g} points"
+        share, deviation = ratio_of_sums([sizes(density) for density in found])
+        told = how if deviation is None else f"{how}, standard error {100 * deviation:.2g} points"
         yield Metric(NAMES[0][0], 100 * share, "%", n=n, note=told)
-        if error is not None:
-            half = t_quantile(LEVEL, len(found) - 1) * error
+        if deviation is not None:
+            half = t_quantile(LEVEL, len(found) - 1) * deviation
             yield Metric(f"{NAMES[0][0]}_low", 100 * max(0.0, share - half), "%", n=n)
             yield Metric(f"{NAMES[0][0]}_high", 100 * min(1.0, share + half), "%", n=n)
         if free(place) <= self.whole:
