@@ -15,10 +15,10 @@ import yaml
 from cases_report import accuracies, record
 from compressbench.cli import main as front
 from compressbench.cli.main import run
-from compressbench.cli.tour import _field
 from compressbench.errors import UserError
 from compressbench.records import Record, write_jsonl
 from compressbench.report import first_charts
+from compressbench.report.joint import drawn, gather
 from compressbench.report.section import Gallery, Section, Tile
 from compressbench.report.tour_page import FIRST, SECTIONS, page, picture
 from compressbench.report.tour_rows import Answer, Part, Picture, Slide, found, parts
@@ -497,7 +497,7 @@ def test_nothing_in_a_record_steers_terminal_or_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = "<script>alert(1)</script>\x1b[31m&\nnew"
-    kept(tmp_path, "a", rows_of(**{bad: {0: 80.0, 1: 81.0}, "one-shot": {0: 1.0, 1: 2.0}}), ())
+    kept(tmp_path, "a", rows_of(**{bad: {0: 80.0, 1: 81.0}, "one-shot": {0: 11.0, 1: 12.0}}), ())
     slide = replace(SLIDES["magnitude"], answer=None)
     known = [told(slide, runs_below(tmp_path))]
     text = page([Part("p", bad, (slide,))], known, {slide.name: bad}, "")
@@ -510,8 +510,10 @@ def test_nothing_in_a_record_steers_terminal_or_page(
     assert run(["tour", "--only", "1", "--outputs", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "\x1b" not in said
-    assert "&\\nnew" in said, "the part's title, in one line"
-    assert _field("here", came_out(rows_of(**{bad: {0: 80.0}}), None), 80)[-1].count("\\nnew") == 1
+    flat = " ".join(said.split())
+    shown = bad.replace("\x1b", "\\x1b").replace("\n", "\\n")
+    assert flat.count(shown) == 2, "the part's title, and the series in what came out here"
+    assert f"here scale=laptop: Top-1 at 12.5 % of the weights: reference 91.0 ± 1.4 %; {shown} 77.5" in flat
 
 
 def test_the_page_has_each_slide_once_pictures_from_records_and_commands_for_the_rest(tmp_path: Path) -> None:
@@ -534,6 +536,52 @@ def test_the_page_has_each_slide_once_pictures_from_records_and_commands_for_the
     before = target.read_bytes()
     assert run(["tour", "--write", str(target), "--outputs", str(tmp_path)]) == 0
     assert target.read_bytes() == before
+
+
+def test_records_that_can_not_be_drawn_leave_the_other_slides_their_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a training loss whose group, a step, is no number."""
+    kept(tmp_path, "a", rows_of(**{"one-shot": {0: 80.0, 1: 81.0}, "random": {0: 60.0, 1: 62.0}}), ())
+    slide = SLIDES["overparameterization"]
+    assert slide.picture
+    kept(tmp_path, "b", rows_of(slide.recipe, net={0: 80.0, 1: 81.0}), slide.run)
+    monkeypatch.setitem(SECTIONS, slide.picture.section, lambda panel, suffix: int("a<b>\nc"))
+    target = tmp_path / "tour.html"
+    assert run(["tour", "--write", str(target), "--outputs", str(tmp_path)]) == 0
+    slides = dict(
+        re.findall(r'<section class="slide" id="(\w+)">(.*?)</section>', target.read_text("utf-8"), re.S)
+    )
+    assert "<svg" in slides["magnitude"]
+    (line,) = re.findall(r'<p class="none">(.*)</p>', slides["overparameterization"])
+    assert line.startswith("Its records can’t be drawn: ValueError: invalid literal")
+    assert "a&lt;b&gt;" in line
+
+
+def test_the_list_of_all_slides_reads_no_plan_and_no_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = kept(tmp_path, "a", rows_of(**{"one-shot": {0: 80.0, 1: 81.0}}), ())
+    assert drawn([folder / "records.jsonl"]).rows == gather([folder]).drawn.rows
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("read")
+
+    monkeypatch.setattr("compressbench.report.joint._config", never)
+    monkeypatch.setattr("compressbench.runs.finished.opened", never)
+    assert run(["tour", "--outputs", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "run here; compressbench tour --only magnitude says how long its training took" in said
+    asked: list[Path] = []
+
+    def opened(path: Path, *_: Any) -> Any:
+        asked.append(path)
+        raise UserError("gone")
+
+    monkeypatch.setattr("compressbench.runs.finished.opened", opened)
+    assert run(["tour", "--only", "1", "--outputs", str(tmp_path)]) == 0
+    assert asked == [folder]
+    assert "how long it takes isn’t known any more" in " ".join(capsys.readouterr().out.split())
 
 
 def test_galleries_whose_titles_begin_alike_are_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -664,3 +712,10 @@ def test_completion_offers_slides_and_then_what_a_run_takes(
     monkeypatch.setenv("COMP_POINT", "")
     assert query("compressbench tour forgotten sca", "") == 0
     assert seen == [(["run", "-sc", "query=bash"], "compressbench recipe=what_is_forgotten sca")]
+    for place in ("1", "magnitude"):
+        assert query(f"compressbench tour {place} ", "") == 0
+        assert seen[-1][1] == "compressbench recipe=one_shot "
+    assert len(seen) == 3
+    assert query("compressbench tour 999 ", "") == 0
+    assert len(seen) == 3
+    assert not any(word.isdecimal() for word in offered)

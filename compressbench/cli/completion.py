@@ -44,9 +44,11 @@ def query(line: str, point: str) -> int:
         if len(words) == 2 or (len(words) == 3 and not line.endswith(" ")):
             print(" ".join([*slides, "--write", "--only", "--outputs"]))
             return 0
-        if words[2] not in slides:
+        numbers = {str(slide.number): slide for slide in slides.values()}
+        slide = slides.get(words[2]) or numbers.get(words[2])
+        if slide is None:
             return 0
-        begin = f"run recipe={slides[words[2]].recipe}"
+        begin = f"run recipe={slide.recipe}"
         words, line = ["compressbench", "run"], line.replace(f"tour {words[2]}", begin, 1)
     if words[1] in ("run", "explain"):
         rest = line.partition(words[1])[2].lstrip()

@@ -58,7 +58,10 @@ def main(argv: list[str]) -> int:
         kept = {found(asked, slides).name for asked in args.only}
         lecture = _kept(lecture, kept)
     known = _known(lecture, outputs)
-    times = {told.slide.name: _time(told, outputs) for told in known}
+    one_by_one = (
+        bool(args.only) or args.write is not None
+    )  # of each run the plan is made again: a while for many
+    times = {told.slide.name: _time(told, outputs if one_by_one else None) for told in known}
     if args.write is None:
         columns = shutil.get_terminal_size().columns
         say("\n".join(_listing(lecture, known, times, min(columns, WIDEST))))
@@ -92,10 +95,16 @@ def _known(lecture: Sequence[Part], outputs: Path) -> list[Told]:
     return [told(slide, runs) for part in lecture for slide in part.slides]
 
 
-def _time(known: Told, outputs: Path) -> str:
-    """How long the slide takes: here, if it was run here, and where it was published."""
+def _time(known: Told, outputs: Path | None) -> str:
+    """How long the slide takes: here, if it was run here, and where it was published.
+
+    Args:
+        outputs: whose store knows how long it took here; None to leave that out.
+    """
     from compressbench.report.tour_told import time_of
 
+    if outputs is None:
+        return time_of(known, None)
     return time_of(known, _seconds(known.runs[-1], outputs) if known.runs else "")
 
 

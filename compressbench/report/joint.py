@@ -90,6 +90,25 @@ def gather(paths: Sequence[Path]) -> Gathered:
     Raises:
         UserError: a path is not there, nothing is found, or a line is no record.
     """
+    kept, whole, empty = _kept(paths)
+    missing = told_of(unfinished([p for p in paths if p.is_dir()], FILE))
+    records = Records(r for rows in kept.values() for r in rows)
+    lines = {place: line for file in kept for place, line in read_lines(file.parent).items()}
+    config = _config(tuple(kept))
+    return Gathered(tuple(kept), records, _drawn(whole), config, empty, tuple(missing), lines)
+
+
+def drawn(paths: Sequence[Path]) -> Records:
+    """``gather(paths).drawn`` alone: no configuration is read.
+
+    Raises:
+        UserError: as there.
+    """
+    return _drawn(_kept(paths)[1])
+
+
+def _kept(paths: Sequence[Path]) -> tuple[dict[Path, Records], dict[Path, Records], tuple[Path, ...]]:
+    """(each file's rows that no file before has; its rows that are drawn; folders without records)."""
     files, joint, empty = _files(paths)
     seen: set[Record] = set()
     kept: dict[Path, Records] = {}
@@ -103,11 +122,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
             whole[file] = kept[file] if file in joint else rows
     if not kept:
         raise UserError(f"{', '.join(map(str, paths))}: no records in {FILE}; did the run measure anything?")
-    missing = told_of(unfinished([p for p in paths if p.is_dir()], FILE))
-    records = Records(r for rows in kept.values() for r in rows)
-    lines = {place: line for file in kept for place, line in read_lines(file.parent).items()}
-    config = _config(tuple(kept))
-    return Gathered(tuple(kept), records, _drawn(whole), config, empty, tuple(missing), lines)
+    return kept, whole, empty
 
 
 def read(file: Path) -> Records:

@@ -17,6 +17,7 @@ from compressbench.report.tour_told import Told, scale_of
 
 FIRST = "first"
 """The first page's charts, as a picture's section."""
+LONGEST = 200
 SIDES = 2
 """Galleries whose titles begin alike that are one picture: before and after."""
 SECTIONS = {build.__module__.rpartition(".")[2]: build for build in ORDER}
@@ -55,6 +56,15 @@ def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
             "", tuple(x for one in alike for x in one.images), " ".join(one.caption for one in alike)
         )
     return Drawn("", (), f"The records hold nothing to draw of it: {wanted.shows}.")
+
+
+def _picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
+    """``picture``, or why there is none: whatever is wrong with one slide's records, the others have their pages."""
+    try:
+        return picture(records, wanted)
+    except Exception as error:  # records are others' files: what they may break can't be listed
+        why = " ".join(str(error).split())[:LONGEST]
+        return Drawn("", (), f"Its records can’t be drawn: {type(error).__name__}: {why}")
 
 
 def _offered(panel: Panel, section: str) -> tuple[Sequence[drawing.Chart], Sequence[Drawn]]:
@@ -107,7 +117,7 @@ def page(lecture: Sequence[Part], known: Sequence[Told], times: Mapping[str, str
         known=by_name,
         times=times,
         drawn={
-            name: picture(told.records, told.slide.picture) for name, told in by_name.items() if told.runs
+            name: _picture(told.records, told.slide.picture) for name, told in by_name.items() if told.runs
         },
         inline=lambda one: Markup(one.svg),
         seen=sum(bool(told.runs) for told in known),

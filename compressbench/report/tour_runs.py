@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressbench.records import Record
-from compressbench.report.joint import FILE, gather
+from compressbench.report.joint import FILE, drawn
 from compressbench.report.numbers import counted, percent, plain, seeds, spread
 from compressbench.report.panels import DENSE, FLOOR, POPULATIONS
 from compressbench.report.tour_rows import Answer, Slide
@@ -100,7 +100,7 @@ def records_of(runs: Sequence[Run]) -> tuple[Record, ...]:
     Raises:
         UserError: a file holds something else.
     """
-    return gather([run.folder / FILE for run in runs]).drawn.rows
+    return drawn([run.folder / FILE for run in runs]).rows
 
 
 def came_out(records: Iterable[Record], answer: Answer | None) -> str:

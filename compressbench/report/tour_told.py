@@ -21,6 +21,8 @@ MINUTES = re.compile(r"about ([\w.]+ (?:CPU-)?(?:minutes?|hours?)[\w ]*? a seed)
 PLAIN = re.compile(r"[\w.@/+~]+=")
 RESULTS = "docs/results.md"
 NOT_HERE = "not run here"
+UNKNOWN = "run here; how long it takes isn’t known any more"
+ASK = "run here; compressbench tour --only {} says how long its training took"
 NOT_BUILT = "not built: there is no recipe {} yet"
 
 
@@ -83,6 +85,8 @@ def told(slide: Slide, runs: Sequence[Run]) -> Told:
             here = came_out(records, slide.answer)
         except UserError as error:
             here = f"the records can’t be read: {error}"
+        except (ArithmeticError, ValueError) as error:  # figures that no probe writes
+            here = f"the records say nothing that can be told: {type(error).__name__}: {error}"
     return Told(
         slide,
         run_of(slide, head.run),
@@ -98,15 +102,15 @@ def told(slide: Slide, runs: Sequence[Run]) -> Told:
     )
 
 
-def time_of(known: Told, seconds: str = "") -> str:
+def time_of(known: Told, seconds: str | None = "") -> str:
     """How long a seed takes, in a sentence's part.
 
     Args:
-        seconds: of the training here, in words; empty where that isn't known.
+        seconds: of the training here, in words; empty where that isn't known, None where it wasn't looked up.
     """
     here = NOT_HERE
     if known.runs:
-        here = "run here; how long it takes isn’t known any more"
+        here = UNKNOWN if seconds is not None else ASK.format(known.slide.name)
     if seconds:
         here = f"about {seconds} of training a seed here, at scale={known.scale}, and measuring"
     return f"{known.minutes} where it was published; {here}" if known.minutes else here
