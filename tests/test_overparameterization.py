@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +272,8 @@ def test_epochs_to_a_loss_by_hand(sphere: Bench, wide: tuple[State, State]) -> N
     assert found["epochs_to_loss 1"] == 6 * 4 / 12  # batches of 48 / 12 = 4 of 12 examples
     assert found["epochs_to_loss 0.5"] == 12 * 4 / 12
     assert found["epochs_to_loss 0.1"] is None
+    said = {m.group: m.note for m in Fitting([1.0]).measure(view, view, sphere) if m.name == "epochs_to_loss"}
+    assert said == {"1": "the loss was written down every 6 steps (follow)"}
     assert found["fitted_loss"] == 0.4
     assert found["fitted_loss_at 6"] == 0.9
     silent = View(wide[0], sphere)
@@ -343,6 +347,15 @@ def test_a_quadratic_of_known_eigenvalues() -> None:
     held = bowl(A, W, {"w": torch.tensor([True, False, True, True])})
     assert curvature.free(held) == 3
     assert curvature.weight_below(curvature.of_matrix(curvature.hessian(held))) == 0
+
+
+def test_the_hessian_of_a_factorisation_warns_of_nothing() -> None:
+    code = (
+        "import torch\nfrom compressbench.probes.factorisation import Problem\n"
+        "eye = torch.eye(3, dtype=torch.float64)\nprint(Problem(eye, eye[:, :2], 0.05).hessian(eye[:2, :1], eye[:, :1]).shape)"
+    )  # torch warns once a process
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("torch.Size([5, 5])\n", "")
 
 
 def test_a_small_net_whole_and_estimated(digits: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
@@ -32,7 +33,7 @@ class Fitting:
     """
 
     levels: Sequence[float] = (1.0, 0.5, 0.2)
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         for level in self.levels:
@@ -52,6 +53,8 @@ class Fitting:
         steps = int(curve[-1]["step"])
         yield Metric("fitted_steps", float(steps), "iterations", "computed")
         batch = subject.state.facts.get("examples", 0) / steps if steps else 0.0
+        gap = max((int(b["step"] - a["step"]) for a, b in pairwise(curve)), default=0)
+        seen = f"the loss was written down every {gap} steps (follow)" if gap else ""
         for level in self.levels:
             step = first_at(curve, level)
             yield Metric(
@@ -60,7 +63,7 @@ class Fitting:
                 "epochs",
                 n=n,
                 group=f"{level:g}",
-                note=f"never within {steps} steps" if step is None else "",
+                note=f"never within {steps} steps" if step is None else seen,
             )
 
 

@@ -150,7 +150,7 @@ def _levels(panel: Panel, moment: str) -> list[Column]:
         r.group for r in panel.rows if (r.probe, r.metric, r.moment) == ("fitting", "epochs_to_loss", moment)
     )
     return [
-        Column("fitting", "epochs_to_loss", f"Epochs to {group}", group=group)
+        Column("fitting", "epochs_to_loss", f"Epochs to a loss of {group}", group=group)
         for group in sorted(groups, key=float, reverse=True)
     ]
 
@@ -240,7 +240,8 @@ def epochs_to_loss(panel: Panel, moment: str, name: str) -> Chart | None:
     handles = _drawn(axes, lines)
     _size_axis(axes, found)
     axes.set_ylabel("epochs")
-    caption = f"A net that never came down to a level has no mark. {bars(_counts(lines))}"
+    told = "As often as the training wrote its loss down (follow), no finer: true times are that much earlier at most."
+    caption = f"{told} A net that never came down to a level has no mark. {bars(_counts(lines))}"
     return saved(figure, name, axes.get_title(loc="left"), caption, handles)
 
 
