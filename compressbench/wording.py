@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 LONGEST = 100
+ENDED = "; it ends"
+"""In what a cascade says that has fewer stages than were asked for, and in notes."""
 NUMBERS = "are no numbers (NaN)"
 """What is said of answers that are none."""
 NO_FIGURE = "no figure: "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from compressbench.bench import Bench
 from compressbench.cli.run import composed
 from compressbench.data.load import load
 from compressbench.errors import UserError
+from compressbench.hardware.coding import index_bits
 from compressbench.models.draw import drawn
 from compressbench.outputs import Outputs
 from compressbench.probes import landscape
@@ -26,6 +29,7 @@ from compressbench.probes.factorisation import Factorisation, Problem, zero_colu
 from compressbench.probes.fitting import Fitting
 from compressbench.probes.negative_curvature import NegativeCurvature
 from compressbench.probes.straight_line import StraightLine, largest_rise
+from compressbench.probes.structure import Structure
 from compressbench.probes.two_layer import (
     TwoLayer,
     conditions,
@@ -280,6 +284,8 @@ def test_epochs_to_a_loss_by_hand(sphere: Bench, wide: tuple[State, State]) -> N
     assert found["epochs_to_loss 1"] == 6 * 4 / 12  # batches of 4 of 12 examples
     assert found["epochs_to_loss 0.5"] == 12 * 4 / 12
     assert found["epochs_to_loss 0.1"] is None
+    said = {m.group: m.note for m in Fitting([1.0]).measure(view, view, sphere) if m.name == "epochs_to_loss"}
+    assert said == {"1": "the loss was written down every 6 steps (follow)"}
     assert found["fitted_loss"] == 0.4
     assert found["fitted_loss_at 6"] == 0.9
     silent = View(wide[0], sphere)
@@ -446,6 +452,16 @@ def test_a_quadratic_of_known_eigenvalues() -> None:
     held = bowl(A, W, {"w": torch.tensor([True, False, True, True])})
     assert curvature.free(held) == 3
     assert curvature.weight_below(curvature.of_matrix(curvature.hessian(held))) == 0
+
+
+def test_the_hessian_of_a_factorisation_warns_of_nothing() -> None:
+    code = (
+        "import torch\nfrom compressbench.probes.factorisation import Problem\n"
+        "eye = torch.eye(3, dtype=torch.float64)\n"
+        "print(Problem(eye, eye[:, :2], 0.05).hessian(eye[:2, :1], eye[:, :1]).shape)"
+    )  # torch warns once a process
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("torch.Size([5, 5])\n", "")
 
 
 def test_a_small_net_whole_and_estimated(digits: Any) -> None:
@@ -720,6 +736,15 @@ def test_settings_of_probes_out_of_range(make_probe: Any, message: str) -> None:
 def test_what_is_no_length_is_refused() -> None:
     with pytest.raises(UserError, match="follow: '10' is no length"):
         Train("4it", 5, 0.1, DESCENT, follow="10")
+
+
+def test_rows_that_training_alone_made_equal_were_rounded_by_nobody(members: Bench) -> None:
+    state = drawn(net("Factorised", columns=2), members)
+    alike = torch.full_like(state.weights["right.weight"], 0.5)
+    state = state.with_groups(weights={**state.weights, "right.weight": alike})
+    assert index_bits(alike) == 1
+    view = View(state, members)
+    assert values(Structure().measure(view, view, members))["weight_bits"] == 32
 
 
 # a moment compares each state with its own

@@ -40,6 +40,7 @@ from compressbench.models.counting import of_exits
 from compressbench.probes.opencv import OpenCV, decisions
 from compressbench.probes.windows import Windows
 from compressbench.records import Metric, Records
+from compressbench.report.findings import warnings
 from compressbench.report.panels import panels
 from compressbench.report.sections.windows import accuracy_vs_window_cost, section
 from compressbench.runs.execute import Watcher
@@ -434,6 +435,10 @@ def test_a_cascade_without_negatives_left_says_so_and_ends(bench: Bench) -> None
         r"a cascade without negatives left: after \d of 9 stages \d+ of the training windows", flag
     )
     assert len(state.model["stages"]) < 9
+    note = measured(state, bench, Windows())["window_share", ""].note
+    assert flag in note
+    rows = [record(series="cascade", probe="windows", metric="window_share", value=5.0, note=note)]
+    assert f"cascade: {flag}." in warnings(panels(Records(rows)))
 
 
 def test_a_monolith_has_as_many_features_and_lets_as_many_faces_pass(bench: Bench, cascade: State) -> None:

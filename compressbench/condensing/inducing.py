@@ -91,7 +91,9 @@ def ridge(bench: Bench, settings: KernelRidge) -> State:
     points, targets = points_of(data, bench)
     weight = coefficients(specs.build(settings.kernel, "kernel"), points, targets, settings.regulariser)
     weights = {"points.weight": points.float(), "fc.weight": weight.t().float().contiguous()}
-    spent = Spent(fit_macs(len(points), points[0].numel(), targets.shape[1]), len(points), time.monotonic() - began)
+    spent = Spent(
+        fit_macs(len(points), points[0].numel(), targets.shape[1]), len(points), time.monotonic() - began
+    )
     build: dict[str, Any] = {
         specs.TARGET: "compressbench.models.kernel_ridge.KernelRidge",
         "shape": "@shape",

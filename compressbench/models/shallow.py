@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +56,9 @@ class Factorised(nn.Module):
     Raises:
         UserError: a size out of range.
     """
+
+    rounded_by_none: ClassVar[bool] = True
+    """Training alone makes rows of V equal, those of examples alike: few different values, which nobody rounded to."""
 
     def __init__(self, features: int, classes: int, columns: int, scale: float = 0.1) -> None:
         super().__init__()

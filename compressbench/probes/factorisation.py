@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -184,7 +185,9 @@ class Problem:
             one, other = flat.split(sizes)
             return self._value(one.view(shapes[0]), other.view(shapes[1]))
 
-        found: Tensor = torch.func.hessian(at)(torch.cat((u.reshape(-1), v.reshape(-1))))
+        with warnings.catch_warnings():  # torch's own use of torch.jit.script, with a path of this machine
+            warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+            found: Tensor = torch.func.hessian(at)(torch.cat((u.reshape(-1), v.reshape(-1))))
         return (found + found.T) / 2
 
 

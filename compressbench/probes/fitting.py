@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
@@ -36,7 +37,7 @@ class Fitting:
     """
 
     levels: Sequence[float] = (1.0, 0.5, 0.2)
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         for level in self.levels:
@@ -57,6 +58,8 @@ class Fitting:
         steps = int(curve[-1]["step"])
         yield Metric("fitted_steps", float(steps), "iterations", "computed")
         epochs = of["batch_size"] / n if n and of.get("batch_size") else None
+        gap = max((int(b["step"] - a["step"]) for a, b in pairwise(curve)), default=0)
+        seen = f"the loss was written down every {gap} steps (follow)" if gap else ""
         for level in self.levels:
             step = first_at(curve, level)
             yield Metric(
@@ -65,7 +68,7 @@ class Fitting:
                 "epochs",
                 n=n,
                 group=f"{level:g}",
-                note=f"never within {steps} steps" if step is None else UNKNOWN if epochs is None else "",
+                note=f"never within {steps} steps" if step is None else UNKNOWN if epochs is None else seen,
             )
 
 

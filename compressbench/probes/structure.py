@@ -84,7 +84,8 @@ def _bits(module: nn.Module, weights: Mapping[str, Tensor], other: Mapping[str, 
     everything = {**weights, **other}
     plain = {name: 8 * w.element_size() for name, w in everything.items()}
     bits = {name: _layer_bits(module, name, plain[name]) for name in weights}
-    shared = {name: index_bits(w) for name, w in weights.items() if bits[name][0] == plain[name]}
+    coded = {} if getattr(module, "rounded_by_none", False) else weights
+    shared = {name: index_bits(w) for name, w in coded.items() if bits[name][0] == plain[name]}
     held = {**plain, **{name: shared.get(name) or own for name, (own, _) in bits.items()}}
     rounding = quantized(module)
     tables = [name for name in other if name.removesuffix(".weight") in rounding]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
+from compressbench.wording import ENDED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,10 +103,11 @@ def _cost(subject: View, bench: Bench, faces: np.ndarray) -> Iterable[Metric]:
     from compressbench.models.exits import exit_names, parts_of
 
     n, note = len(faces), "shares of the exits times their cost"
+    ended = [flag for flag in subject.state.facts.get("flags", ()) if ENDED in flag]
     if not hasattr(subject.module, "parts"):
         macs = count(subject.module, bench.task.blank(1)).macs
         yield Metric("window_macs", macs, "MACs", "theoretical", n=n)
-        yield Metric("window_share", 100.0, "%", "theoretical", n=n)
+        yield Metric("window_share", 100.0, "%", "theoretical", n=n, note=". ".join(ended))
         return
     parts = parts_of(subject.module)
     where = _left(subject, bench, len(parts))
@@ -113,7 +115,8 @@ def _cost(subject: View, bench: Bench, faces: np.ndarray) -> Iterable[Metric]:
     share = torch.bincount(where, minlength=len(parts)).double() / n
     spent = float(share @ costs)
     yield Metric("window_macs", spent, "MACs", "computed", n=n, note=note)
-    yield Metric("window_share", 100 * spent / float(costs[-1]), "%", "computed", n=n, note="of all MACs")
+    of_all = ". ".join(("of all MACs", *ended))
+    yield Metric("window_share", 100 * spent / float(costs[-1]), "%", "computed", n=n, note=of_all)
     features = [getattr(part, "features", None) for part in parts]
     if None in features:
         return

@@ -52,7 +52,7 @@ from compressbench.report.speed import (
 )
 from compressbench.report.varied import axis_of
 from compressbench.report.wording import difference_unit, title_of
-from compressbench.wording import NO_FIGURE, NUMBERS
+from compressbench.wording import ENDED, NO_FIGURE, NUMBERS
 
 NAMED = 8
 NO_ACCURACY = "There are no accuracy records."
@@ -115,7 +115,7 @@ def warnings(panel_list: Sequence[Panel]) -> list[str]:
         told += [where + sentence for sentence in _gaps(panel)]
         told += [where + sentence for m in panel.moments for sentence in at_chance_in_words(panel, m)]
         told += [where + sentence for sentence in (*_no_numbers(panel), *_no_floor(panel))]
-        told += [where + sentence for sentence in emptied_layers(panel)]
+        told += [where + sentence for sentence in (*emptied_layers(panel), *_ended_early(panel))]
         if len(panel.seeds) == 1:
             told.append(
                 f"{where}One seed: no spread over trainings. An interval here is over test examples, of these nets "
@@ -135,6 +135,18 @@ def _no_numbers(panel: Panel) -> list[str]:
             f"{', '.join(some)}: some answers {NUMBERS}; they count as wrong, see the notes of the tables."
         )
     return told
+
+
+def _ended_early(panel: Panel) -> list[str]:
+    """Which series' cascades have fewer stages than were asked for, and why."""
+    found = dict.fromkeys(
+        (r.series, sentence)
+        for r in panel.rows
+        if r.metric == "window_share"
+        for sentence in r.note.split(". ")
+        if ENDED in sentence
+    )
+    return [f"{series}: {sentence}." for series, sentence in found]
 
 
 def _no_floor(panel: Panel) -> list[str]:

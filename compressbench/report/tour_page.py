@@ -29,6 +29,7 @@ class Drawn:
     """One picture: an SVG element of ours, or images; and what is said below it. Of none, why.
 
     Attributes:
+        rows: the images by gallery, each with its caption, where they are of several.
         svg, images: one of them is empty; both where there is no picture. An image is its address and its name.
         caption: what is seen, or why nothing is.
     """
@@ -36,6 +37,7 @@ class Drawn:
     svg: str
     images: tuple[tuple[str, str], ...]
     caption: str
+    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
 
 
 def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
@@ -53,7 +55,10 @@ def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
             return Drawn(chart.inline, (), f"{chart.title}. {chart.caption}")
     if alike := [one for one in images if one.caption.startswith(wanted.chart)][:SIDES]:
         return Drawn(
-            "", tuple(x for one in alike for x in one.images), " ".join(one.caption for one in alike)
+            "",
+            tuple(x for one in alike for x in one.images),
+            " ".join(one.caption for one in alike),
+            tuple((one.caption, one.images) for one in alike) if len(alike) > 1 else (),
         )
     return Drawn("", (), f"The records hold nothing to draw of it: {wanted.shows}.")
 

@@ -17,7 +17,7 @@ from compressbench.wording import shown
 PART = ("title", "slides")
 SLIDE = ("title", "claim", "source", "recipe", "run", "also", "picture", "answer", "errata")
 PICTURE = ("section", "chart", "shows")
-ANSWER = ("probe", "metric", "group", "moment", "series", "density", "level")
+ANSWER = ("probe", "metric", "group", "moment", "series", "density", "level", "mean", "says")
 ERRATUM = ("slide", "right", "mark")
 GIVEN = ("recipe", "scale", "seed", "hardware")
 """Overrides that whoever runs a slide gives beside its own."""
@@ -48,6 +48,9 @@ class Answer:
         density: the share of weights kept, in %, at which they are told, the nearest that there is; None: the lowest.
         level: where a series' states have one density, as those of several budgets or bits have: what the name of the
             state that is told holds; of the last where none holds it.
+        mean: how a part of states' names begins that draws alone differ by: the mean over these is told, of each that is
+            left of the names; empty for single states.
+        says: what the figures are, where that isn't plain.
     """
 
     probe: str
@@ -57,6 +60,8 @@ class Answer:
     series: tuple[str, ...]
     density: float | None
     level: str = ""
+    mean: str = ""
+    says: str = ""
 
 
 @dataclass(frozen=True)
@@ -220,6 +225,8 @@ def _answer(content: Any, where: str) -> Answer:
         series=texts({"series": [], **block}, "series", where),
         density=density,
         level=text(block, "level", where, ""),
+        mean=text(block, "mean", where, ""),
+        says=text(block, "says", where, ""),
     )
 
 

@@ -118,6 +118,11 @@ def came_out(records: Iterable[Record], answer: Answer | None) -> str:
     if not set(shown) - {DENSE} and DENSE not in names:
         at = "" if asked.moment == "final" else f" at “{asked.moment}”"
         return f"{told}{at}: the records hold none"
+    if asked.mean:
+        figures = "; ".join(x for n in shown for x in _means([r for r in known if r.series == n], asked.mean))
+        many = seeds(len({r.seed for r in known if r.series in shown}))
+        at = "" if asked.moment == "final" else f" at “{asked.moment}”"
+        return f"{told}{at}, means over draws: {figures}; {many}{_said(asked)}"
     levels = {name: _level([r for r in known if r.series == name], asked) for name in shown}
     shares = {percent(level.share) for name, level in levels.items() if name != DENSE}
     at = f" at {min(shares)} of the weights" if len(shares) == 1 and shares != {WHOLE} else ""
@@ -130,7 +135,34 @@ def came_out(records: Iterable[Record], answer: Answer | None) -> str:
     more = f"; and {counted(len(shown) - TOLD, 'more series', 'more series')}" if len(shown) > TOLD else ""
     many = seeds(len({r.seed for r in known if r.series in shown}))
     of = "of many nets together" if asked.moment == POPULATIONS else many
-    return f"{told}{at}: {'; '.join(sayings[:TOLD])}{more}; {of}"
+    return f"{told}{at}: {'; '.join(sayings[:TOLD])}{more}; {of}{_said(asked)}"
+
+
+def _said(asked: Answer) -> str:
+    return f"; {asked.says}" if asked.says else ""
+
+
+def _means(rows: Sequence[Record], draw: str) -> list[str]:
+    """A series' figures by what its states' names hold beside the draw, each over draws, then over seeds."""
+    groups: dict[str, list[Record]] = {}
+    for row in rows:
+        parts = [part for part in row.state.partition("@")[0].split(".") if not part.startswith(draw)]
+        groups.setdefault(".".join(parts[:-1]), []).append(row)
+    sayings = []
+    for group, own in groups.items():
+        by_seed: dict[int, list[float]] = {}
+        for row in own:
+            by_seed.setdefault(row.seed, []).append(float(row.value or 0.0))
+        found = spread(math.fsum(values) / len(values) for values in by_seed.values())
+        name = "reference" if own[0].series == DENSE else own[0].series
+        most = max(map(len, by_seed.values()))
+        beside = [group] if group and len(groups) > 1 else []
+        beside += [f"of {most}"] if most > 1 else []
+        unit = "" if own[0].unit == "1" else f" {own[0].unit}"
+        sayings.append(
+            f"{name} {plain(found, own[0].unit)}{unit}" + (f" ({', '.join(beside)})" if beside else "")
+        )
+    return sayings
 
 
 def _beside(level: _Level, with_share: bool) -> str:

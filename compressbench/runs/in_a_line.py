@@ -14,11 +14,16 @@ def in_a_line(plan: Plan) -> list[Described]:
     """The series of states, in the order of the plan: how the last state of each is made, from dense on.
 
     A stage that comes again is said once, with how often it comes; a net that begins anew is told from its beginning.
+    A series that is compared at several moments is told by the first of these: others show other states under its name.
     """
+    first: dict[str, str] = {}
+    for measure in plan.measures:
+        if not measure.members:
+            first.setdefault(measure.series, measure.moment)
     keys: dict[str, dict[str, None]] = {}
     last: dict[str, tuple[str, str]] = {}
     for measure in plan.measures:
-        if not measure.members:
+        if not measure.members and measure.moment == first[measure.series]:
             keys.setdefault(measure.series, {})[plan.node(measure.state).key] = None
             last[measure.series] = (measure.state, measure.reference)
     found = []

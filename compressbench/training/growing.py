@@ -26,8 +26,8 @@ def grown(bench: Bench, settings: Forest) -> State:
     Raises:
         UserError: scikit-learn isn't installed; examples are no numbers of one size, or have several labels.
     """
-    began = time.monotonic()
     kind, maker = _classifier()
+    began = time.monotonic()  # scikit-learn takes seconds to import
     train = bench.dataset.split("train").to("cpu")
     one_class(train.labels, "fit/forest")
     train = train.take(known(train.labels))

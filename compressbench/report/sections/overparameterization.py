@@ -170,7 +170,7 @@ def _levels(panel: Panel, moment: str) -> list[Column]:
     )
     known = {group: place for group in groups if (place := placed(group)) is not None}
     return [
-        Column("fitting", "epochs_to_loss", f"Epochs to {group}", group=group, done="reached")
+        Column("fitting", "epochs_to_loss", f"Epochs to a loss of {group}", group=group, done="reached")
         for group in sorted(known, key=known.__getitem__, reverse=True)
     ]
 
@@ -264,9 +264,8 @@ def epochs_to_loss(panel: Panel, moment: str, name: str) -> Chart | None:
     handles = _drawn(axes, lines)
     _size_axis(axes, found)
     axes.set_ylabel("epochs")
-    caption = (
-        f"A net that never came down to a level, at one seed or more, has no mark. {bars(_counts(lines))}"
-    )
+    told = "As often as the training wrote its loss down (follow), no finer: true times are that much earlier at most."
+    caption = f"{told} A net that never came down to a level, at one seed or more, has no mark. {bars(_counts(lines))}"
     return saved(figure, name, axes.get_title(loc="left"), caption, handles)
 
 
