@@ -77,10 +77,10 @@ def _rates(faces: np.ndarray, found: np.ndarray) -> Iterable[Metric]:
         note = f"mean of the shares of {n} faces found and of {len(faces) - n} other windows passed over; n: faces"
         yield Metric("balanced_top1", 100 * middle, "%", n=n, note=note)
         both = "Wilson's of both shares, 95 %, put together as of independent ones"
-        low = middle - math.hypot(right - right_low, wrong_high - wrong) / 2
-        high = middle + math.hypot(right_high - right, wrong - wrong_low) / 2
-        yield Metric("balanced_top1_low", 100 * low, "%", "computed", n=n, note=both)
-        yield Metric("balanced_top1_high", 100 * high, "%", "computed", n=n, note=both)
+        least = middle - math.hypot(right - right_low, wrong_high - wrong) / 2
+        most = middle + math.hypot(right_high - right, wrong - wrong_low) / 2
+        yield Metric("balanced_top1_low", 100 * least, "%", "computed", n=n, note=both)
+        yield Metric("balanced_top1_high", 100 * most, "%", "computed", n=n, note=both)
 
 
 def _of_pictures(bench: Bench, faces: np.ndarray, found: np.ndarray) -> Iterable[Metric]:
