@@ -884,7 +884,7 @@ def test_the_section_draws_and_tabulates_what_was_measured(tmp_path: Path) -> No
     ]
     fit = made.tables[-1]
     heads = [head for head, _ in fit.heads]
-    place = heads.index("Epochs to 0.1")
+    place = heads.index("Epochs to a loss of 0.1")
     assert {
         row.cells[heads.index("State")].text: row.cells[place].text
         for row in fit.rows
