@@ -161,7 +161,7 @@ def test_no_stage_reads_a_test_image(as_it_is: dict[str, State]) -> None:
     shipped = {str(p.relative_to(conf_dir() / "stage").with_suffix("")) for p in _stage_files()}
     # Stages that read no image at all, of the one class of another above, or that need what this bench hasn't.
     others = {
-        "data/pictures", "boost/attentional", "boost/first", "boost/monolithic", "boost/published",
+        "data/pictures", "boost/attentional", "boost/first", "boost/matched", "boost/monolithic", "boost/published",
         "for_each/values", "repeat/levels", "shrink/shallower",
         "rewind/weights", "rewind/learning_rate", "rewind/reinit", "rewind/random_mask",
         "quantize/bf16", "quantize/fp16", "quantize/dynamic", "quantize/weight_only",
