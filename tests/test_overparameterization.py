@@ -922,7 +922,7 @@ def test_no_mean_of_the_seeds_that_came_to_a_level() -> None:
     with drawing.settings():
         made = section(panel, "")
     fit = next(t for t in made.tables if t.title.startswith("Fit"))
-    place = [head for head, _ in fit.heads].index("Epochs to 0.5")
+    place = [head for head, _ in fit.heads].index("Epochs to a loss of 0.5")
     assert sorted(row.cells[place].text for row in fit.rows) == ["1 of 2 reached", "2.00", "5.00"]
     found = nets(panel, "from its start")
     (line,) = _against_size(found, "fitting", "epochs_to_loss", "", "0.5", every_seed)
