@@ -153,9 +153,9 @@ def every_seed(reading: Reading) -> bool:
 
 def yes_no_cell(reading: Reading) -> Cell:
     """Of figures 1 and 0, a seed each: how many are 1, and Wilson's 95 % interval of their share."""
-    yes, n = sum(value > 0.5 for value in reading.by_seed.values()), len(reading.by_seed)
     from compressbench.proportions import wilson
 
+    yes, n = sum(value > 0.5 for value in reading.by_seed.values()), len(reading.by_seed)
     low, high = (100 * float(end) for end in wilson(yes, n))
     return Cell(f"{yes} of {n}", f" ({low:.0f} to {high:.0f} %)", notes=reading.notes)
 
