@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -302,6 +302,14 @@ def _unroll(
     return before
 
 
+def _outwards(prefix: str) -> Iterator[str]:
+    """What may stand before a name: the prefix of its own level, then of those around it, at last nothing."""
+    while prefix:
+        yield prefix
+        prefix = "".join(prefix[:-1].rpartition(".")[:2])
+    yield ""
+
+
 class _Resolver:
     """Names as one stage sees them: same level first, then outwards."""
 
@@ -328,18 +336,13 @@ class _Resolver:
 
     def one(self, ref: str, where: str) -> str:
         """The earlier state that a name means."""
-        scope = self.scope
         late = None
-        while True:
+        for scope in _outwards(self.scope):
             full = self.ends.get(scope + ref, scope + ref)
             if full in self.earlier:
                 return full
             if full in self.every or (scope + ref) in self.ends:
                 late = late or full
-            if not scope:
-                break
-            scope = scope[:-1].rpartition(".")[0]
-            scope = f"{scope}." if scope else ""
         if late == self.name:
             raise UserError(f"{where}: {ref!r} is circular: a stage can't refer to the state that it makes")
         if late is not None and self.name in _wanted(self.items, late):
@@ -462,21 +465,12 @@ def _measures(compare: Mapping[str, Any], names: list[str]) -> tuple[list[Measur
         if probes is not None and not specs.fits("Sequence[str]", probes):
             raise UserError(f"{where}.probes: {probes!r} is no list of names of probes")
         chosen = tuple(probes) if probes else None
-        if inner.get("own_reference") is None:
-            out += _moment(str(moment), inner, names, chosen, where)
-            continue
-        if inner.get("reference") is not None:
+        own = inner.get("own_reference")
+        if own is not None and inner.get("reference") is not None:
             raise UserError(f"{where}: reference and own_reference; a moment has one of them")
-        against = {**inner, "reference": reference}
-        wanted = str(inner["own_reference"])
-        for measure in _moment(str(moment), against, names, chosen, where):
-            own = _own_reference(wanted, measure.state, names)
-            if own:
-                out.append(replace(measure, reference=own))
-            elif measure.series != DENSE:
-                earlier = names[: names.index(measure.state)]
-                told = f"{measure.state} has no state {wanted!r} before it; {nearest(wanted, earlier)}"
-                raise UserError(f"{where}.own_reference: {told}")
+        block = inner if own is None else {**inner, "reference": reference}
+        measured = _moment(str(moment), block, names, chosen, where)
+        out += measured if own is None else _beside_their_own(measured, str(own), names, where)
     floor = compare.get("floor")
     if not isinstance(floor, bool | None):
         raise UserError(f"recipe.compare.floor: {floor!r} is neither true nor false")
@@ -505,15 +499,32 @@ def _moment(
     return out
 
 
-def _own_reference(wanted: str, state: str, names: Sequence[str]) -> str:
-    """The earlier state that a name means to a state: of its own block, or else of the one around it; empty for none."""
-    earlier, scope = names[: names.index(state)], state
-    while scope:
-        scope = scope.rpartition(".")[0]
-        full = f"{scope}.{wanted}" if scope else wanted
-        if full in earlier:
-            return full
-    return ""
+def _beside_their_own(
+    measures: Iterable[Measure], wanted: str, names: Sequence[str], where: str
+) -> list[Measure]:
+    """The same, each state beside the earlier one that a name means to it: of its own block, else of one around it.
+
+    The reference itself is left out where it has none.
+
+    Raises:
+        UserError: a state of a series has none.
+    """
+    out = []
+    for measure in measures:
+        earlier = names[: names.index(measure.state)]
+        own = _own_reference(wanted, measure.state, earlier)
+        if own:
+            out.append(replace(measure, reference=own))
+        elif measure.series != DENSE:
+            told = f"{measure.state} has no state {wanted!r} before it; {nearest(wanted, earlier)}"
+            raise UserError(f"{where}.own_reference: {told}")
+    return out
+
+
+def _own_reference(wanted: str, state: str, earlier: Sequence[str]) -> str:
+    """The state of those before that a name means to a state; empty for none."""
+    prefixes = _outwards("".join(state.rpartition(".")[:2]))
+    return next((prefix + wanted for prefix in prefixes if prefix + wanted in earlier), "")
 
 
 def _named(block: Any, where: str, what: str = "states") -> Mapping[str, Any]:
