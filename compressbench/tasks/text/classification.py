@@ -113,7 +113,7 @@ class TextClassification:
     def blank(self, n: int) -> Inputs:
         """Rows of padding, all looked at."""
         ids, mask = sequences.blank(self.tokenizer, self.length, n)
-        return ids, mask, *((mask - mask,) if self.pairs else ())
+        return ids, mask, *((mask.new_zeros(mask.shape),) if self.pairs else ())
 
     def drawn(self, n: int, generator: torch.Generator) -> Inputs:
         """Random tokens, of random lengths; of pairs the second half is of the kind that the tokenizer gives it."""
