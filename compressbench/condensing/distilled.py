@@ -14,7 +14,6 @@ from torch.func import functional_call
 
 from compressbench.condensing import memory
 from compressbench.condensing.outer import learned
-from compressbench.condensing.spent import Spent
 from compressbench.condensing.starts import RATES, Pictures, begun, each, examples
 from compressbench.condensing.unrolled import Weights, saved_bytes, trained
 from compressbench.data.transfer import carrying
@@ -23,6 +22,7 @@ from compressbench.models.build import module_of
 from compressbench.models.draw import redrawn
 from compressbench.outputs import Outputs, forward
 from compressbench.training.launching import exact
+from compressbench.training.spent import Spent
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
