@@ -28,6 +28,7 @@ from compressbench.data.transfer import carrying, source
 from compressbench.errors import UserError
 from compressbench.exit_criteria.policy import Policy
 from compressbench.models.boosted import SURE, begun, lookups, values
+from compressbench.models.build import module_of
 from compressbench.models.counting import count
 from compressbench.seeds import derive_seed
 from compressbench.state import State
@@ -73,7 +74,7 @@ class Windows:
         return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class Grown:
     """A stage.
 
@@ -216,8 +217,6 @@ def matched(state: State, bench: Bench, settings: Matched) -> State:
     Raises:
         UserError: the state is no single stage that was boosted; the other one wasn't boosted.
     """
-    from compressbench.models.build import module_of
-
     own = state.facts.get("boosted", {})
     theirs = bench.references[settings.like].facts.get("boosted", {})
     if len(own.get("false_positives", ())) != 1:
@@ -238,8 +237,8 @@ def matched(state: State, bench: Bench, settings: Matched) -> State:
     threshold = strict(others, math.prod(theirs["false_positives"]))
     told = {
         **own,
-        "detection": [float((faces >= threshold).mean()) if len(faces) else 0.0],
-        "false_positives": [float((others >= threshold).mean()) if len(others) else 0.0],
+        "detection": [_share(faces >= threshold)],
+        "false_positives": [_share(others >= threshold)],
     }
     weights = {n: t.clone() for n, t in state.weights.items()}
     weights["stage_thresholds"] = torch.tensor([threshold], dtype=torch.float64)
@@ -268,8 +267,6 @@ def policy(stages: int) -> dict[str, Any]:
 
 def sized(state: State, bench: Bench) -> State:
     """A state with the facts that its size gives."""
-    from compressbench.models.build import module_of
-
     counts = count(module_of(state), bench.task.blank(1))
     return state.with_facts(
         density=1.0,
@@ -363,14 +360,14 @@ def _grown(
     stumps: list[Stump] = []
     taken: list[Features] = []
     on_faces, on_others = np.zeros(len(course.faces)), np.zeros(len(course.others))
-    stage: Grown | None = None
+    threshold, false_positives = 0.0, 1.0
     weights = initial(faces)
     if candidates_ == len(all_features):
         draws = [sum(draws)]  # all of them each time: nothing is drawn
     for many in draws:
         if stumps and stumps[-1].error <= LEAST_ERROR:
             break
-        candidates = _drawn(all_features, settings, random)
+        candidates = _drawn(all_features, candidates_, random)
         ranked = Sorted.of(known.of(candidates, size, rows))
         course.macs += len(rows) * candidates.look_ups
         for stump in itertools.islice(boost(ranked, faces, weights), many):
@@ -385,23 +382,23 @@ def _grown(
             on_faces += alone.votes(checked.of(own, size, course.faces))
             on_others += alone.votes(checked.of(own, size, course.others))
             threshold = lowered(on_faces, 0.5 * sum(float(np.float32(s.alpha)) for s in stumps), wanted)
-            stage = Grown(
-                list(stumps),
-                joined(taken),
-                threshold,
-                float((on_faces >= threshold).mean()) if len(on_faces) else 0.0,
-                float((on_others >= threshold).mean()) if len(on_others) else 0.0,
-                bound(stumps),
-                len(negatives),
-            )
-            if not whole and stage.false_positives <= settings.false_positives:
+            false_positives = _share(on_others >= threshold)
+            if not whole and false_positives <= settings.false_positives:
                 break
             weights /= weights.sum()
         del ranked  # before the next draw's is made
-    if stage is not None:
-        course.faces = course.faces[on_faces >= stage.threshold]
-        course.others = course.others[on_others >= stage.threshold]
-    return stage
+    if not stumps:
+        return None
+    found, passed = on_faces >= threshold, on_others >= threshold
+    course.faces, course.others = course.faces[found], course.others[passed]
+    return Grown(
+        stumps, joined(taken), threshold, _share(found), false_positives, bound(stumps), len(negatives)
+    )
+
+
+def _share(passes: np.ndarray) -> float:
+    """Of windows, those that pass; 0 where there are none."""
+    return float(passes.mean()) if len(passes) else 0.0
 
 
 def forewarned(bench: Bench, settings: Boost) -> None:
@@ -438,10 +435,10 @@ def _fits(candidates: int, rows: int) -> None:
         )
 
 
-def _drawn(every_one: Features, settings: Boost, random: np.random.RandomState) -> Features:
-    if settings.candidates is None or settings.candidates >= len(every_one):
+def _drawn(every_one: Features, wanted: int, random: np.random.RandomState) -> Features:
+    if wanted == len(every_one):
         return every_one
-    return every_one.take(np.sort(random.choice(len(every_one), settings.candidates, replace=False)))
+    return every_one.take(np.sort(random.choice(len(every_one), wanted, replace=False)))
 
 
 def lowered(votes: np.ndarray, half: float, wanted: float) -> float:

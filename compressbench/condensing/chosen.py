@@ -12,7 +12,6 @@ from torch import Tensor
 from compressbench import specs
 from compressbench.condensing.distilled import OfTask, start_of, whole
 from compressbench.condensing.inducing import points_of
-from compressbench.condensing.spent import Spent
 from compressbench.condensing.starts import RATES, begun, each, examples
 from compressbench.condensing.unrolled import trained
 from compressbench.data.transfer import carrying
@@ -22,6 +21,7 @@ from compressbench.models.kernel_ridge import answer_macs, fit_macs, flat, ridge
 from compressbench.outputs import Outputs
 from compressbench.tasks.images.classification import IMAGES
 from compressbench.training.launching import exact
+from compressbench.training.spent import Spent
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench

@@ -14,7 +14,6 @@ from torch.func import functional_call
 
 from compressbench.condensing import memory
 from compressbench.condensing.outer import learned
-from compressbench.condensing.spent import Spent
 from compressbench.condensing.starts import RATES, Pictures, begun, each, examples
 from compressbench.condensing.unrolled import Weights, saved_bytes, trained
 from compressbench.data.transfer import carrying
@@ -23,6 +22,7 @@ from compressbench.models.build import module_of
 from compressbench.models.draw import redrawn
 from compressbench.outputs import Outputs, forward
 from compressbench.training.launching import exact
+from compressbench.training.spent import Spent
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -60,11 +60,11 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
     def gradient(step: int, real: Examples) -> Tensor:
         (inputs,) = bench.task.encode(real)
         total = torch.zeros((), device=bench.device)
-        for place in range(settings.nets if settings.random_inits else 1):
+        for place in range(settings.nets):
             sets = list(zip(encoded(pictures, change, bench).chunk(settings.steps), labels, strict=True))
             start = start_of(state, module, bench, f"{step}.{place}" if settings.random_inits else "")
             weights = trained(loss, start, sets, F.softplus(raw))
-            own = loss(weights, inputs, real.labels) / (settings.nets if settings.random_inits else 1)
+            own = loss(weights, inputs, real.labels) / settings.nets
             own.backward(inputs=list(leaves.values()))
             total += own.detach()
         return total
@@ -75,10 +75,12 @@ def distilled(state: State, bench: Bench, settings: Distilled) -> State:
         pixels, rates = pictures.changed(change), F.softplus(raw)
     images = len(pictures.labels) // settings.steps
     column = rates.t().repeat_interleave(images, 0)
-    iterations, nets = (int(curve[-1]["step"]) if curve else 0), settings.nets if settings.random_inits else 1
+    iterations = int(curve[-1]["step"]) if curve else 0
     inner, real = settings.steps * settings.epochs * images, settings.batch_size
-    forwards = iterations * nets * (DOUBLE * inner + 3 * real)
-    spent = Spent(forwards * state.facts.get("forward_macs", 0), iterations * nets * (inner + real), seconds)
+    forwards = iterations * settings.nets * (DOUBLE * inner + 3 * real)
+    spent = Spent(
+        forwards * state.facts.get("forward_macs", 0), iterations * settings.nets * (inner + real), seconds
+    )
     made = carrying(state, examples(pixels, pictures.labels, **{RATES: column}))
     return spent.added_to(made).with_facts(condensed=curve)
 
@@ -102,7 +104,7 @@ def forewarned(drawn: Callable[[], State | None], bench: Bench, settings: Distil
 
 def _wanting(module: nn.Module, bench: Bench, settings: Distilled, of_class: int) -> str:
     """What the inner steps want and the memory doesn't have, in words; empty where it holds them."""
-    if not settings.length[:-2].strip("0."):
+    if float(settings.length[:-2]) == 0:
         return ""
     images = of_class * len(bench.task.classes)
     step, last = inner_bytes(module, bench, images), real_bytes(module, bench, settings.batch_size)
@@ -168,8 +170,7 @@ def inner_bytes(module: nn.Module, bench: Bench, images: int) -> int:
     (inputs,) = bench.task.encode(_some(bench, images))
     inputs.requires_grad_()
     labels = torch.zeros(len(inputs), dtype=torch.int64, device=bench.device)
-    start = {n: p.detach().requires_grad_() for n, p in module.named_parameters()}
-    loss = OfTask(module, bench.task)
+    start, loss = _own(module), OfTask(module, bench.task)
 
     def kept(steps: int) -> int:
         rates = torch.full((steps, 1), 0.01, device=bench.device, requires_grad=True)
@@ -183,7 +184,7 @@ def real_bytes(module: nn.Module, bench: Bench, batch: int) -> int:
     few = min(64, batch, len(bench.feed("train")))
     (inputs,) = bench.task.encode(_some(bench, few))
     labels = torch.zeros(few, dtype=torch.int64, device=bench.device)
-    start = {n: p.detach().requires_grad_() for n, p in module.named_parameters()}
+    start = _own(module)
     return saved_bytes(lambda: OfTask(module, bench.task)(start, inputs, labels)) * batch // few
 
 
@@ -195,9 +196,13 @@ def _some(bench: Bench, count: int) -> Examples:
 def start_of(state: State, module: nn.Module, bench: Bench, name: str) -> dict[str, Tensor]:
     """Weights to train from: the state's own, or freshly drawn ones where a name is given."""
     if not name:
-        return {n: p.detach().requires_grad_() for n, p in module.named_parameters()}
+        return _own(module)
     fresh = redrawn(state, replace(bench, name=f"{bench.name}.net{name}"))
     return {n: fresh[n].to(bench.device).requires_grad_() for n, _ in module.named_parameters()}
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().requires_grad_() for n, p in module.named_parameters()}
 
 
 def _inverse(rate: float) -> float:

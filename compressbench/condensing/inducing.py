@@ -11,7 +11,6 @@ from torch import Tensor
 from compressbench import specs
 from compressbench.condensing.distilled import encoded
 from compressbench.condensing.outer import learned
-from compressbench.condensing.spent import Spent
 from compressbench.condensing.starts import TARGETS, begun, each, examples
 from compressbench.data.transfer import carrying, source
 from compressbench.errors import UserError
@@ -25,6 +24,7 @@ from compressbench.models.kernel_ridge import (
     flat,
     ridge_answers,
 )
+from compressbench.training.spent import Spent
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench

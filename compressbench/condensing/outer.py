@@ -15,7 +15,9 @@ from compressbench.errors import Diverged, UserError
 from compressbench.models.build import copies
 from compressbench.seeds import derive_seed
 from compressbench.specs.length import steps
-from compressbench.store import Damaged, discard_checkpoint, read_checkpoint, save_checkpoint
+from compressbench.store import save_checkpoint
+from compressbench.training import optimising
+from compressbench.training.checkpoints import left_over
 
 if TYPE_CHECKING:
     from compressbench.bench import Bench
@@ -123,8 +125,7 @@ def _write(
 ) -> None:
     assert bench.checkpoints is not None
     tensors = copies({f"leaf/{name}": leaf for name, leaf in leaves.items()})
-    for name, leaf in leaves.items():
-        tensors |= copies({f"adam/{name}|{entry}": value for entry, value in optimizer.state[leaf].items()})
+    tensors |= {f"adam/{name}": value for name, value in optimising.tensors(optimizer, leaves).items()}
     save_checkpoint(bench.checkpoints, tensors, header)
 
 
@@ -132,23 +133,15 @@ def _resumed(
     bench: Bench, leaves: Mapping[str, Tensor], optimizer: torch.optim.Adam
 ) -> tuple[int, list[dict[str, float]], list[float], float]:
     """Iteration, curve, losses since its last point, seconds: from this stage's own checkpoint if there is one."""
-    if bench.checkpoints is None:
-        return 0, [], [], 0.0
-    try:
-        found = read_checkpoint(bench.checkpoints)
-    except Damaged as error:
-        bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
-        discard_checkpoint(bench.checkpoints)
-        return 0, [], [], 0.0
+    found = left_over(bench)
     if found is None:
         return 0, [], [], 0.0
     tensors, header = found
     with torch.no_grad():
         for name, leaf in leaves.items():
             leaf.copy_(tensors[f"leaf/{name}"])
-            for full, value in tensors.items():
-                if full.startswith(f"adam/{name}|"):
-                    entry = full.rpartition("|")[2]
-                    # Adam's own count stays on the CPU, as it makes it
-                    optimizer.state[leaf][entry] = value if entry == "step" else value.to(leaf.device)
+    adam = {
+        name.removeprefix("adam/"): tensor for name, tensor in tensors.items() if name.startswith("adam/")
+    }
+    optimising.restore(optimizer, leaves, adam)
     return header["step"], header["curve"], header["losses"], header["seconds"]

@@ -170,7 +170,7 @@ class CascadeOfFeatures(nn.Module):
             logits, live = live[0], live[1:]
         return logits
 
-    def parts(self) -> list[nn.Module]:
+    def parts(self) -> list[Stage]:
         """The stages, made once: as long as the tensors are what they were when they were loaded, or moved."""
         if "_ready" not in self.__dict__:
             with torch.inference_mode(False), torch.no_grad():
@@ -182,10 +182,10 @@ class CascadeOfFeatures(nn.Module):
         self.__dict__.pop("_ready", None)
         return super()._apply(*args, **kwargs)
 
-    def _made(self) -> list[nn.Module]:
+    def _made(self) -> list[Stage]:
         self._check()
         places, coefficients = lookups(self.rectangles.cpu(), self.weights.cpu(), self.size)
-        made: list[nn.Module] = []
+        made: list[Stage] = []
         start = 0
         for place, count in enumerate(self.stages):
             own = slice(start, start + count)
@@ -214,7 +214,7 @@ class CascadeOfFeatures(nn.Module):
     @property
     def own_macs(self) -> int:
         """Look-ups of all features of a window, each one multiplied and added (see ``models.counting``)."""
-        return int(lookups(self.rectangles.cpu(), self.weights.cpu(), self.size)[1].ne(0).sum())
+        return sum(part.own_macs for part in self.parts())
 
     def _check(self) -> None:
         """Refuses rectangles that leave the window, as a store file that somebody made by hand may have.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.errors import UserError
+from compressbench.specs.ranges import within
 
 
 class TwoLayer(nn.Module):
@@ -29,7 +30,7 @@ class TwoLayer(nn.Module):
     def __init__(self, features: int, width: int, classes: int = 2) -> None:
         super().__init__()
         for name, size in (("features", features), ("width", width)):
-            _whole(size, name, "two_layer")
+            within("Count", size, f"two_layer: {name}")
         if classes != 2:
             raise UserError(f"two_layer: it answers -1 or +1, and the data set has {classes} classes, not 2")
         self.hidden = nn.Linear(features, width, bias=False)
@@ -63,7 +64,7 @@ class Factorised(nn.Module):
     def __init__(self, features: int, classes: int, columns: int, scale: float = 0.1) -> None:
         super().__init__()
         for name, size in (("features", features), ("classes", classes), ("columns", columns)):
-            _whole(size, name, "factorised")
+            within("Count", size, f"factorised: {name}")
         if isinstance(scale, bool) or not scale > 0:
             raise UserError(f"factorised: scale: {scale!r} is not above 0")
         self.right = nn.Linear(features, columns, bias=False)
@@ -74,8 +75,3 @@ class Factorised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, features) to (n, classes)."""
         return self.left(self.right(x))
-
-
-def _whole(size: object, name: str, model: str) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UserError(f"{model}: {name}: {size!r} is not a whole number of 1 or more")

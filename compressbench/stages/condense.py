@@ -25,9 +25,9 @@ OF_NETS = {"rates": "step sizes", "steps": "steps", "epochs": "passes", "random_
 IN_WORDS = {"noise": "noise", "real": "real pictures", "means": "means of classes"}
 
 
-def _check_begin(begin: str, known: Sequence[str] = BEGIN) -> None:
-    if begin not in known:
-        raise UserError(f"begin: unknown {begin!r}; {nearest(str(begin), known)}")
+def _check_begin(begin: str) -> None:
+    if begin not in BEGIN:
+        raise UserError(f"begin: unknown {begin!r}; {nearest(str(begin), BEGIN)}")
 
 
 def _check_loop(length: str, halve: str | None, betas: Sequence[float]) -> None:

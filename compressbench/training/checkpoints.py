@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,16 +61,21 @@ def write(live: Live, folder: Path) -> None:
     save_checkpoint(folder, tensors, {"step": live.step, "curve": live.curve, "seconds": live.seconds})
 
 
-def resume(live: Live, bench: Bench) -> None:
-    """Continues from this stage's own checkpoint, if there is a whole one."""
+def left_over(bench: Bench) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """(tensors, header) of this stage's own checkpoint, if there is a whole one; a damaged one is told and removed."""
     if bench.checkpoints is None:
-        return
+        return None
     try:
-        found = read_checkpoint(bench.checkpoints)
+        return read_checkpoint(bench.checkpoints)
     except Damaged as error:
         bench.say(f"{bench.name}: the checkpoint is damaged, this stage begins anew ({error})")
         discard_checkpoint(bench.checkpoints)
-        return
+        return None
+
+
+def resume(live: Live, bench: Bench) -> None:
+    """Continues from this stage's own checkpoint, if there is a whole one."""
+    found = left_over(bench)
     if found is None:
         return
     tensors, header = found

@@ -90,7 +90,7 @@ def late_comers(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 own["momentum_buffer"] = p.grad * (group["dampening"] / group["momentum"])
 
 
-def tensors(optimizer: Optimised, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def tensors(optimizer: Optimised, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Optimiser state by ``parameter|entry``, as CPU copies."""
     return copies(
         {
@@ -102,7 +102,7 @@ def tensors(optimizer: Optimised, named: Mapping[str, nn.Parameter]) -> dict[str
     )
 
 
-def restore(optimizer: Optimised, named: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> None:
+def restore(optimizer: Optimised, named: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Puts ``tensors`` back, laid out in memory like their parameters; those of frozen ones are left out."""
     fused = getattr(optimizer, "defaults", {}).get("fused")
     for full, value in saved.items():

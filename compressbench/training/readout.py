@@ -17,6 +17,7 @@ from compressbench.errors import UserError
 from compressbench.models.build import module_of, snapshot
 from compressbench.models.representation import last_layer, represented
 from compressbench.state import State
+from compressbench.training.spent import Spent
 
 if TYPE_CHECKING:
     from compressbench.stages.fit import Ridge
@@ -85,23 +86,18 @@ def fitted(state: State, bench: Bench, settings: Ridge) -> State:
         layer.weight.copy_(factor * weight)
         if layer.bias is not None:
             layer.bias.copy_(factor * bias)
-    facts, n, d = state.facts, moments.count, len(moments.features)
-    forwards = (n + len(labels)) * facts["forward_macs"]
+    n, d = moments.count, len(moments.features)
+    forwards = (n + len(labels)) * state.facts["forward_macs"]
     solved = n * d * (d + 1) // 2 + n * d * classes + len(tried) * (d**3 // 3 + 2 * d**2 * classes)
-    return (
-        state.settled()
-        .with_groups(weights={**state.weights, **_of(name, snapshot(module))})
-        .with_facts(
-            examples=facts.get("examples", 0) + n,
-            macs=facts.get("macs", 0) + forwards + solved,
-            seconds=facts.get("seconds", 0.0) + time.monotonic() - began,
-            readout={
-                "features": d,
-                "penalty": penalty,
-                "factor": factor,
-                "validation_top1": 100 * right / len(labels),
-            },
-        )
+    made = state.settled().with_groups(weights={**state.weights, **_of(name, snapshot(module))})
+    spent = Spent(forwards + solved, n, time.monotonic() - began)
+    return spent.added_to(made).with_facts(
+        readout={
+            "features": d,
+            "penalty": penalty,
+            "factor": factor,
+            "validation_top1": 100 * right / len(labels),
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""What making pictures cost, for a state's facts."""
+"""What learning pictures, or solving for weights, cost, for a state's facts."""
 
 from __future__ import annotations
 
