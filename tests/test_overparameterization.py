@@ -450,7 +450,7 @@ def test_a_quadratic_of_known_eigenvalues() -> None:
     assert curvature.share_below(found, 1e-3) == pytest.approx(2 / 6, abs=1e-5)
     assert float(found.values.min()) == pytest.approx(-3, rel=1e-4)
     held = bowl(A, W, {"w": torch.tensor([True, False, True, True])})
-    assert curvature.free(held) == 3
+    assert held.free == 3
     assert curvature.weight_below(curvature.of_matrix(curvature.hessian(held))) == 0
 
 
