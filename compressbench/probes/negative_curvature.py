@@ -161,11 +161,6 @@ def sizes(density: Density) -> tuple[float, float]:
     return float(found[density.values < 0].sum()), float(found.sum())
 
 
-def weight_below(density: Density) -> float:
-    """Negative eigenvalues' part of the sum of all sizes, in [0, 1]; 0 where all are 0."""
-    return ratio_of_sums([sizes(density)])[0]
-
-
 def ratio_of_sums(pairs: Sequence[tuple[float, float]]) -> tuple[float, float | None]:
     """Sum of the firsts over the sum of the seconds (0 where that is 0), and the jackknife's standard error of it.
 
