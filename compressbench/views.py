@@ -213,6 +213,12 @@ class View:
         return self.bench.task.right(self.answers, self.labels)
 
     @functools.cached_property
+    def right_on_validation(self) -> Tensor:
+        """(n,) bool, the validation examples, of one class each, whose answer is right; one that is no number is not."""
+        said = named(self.log_probs_of("validation"))
+        return self.bench.task.right(said, self.bench.feed("validation").labels.cpu()) & (said >= 0)
+
+    @functools.cached_property
     def labels(self) -> Any:
         """True labels of the test split, on the CPU, a row an example."""
         return self.bench.feed("test").labels.cpu()
