@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Share, check_fields
+from compressbench.specs import TARGET, Share, check_fields
 from compressbench.training.descent import FOLLOWED
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def no_descent(of: Mapping[str, Any] | None, n: int, rates: Sequence[float]) -> 
 
 
 def _fits(state: State) -> bool:
-    return state.model.get("_target_") == MODEL and not state.edits
+    return state.model.get(TARGET) == MODEL and not state.edits
 
 
 def h_infinity(x: Tensor) -> Tensor:
