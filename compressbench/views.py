@@ -23,8 +23,10 @@ from compressbench.tasks.task import Pieces
 from compressbench.walking import put_back, walk
 
 if TYPE_CHECKING:
+    from compressbench.data.examples import Examples
     from compressbench.models.representation import ClassMeans
     from compressbench.state import State
+    from compressbench.tasks.task import Task
 
 BATCH = 64
 STREAMED = 16
@@ -188,14 +190,7 @@ class View:
         one_each = self.labels.ndim == 1 and not self.streams
         if one_each and self.labels.shape == self.wanted.shape and bool((self.labels == self.wanted).all()):
             return named(self.log_probs)
-        rows, found = [], []
-        with torch.inference_mode():
-            for places, batch in walk(
-                self.bench.task, self.bench.feed("test"), STREAMED if self.streams else BATCH
-            ):
-                rows.append(places)
-                found.append(task.answers(forward(fast, *task.encode(batch))).cpu())
-        return put_back(rows, found)
+        return answers_of(fast, task, self.bench.feed("test"), STREAMED if self.streams else BATCH)
 
     def decoded(self, said: Callable[[nn.Module, Inputs], Tensor]) -> Tensor:
         """(n, places of the longest) what is decoded of each test example, -1 after its end."""
@@ -213,6 +208,12 @@ class View:
         return self.bench.task.right(self.answers, self.labels)
 
     @functools.cached_property
+    def right_on_validation(self) -> Tensor:
+        """(n,) bool, the validation examples, of one class each, whose answer is right; one that is no number is not."""
+        said = named(self.log_probs_of("validation"))
+        return self.bench.task.right(said, self.bench.feed("validation").labels.cpu()) & (said >= 0)
+
+    @functools.cached_property
     def labels(self) -> Any:
         """True labels of the test split, on the CPU, a row an example."""
         return self.bench.feed("test").labels.cpu()
@@ -227,3 +228,13 @@ class View:
             (task.encode(b), b.labels) for _, b in walk(self.bench.task, self.bench.feed("test"), BATCH)
         )
         return class_means(self.module, batches, len(task.classes))
+
+
+def answers_of(module: nn.Module, task: Task, examples: Examples, size: int = BATCH) -> Tensor:
+    """(n, ...) what a net says of examples, in their order, on the CPU; ``size`` of them at a time."""
+    rows, found = [], []
+    with torch.inference_mode():
+        for places, batch in walk(task, examples, size):
+            rows.append(places)
+            found.append(task.answers(forward(module, *task.encode(batch))).cpu())
+    return put_back(rows, found)

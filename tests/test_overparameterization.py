@@ -436,22 +436,27 @@ def test_a_hump_on_the_line_is_seen(sphere: Bench, wide: tuple[State, State]) ->
 # negative curvature
 
 
+def weight_below(density: curvature.Density) -> float:
+    """As the probe has it of one density."""
+    return curvature.ratio_of_sums([curvature.sizes(density)])[0]
+
+
 def test_a_quadratic_of_known_eigenvalues() -> None:
     a = [4.0, -1.0, 0.0, -3.0, 2.0, 0.0]
     place = bowl(a, [1.0] * 6)
     torch.testing.assert_close(curvature.hessian(place), torch.diag(torch.tensor(a, dtype=torch.float64)))
     whole = curvature.of_matrix(curvature.hessian(place))
-    assert curvature.weight_below(whole) == pytest.approx(4 / 10)
+    assert weight_below(whole) == pytest.approx(4 / 10)
     assert curvature.share_below(whole, 1e-3) == pytest.approx(2 / 6)
     assert curvature.share_below(whole, 0.5) == pytest.approx(1 / 6)
     # starts of equal parts of each eigenvector say it exactly
     found = curvature.quadrature(place, torch.ones(6), 6)
-    assert curvature.weight_below(found) == pytest.approx(4 / 10, abs=1e-5)
+    assert weight_below(found) == pytest.approx(4 / 10, abs=1e-5)
     assert curvature.share_below(found, 1e-3) == pytest.approx(2 / 6, abs=1e-5)
     assert float(found.values.min()) == pytest.approx(-3, rel=1e-4)
     held = bowl(A, W, {"w": torch.tensor([True, False, True, True])})
-    assert curvature.free(held) == 3
-    assert curvature.weight_below(curvature.of_matrix(curvature.hessian(held))) == 0
+    assert held.free == 3
+    assert weight_below(curvature.of_matrix(curvature.hessian(held))) == 0
 
 
 def test_the_hessian_of_a_factorisation_warns_of_nothing() -> None:

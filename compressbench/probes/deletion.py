@@ -200,19 +200,10 @@ def replaced(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]
 
 def rights(module: nn.Module, bench: Bench, limit: int | None) -> Tensor:
     """(n,) bool, which of the first ``limit`` test examples a net answers rightly, by its last exit; on the CPU."""
-    import torch
+    from compressbench.views import answers_of
 
-    from compressbench.outputs import forward
-    from compressbench.views import BATCH
-    from compressbench.walking import put_back, walk
-
-    task, examples = bench.task, bench.feed("test").head(limit)
-    rows, found = [], []
-    with torch.inference_mode():
-        for places, batch in walk(task, examples, BATCH):
-            rows.append(places)
-            found.append(task.answers(forward(module, *task.encode(batch))).cpu())
-    return task.right(put_back(rows, found), examples.labels.cpu())
+    examples = bench.feed("test").head(limit)
+    return bench.task.right(answers_of(module, bench.task, examples), examples.labels.cpu())
 
 
 def within_bounds(shares: Sequence[float]) -> tuple[float, float]:

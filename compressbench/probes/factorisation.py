@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Count, Positive, check_fields
+from compressbench.specs import TARGET, Count, Positive, check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,11 +78,7 @@ class Factorisation:
     def _unfit(self, state: State, bench: Bench) -> str:
         import torch
 
-        if (
-            state.model.get("_target_") != MODEL
-            or state.edits
-            or getattr(bench.task, "targets", "") != "one_hot"
-        ):
+        if state.model.get(TARGET) != MODEL or state.edits or getattr(bench.task, "targets", "") != "one_hot":
             return OTHER
         x = bench.feed("train")["x"].double().cpu()
         if not torch.allclose(x @ x.T, torch.eye(len(x), dtype=x.dtype), atol=1e-6):

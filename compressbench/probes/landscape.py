@@ -143,6 +143,15 @@ class Landscape:
             return vector
         return self.flat([t * self.masks[n] if n in self.masks else t for n, t in self.named(vector).items()])
 
+    def movable(self) -> Tensor:
+        """(parameters,) 1 for what can move, 0 where a mask holds a weight."""
+        return self.held(torch.ones_like(self.weights()))
+
+    @property
+    def free(self) -> int:
+        """Weights that can move."""
+        return int(self.movable().sum())
+
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """``shaped`` by name."""
         return dict(zip(self.params, self.shaped(vector), strict=True))
@@ -313,9 +322,8 @@ def keskar(
     Raises:
         UserError: more dimensions than weights that can move.
     """
-    free = int(landscape.held(torch.ones_like(landscape.weights())).sum())
-    if dimensions is not None and dimensions > free:
-        raise UserError(f"dimensions: {dimensions} is more than the {free} weights that can move")
+    if dimensions is not None and dimensions > landscape.free:
+        raise UserError(f"dimensions: {dimensions} is more than the {landscape.free} weights that can move")
     columns = (
         None
         if dimensions is None

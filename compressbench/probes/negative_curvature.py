@@ -98,21 +98,21 @@ class NegativeCurvature:
             half = t_quantile(LEVEL, len(found) - 1) * deviation
             yield Metric(f"{NAMES[0][0]}_low", 100 * max(0.0, share - half), "%", n=n)
             yield Metric(f"{NAMES[0][0]}_high", 100 * min(1.0, share + half), "%", n=n)
-        if free(place) <= self.whole:
+        if place.free <= self.whole:
             below = 100 * share_below(found[0], self.tolerance)
             yield Metric(NAMES[1][0], below, "%", n=n, note=f"below -{self.tolerance:g} of the largest size")
         else:
-            why = f"can't be told of a bulk at 0 without the whole Hessian, and {free(place)} weights are too many"
+            why = f"can't be told of a bulk at 0 without the whole Hessian, and {place.free} weights are too many"
             yield Metric(NAMES[1][0], None, "%", note=why)
         yield Metric(NAMES[2][0], min(float(d.values.min()) for d in found), "1", n=n, note=how)
         yield Metric(NAMES[3][0], max(float(d.values.max()) for d in found), "1", n=n, note=how)
-        yield Metric("dimensions", float(free(place)), "1", "computed")
+        yield Metric("dimensions", float(place.free), "1", "computed")
 
     def _densities(self, place: Landscape, bench: Bench) -> tuple[list[Density], str]:
         """One of the whole Hessian, or one for each start; and how they were had."""
         from compressbench.probes import landscape
 
-        if free(place) <= self.whole:
+        if place.free <= self.whole:
             return [of_matrix(hessian(place))], "all eigenvalues of the whole Hessian"
         generator = bench.generator("negative curvature")
         starts = [landscape.random_direction(place, generator) for _ in range(self.starts)]
@@ -120,18 +120,11 @@ class NegativeCurvature:
         return found, f"estimated: {self.starts} random starts, {self.products} products each at most"
 
 
-def free(place: Landscape) -> int:
-    """Weights that can move."""
-    import torch
-
-    return int(place.held(torch.ones_like(place.weights())).sum())
-
-
 def hessian(place: Landscape) -> Tensor:
     """(free, free) float64, the whole Hessian by the weights that can move, symmetric."""
     import torch
 
-    there = place.held(torch.ones_like(place.weights())).nonzero()[:, 0]
+    there = place.movable().nonzero()[:, 0]
     rows = []
     for k in there.tolist():
         one = torch.zeros_like(place.weights())
@@ -166,11 +159,6 @@ def sizes(density: Density) -> tuple[float, float]:
     """Mean size of the negative eigenvalues (0 for the others), and of all."""
     found = density.shares * density.values.abs()
     return float(found[density.values < 0].sum()), float(found.sum())
-
-
-def weight_below(density: Density) -> float:
-    """Negative eigenvalues' part of the sum of all sizes, in [0, 1]; 0 where all are 0."""
-    return ratio_of_sums([sizes(density)])[0]
 
 
 def ratio_of_sums(pairs: Sequence[tuple[float, float]]) -> tuple[float, float | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from compressbench.errors import UserError
-from compressbench.probes.random_separators import NOT_NUMBERS, numeric, whole
+from compressbench.probes.random_separators import NOT_NUMBERS, numeric, of_draws, whole
 from compressbench.records import Metric
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ class ProjectedPairs:
         import torch
 
         from compressbench import separating
-        from compressbench.proportions import wilson
 
         if not numeric(bench.task):
             yield Metric("pairs_kept", None, "%", note=NOT_NUMBERS)
@@ -109,7 +108,6 @@ class ProjectedPairs:
                 kept[:, i] += ((ratios >= low**2) & (ratios <= high**2)).mean(), squares.mean()
                 whole_draws[i] += bool(squares.all())
             bench.progress.step(draw + 1, self.draws)
-        lows, highs = wilson(whole_draws, self.draws)
         note = (
             f"{pairs} pairs of {self.examples} training examples in {self.draws} draws; n: draws, for pairs of one share "
             "their points and their projection"
@@ -120,8 +118,7 @@ class ProjectedPairs:
             yield Metric("pairs_kept", 100 * kept[0, i] / self.draws, "%", n=self.draws, note=note, group=at)
             yield Metric("pairs_expected", 100 * expected, "%", "theoretical", group=at)
             yield Metric("squares_kept", 100 * kept[1, i] / self.draws, "%", n=self.draws, group=at)
-            for end, share in (("", whole_draws[i] / self.draws), ("_low", lows[i]), ("_high", highs[i])):
-                yield Metric(f"all_pairs_kept{end}", 100 * float(share), "%", n=self.draws, group=at)
+            yield from of_draws("all_pairs_kept", int(whole_draws[i]), self.draws, at)
         for name, within in (("", self.within), ("_pairs", 1 - low**2)):
             count = separating.enough_dimensions(self.examples, within)
             beyond = f", above the data's {points.shape[1]}" if count > points.shape[1] else ""

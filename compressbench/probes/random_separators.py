@@ -100,7 +100,6 @@ class RandomSeparators:
         """Of the data set, whatever the subject."""
         import numpy as np
 
-        from compressbench.proportions import wilson
         from compressbench.separating import by_chance
 
         if not numeric(bench.task):
@@ -111,7 +110,6 @@ class RandomSeparators:
         for done, found in enumerate(self._outcomes(bench), 1):
             hits += found
             bench.progress.step(done, self.draws)
-        low, high = wilson(hits, self.draws)
         a, b = (bench.dataset.classes[k] for k in self._numbers(bench.dataset.classes))
         told = f"{self.examples} training examples of {a} and {b} a draw"
         notes = {
@@ -121,16 +119,9 @@ class RandomSeparators:
         notes |= dict.fromkeys(("best", "near"), notes["one"]) | {"all": told}
         for i, dimension in enumerate(self.dimensions):
             for j, name in enumerate(names):
-                for end, value in (("", hits[i, j] / self.draws), ("_low", low[i, j]), ("_high", high[i, j])):
-                    note = notes[name] if not end else ""
-                    yield Metric(
-                        f"separator_{name}{end}",
-                        100 * float(value),
-                        "%",
-                        n=self.draws,
-                        group=str(dimension),
-                        note=note,
-                    )
+                yield from of_draws(
+                    f"separator_{name}", int(hits[i, j]), self.draws, str(dimension), notes[name]
+                )
             chance = 100 * by_chance(self.examples, dimension)
             yield Metric("separator_by_chance", chance, "%", "theoretical", group=str(dimension))
 
@@ -181,6 +172,15 @@ def _number(wanted: Any, names: Sequence[str]) -> int:
     if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
         return wanted
     raise UserError(f"{WHO}: classes: there is no class {wanted!r}; 0 to {len(names) - 1}, or its name")
+
+
+def of_draws(name: str, hits: int, draws: int, group: str, note: str = "") -> Iterator[Metric]:
+    """A share of draws, in percent, and the ends of Wilson's 95 % interval."""
+    from compressbench.proportions import wilson
+
+    low, high = wilson(hits, draws)
+    for end, share, told in (("", hits / draws, note), ("_low", low, ""), ("_high", high, "")):
+        yield Metric(f"{name}{end}", 100 * float(share), "%", n=draws, group=group, note=told)
 
 
 NOT_NUMBERS = "its examples are no numbers of one size"

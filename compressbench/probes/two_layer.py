@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.records import Metric
-from compressbench.specs import Share, check_fields
+from compressbench.specs import TARGET, Share, check_fields
 from compressbench.training.descent import FOLLOWED
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class TwoLayer:
             return
         window = [(int(point["step"]), point[LOSS]) for point in curve]
         own = halving(window, self.until)
-        last = next((step for step, loss in window if loss <= self.until * window[0][1]), window[-1][0])
+        last, _ = end_of(window, self.until)
         yield Metric(
             RATES[0][0], own, "iterations", n=n,
             note=f"mean over steps 0 to {last}" if own is not None else "the loss didn't fall",
@@ -136,7 +136,7 @@ def no_descent(of: Mapping[str, Any] | None, n: int, rates: Sequence[float]) -> 
 
 
 def _fits(state: State) -> bool:
-    return state.model.get("_target_") == MODEL and not state.edits
+    return state.model.get(TARGET) == MODEL and not state.edits
 
 
 def h_infinity(x: Tensor) -> Tensor:
@@ -183,15 +183,16 @@ def largest_move(then: Tensor, now: Tensor) -> float:
 
 
 def halving(curve: Sequence[tuple[int, float]], until: float) -> float | None:
-    """Steps in which a loss halves, mean from the first point to the first that is ``until`` of it, or the last.
-
-    None where it has not fallen.
-    """
-    (first, start), *rest = curve
-    step, loss = next((p for p in rest if p[1] <= until * start), curve[-1])
+    """Steps in which a loss halves, mean from the first point to ``end_of``; None where it has not fallen."""
+    (first, start), (step, loss) = curve[0], end_of(curve, until)
     if not 0 < loss < start:
         return None
     return math.log(2) * (step - first) / math.log(start / loss)
+
+
+def end_of(curve: Sequence[tuple[int, float]], until: float) -> tuple[int, float]:
+    """The first later point whose loss is at most ``until`` times the first one's, or the last point."""
+    return next((point for point in curve[1:] if point[1] <= until * curve[0][1]), curve[-1])
 
 
 def conditions(eta: float, n: int, width: int, smallest: float) -> str:

@@ -38,13 +38,14 @@ class Validation:
 
     def measure(self, subject: View, reference: View, bench: Bench) -> Iterable[Metric]:
         """Of the subject beside the reference; early exits leave by their policy."""
+        from compressbench.metrics import percent
+
         units = ("%", "points", "points", "1")
         if why := _why_not(subject, bench):
             yield from (Metric(name, None, unit, note=why) for name, unit in zip(METRICS, units, strict=True))
             return
-        own = _accuracy(subject, bench)
-        lost = (own if subject is reference else _accuracy(reference, bench)) - own
-        n = len(bench.feed(SPLIT).labels)
+        own, base = (percent(view.right_on_validation) for view in (subject, reference))
+        lost, n = base - own, len(subject.right_on_validation)
         values = (own, lost, self.within, float(lost <= self.within))
         for name, value, unit in zip(METRICS, values, units, strict=True):
             yield Metric(name, value, unit, "measured" if unit != "1" else "computed", n=n)
@@ -56,11 +57,3 @@ def _why_not(subject: View, bench: Bench) -> str:
     if subject.streams or getattr(bench.feed(SPLIT).labels, "ndim", 0) != 1 or len(bench.task.classes) < 2:
         return ONE_CLASS
     return ""
-
-
-def _accuracy(view: View, bench: Bench) -> float:
-    """In percent; answers that are no numbers are wrong."""
-    from compressbench.metrics import named, percent
-
-    said = named(view.log_probs_of(SPLIT))
-    return percent(bench.task.right(said, bench.feed(SPLIT).labels.cpu()) & (said >= 0))

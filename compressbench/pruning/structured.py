@@ -102,11 +102,10 @@ def channels(state: State, bench: Bench, settings: Channels) -> State:
     try:
         result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, coupled)
     except Unsound:
-        sound = [c for c in coupled if _are_sound(module, sample, ways, [c])]
+        sound, why = _each_sound(module, sample, ways, coupled)
         if not sound or len(sound) == len(coupled):
             raise
-        left = [c.root for c in coupled if c not in sound]
-        flags.append(f"channels left, without them the net would differ or not run: {shortened(left)}")
+        flags.append(f"channels left, {why}")
         result, chosen = _cut(state, bench, settings, (given, saliency), module, ways, sound)
     for flag in flags:
         bench.say(f"{bench.name}: {flag}")
@@ -169,11 +168,19 @@ def separate(module: nn.Module, sample: Inputs) -> tuple[list[Coupled], list[str
     coupled, why = _coupled(module, sample, ways, alike, inside=False)
     if _are_sound(module, sample, ways, coupled):
         return coupled, why
-    sound = [c for c in coupled if _are_sound(module, sample, ways, [c])]
-    left = [c.root for c in coupled if c not in sound]
+    sound, others = _each_sound(module, sample, ways, coupled)
     if not sound:
         raise Unsound(f"{type(module).__name__} has no channels that can be removed: without them it differs")
-    return sound, [*why, f"without them the net would differ or not run: {shortened(left)}"]
+    return sound, [*why, others]
+
+
+def _each_sound(
+    module: nn.Module, sample: Inputs, ways: Ways, coupled: Sequence[Coupled]
+) -> tuple[list[Coupled], str]:
+    """(those of some groups that can each be thinned while all else stays; why the others can't)."""
+    sound = [c for c in coupled if _are_sound(module, sample, ways, [c])]
+    left = [c.root for c in coupled if c not in sound]
+    return sound, f"without them the net would differ or not run: {shortened(left)}"
 
 
 def _are_sound(module: nn.Module, sample: Inputs, ways: Ways, groups: Sequence[Coupled]) -> bool:
