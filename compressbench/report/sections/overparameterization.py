@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from compressbench.report.drawing import Chart, bars, canvas, mark, saved
+from compressbench.report.drawing import Chart, band, bars, canvas, mark, saved
 from compressbench.report.numbers import Spread, grouped
 from compressbench.report.panels import Panel, Point, Reading, Series
 from compressbench.report.section import Section, kept, moment_suffix
@@ -194,10 +194,7 @@ def _drawn(axes: Axes, lines: Sequence[Line], marks: bool = True) -> list[tuple[
         xs, means = [x for x, _ in points], [s.mean for _, s in points]
         sign = MARKERS[place % len(MARKERS)] if marks else ""
         (line,) = axes.plot(xs, means, color=colour, marker=sign, linestyle=DASHES[round_ % len(DASHES)])
-        drawn: list[Any] = [line]
-        if any(s.sd for _, s in points):
-            low, high = ([s.mean + sign_ * (s.sd or 0) for _, s in points] for sign_ in (-1, 1))
-            drawn.append(axes.fill_between(xs, low, high, color=colour, alpha=0.16, linewidth=0))
+        drawn = [line, *band(axes, points, colour)]
         if series:
             mark(drawn, series)
         handles.append((name, line))
