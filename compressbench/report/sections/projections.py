@@ -80,8 +80,10 @@ def section(panel: Panel, suffix: str) -> Section:
             separators(panel, moment, f"separators{tail}"),
             pairs(panel, moment, f"projected_pairs{tail}"),
         ]
-        tables += [_table(panel, moment, SEPARATORS, SEPARATING, "Random separators"),
-                   _table(panel, moment, PAIRS, KEPT, "Projected pairs")]  # fmt: skip
+        tables += [
+            _table(panel, moment, SEPARATORS, SEPARATING, "separator_by_chance", "Random separators"),
+            _table(panel, moment, PAIRS, KEPT, "pairs_expected", "Projected pairs"),
+        ]
     return Section("Random separators and projections", "projections", kept(charts), kept(tables))
 
 
@@ -199,9 +201,10 @@ def _saved(figure: object, axes: Axes, name: str, caption: str) -> Chart:
     return saved(figure, name, axes.get_title(loc="left"), caption, list(zip(labels, handles, strict=True)))  # type: ignore[arg-type]
 
 
-def _table(panel: Panel, moment: str, probe: str, names: dict[str, str], title: str) -> Table | None:
+def _table(
+    panel: Panel, moment: str, probe: str, names: dict[str, str], exact: str, title: str
+) -> Table | None:
     """The figures of a chart: a row a dimension, shares with their intervals where they are counted."""
-    exact = next(m for m in EXACT if (m in ("pairs_expected",)) == (probe == PAIRS))
     columns = {m: {s.dimension: s for s in shares(_rows(panel, moment, probe, m), m in COUNTED)}
                for m in (*names, exact)}  # fmt: skip
     columns = {m: found for m, found in columns.items() if found}
