@@ -26,7 +26,7 @@ from compressbench.report.drawing import (
     when,
 )
 from compressbench.report.estimates import over_seeds, values_of
-from compressbench.report.numbers import MISSING, Spread, number, spread
+from compressbench.report.numbers import MISSING, Spread, from_text, number, spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.section import Section, kept, moment_suffix, slug
 from compressbench.report.states import Key
@@ -140,11 +140,8 @@ def file_names(kinds: Iterable[str]) -> list[str]:
 
 def share_of(text: str) -> float | None:
     """``50 %`` as 50; ``None`` for what is no share in [0, 100]."""
-    try:
-        share = float(text.removesuffix(" %"))
-    except ValueError:
-        return None
-    return share if 0 <= share <= 100 else None
+    share = from_text(text.removesuffix(" %"))
+    return share if share is not None and 0 <= share <= 100 else None
 
 
 def ways(panel: Panel, moment: str) -> dict[str, list[Line]]:
