@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compressbench.declared import batch_of
+from compressbench.records import Record
 from compressbench.report.answers import ATTACKS, LOYALTY, SHIFTS, floor_reading
 from compressbench.report.estimates import (
     Estimate,
@@ -352,23 +353,21 @@ def surest(values: Mapping[str, Mapping[int, float]], better: int) -> str:
 
 def timed_batches(panel: Panel) -> list[int]:
     """Batch sizes at which targets were measured, the smallest first."""
-    found = {
-        batch_of(r.metric)
-        for r in panel.rows
-        if _measured(r.probe, r.basis) and r.metric.startswith("speedup_b")
-    }
+    found = {batch_of(r.metric) for r in _timed(panel)}
     return sorted(batch for batch in found if batch is not None)
 
 
-def _measured(probe: str, basis: str) -> bool:
-    return probe == TIMED and basis == "measured"
+def _timed(panel: Panel) -> list[Record]:
+    return [
+        r
+        for r in panel.rows
+        if (r.probe, r.basis) == (TIMED, "measured") and r.metric.startswith("speedup_b")
+    ]
 
 
 def targets(panel: Panel) -> list[tuple[str, str]]:
     """(target, environment) of those on which something was timed, also where all ratios were withheld."""
-    names = dict.fromkeys(
-        r.group for r in panel.rows if _measured(r.probe, r.basis) and r.metric.startswith("speedup_b")
-    )
+    names = dict.fromkeys(r.group for r in _timed(panel))
     return [(name, environment) for name in names for environment in panel.environments]
 
 
