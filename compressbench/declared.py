@@ -36,16 +36,13 @@ SHARES = frozenset(
         "subject_on_exemplars", "subject_elsewhere", "group_training_share", "group_error", "group_fpr",
         "substitution_clean_accuracy", "substitution_accuracy", "substitution_accuracy_low",
         "substitution_accuracy_high", "substitution_changed", "substitution_transfer_accuracy",
-        "negative_curvature", "negative_curvature_low", "negative_curvature_high", "negative_directions",
-        "patterns_flipped",
-        "detection_rate", "detection_rate_low", "detection_rate_high", "false_positive_rate",
-        "false_positive_rate_low", "false_positive_rate_high", "balanced_top1", "balanced_top1_low",
-        "balanced_top1_high", "picture_false_positives",
-        "window_share", "reaching", "opencv_agreement",
+        "negative_directions", "patterns_flipped", "picture_false_positives", "window_share", "reaching",
+        "opencv_agreement",
         "group_fnr", "token_top1", "flipped", "never_diverges", "exact_match", "repeated_tokens",
         "separator_by_chance", "pairs_kept", "pairs_expected", "squares_kept",
         *(f"{name}{end}" for end in ("", "_low", "_high") for name in (
             "separator_one", "separator_best", "separator_near", "separator_all", "separator_margin", "all_pairs_kept",
+            "negative_curvature", "detection_rate", "false_positive_rate", "balanced_top1",
         )),
         "distilled_outside", "chosen_validation",
     }
@@ -168,12 +165,12 @@ def _spread_of(name: str, title: str) -> Mapping[str, Declared]:
     }
 
 
-def _counted(name: str, title: str) -> Mapping[str, Declared]:
-    """A share of draws in percent, and the ends of its 95 % interval."""
+def _with_ends(name: str, title: str, better: int = 1) -> Mapping[str, Declared]:
+    """A share in percent, and the ends of its 95 % interval."""
     return {
-        name: Declared(title, "%", 1),
-        f"{name}_low": Declared(f"{title}, at least", "%", 1),
-        f"{name}_high": Declared(f"{title}, at most", "%", 1),
+        name: Declared(title, "%", better),
+        f"{name}_low": Declared(f"{title}, at least", "%", better),
+        f"{name}_high": Declared(f"{title}, at most", "%", better),
     }
 
 
@@ -283,9 +280,7 @@ METRICS: Mapping[str, Declared] = {
     **_by_subgroup("group_fpr", "False positives"),
     **_by_subgroup("group_fnr", "False negatives"),
     # deletion
-    "deletion_accuracy": Declared("With parts deleted", "%", 1),
-    "deletion_accuracy_low": Declared("With parts deleted, at least", "%", 1),
-    "deletion_accuracy_high": Declared("With parts deleted, at most", "%", 1),
+    **_with_ends("deletion_accuracy", "With parts deleted"),
     "deleted": Declared("Deleted", "1"),
     # robustness, square, shifted
     "clean_accuracy": Declared("Clean", "%", 1),
@@ -315,9 +310,7 @@ METRICS: Mapping[str, Declared] = {
     "shifted_probability_loyalty": Declared("Shifted P-L", "%", 1),
     # substitution
     "substitution_clean_accuracy": Declared("Before", "%", 1),
-    "substitution_accuracy": Declared("Words exchanged", "%", 1),
-    "substitution_accuracy_low": Declared("Words exchanged, at least", "%", 1),
-    "substitution_accuracy_high": Declared("Words exchanged, at most", "%", 1),
+    **_with_ends("substitution_accuracy", "Words exchanged"),
     "substitution_queries": Declared("#Q", "queries", 1),
     "substitution_queries_low": Declared("#Q, at least", "queries", 1),
     "substitution_queries_high": Declared("#Q, at most", "queries", 1),
@@ -347,23 +340,23 @@ METRICS: Mapping[str, Declared] = {
     "final_validation_top1": Declared("At the end", "%", 1),
     "validation_top1_by_reference_stop": Declared("By dense’s stop", "%", 1),
     "iterations": Declared("Iterations", "iterations"),
-    # connectivity
     # parts, random_separators, projected_pairs
     "features": Declared("Features", "1"),
     "trees": Declared("Trees", "1"),
     "nodes": Declared("Nodes", "1", -1),
-    **_counted("separator_one", "One random direction nearly separates"),
-    **_counted("separator_best", "The best of D features nearly separates"),
-    **_counted("separator_near", "Some combination nearly separates"),
-    **_counted("separator_all", "Some combination separates all"),
-    **_counted("separator_margin", "... with a margin near the limit’s"),
+    **_with_ends("separator_one", "One random direction nearly separates"),
+    **_with_ends("separator_best", "The best of D features nearly separates"),
+    **_with_ends("separator_near", "Some combination nearly separates"),
+    **_with_ends("separator_all", "Some combination separates all"),
+    **_with_ends("separator_margin", "... with a margin near the limit’s"),
     "separator_by_chance": Declared("Separates labels thrown by a coin", "%"),
     "pairs_kept": Declared("Distances kept", "%", 1),
     "pairs_expected": Declared("Distances kept, expected", "%"),
     "squares_kept": Declared("Squared distances kept", "%", 1),
-    **_counted("all_pairs_kept", "All squared distances kept"),
+    **_with_ends("all_pairs_kept", "All squared distances kept"),
     "enough_dimensions": Declared("Johnson-Lindenstrauss dimensions", "1", -1),
     "enough_dimensions_pairs": Declared("Johnson-Lindenstrauss dimensions, of distances", "1", -1),
+    # connectivity
     "barrier": Declared("Barrier", "points", -1),
     "error_at": Declared("Error on the line", "%", -1),
     # fitting, straight_line, negative_curvature, two_layer, factorisation
@@ -377,9 +370,7 @@ METRICS: Mapping[str, Declared] = {
     "line_length": Declared("Length of the line", "1"),
     "line_length_relative": Declared("Length, of the start’s weights", "%"),
     "dimensions": Declared("Weights", "1"),
-    "negative_curvature": Declared("Negative curvature", "%", -1),
-    "negative_curvature_low": Declared("Negative curvature, at least", "%", -1),
-    "negative_curvature_high": Declared("Negative curvature, at most", "%", -1),
+    **_with_ends("negative_curvature", "Negative curvature", -1),
     "negative_directions": Declared("Eigenvalues below 0", "%", -1),
     "eigenvalue_smallest": Declared("Smallest eigenvalue", "1", 1),
     "eigenvalue_largest": Declared("Largest eigenvalue found", "1"),
@@ -516,15 +507,9 @@ METRICS: Mapping[str, Declared] = {
     **_ratios("exit_speedup", "Speed-up by exits"),
     "exit_cost_b#": Declared("MACs computed", "%", -1),
     # windows, opencv
-    "detection_rate": Declared("Faces found", "%", 1),
-    "detection_rate_low": Declared("Faces found, at least", "%", 1),
-    "detection_rate_high": Declared("Faces found, at most", "%", 1),
-    "false_positive_rate": Declared("False positives", "%", -1),
-    "false_positive_rate_low": Declared("False positives, at least", "%", -1),
-    "false_positive_rate_high": Declared("False positives, at most", "%", -1),
-    "balanced_top1": Declared("Balanced top-1", "%", 1),
-    "balanced_top1_low": Declared("Balanced top-1, at least", "%", 1),
-    "balanced_top1_high": Declared("Balanced top-1, at most", "%", 1),
+    **_with_ends("detection_rate", "Faces found"),
+    **_with_ends("false_positive_rate", "False positives", -1),
+    **_with_ends("balanced_top1", "Balanced top-1"),
     "picture_false_positives": Declared("False positives of a picture", "%", -1),
     "window_macs": Declared("MACs a window", "MACs", -1),
     "window_share": Declared("Share of all MACs", "%", -1),

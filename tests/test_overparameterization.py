@@ -42,6 +42,7 @@ from compressbench.probes.two_layer import (
 )
 from compressbench.records import Records
 from compressbench.report import drawing
+from compressbench.report.numbers import from_text
 from compressbench.report.page import write_report
 from compressbench.report.panels import panels
 from compressbench.report.sections.overparameterization import (
@@ -49,7 +50,6 @@ from compressbench.report.sections.overparameterization import (
     _against_size,
     _estimated,
     nets,
-    placed,
     section,
     shown,
 )
@@ -955,7 +955,7 @@ def test_groups_that_are_no_numbers_do_not_kill_the_report(tmp_path: Path) -> No
     with drawing.settings():
         made = section(panel, "")
     assert len(made.charts) == 6
-    assert [placed(group) for group in ("0.5", "-1e3", *hostile)] == [0.5, -1000.0, *[None] * 6]
+    assert [from_text(group) for group in ("0.5", "-1e3", *hostile)] == [0.5, -1000.0, *[None] * 6]
     write_report(mixed, tmp_path, "widths")
 
 

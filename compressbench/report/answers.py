@@ -241,7 +241,7 @@ def agrees(of: Asked) -> Answer | None:
     if own is None or found is None:
         return None
     figure = (found.figure(False), f"of answers as the dense net’s, {of.taken.name}")
-    floor = floor_reading(of)
+    floor = floor_reading(of.panel, of.moment)
     told = [
         f"{of.taken.name} answers as its dense net does on {found.figure(False)} of examples ({found.ends(False)})."
     ]
@@ -281,13 +281,8 @@ def _beside_floor(gap: Estimate | None) -> str:
     return "Less than a net trained again would" if gap.high < 0 else f"{CANT} from training again"
 
 
-def floor_reading(of: Asked) -> Reading | None:
+def floor_reading(panel: Panel, moment: str) -> Reading | None:
     """Label loyalty of a dense net of another seed."""
-    return floor_of_panel(of.panel, of.moment)
-
-
-def floor_of_panel(panel: Panel, moment: str) -> Reading | None:
-    """The same of a panel at a moment."""
     for series in panel.floors:
         for point in series.at(moment):
             found = point.reading(*LOYALTY)

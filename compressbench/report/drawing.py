@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compressbench.declared import declared
@@ -370,13 +369,18 @@ def draw(panel: Panel, axes: Axes, lines: Lines) -> set[int]:
             axes.plot(xs, means, color=look.colour, marker=look.marker, linestyle=look.dash, zorder=3),
             series.label,
         )
-        if any(s.sd for _, s in points):
-            low = [s.mean - (s.sd or 0) for _, s in points]
-            high = [s.mean + (s.sd or 0) for _, s in points]
-            band = axes.fill_between(xs, low, high, color=look.colour, alpha=0.16, linewidth=0, zorder=2)
-            mark([band], series.label)
+        mark(band(axes, points, look.colour, zorder=2), series.label)
         counts |= {s.n for _, s in points}
     return counts
+
+
+def band(axes: Axes, points: Sequence[tuple[float, Spread]], colour: str, zorder: float = 1) -> list[Any]:
+    """Mean ± sd as a pale band, what was drawn; nothing where no place has a spread."""
+    if not any(s.sd for _, s in points):
+        return []
+    low, high = ([s.mean + sign * (s.sd or 0) for _, s in points] for sign in (-1, 1))
+    xs = [x for x, _ in points]
+    return [axes.fill_between(xs, low, high, color=colour, alpha=0.16, linewidth=0, zorder=zorder)]
 
 
 def one_cost(line: tuple[Series, Sequence[tuple[float, Spread]]]) -> bool:
@@ -415,7 +419,7 @@ def counts_of(
 
 def log_axis(axes: Axes, values: Sequence[float], label: str, ticks: Sequence[float] = ()) -> None:
     """Logarithmic, smaller to the right; marked at ``ticks``, or at round numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     low, high = min(values), max(values)
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
@@ -425,7 +429,6 @@ def log_axis(axes: Axes, values: Sequence[float], label: str, ticks: Sequence[fl
     axes.set_xlim(high * 1.12, low / 1.12)
     axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.1 <= t <= high * 1.1]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel(label)
 
 
@@ -438,7 +441,8 @@ def density_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def percent_ticks(axis: Any, values: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    """Marks a logarithmic axis at 1, 2 and 5 of each decade, or at its powers of ten alone."""
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     low, high = min(values), max(values)
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
@@ -446,14 +450,12 @@ def percent_ticks(axis: Any, values: Sequence[float]) -> None:
     ticks = [s * 10.0**d for d in decades for s in steps]
     axis.set_major_locator(FixedLocator([t for t in ticks if low / 1.15 <= t <= high * 1.01]))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def throughput_axes(axes: Axes) -> None:
     """Both logarithmic, batch sizes by powers of two."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for form in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         form(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
     axes.set_xlabel("batch size (log scale)")
@@ -671,18 +673,15 @@ def _plain_powers(figure: Figure) -> None:
     """Ticks of logarithmic axes as plain numbers; matplotlib's own are formulas, which charts here don't parse."""
     from matplotlib.ticker import FuncFormatter, LogFormatter
 
-    def fine(value: float, shown: str) -> str:
-        return f"{value:g}" if f"{value:g}"[0] in shown else ""
+    def plain(shown: str) -> FuncFormatter:
+        return FuncFormatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in shown else "")
 
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if isinstance(axis.get_major_formatter(), LogFormatter):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         if isinstance(axis.get_minor_formatter(), LogFormatter):
             low, high = sorted(axis.get_view_interval())
-            shown = "25" if low > 0 and high / low < 100 else ""
-            axis.set_minor_formatter(
-                FuncFormatter(partial(lambda shown, value, _: fine(value, shown), shown))
-            )
+            axis.set_minor_formatter(plain("25" if low > 0 and high / low < 100 else ""))
 
 
 def saved(figure: Figure, name: str, title: str, caption: str, handles: Sequence[tuple[str, Any]]) -> Chart:

@@ -8,9 +8,8 @@ from typing import Any
 
 from compressbench.declared import declared, impossible
 from compressbench.errors import UserError, nearest
-from compressbench.report.yaml_rows import loaded, mapping, number, text, texts
+from compressbench.report.yaml_rows import loaded, mapping, number, overrides, text, texts
 from compressbench.specs.conf import conf_dir
-from compressbench.specs.overrides import is_override, key_of
 from compressbench.wording import shown
 
 MARKS = ("verified", "remembered")
@@ -28,8 +27,6 @@ STUDY = (
     "rows",
 )
 ROW = ("net", "state", "probe", "metric", "value", "spread", "n", "printed", "mark", "missing")
-GIVEN = ("recipe", "scale", "seed", "hardware")
-"""Overrides that the page adds to a study's own."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,7 @@ def _study(name: str, content: Any, where: str) -> Study:
         key: text(block, key, where)
         for key in ("title", "source", "data", "recipe", "model", "dataset", "protocol")
     }
-    run = texts(block, "run", where)
-    for word in run:
-        if not is_override(word) or key_of(word) in GIVEN:
-            raise UserError(
-                f"{where}.run: {shown(word)} is no override beside {', '.join(GIVEN)}, such as model=resnet20"
-            )
+    run = overrides(texts(block, "run", where), f"{where}.run", ", such as model=resnet20")
     rows = mapping(block.get("rows"), f"{where}.rows")
     figures = tuple(_figure(str(key), row, f"{where}.rows.{key}") for key, row in rows.items())
     return Study(name=name, run=run, differs=texts(block, "differs", where), figures=figures, **said)

@@ -34,6 +34,15 @@ def spread(values: Iterable[float]) -> Spread | None:
     return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
 
+def from_text(text: str) -> float | None:
+    """The finite number that a text is; ``None`` for any other, since records may say what they like."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def number(value: float, unit: str = "", signed: bool = False) -> str:
     """One number without its unit, but with an SI prefix where bytes, MACs and counts are large."""
     return _pair(value, None, unit, signed)[0]

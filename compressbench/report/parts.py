@@ -64,7 +64,7 @@ def _against(panel: Panel, moment: str, metric: str, name: str) -> Chart | None:
 
 def rising_axis(axes: Axes, values: Sequence[float], label: str) -> None:
     """Logarithmic, larger to the right, marked at the values themselves, every second or third where they are many."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     known = sorted(set(values))
     step = -(-len(known) // 10)
@@ -72,5 +72,4 @@ def rising_axis(axes: Axes, values: Sequence[float], label: str) -> None:
     axes.set_xlim(known[0] / 1.15, known[-1] * 1.15)
     axes.xaxis.set_major_locator(FixedLocator(known[::-1][::step]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel(label)

@@ -29,22 +29,26 @@ class Drawn:
     """One picture: an SVG element of ours, or images; and what is said below it. Of none, why.
 
     Attributes:
-        rows: the images by gallery, each with its caption, where they are of several.
-        svg, images: one of them is empty; both where there is no picture. An image is its address and its name.
+        svg: empty where there are images, and where there is no picture.
+        rows: what is said below each gallery of images, and these: of each its address and its name.
         caption: what is seen, or why nothing is.
     """
 
     svg: str
-    images: tuple[tuple[str, str], ...]
     caption: str
     rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+
+    @property
+    def images(self) -> tuple[tuple[str, str], ...]:
+        """Those of all rows."""
+        return tuple(image for _, images in self.rows for image in images)
 
 
 def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
     """The chart that answers a slide, of the net and data that most records are of."""
     found = panels(Records(records))
     if not found:
-        return Drawn("", (), "There are no records to draw.")
+        return Drawn("", "There are no records to draw.")
     panel = max(found, key=lambda p: len(p.rows) + len(p.populations))
     with drawing.settings():
         if wanted is None:
@@ -52,15 +56,12 @@ def picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
         charts, images = _offered(panel, wanted.section)
     for chart in charts:
         if wanted.chart and chart.name.startswith(wanted.chart):
-            return Drawn(chart.inline, (), f"{chart.title}. {chart.caption}")
+            return Drawn(chart.inline, f"{chart.title}. {chart.caption}")
     if alike := [one for one in images if one.caption.startswith(wanted.chart)][:SIDES]:
         return Drawn(
-            "",
-            tuple(x for one in alike for x in one.images),
-            " ".join(one.caption for one in alike),
-            tuple((one.caption, one.images) for one in alike) if len(alike) > 1 else (),
+            "", " ".join(one.caption for one in alike), tuple(row for one in alike for row in one.rows)
         )
-    return Drawn("", (), f"The records hold nothing to draw of it: {wanted.shows}.")
+    return Drawn("", f"The records hold nothing to draw of it: {wanted.shows}.")
 
 
 def _picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
@@ -69,7 +70,7 @@ def _picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
         return picture(records, wanted)
     except Exception as error:  # records are others' files: what they may break can't be listed
         why = " ".join(str(error).split())[:LONGEST]
-        return Drawn("", (), f"Its records can’t be drawn: {type(error).__name__}: {why}")
+        return Drawn("", f"Its records can’t be drawn: {type(error).__name__}: {why}")
 
 
 def _offered(panel: Panel, section: str) -> tuple[Sequence[drawing.Chart], Sequence[Drawn]]:
@@ -78,23 +79,26 @@ def _offered(panel: Panel, section: str) -> tuple[Sequence[drawing.Chart], Seque
         of = asked(panel)
         return tuple(first_charts.charts(of, "").values()) if of else (), ()
     built = SECTIONS[section](panel, "")
-    strips = [Drawn("", ((p.source, p.title),), f"{p.title}. {p.caption}") for p in built.pictures]
+    strips = [_shown(f"{p.title}. {p.caption}", ((p.source, p.title),)) for p in built.pictures]
     galleries = [
-        Drawn(
-            "",
-            tuple((t.source, f"{t.name}: {t.caption}") for t in g.tiles if t.source),
+        _shown(
             f"{g.title}. {g.lead}".strip(),
+            tuple((t.source, f"{t.name}: {t.caption}") for t in g.tiles if t.source),
         )
         for g in built.galleries
     ]
     return built.charts, [*strips, *(one for one in galleries if one.images)]
 
 
+def _shown(caption: str, images: tuple[tuple[str, str], ...]) -> Drawn:
+    return Drawn("", caption, ((caption, images),))
+
+
 def _any(panel: Panel) -> Drawn:
     for build in ORDER:
         for chart in build(panel, "").charts:
-            return Drawn(chart.inline, (), f"{chart.title}. {chart.caption}")
-    return Drawn("", (), "The records hold nothing to draw.")
+            return Drawn(chart.inline, f"{chart.title}. {chart.caption}")
+    return Drawn("", "The records hold nothing to draw.")
 
 
 def page(lecture: Sequence[Part], known: Sequence[Told], times: Mapping[str, str], docs: str) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 
 from compressbench.declared import declared
 from compressbench.errors import UserError, nearest
-from compressbench.report.yaml_rows import loaded, mapping, number, text, texts
+from compressbench.report.yaml_rows import loaded, mapping, number, overrides, text, texts
 from compressbench.specs.conf import conf_dir
-from compressbench.specs.overrides import is_override, key_of
 from compressbench.wording import shown
 
 PART = ("title", "slides")
@@ -19,8 +18,6 @@ SLIDE = ("title", "claim", "source", "recipe", "run", "also", "picture", "answer
 PICTURE = ("section", "chart", "shows")
 ANSWER = ("probe", "metric", "group", "moment", "series", "density", "level", "mean", "says")
 ERRATUM = ("slide", "right", "mark")
-GIVEN = ("recipe", "scale", "seed", "hardware")
-"""Overrides that whoever runs a slide gives beside its own."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +174,7 @@ def _slide(place: int, name: str, content: Any, where: str) -> Slide:
     block = mapping(content, where, SLIDE)
     if name.isdecimal():
         raise UserError(f"{where}: a slide's name is no number, which is its place")
-    run = texts({"run": [], **block}, "run", where)
-    for word in run:
-        if not is_override(word) or key_of(word) in GIVEN:
-            raise UserError(f"{where}.run: {shown(word)} is no override beside {', '.join(GIVEN)}")
+    run = overrides(texts(block, "run", where, []), f"{where}.run")
     errata = block.get("errata", [])
     if not isinstance(errata, list):
         raise UserError(f"{where}.errata: {shown(errata)} is no list")
@@ -192,7 +186,7 @@ def _slide(place: int, name: str, content: Any, where: str) -> Slide:
         source=text(block, "source", where),
         recipe=text(block, "recipe", where),
         run=run,
-        also=texts({"also": [], **block}, "also", where),
+        also=texts(block, "also", where, []),
         picture=_picture(block["picture"], f"{where}.picture") if "picture" in block else None,
         answer=_answer(block["answer"], f"{where}.answer") if "answer" in block else None,
         errata=tuple(_erratum(one, f"{where}.errata.{k}") for k, one in enumerate(errata)),
@@ -222,7 +216,7 @@ def _answer(content: Any, where: str) -> Answer:
         metric=metric,
         group=text(block, "group", where, ""),
         moment=text(block, "moment", where, "final"),
-        series=texts({"series": [], **block}, "series", where),
+        series=texts(block, "series", where, []),
         density=density,
         level=text(block, "level", where, ""),
         mean=text(block, "mean", where, ""),

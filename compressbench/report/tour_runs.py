@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,35 +111,50 @@ def came_out(records: Iterable[Record], answer: Answer | None) -> str:
     asked = answer or MAIN
     wanted = (asked.probe, asked.metric, asked.group, asked.moment)
     rows = [r for r in records if (r.probe, r.metric, r.group, r.moment) == wanted]
+    at_moment = "" if asked.moment == "final" else f" at “{asked.moment}”"
     told = title_of(asked.metric) + (f" of {asked.group}" if asked.group else "")
     known = [r for r in rows if r.value is not None and math.isfinite(r.value) and r.series != FLOOR]
     names = list(dict.fromkeys(r.series for r in known))
     shown = [n for n in (DENSE, *asked.series) if n in names] if asked.series else names
-    if not set(shown) - {DENSE} and DENSE not in names:
-        at = "" if asked.moment == "final" else f" at “{asked.moment}”"
-        return f"{told}{at}: the records hold none"
+    if not shown:
+        return f"{told}{at_moment}: the records hold none"
+    many = seeds(len({r.seed for r in known if r.series in shown}))
     if asked.mean:
         figures = "; ".join(x for n in shown for x in _means([r for r in known if r.series == n], asked.mean))
-        many = seeds(len({r.seed for r in known if r.series in shown}))
-        at = "" if asked.moment == "final" else f" at “{asked.moment}”"
-        return f"{told}{at}, means over draws: {figures}; {many}{_said(asked)}"
+        return f"{told}{at_moment}, means over draws: {figures}; {many}{_said(asked)}"
     levels = {name: _level([r for r in known if r.series == name], asked) for name in shown}
     shares = {percent(level.share) for name, level in levels.items() if name != DENSE}
     at = f" at {min(shares)} of the weights" if len(shares) == 1 and shares != {WHOLE} else ""
     if len(shares) > 1:
         at = ", in brackets the share of the weights"
     sayings = [
-        f"{'reference' if name == DENSE else name} {level.value}{_beside(level, len(shares) > 1 and name != DENSE)}"
+        f"{_called(name)} {level.value}{_beside(level, len(shares) > 1 and name != DENSE)}"
         for name, level in levels.items()
     ]
     more = f"; and {counted(len(shown) - TOLD, 'more series', 'more series')}" if len(shown) > TOLD else ""
-    many = seeds(len({r.seed for r in known if r.series in shown}))
     of = "of many nets together" if asked.moment == POPULATIONS else many
     return f"{told}{at}: {'; '.join(sayings[:TOLD])}{more}; {of}{_said(asked)}"
 
 
 def _said(asked: Answer) -> str:
     return f"; {asked.says}" if asked.says else ""
+
+
+def _called(series: str) -> str:
+    return "reference" if series == DENSE else series
+
+
+def _by_seed(rows: Iterable[Record]) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        found.setdefault(row.seed, []).append(float(row.value or 0.0))
+    return found
+
+
+def _figure(by_seed: Mapping[int, Sequence[float]], unit: str) -> str:
+    """The mean of each seed's values, over seeds, with its unit."""
+    found = spread(math.fsum(values) / len(values) for values in by_seed.values())
+    return plain(found, unit) + ("" if unit == "1" else f" {unit}")
 
 
 def _means(rows: Sequence[Record], draw: str) -> list[str]:
@@ -150,18 +165,12 @@ def _means(rows: Sequence[Record], draw: str) -> list[str]:
         groups.setdefault(".".join(parts[:-1]), []).append(row)
     sayings = []
     for group, own in groups.items():
-        by_seed: dict[int, list[float]] = {}
-        for row in own:
-            by_seed.setdefault(row.seed, []).append(float(row.value or 0.0))
-        found = spread(math.fsum(values) / len(values) for values in by_seed.values())
-        name = "reference" if own[0].series == DENSE else own[0].series
+        by_seed = _by_seed(own)
         most = max(map(len, by_seed.values()))
         beside = [group] if group and len(groups) > 1 else []
         beside += [f"of {most}"] if most > 1 else []
-        unit = "" if own[0].unit == "1" else f" {own[0].unit}"
-        sayings.append(
-            f"{name} {plain(found, own[0].unit)}{unit}" + (f" ({', '.join(beside)})" if beside else "")
-        )
+        told = f"{_called(own[0].series)} {_figure(by_seed, own[0].unit)}"
+        sayings.append(told + (f" ({', '.join(beside)})" if beside else ""))
     return sayings
 
 
@@ -189,10 +198,5 @@ def _level(rows: Sequence[Record], asked: Answer) -> _Level:
         return other, abs(math.log(100 * at / asked.density)) if at > 0 else math.inf, -order
 
     place = min(levels, key=away)
-    by_seed: dict[int, list[float]] = {}
-    for row in levels[place]:
-        by_seed.setdefault(row.seed, []).append(float(row.value or 0.0))
-    found = spread(math.fsum(values) / len(values) for values in by_seed.values())
-    unit = rows[0].unit
-    value = plain(found, unit) + ("" if unit == "1" else f" {unit}")
+    value = _figure(_by_seed(levels[place]), rows[0].unit)
     return _Level(shares[place], value, (states[place].rpartition(".")[0] or states[place]) if alike else "")

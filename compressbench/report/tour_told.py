@@ -49,7 +49,6 @@ class Told:
         command: what runs it, as a shell takes it.
         minutes: how long a seed took where it was published, in words; empty where nobody says.
         here: what came out, by the records of runs here; empty where there are none.
-        scale: of those runs.
         published: what came out where it was published, or why nothing was.
         section: the heading of the results that says more, empty for none, and its address.
         runs: the runs that were read, none where the published result speaks.
@@ -61,7 +60,6 @@ class Told:
     command: str
     minutes: str
     here: str
-    scale: str
     published: str
     section: str
     address: str
@@ -69,11 +67,16 @@ class Told:
     records: tuple[Record, ...] = ()
     others: int = 0
 
+    @property
+    def scale(self) -> str:
+        """Of the runs, which is one; empty of none."""
+        return self.runs[0].scale if self.runs else ""
+
 
 def told(slide: Slide, runs: Sequence[Run]) -> Told:
     """What is known of a slide; of one whose recipe isn't there, that it isn't built."""
     if not slide.built:
-        return Told(slide, run_of(slide, ""), "", "", "", NOT_BUILT.format(slide.recipe), "", "")
+        return Told(slide, run_of(slide, ""), "", "", NOT_BUILT.format(slide.recipe), "", "")
     head = header(slide.file)
     section, address = section_of(slide.recipe, results())
     chosen, others = runs_of(slide, runs)
@@ -92,7 +95,6 @@ def told(slide: Slide, runs: Sequence[Run]) -> Told:
         run_of(slide, head.run),
         head.minutes,
         here,
-        chosen[0].scale if chosen else "",
         head.measured or "nothing is said of it",
         section,
         address,

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from compressbench.errors import UserError, nearest
+from compressbench.specs.overrides import is_override, key_of
 from compressbench.wording import shown
+
+GIVEN = ("recipe", "scale", "seed", "hardware")
+"""Overrides that whoever runs a row's recipe gives beside its own."""
 
 
 def loaded(path: Path) -> Any:
@@ -54,18 +58,35 @@ def text(block: Mapping[str, Any], key: str, where: str, otherwise: str | None =
     return value
 
 
-def texts(block: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    """A list of texts of one line, which may be empty.
+def texts(
+    block: Mapping[str, Any], key: str, where: str, otherwise: list[str] | None = None
+) -> tuple[str, ...]:
+    """A list of texts of one line, which may be empty; left out only where that is allowed by ``otherwise``.
 
     Raises:
         UserError: it is none.
     """
-    value = block.get(key)
+    value = block.get(key, otherwise)
     if not isinstance(value, list) or not all(
         isinstance(v, str) and v.strip() and "\n" not in v for v in value
     ):
         raise UserError(f"{where}.{key}: {shown(value)} is no list of texts of one line")
     return tuple(value)
+
+
+def overrides(words: tuple[str, ...], where: str, example: str = "") -> tuple[str, ...]:
+    """The words, each an override of a row's recipe.
+
+    Args:
+        example: what the refusal ends in.
+
+    Raises:
+        UserError: one is none, or is not the row's to give.
+    """
+    for word in words:
+        if not is_override(word) or key_of(word) in GIVEN:
+            raise UserError(f"{where}: {shown(word)} is no override beside {', '.join(GIVEN)}{example}")
+    return words
 
 
 def number(block: Mapping[str, Any], key: str, where: str) -> float | None:

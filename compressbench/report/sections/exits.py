@@ -12,6 +12,7 @@ from compressbench.report.drawing import (
     Chart,
     Lines,
     accuracy_words,
+    band,
     bands,
     canvas,
     clean,
@@ -168,13 +169,7 @@ def exit_throughput(panel: Panel, moment: str, environment: str, name: str) -> l
             }
             known = sorted(points, key=lambda p: p[0])
             axes.plot([x for x, _ in known], [s.mean for _, s in known], **look)  # type: ignore[arg-type]
-            if any(s.sd for _, s in known):
-                axes.fill_between(
-                    [x for x, _ in known],
-                    [s.mean - (s.sd or 0) for _, s in known],
-                    [s.mean + (s.sd or 0) for _, s in known],
-                    color=look["color"], alpha=0.16, linewidth=0,
-                )  # fmt: skip
+            band(axes, known, look["color"])
             counts |= {s.n for _, s in known}
             handles.append((way, Line2D([], [], markersize=4.2, **look)))  # type: ignore[arg-type]
         throughput_axes(axes)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from compressbench.report.drawing import Chart, bars, canvas, mark, saved
-from compressbench.report.numbers import Spread, grouped
+from compressbench.report.drawing import Chart, band, bars, canvas, mark, saved
+from compressbench.report.numbers import Spread, from_text, grouped
 from compressbench.report.panels import Panel, Point, Reading, Series
 from compressbench.report.section import Section, kept, moment_suffix
 from compressbench.report.states import Column, Key, every_seed, metric_table, of
@@ -150,25 +149,16 @@ def _by_place(net: Net, probe: str, metric: str) -> list[tuple[float, Spread]]:
     found = [
         (place, reading.spread)
         for (p, m, group), reading in net.point.readings.items()
-        if (p, m) == (probe, metric) and (place := placed(group)) is not None and reading.spread
+        if (p, m) == (probe, metric) and (place := from_text(group)) is not None and reading.spread
     ]
     return sorted(found, key=lambda pair: pair[0])
-
-
-def placed(group: str) -> float | None:
-    """The finite number that a group is; ``None`` for any other text, since records may say what they like."""
-    try:
-        place = float(group)
-    except ValueError:
-        return None
-    return place if math.isfinite(place) else None
 
 
 def _levels(panel: Panel, moment: str) -> list[Column]:
     groups = dict.fromkeys(
         r.group for r in panel.rows if (r.probe, r.metric, r.moment) == ("fitting", "epochs_to_loss", moment)
     )
-    known = {group: place for group in groups if (place := placed(group)) is not None}
+    known = {group: place for group in groups if (place := from_text(group)) is not None}
     return [
         Column("fitting", "epochs_to_loss", f"Epochs to a loss of {group}", group=group, done="reached")
         for group in sorted(known, key=known.__getitem__, reverse=True)
@@ -194,10 +184,7 @@ def _drawn(axes: Axes, lines: Sequence[Line], marks: bool = True) -> list[tuple[
         xs, means = [x for x, _ in points], [s.mean for _, s in points]
         sign = MARKERS[place % len(MARKERS)] if marks else ""
         (line,) = axes.plot(xs, means, color=colour, marker=sign, linestyle=DASHES[round_ % len(DASHES)])
-        drawn: list[Any] = [line]
-        if any(s.sd for _, s in points):
-            low, high = ([s.mean + sign_ * (s.sd or 0) for _, s in points] for sign_ in (-1, 1))
-            drawn.append(axes.fill_between(xs, low, high, color=colour, alpha=0.16, linewidth=0))
+        drawn = [line, *band(axes, points, colour)]
         if series:
             mark(drawn, series)
         handles.append((name, line))

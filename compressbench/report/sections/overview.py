@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compressbench.declared import batch_of
-from compressbench.report.answers import ATTACKS, LOYALTY, SHIFTS, floor_of_panel
+from compressbench.records import Record
+from compressbench.report.answers import ATTACKS, LOYALTY, SHIFTS, floor_reading
 from compressbench.report.estimates import (
     Estimate,
     accuracy_change,
@@ -194,10 +195,12 @@ def overview_table(panel: Panel, found: Sequence[Family], moment: str, batch: in
             spread_cell(spread(v.values()), unit) if p and (v := read(panel, p)) else EMPTY for p in rows
         ]
         columns.add(title, unit, _marked(cells, found, values, better), "Weighed")
-    cost = {f.label: _trained(panel, f, moment) for f in found if f.point}
-    times = [spread_cell(spread(cost.get(f.label, {}).values()), "x") for f in found]
+    costs = [
+        spread_cell(relative_compute(f.point, panel.dense_of(f.series, moment)) if f.point else None, "x")
+        for f in found
+    ]
     columns.add(
-        "training", "× dense", [EMPTY, *times], "Weighed"
+        "training", "× dense", [EMPTY, *costs], "Weighed"
     )  # unmarked: a teacher's isn't in the records
     if batch is not None:
         _add_times(columns, panel, found, batch)
@@ -310,14 +313,6 @@ MERITS: tuple[tuple[str, str, int, Callable[[Panel, Point], Mapping[int, float]]
 )
 
 
-def _trained(panel: Panel, family: Family, moment: str) -> Mapping[int, float]:
-    """Seed -> training compute of the lineage in dense trainings."""
-    dense, point = panel.dense_of(family.series, moment), family.point
-    if dense is None or point is None:
-        return {}
-    return {s: point.compute[s] / dense.compute[s] for s in point.seeds if dense.compute.get(s)}
-
-
 def _marked(
     cells: Sequence[Cell], found: Sequence[Family], values: Mapping[str, Mapping[int, float]], better: int
 ) -> list[Cell]:
@@ -358,23 +353,21 @@ def surest(values: Mapping[str, Mapping[int, float]], better: int) -> str:
 
 def timed_batches(panel: Panel) -> list[int]:
     """Batch sizes at which targets were measured, the smallest first."""
-    found = {
-        batch_of(r.metric)
-        for r in panel.rows
-        if _measured(r.probe, r.basis) and r.metric.startswith("speedup_b")
-    }
+    found = {batch_of(r.metric) for r in _timed(panel)}
     return sorted(batch for batch in found if batch is not None)
 
 
-def _measured(probe: str, basis: str) -> bool:
-    return probe == TIMED and basis == "measured"
+def _timed(panel: Panel) -> list[Record]:
+    return [
+        r
+        for r in panel.rows
+        if (r.probe, r.basis) == (TIMED, "measured") and r.metric.startswith("speedup_b")
+    ]
 
 
 def targets(panel: Panel) -> list[tuple[str, str]]:
     """(target, environment) of those on which something was timed, also where all ratios were withheld."""
-    names = dict.fromkeys(
-        r.group for r in panel.rows if _measured(r.probe, r.basis) and r.metric.startswith("speedup_b")
-    )
+    names = dict.fromkeys(r.group for r in _timed(panel))
     return [(name, environment) for name in names for environment in panel.environments]
 
 
@@ -419,7 +412,7 @@ def said(panel: Panel, family: Family, moment: str, batch: int | None) -> Said:
     told.sorted(accuracy_change(panel, family.series, point), "top-1 accuracy", "is higher by", "is lower by")
     told.bytes(encoded(point), encoded(dense))
     told.speeds(panel, point, batch)
-    told.loyalty(point, floor_of_panel(panel, moment))
+    told.loyalty(point, floor_reading(panel, moment))
     told.classes(panel, point, dense)
     for kinds in (ATTACKS, SHIFTS):
         beside = _first(dense, kinds)
@@ -439,16 +432,25 @@ class _Told:
         self.open: list[str] = []
 
     def sorted(self, found: Estimate | None, what: str, up: str, down: str) -> None:
-        """By the side of 0 on which the interval of a change lies."""
-        if found is None:
-            return
-        size = replace(found, value=abs(found.value))
+        """What a change from dense shows."""
+        if found is not None:
+            self._side(
+                found, f"whether {what} differs from dense", f"{what} {up} {{}}", f"{what} {down} {{}}"
+            )
+
+    def _side(self, found: Estimate, unsure: str, more: str, less: str) -> None:
+        """By the side of 0 on which the interval of a change lies.
+
+        Args:
+            more, less: what it is called above and below 0, ``{}`` for its size.
+        """
+        size = f"{replace(found, value=abs(found.value)).figure(False)} ({found.ends()})"
         if not found.known or found.low <= 0 <= found.high:
-            self.open.append(f"whether {what} differs from dense, {found.words()}")
+            self.open.append(f"{unsure}, {found.words()}")
         elif found.low > 0:
-            self.pro.append(f"{what} {up} {size.figure(False)} ({found.ends()})")
+            self.pro.append(more.format(size))
         else:
-            self.con.append(f"{what} {down} {size.figure(False)} ({found.ends()})")
+            self.con.append(less.format(size))
 
     def bytes(self, own: tuple[float, str], dense: tuple[float, str]) -> None:
         """Of the shortest encodings."""
@@ -509,19 +511,12 @@ class _Told:
                 "whether it agrees with the dense net more than another training would: no floor was measured"
             )
             return
-        size = f"{replace(gap, value=abs(gap.value)).figure(False)} ({gap.ends()})"
-        if not gap.known or gap.low <= 0 <= gap.high:
-            self.open.append(
-                f"whether it agrees with the dense net more than another training of it would, {gap.words()}"
-            )
-        elif gap.low > 0:
-            self.pro.append(
-                f"its answers agree with the dense net’s by {size} more than another dense net’s do"
-            )
-        else:
-            self.con.append(
-                f"its answers agree with the dense net’s by {size} less than another dense net’s do"
-            )
+        self._side(
+            gap,
+            "whether it agrees with the dense net more than another training of it would",
+            "its answers agree with the dense net’s by {} more than another dense net’s do",
+            "its answers agree with the dense net’s by {} less than another dense net’s do",
+        )
 
     def classes(self, panel: Panel, point: Point, dense: Point) -> None:
         """Classes that surely lost, after Holm's correction; else the recall of the worst class beside dense's."""

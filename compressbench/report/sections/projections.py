@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,9 @@ EXACT = {
 }
 ENOUGH = {"enough_dimensions": "squared distances", "enough_dimensions_pairs": "distances"}
 
+Rows = Mapping[str, Sequence[Record]]
+"""Of one probe at a moment, by metric."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -75,26 +78,29 @@ def section(panel: Panel, suffix: str) -> Section:
     charts: list[Chart | None] = []
     tables: list[Table | None] = []
     for moment in panel.moments:
+        one, other = _rows(panel, moment, SEPARATORS), _rows(panel, moment, PAIRS)
         tail = moment_suffix(panel, moment) + suffix
         charts += [
-            separators(panel, moment, f"separators{tail}"),
-            pairs(panel, moment, f"projected_pairs{tail}"),
+            separators(one, moment, f"separators{tail}"),
+            pairs(other, moment, f"projected_pairs{tail}"),
         ]
-        tables += [_table(panel, moment, SEPARATORS, SEPARATING, "Random separators"),
-                   _table(panel, moment, PAIRS, KEPT, "Projected pairs")]  # fmt: skip
+        tables += [
+            _table(one, moment, SEPARATING, "separator_by_chance", "Random separators"),
+            _table(other, moment, KEPT, "pairs_expected", "Projected pairs"),
+        ]
     return Section("Random separators and projections", "projections", kept(charts), kept(tables))
 
 
-def separators(panel: Panel, moment: str, name: str) -> Chart | None:
+def separators(rows: Rows, moment: str, name: str) -> Chart | None:
     """The chance that random features, or one of them, nearly separate two classes, against how many there are."""
     figure, axes = canvas(f"Chance that random features separate{when(moment)}")
-    drawn = _draw(panel, axes, moment, SEPARATORS, SEPARATING, "separator_by_chance")
+    drawn = _draw(rows, axes, SEPARATING, "separator_by_chance")
     if not drawn:
         return None
     rising_axis(axes, [s.dimension for s in drawn], "random features D (log scale, more →)")
     axes.set_ylabel("share of draws, %")
     axes.set_ylim(-3, 103)
-    told = _note(panel, moment, SEPARATORS, "separator_one")
+    told = _note(rows, "separator_one")
     caption = (
         f"Nearly: {told}. Bands: Wilson’s 95 % interval over {_draws(drawn)} draws of all seeds, as if each were "
         "by itself (they share the data set’s examples). Dashed: what labels without meaning would give (Cover 1965)."
@@ -102,16 +108,15 @@ def separators(panel: Panel, moment: str, name: str) -> Chart | None:
     return _saved(figure, axes, name, caption)
 
 
-def pairs(panel: Panel, moment: str, name: str) -> Chart | None:
+def pairs(rows: Rows, moment: str, name: str) -> Chart | None:
     """The share of pairwise distances that a random projection keeps, against its dimensions, with the lemma's bound."""
     figure, axes = canvas(f"Distances kept by random projections{when(moment)}")
-    drawn = _draw(panel, axes, moment, PAIRS, KEPT, "pairs_expected")
+    drawn = _draw(rows, axes, KEPT, "pairs_expected")
     if not drawn:
         return None
     places = [float(s.dimension) for s in drawn]
     for place, (metric, what) in enumerate(ENOUGH.items()):
-        rows = _rows(panel, moment, PAIRS, metric)
-        found = spread({r.seed: r.value for r in rows if r.value is not None}.values())
+        found = spread({r.seed: r.value for r in rows.get(metric, ()) if r.value is not None}.values())
         if found:
             places.append(found.mean)
             label = f"lemma’s k, {what}: {number(found.mean, '1')}"
@@ -120,7 +125,7 @@ def pairs(panel: Panel, moment: str, name: str) -> Chart | None:
     axes.set_ylabel("share, %")
     axes.set_ylim(-3, 103)
     caption = (
-        f"{_note(panel, moment, PAIRS, 'pairs_kept')}. Bands: of all at once Wilson’s 95 % interval over the draws of "
+        f"{_note(rows, 'pairs_kept')}. Bands: of all at once Wilson’s 95 % interval over the draws of "
         "all seeds, as if each were by itself (draws of one seed share their points); else mean ± sample sd over seeds. "
         "Vertical: Johnson and Lindenstrauss’ bound for these examples, above which a projection exists that keeps all "
         "of them."
@@ -128,12 +133,10 @@ def pairs(panel: Panel, moment: str, name: str) -> Chart | None:
     return _saved(figure, axes, name, caption)
 
 
-def _draw(
-    panel: Panel, axes: Axes, moment: str, probe: str, names: dict[str, str], exact: str
-) -> list[Share]:
+def _draw(rows: Rows, axes: Axes, names: dict[str, str], exact: str) -> list[Share]:
     every: list[Share] = []
     for place, (metric, label) in enumerate(names.items()):
-        found = shares(_rows(panel, moment, probe, metric), metric in COUNTED)
+        found = shares(rows.get(metric, ()), metric in COUNTED)
         if not found:
             continue
         colour, xs = COLOURS[place % len(COLOURS)], [s.dimension for s in found]
@@ -144,7 +147,7 @@ def _draw(
             xs, [s.low for s in found], [s.high for s in found], color=colour, alpha=0.16, linewidth=0
         )
         every += found
-    known = shares(_rows(panel, moment, probe, exact), counted=False)
+    known = shares(rows.get(exact, ()), counted=False)
     if known and every:
         xs, ys = [s.dimension for s in known], [s.value for s in known]
         axes.plot(xs, ys, color=MUTED, linestyle=DASHES[1], linewidth=1.2, label=EXACT[exact])
@@ -178,16 +181,17 @@ def shares(rows: Iterable[Record], counted: bool) -> list[Share]:
     return found
 
 
-def _rows(panel: Panel, moment: str, probe: str, metric: str) -> list[Record]:
+def _rows(panel: Panel, moment: str, probe: str) -> Rows:
     """Of the reference alone: what is measured says nothing of a state."""
-    return [
-        r for r in panel.rows
-        if (r.probe, r.metric, r.moment, r.series) == (probe, metric, moment, DENSE)
-    ]  # fmt: skip
+    found: dict[str, list[Record]] = {}
+    for row in panel.rows:
+        if (row.probe, row.moment, row.series) == (probe, moment, DENSE):
+            found.setdefault(row.metric, []).append(row)
+    return found
 
 
-def _note(panel: Panel, moment: str, probe: str, metric: str) -> str:
-    return next((r.note for r in _rows(panel, moment, probe, metric) if r.note), "")
+def _note(rows: Rows, metric: str) -> str:
+    return next((r.note for r in rows.get(metric, ()) if r.note), "")
 
 
 def _draws(drawn: Iterable[Share]) -> str:
@@ -199,11 +203,9 @@ def _saved(figure: object, axes: Axes, name: str, caption: str) -> Chart:
     return saved(figure, name, axes.get_title(loc="left"), caption, list(zip(labels, handles, strict=True)))  # type: ignore[arg-type]
 
 
-def _table(panel: Panel, moment: str, probe: str, names: dict[str, str], title: str) -> Table | None:
+def _table(rows: Rows, moment: str, names: dict[str, str], exact: str, title: str) -> Table | None:
     """The figures of a chart: a row a dimension, shares with their intervals where they are counted."""
-    exact = next(m for m in EXACT if (m in ("pairs_expected",)) == (probe == PAIRS))
-    columns = {m: {s.dimension: s for s in shares(_rows(panel, moment, probe, m), m in COUNTED)}
-               for m in (*names, exact)}  # fmt: skip
+    columns = {m: {s.dimension: s for s in shares(rows.get(m, ()), m in COUNTED)} for m in (*names, exact)}
     columns = {m: found for m, found in columns.items() if found}
     dimensions = sorted({d for found in columns.values() for d in found})
     if not dimensions or set(columns) == {exact}:

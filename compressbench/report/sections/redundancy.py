@@ -26,7 +26,7 @@ from compressbench.report.drawing import (
     when,
 )
 from compressbench.report.estimates import over_seeds, values_of
-from compressbench.report.numbers import MISSING, Spread, number, spread
+from compressbench.report.numbers import MISSING, Spread, from_text, number, spread
 from compressbench.report.panels import Panel, Point, Series
 from compressbench.report.section import Section, kept, moment_suffix, slug
 from compressbench.report.states import Key
@@ -140,11 +140,8 @@ def file_names(kinds: Iterable[str]) -> list[str]:
 
 def share_of(text: str) -> float | None:
     """``50 %`` as 50; ``None`` for what is no share in [0, 100]."""
-    try:
-        share = float(text.removesuffix(" %"))
-    except ValueError:
-        return None
-    return share if 0 <= share <= 100 else None
+    share = from_text(text.removesuffix(" %"))
+    return share if share is not None and 0 <= share <= 100 else None
 
 
 def ways(panel: Panel, moment: str) -> dict[str, list[Line]]:
@@ -221,11 +218,12 @@ def at_clean(curve: Curve, wanted: float) -> tuple[float, float] | None:
 
 def against_share(panel: Panel, moment: str, what: str, name: str) -> Chart | None:
     """Accuracy against the share deleted, a line a net; 0 is the net as it is."""
-    lines = []
-    for series, point in nets(panel, moment).values():
+    found, lines = nets(panel, moment), []
+    groups = groups_of(found)
+    for series, point in found.values():
         main = panel.main_reading(point)
         spots = [(0.0, main.spread)] if main and main.spread else []
-        for group in groups_of(nets(panel, moment)):
+        for group in groups:
             reading = point.reading(PROBE, ACCURACY, group)
             kind, _, share = group.partition(BESIDE)
             place = share_of(share)
@@ -352,10 +350,12 @@ def at_equal_clean(panel: Panel, moment: str, way: str, lines: Sequence[Line]) -
         return None
     columns = Columns()
     columns.add("Below", "points", [Cell(f"{drop:g}") for _, drop in places], always=True)
-    meetings = {
-        m.name: [_meet(curves(panel, base, m), curves(panel, line, m), drop) for line, drop in places]
-        for m in found
-    }
+
+    def met_by(measure: Measure) -> list[list[Meeting]]:
+        beside, own = curves(panel, base, measure), [curves(panel, line, measure) for line in others]
+        return [_meet(beside, other, drop) for other in own for drop in DROPS]
+
+    meetings = {m.name: met_by(m) for m in found}
     first = meetings[found[0].name]
     columns.add("Clean", "%", [_over([m.clean for m in met], "%") for met in first], always=True)
     columns.add("Density", "%", [_over([100 * m.density for m in met], "%") for met in first])
@@ -394,22 +394,15 @@ def cost_of_pruning(panel: Panel, moment: str, way: str, lines: Sequence[Line]) 
     columns = Columns()
     columns.add("Below", "points", [Cell(f"{drop:g}") for _, drop in places], always=True)
     lost = {
-        m.name: [{d: _lost(curves(panel, line, m), d) for d in DROPS[1:]} for line in lines] for m in found
+        m.name: [_lost(own, drop) for own in [curves(panel, line, m) for line in lines] for drop in DROPS[1:]]
+        for m in found
     }
-    by_line = {line.series.label: k for k, line in enumerate(lines)}
-
-    def hits(measure: Measure, line: Line, drop: float) -> Mapping[int, tuple[float, float]]:
-        return lost[measure.name][by_line[line.series.label]][drop]
-
-    densities = [
-        _over([100 * d for d, _ in hits(found[0], line, drop).values()], "%") for line, drop in places
-    ]
+    densities = [_over([100 * d for d, _ in here.values()], "%") for here in lost[found[0].name]]
     columns.add("Density", "%", densities)
     for measure in found:
-        own, beside = [], []
-        for line, drop in places:
-            here, there = hits(measure, line, drop), hits(measure, lines[0], drop)
-            own.append(_change([v for _, v in here.values()]))
+        hits = lost[measure.name]
+        own, beside = [_change([v for _, v in here.values()]) for here in hits], []
+        for (line, _), here, there in zip(places, hits, hits[: len(DROPS[1:])] * len(lines), strict=True):
             common = sorted(set(here) & set(there)) if line is not lines[0] else []
             beside.append(_change([here[s][1] - there[s][1] for s in common]))
         columns.add("change", "points", own, measure.name)

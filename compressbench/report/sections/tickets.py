@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from compressbench.records import Record
 from compressbench.report.drawing import Chart, canvas, clean, finish, mark, when
 from compressbench.report.estimates import apart
 from compressbench.report.numbers import FIXED, MISSING, grouped, number, percentage
@@ -89,7 +90,7 @@ def shown(panel: Panel, moment: str) -> set[Key]:
 
 def section(panel: Panel, suffix: str) -> Section:
     """Of each moment at which tickets were judged; the one beside nets of their own first."""
-    moments = sorted((m for m in panel.moments if _judged(panel, m)), key=lambda m: not _own(panel, m))
+    moments = sorted((m for m in panel.moments if _verdicts(panel, m)), key=lambda m: not _own(panel, m))
     charts: tuple[Chart, ...] = ticket_charts(panel, moments[0], suffix) if moments else ()
     tables = [kept([ticket_table(panel, m), trend_table(panel, m)]) for m in moments]
     lead = (
@@ -263,24 +264,23 @@ def _mean(point: Point, metric: str) -> float | None:
     return reading.spread.mean if reading and reading.spread else None
 
 
-def _rows(panel: Panel, moment: str) -> Iterator[tuple[str, int, str]]:
-    """Series, seed and reference of each verdict at a moment."""
-    for row in panel.rows:
-        if row.probe == PROBE and row.metric == WINS and row.moment == moment and row.value is not None:
-            yield row.series, row.seed, row.reference
-
-
-def _judged(panel: Panel, moment: str) -> bool:
+def _verdicts(panel: Panel, moment: str) -> list[Record]:
+    """Of masks, at a moment."""
     compressed = {s.name for s in panel.series}
-    return any(series in compressed for series, _, _ in _rows(panel, moment))
+    return [
+        row
+        for row in panel.rows
+        if (row.probe, row.metric, row.moment) == (PROBE, WINS, moment)
+        and row.value is not None
+        and row.series in compressed
+    ]
 
 
 def _own(panel: Panel, moment: str) -> bool:
     """Whether masks of one seed are compared with several dense nets."""
     by_seed: dict[int, set[str]] = {}
-    for series, seed, reference in _rows(panel, moment):
-        if series in {s.name for s in panel.series}:
-            by_seed.setdefault(seed, set()).add(reference)
+    for row in _verdicts(panel, moment):
+        by_seed.setdefault(row.seed, set()).add(row.reference)
     return any(len(found) > 1 for found in by_seed.values())
 
 
