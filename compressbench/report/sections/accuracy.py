@@ -337,7 +337,7 @@ def accuracy_vs_compute(panel: Panel, moment: str, name: str) -> Chart | None:
     accuracy_axis(axes, panel, lines)
     caption = (
         "What a state cost to train, all earlier levels and a teacher’s forwards included, not the teacher’s own "
-        "training; the dense model costs 1. "
+        "training nor the learning of pictures that it was trained on; the dense model costs 1. "
         + (f"Small figures: densities of {clean(lines[0][0].label)}. " if labelled else "")
         + bands(counts)
         + (

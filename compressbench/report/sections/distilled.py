@@ -19,6 +19,8 @@ PROBE, PICTURE = "pictures", "distilled_picture"
 INIT, TRAINED = "init", "trained"
 """How the labels of two series end, behind a comma, that are one set of pictures before and after it was learned."""
 TOLD = of(PROBE, "distilled_pictures", "distilled_outside", "step_size_mean", "chosen_validation")
+MADE = of("compute", "train_macs", "train_seconds")
+"""What it took to have them; nets that learn from pictures count their own training alone."""
 LEAD = (
     "A net that learns from the pictures alone: from the pictures as they began (init), and as they were learned "
     "(trained). Nets of both begin with the same weights and make the same number of steps; kernel ridge regression is "
@@ -36,10 +38,11 @@ def shown(panel: Panel, moment: str) -> set[Key]:
 
 def section(panel: Panel, suffix: str) -> Section:
     title, anchor = "Few pictures in place of many", "pictures"
-    if not any(r.probe == PROBE for r in panel.rows):
+    moments = [m for m in panel.moments if any((r.probe, r.moment) == (PROBE, m) for r in panel.rows)]
+    if not moments:
         return Section(title, anchor)
     tables = [before_and_after(panel)]
-    tables += [metric_table(panel, moment, "The pictures", TOLD) for moment in panel.moments]
+    tables += [metric_table(panel, moment, "The pictures", (*TOLD, *MADE)) for moment in moments]
     galleries = _galleries(panel)
     first, more = kept(tables[:1]), kept(tables[1:])
     return Section(title, anchor, (), first or more, more if first else (), LEAD, galleries=galleries)
