@@ -198,7 +198,7 @@ def columns_of(found: Sequence[Line]) -> Columns:
 
 def settings_of(found: Sequence[Line], bits: Sequence[str]) -> list[str]:
     """What tells lines of one series, density and number of bits apart; empty where there are none such."""
-    names = [(x.series.label, percentage(x.point.density), *bits[k : k + 1]) for k, x in enumerate(found)]
+    names = [(x.series.label, round(x.point.density, 5), *bits[k : k + 1]) for k, x in enumerate(found)]
     if len(set(names)) == len(names):
         return []
     told = [MISSING] * len(found)

@@ -67,7 +67,8 @@ def section(panel: Panel, suffix: str) -> Section:
         drawn += gains
         shown += gain_tables(panel, moment)
         bits = accuracy_vs_bits(panel, moment, f"{by.file}_vs_bits{tail}")
-        varied = len({round(p.density, 3) for s in panel.series for p in s.at(moment)}) > 1
+        densities = {round(p.density, 3) for s in panel.series for p in s.at(moment)}
+        varied = len(densities) > 1
         parts = [] if varied else accuracy_vs_parts(panel, moment, f"{by.file}_vs{tail}")
         drawn += parts
         single = not varied and all(len(s.at(moment)) == 1 for s in panel.series if s.at(moment))
@@ -77,10 +78,11 @@ def section(panel: Panel, suffix: str) -> Section:
         if by_method is not None:
             drawn.append(by_method)
         elif varied or not (bits or gains or parts or policies(panel, moment)):
-            drawn += [
-                accuracy_vs_density(panel, moment, f"{by.file}_vs_density{tail}"),
-                change_vs_density(panel, moment, f"change_vs_density{tail}"),
-            ]
+            if single or densities != {1.0}:
+                drawn += [
+                    accuracy_vs_density(panel, moment, f"{by.file}_vs_density{tail}"),
+                    change_vs_density(panel, moment, f"change_vs_density{tail}"),
+                ]
             tables.append(accuracy_table(panel, moment))
         drawn += [
             bits,
