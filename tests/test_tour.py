@@ -357,6 +357,22 @@ def test_levels_of_one_density_are_told_by_their_state() -> None:
     assert "exits 88.0 % (budget_0p8)" in came_out(rows, replace(asked, level="0p1"))
 
 
+def test_of_each_series_the_last_state_that_validation_allows_is_told() -> None:
+    rows = [record(series="dense", order=0, density=1.0, state="dense", value=90.0)]
+    for series, lost in (("bits", (0.1, 0.9, 5.0)), ("channels", (1.5, 3.0, 9.0)), ("exits", (0.0, 1.0, 0.5))):
+        for k, points in enumerate(lost, 1):
+            of = {"series": series, "order": k, "density": 1.0, "state": f"{series}_{k}"}
+            rows.append(record(**of, value=90.0 - k))
+            rows.append(record(**of, probe="validation", metric="validation_lost", value=points))
+            rows.append(record(**of, probe="validation", metric="validation_allowed", value=1.0))
+    asked = Answer("accuracy", "top1", "", "final", ("bits", "channels", "exits"), None, validated=True)
+    text = came_out(rows, asked).replace("\u202f", " ")
+    assert text == (
+        "Top-1: reference 90.0 %; bits 88.0 % (bits_2); exits 87.0 % (exits_3); channels no state that "
+        "validation allows; one seed: no spread"
+    )
+
+
 def test_draws_are_told_by_their_mean_by_what_else_their_names_hold() -> None:
     rows = [
         record(series="masks", order=k, density=0.1 * k, state=f"{width}.draw_{draw}.mask", value=value)

@@ -16,7 +16,7 @@ from compressbench.wording import shown
 PART = ("title", "slides")
 SLIDE = ("title", "claim", "source", "recipe", "run", "also", "picture", "answer", "errata")
 PICTURE = ("section", "chart", "shows")
-ANSWER = ("probe", "metric", "group", "moment", "series", "density", "level", "mean", "says")
+ANSWER = ("probe", "metric", "group", "moment", "series", "density", "level", "mean", "validated", "says")
 ERRATUM = ("slide", "right", "mark")
 
 
@@ -47,6 +47,8 @@ class Answer:
             state that is told holds; of the last where none holds it.
         mean: how a part of states' names begins that draws alone differ by: the mean over these is told, of each that is
             left of the names; empty for single states.
+        validated: tells of each series the last state that loses no more on the validation split than the probe
+            ``validation`` allows, and of one without such a state that there is none.
         says: what the figures are, where that isn't plain.
     """
 
@@ -58,6 +60,7 @@ class Answer:
     density: float | None
     level: str = ""
     mean: str = ""
+    validated: bool = False
     says: str = ""
 
 
@@ -220,8 +223,16 @@ def _answer(content: Any, where: str) -> Answer:
         density=density,
         level=text(block, "level", where, ""),
         mean=text(block, "mean", where, ""),
+        validated=_flag(block, "validated", where),
         says=text(block, "says", where, ""),
     )
+
+
+def _flag(block: Mapping[str, Any], key: str, where: str) -> bool:
+    value = block.get(key, False)
+    if not isinstance(value, bool):
+        raise UserError(f"{where}.{key}: {shown(value)} is not true or false")
+    return value
 
 
 def _erratum(content: Any, where: str) -> Erratum:

@@ -28,6 +28,7 @@ PLACES = re.compile(
 LONGEST = 1 << 22
 TOLD = 7
 WHOLE = percent(1.0)
+VALIDATION, LOST, ALLOWED = "validation", "validation_lost", "validation_allowed"
 MAIN = Answer("accuracy", "top1", "", "final", (), None)
 
 
@@ -108,7 +109,7 @@ def came_out(records: Iterable[Record], answer: Answer | None) -> str:
 
     Says so where the records don't hold it.
     """
-    asked = answer or MAIN
+    records, asked = tuple(records), answer or MAIN
     wanted = (asked.probe, asked.metric, asked.group, asked.moment)
     rows = [r for r in records if (r.probe, r.metric, r.group, r.moment) == wanted]
     at_moment = "" if asked.moment == "final" else f" at “{asked.moment}”"
@@ -118,6 +119,13 @@ def came_out(records: Iterable[Record], answer: Answer | None) -> str:
     shown = [n for n in (DENSE, *asked.series) if n in names] if asked.series else names
     if not shown:
         return f"{told}{at_moment}: the records hold none"
+    none = []
+    if asked.validated:
+        fit = _validated(records, asked.moment)
+        known = [r for r in known if r.series == DENSE or (r.series, r.order) in fit]
+        left = {r.series for r in known}
+        none = [f"{n} no state that validation allows" for n in shown if n not in left]
+        shown = [n for n in shown if n in left]
     many = seeds(len({r.seed for r in known if r.series in shown}))
     if asked.mean:
         figures = "; ".join(x for n in shown for x in _means([r for r in known if r.series == n], asked.mean))
@@ -130,10 +138,23 @@ def came_out(records: Iterable[Record], answer: Answer | None) -> str:
     sayings = [
         f"{_called(name)} {level.value}{_beside(level, len(shares) > 1 and name != DENSE)}"
         for name, level in levels.items()
-    ]
+    ] + none
     more = f"; and {counted(len(shown) - TOLD, 'more series', 'more series')}" if len(shown) > TOLD else ""
     of = "of many nets together" if asked.moment == POPULATIONS else many
     return f"{told}{at}: {'; '.join(sayings[:TOLD])}{more}; {of}{_said(asked)}"
+
+
+def _validated(records: Sequence[Record], moment: str) -> set[tuple[str, int]]:
+    """Series and order of the states that lose no more on the validation split, on average, than is allowed."""
+    found: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for r in records:
+        if r.probe == VALIDATION and r.moment == moment and not r.group and r.value is not None:
+            found.setdefault((r.series, r.order), {}).setdefault(r.metric, []).append(r.value)
+    return {
+        place
+        for place, of in found.items()
+        if LOST in of and ALLOWED in of and math.fsum(of[LOST]) / len(of[LOST]) <= min(of[ALLOWED])
+    }
 
 
 def _said(asked: Answer) -> str:

@@ -47,11 +47,15 @@ def _pictures_fit(self: Inducing | Chosen, drawn: Callable[[], State | None], be
     """Before anything is made.
 
     Raises:
-        UserError: the images don't fit the classes, or the examples are no pictures.
+        UserError: the images don't fit the classes, are more than a kernel takes, or the examples are no pictures.
     """
     from compressbench.condensing.starts import each
+    from compressbench.models.kernel_ridge import MOST
 
-    each(self.images, bench, f"data/{type(self).__name__.lower()}")
+    who = f"data/{type(self).__name__.lower()}"
+    each(self.images, bench, who)
+    if self.kernel is not None and (self.images or 0) > MOST:
+        raise UserError(f"{who}: images: {self.images:,}; kernel ridge regression takes {MOST:,} at most")
 
 
 @dataclass(frozen=True)
