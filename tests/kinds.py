@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from compressbench import specs
 from compressbench.runs.execute import Executor
@@ -16,6 +19,23 @@ from compressbench.stages.train import Train
 
 VALUES = (Init, Train, Weights, LearningRate, Reinit)
 """Stages that give a net other values and leave its form."""
+
+
+def pieces(path: Path) -> frozenset[str]:
+    """What a recipe's file composes: its defaults, as GROUP NAME, wherever it puts them."""
+    listed = yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"]
+    pairs = [pair for item in listed if isinstance(item, dict) for pair in item.items()]
+    return frozenset(f"{group.removeprefix('override ').partition('@')[0]} {name}" for group, name in pairs)
+
+
+def covering(paths: Iterable[Path]) -> list[str]:
+    """Names of recipes that together compose all that any of them does: again and again the one with most that is new."""
+    all_of = {path.stem: pieces(path) for path in sorted(paths)}
+    left, chosen = set().union(*all_of.values()), []
+    while left:
+        chosen.append(max(all_of, key=lambda name: len(all_of[name] & left)))
+        left -= all_of[chosen[-1]]
+    return sorted(chosen)
 
 
 def skeleton(value: Any) -> Any:

@@ -145,27 +145,34 @@ class Told(Watcher):
         return super().working(name, words)
 
 
-@pytest.mark.parametrize("recipe", NAMES["recipe"])
-def test_every_recipe_from_the_store_and_each_kind_of_work_again(
-    recipe: str, first: Callable[[str], bool], tmp_path: Path
-) -> None:
-    """Run once, then brought back; then each kind of stage and probe that no recipe has repeated yet is repeated:
-    alone, on states from the store, under other seeds of the global generators."""
-    needs_extras(recipe)
-    with seeded(1):
-        experiment, records = once(recipe, tmp_path)
-    plan, store = experiment.plan, experiment.store
+def check_whole(experiment: Experiment, records: Records, recipe: str, place: Path) -> None:
+    """What a recipe's run and its records must be; and all of it comes back from the store, nothing made again."""
+    plan = experiment.plan
     for row in records:
         check_declared(row.metric, row.unit)
     check_plan(plan, experiment.config, recipe)
     check_series(plan, records)
-    states = {n.key: store.load(n.key) for n in plan.nodes}
     check_run(experiment, records)
-    write_jsonl(records, tmp_path / "records.jsonl")
-    assert list(read_jsonl(tmp_path / "records.jsonl")) == list(records)
-    warm = begun(recipe, tmp_path)
+    write_jsonl(records, place / "records.jsonl")
+    assert list(read_jsonl(place / "records.jsonl")) == list(records)
+    warm = prepare(experiment.config)
     assert [n.key for n in warm.plan.nodes] == [n.key for n in plan.nodes]
     assert list(execute(warm, Forbidden(), [])) == list(records)
+
+
+@pytest.mark.parametrize("recipe", kinds.covering((CONF / "recipe").glob("[!_]*.yaml")))
+def test_recipes_from_the_store_and_each_kind_of_work_again(
+    recipe: str, first: Callable[[str], bool], tmp_path: Path
+) -> None:
+    """Of recipes that hold all pieces there are: run once, then brought back; then each kind of stage and probe that no
+    recipe has repeated yet is repeated: alone, on states from the store, under other seeds of the global generators.
+    """
+    needs_extras(recipe)
+    with seeded(1):
+        experiment, records = once(recipe, tmp_path)
+    plan, store = experiment.plan, experiment.store
+    states = {n.key: store.load(n.key) for n in plan.nodes}
+    check_whole(experiment, records, recipe, tmp_path)
 
     executor = Executor(plan, store, experiment.setting, Watcher())
     again = {(node.name, "") for kind, node in kinds.stages(plan) if first(kind)}
@@ -191,7 +198,8 @@ def test_every_recipe_from_the_store_and_each_kind_of_work_again(
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", NAMES["recipe"])
 def test_every_recipe_twice(recipe: str, tmp_path: Path) -> None:
-    """All of it at its full length: the quick test shortens trainings, and repeats one of each kind of work."""
+    """Each recipe, and all of it at its full length: the quick test takes some of them, shortens trainings, and repeats
+    one of each kind of work."""
     needs_extras(recipe)
     config = composed(overrides(recipe))
     folders = iter((tmp_path / "a", tmp_path / "b"))
@@ -200,7 +208,8 @@ def test_every_recipe_twice(recipe: str, tmp_path: Path) -> None:
         ready = prepare({**config, "outputs": str(next(folders))})
         return ready, execute(ready, Watcher(), [])
 
-    check_run(*twice(run, "", runs_differ))
+    experiment, records = twice(run, "", runs_differ)
+    check_whole(experiment, records, recipe, tmp_path)
 
 
 def check_plan(plan: Plan, config: Mapping, recipe: str) -> None:

@@ -359,7 +359,11 @@ def test_levels_of_one_density_are_told_by_their_state() -> None:
 
 def test_of_each_series_the_last_state_that_validation_allows_is_told() -> None:
     rows = [record(series="dense", order=0, density=1.0, state="dense", value=90.0)]
-    for series, lost in (("bits", (0.1, 0.9, 5.0)), ("channels", (1.5, 3.0, 9.0)), ("exits", (0.0, 1.0, 0.5))):
+    for series, lost in (
+        ("bits", (0.1, 0.9, 5.0)),
+        ("channels", (1.5, 3.0, 9.0)),
+        ("exits", (0.0, 1.0, 0.5)),
+    ):
         for k, points in enumerate(lost, 1):
             of = {"series": series, "order": k, "density": 1.0, "state": f"{series}_{k}"}
             rows.append(record(**of, value=90.0 - k))
