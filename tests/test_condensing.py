@@ -435,7 +435,7 @@ def test_images_and_classes_that_do_not_fit(images: int, words: str, place: Benc
 
 def test_more_pictures_than_a_kernel_takes_are_refused_before_anything_is_made(place: Bench) -> None:
     for stage in (Inducing(NTK, "1it", images=6000), Chosen(kernel=NTK, images=6000)):
-        with pytest.raises(UserError, match="images: 6,000; kernel ridge regression takes 5,000 at most$"):
+        with pytest.raises(UserError, match=r"images: 6,000; kernel ridge regression takes 5,000 at most$"):
             stage.forewarn(not_asked_for, place)
     Chosen(images=6000).forewarn(not_asked_for, place)
 

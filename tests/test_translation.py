@@ -517,3 +517,30 @@ def test_other_tasks_are_told_why() -> None:
 
     (only,) = probe.measure(None, None, Here())  # type: ignore[arg-type]
     assert (only.name, only.value, only.note) == ("bleu", None, probe.unfit(digits))
+
+
+def test_what_targets_are_like_stands_beside_what_was_learned_from_them() -> None:
+    from cases_report import record
+    from compressbench.records import Records
+    from compressbench.report.panels import panels
+    from compressbench.report.sections.translation import section, shown
+
+    rows = []
+    for order, (series, bleu, figures) in enumerate(
+        [("dense", 8.0, (1.1, 0.0)), ("strong", 20.0, (0.4, 2.5)), ("NAT", 11.0, (None, None))]
+    ):
+        of = {"series": series, "order": order, "state": series}
+        rows.append(record(**of, probe="translation", metric="bleu", unit="1", value=bleu))
+        for metric, value in zip(("data_complexity", "data_faithfulness"), figures, strict=True):
+            rows.append(record(**of, probe="translated_data", metric=metric, unit="nats", value=value))
+    (panel,) = panels(Records(rows))
+    built = section(panel, "")
+    said, targets = built.tables
+    assert len(said.heads) < len(targets.heads)
+    assert "unsure" in built.lead
+    assert {("translated_data", "data_complexity", False), ("translation", "bleu", False)} <= shown(
+        panel, "final"
+    )
+    (bare,) = panels(Records(r for r in rows if r.probe == "translation"))
+    assert len(section(bare, "").tables) == 1
+    assert "unsure" not in section(bare, "").lead
