@@ -4,7 +4,8 @@
 
 A translator of 3 + 3 layers with random weights writes the given number of tokens for each of as many sources. Three ways
 give the same tokens, which is asserted: memory; the source kept and the decoder run on the whole sentence so far; source
-and sentence run anew. CPU time at one thread, the ways in turns; a ratio is the median of the rounds' ratios.
+and sentence run anew. A language model of 4 layers goes on after 4 tokens in two ways: with memory, and with all tokens
+so far at every step. CPU time at one thread, the ways in turns; a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from compressbench.models.encoder_decoder import EncoderDecoder
+from compressbench.models.language_model import LanguageModel
 from compressbench.tasks.text.decoding import Again, beam_search, greedy
 
 
@@ -73,16 +75,48 @@ def main() -> None:
     )
     with torch.inference_mode():
         for beam in (1, 4):
-            found = {name: asked(way, beam) for name, way in ways.items()}
-            same = [float((tokens == found["memory"]).float().mean()) for tokens in found.values()]
-            spent: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(given.rounds):
-                for name, way in ways.items():
-                    spent[name].append(_seconds(functools.partial(asked, way, beam)))
-            for (name, times), share in zip(spent.items(), same, strict=True):
-                ratio = statistics.median(t / m for t, m in zip(times, spent["memory"], strict=True))
-                told = f"{statistics.median(times):7.3f} s   {ratio:5.2f} x memory   {100 * share:.2f} % the same tokens"
-                print(f"beam {beam}   {name:<12} {told}", flush=True)
+            calls = {name: functools.partial(asked, way, beam) for name, way in ways.items()}
+            _row(f"beam {beam}", calls, given.rounds)
+        _row("going on", _of_language(given), given.rounds)
+
+
+def _of_language(given: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
+    """A language model that writes on, with memory and without."""
+    net = LanguageModel(given.vocabulary, 64, dim=given.dim, mlp=4 * given.dim).eval()
+    start = torch.randint(3, given.vocabulary, (given.sentences, 4))
+
+    def memory() -> Tensor:
+        logits, known = net.begun(start)
+        ids = torch.cat((start, logits.argmax(dim=1, keepdim=True)), dim=1)
+        for _ in range(given.tokens - 1):
+            logits, known = net.step(ids[:, -1], known)
+            ids = torch.cat((ids, logits.argmax(dim=1, keepdim=True)), dim=1)
+        return ids
+
+    def anew() -> Tensor:
+        ids = start
+        for _ in range(given.tokens):
+            logits = net(ids, torch.ones_like(ids))[:, -1]
+            ids = torch.cat((ids, logits.argmax(dim=1, keepdim=True)), dim=1)
+        return ids
+
+    return {"memory": memory, "all anew": anew}
+
+
+def _row(what: str, calls: dict[str, Callable[[], Tensor]], rounds: int) -> None:
+    """Prints how long each way takes and which tokens are those of the memory's."""
+    found = {name: call() for name, call in calls.items()}
+    same = [float((tokens == found["memory"]).float().mean()) for tokens in found.values()]
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            spent[name].append(_seconds(call))
+    for (name, times), share in zip(spent.items(), same, strict=True):
+        ratio = statistics.median(t / m for t, m in zip(times, spent["memory"], strict=True))
+        told = (
+            f"{statistics.median(times):7.3f} s   {ratio:5.2f} x memory   {100 * share:.2f} % the same tokens"
+        )
+        print(f"{what:<10} {name:<12} {told}", flush=True)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

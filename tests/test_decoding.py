@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.models.encoder_decoder import EncoderDecoder
+from compressbench.models.language_model import LanguageModel
 from compressbench.models.quantized import quantize
 from compressbench.tasks.text.decoding import Again, beam_search, greedy, of_rows, penalty, steps_of
 
@@ -98,6 +99,39 @@ def test_a_step_rounds_positions_as_the_whole_forward_does(net: EncoderDecoder, 
     assert not torch.allclose(whole, plain, atol=0.1)
     assert torch.allclose(torch.stack(parts, 1), whole, atol=1e-12)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("known", [1, 5])
+def test_a_language_model_steps_as_its_whole_forward_goes(known: int) -> None:
+    """From beginnings of any length, also with tables rounded to 2 bits and with a head of a layer removed."""
+    torch.manual_seed(3)
+    net = LanguageModel(WORDS, LONGEST, dim=16, depth=3, heads=4, mlp=24).double().eval()
+    for part in net.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            part.weight.data *= 12
+    plain = copy.deepcopy(net)
+    attention = net.layers[1].attention
+    for name in ("query", "key", "value"):
+        own = getattr(attention, name)
+        setattr(attention, name, nn.utils.skip_init(nn.Linear, 16, 12, dtype=torch.float64))
+        getattr(attention, name).load_state_dict({k: v[:12] for k, v in own.state_dict().items()})
+    attention.proj.weight = nn.Parameter(attention.proj.weight[:, :12].detach())
+    form = {"bits": 2, "low": -1, "high": 1, "axis": 0}
+    quantize(net, {"tokens": {"weight": form}, "positions": {"weight": form}})
+    for table in (net.tokens, net.positions):
+        table.weight_scale.copy_(table.weight.detach().abs().amax(1))  # type: ignore[operator, union-attr]
+    ids = torch.randint(0, WORDS, (6, 12), generator=torch.Generator().manual_seed(2))
+    there = torch.ones_like(ids)
+    with torch.no_grad():
+        whole = net(ids, there)
+        logits, remembered = net.begun(ids[:, :known])
+        parts = [logits]
+        for place in range(known, 12):
+            logits, remembered = net.step(ids[:, place], remembered)
+            parts.append(logits)
+    assert torch.allclose(torch.stack(parts, 1), whole[:, known - 1 :], atol=1e-12)
+    assert not torch.allclose(whole, plain(ids, there), atol=0.1)
+    assert float(whole.std()) > 0.1
 
 
 @pytest.mark.parametrize("beam", [1, 4])

@@ -429,6 +429,24 @@ def test_greedy_says_the_likeliest(pair: tuple[View, View]) -> None:
     assert found[0].tolist() == said[3:]
 
 
+def test_the_memory_changes_no_token(pair: tuple[View, View], monkeypatch: pytest.MonkeyPatch) -> None:
+    from compressbench.models.language_model import LanguageModel
+
+    view, other = pair
+    beginnings = torch.tensor([[2, 40, 41], [2, 9, 9]])
+    kept = [greedy(v, beginnings, 8) for v in (view, other)]
+    steps: list[int] = []
+    own = LanguageModel.step
+    monkeypatch.setattr(LanguageModel, "step", lambda self, *given: steps.append(1) or own(self, *given))
+    assert (greedy(view, beginnings, 8) == kept[0]).all()
+    assert len(steps) == 7
+    monkeypatch.setattr(LanguageModel, "begun", None)
+    asked = [greedy(v, beginnings, 8) for v in (view, other)]
+    assert len(steps) == 7
+    for one, again in zip(kept, asked, strict=True):
+        assert (one == again).all()
+
+
 def test_given_prompts(pair: tuple[View, View]) -> None:
     view, other = pair
     found = {m.name: m for m in NextTokens(["a", "of the"], tokens=3).measure(view, other, view.bench)}

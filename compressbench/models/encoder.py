@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compressbench.models.fit import heads_divide, whole_sizes
-from compressbench.models.transformer import Attention, narrowly
+from compressbench.models.transformer import Attention, Heads, narrowly
 
 
 class EncoderLayer(nn.Module):
@@ -22,7 +22,14 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, unseen: Tensor) -> Tensor:
         """(n, tokens, dim) to the same shape."""
-        x = x + self.dropout(self.attention(self.norm1(x), unseen))
+        return self._rest(x + self.dropout(self.attention(self.norm1(x), unseen)))
+
+    def step(self, x: Tensor, before: Heads) -> tuple[Tensor, Heads]:
+        """The next place, (n, 1, dim), where each sees those before it, and what is remembered with it."""
+        own, known = self.attention.onward(self.norm1(x), before)
+        return self._rest(x + self.dropout(own)), known
+
+    def _rest(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 

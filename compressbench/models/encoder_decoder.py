@@ -40,11 +40,8 @@ class DecoderLayer(nn.Module):
 
     def step(self, x: Tensor, source: Heads, absent: Tensor, before: Heads) -> tuple[Tensor, Heads]:
         """The next place, (n, 1, dim), and what is remembered with it."""
-        own = self.norm1(x)
-        keys, values = self.attention.remembered(own)
-        known = torch.cat((before[0], keys), dim=2), torch.cat((before[1], values), dim=2)
-        x = x + self.dropout(self.attention(own, remembered=known))
-        return self._rest(x, source, absent), known
+        own, known = self.attention.onward(self.norm1(x), before)
+        return self._rest(x + self.dropout(own), source, absent), known
 
     def _rest(self, x: Tensor, source: Heads, absent: Tensor) -> Tensor:
         x = x + self.dropout(self.cross(self.norm2(x), absent, source))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from compressbench.models.encoder import EncoderLayer
 from compressbench.models.fit import heads_divide, whole_sizes
-from compressbench.models.transformer import narrowly
+from compressbench.models.transformer import Heads, narrowly
 
 
 class LanguageModel(nn.Module):
@@ -68,3 +70,27 @@ class LanguageModel(nn.Module):
         for layer in self.layers:
             x = layer(x, unseen)
         return self.fc(self.norm(x))
+
+    def begun(self, input_ids: Tensor) -> tuple[Tensor, tuple[Heads, ...]]:
+        """Beginnings (n, tokens) without padding, to logits of the next token (n, vocabulary), and what is remembered:
+        each layer's keys and values."""
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = self.dropout(self.tokens(input_ids) + self.positions(places))
+        found = []
+        for layer in self._layers():
+            found.append(layer.attention.remembered(layer.norm1(x)))
+            x = layer(x, places[None, :] > places[:, None])
+        return self.fc(self.norm(x[:, -1])), tuple(found)
+
+    def step(self, tokens: Tensor, remembered: tuple[Heads, ...]) -> tuple[Tensor, tuple[Heads, ...]]:
+        """The token before, ids (n,), to logits of the next one (n, vocabulary), and what is remembered with it."""
+        place = remembered[0][0].shape[2]
+        x = self.tokens(tokens)[:, None] + self.positions(tokens.new_tensor(place))
+        found = []
+        for layer, before in zip(self._layers(), remembered, strict=True):
+            x, known = layer.step(x, before)
+            found.append(known)
+        return self.fc(self.norm(x[:, 0])), tuple(found)
+
+    def _layers(self) -> list[EncoderLayer]:
+        return cast(list[EncoderLayer], list(self.layers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 Heads = tuple[Tensor, Tensor]
@@ -46,6 +47,12 @@ class Attention(nn.Module):
         if unseen is not None:
             scores = scores.masked_fill(unseen, HIDDEN)
         return self.proj((scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2))
+
+    def onward(self, x: Tensor, before: Heads) -> tuple[Tensor, Heads]:
+        """Of the next place, (n, 1, dim), attending to what is before it and to itself; and what is remembered then."""
+        keys, values = self.remembered(x)
+        known = torch.cat((before[0], keys), dim=2), torch.cat((before[1], values), dim=2)
+        return self(x, remembered=known), known
 
 
 def narrowly(net: nn.Module) -> None:

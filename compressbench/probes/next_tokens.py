@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressbench.errors import UserError
 from compressbench.records import Metric
@@ -46,7 +46,7 @@ class NextTokens:
         tokens: said after each.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: continued with keys and values remembered, which rounds otherwise
     prompts: Sequence[str] | None = None
     beginnings: int = 64
     known: int = 4
@@ -200,16 +200,28 @@ def _prompts(settings: NextTokens, bench: Bench) -> list[Tensor]:
 
 
 def greedy(view: View, beginnings: Tensor, tokens: int) -> np.ndarray:
-    """int64 (n, tokens): the likeliest token after (n, known) ids, again and again; what is no number is 0 from there."""
+    """int64 (n, tokens): the likeliest token after (n, known) ids, again and again; what is no number is 0 from there.
+
+    A net that has ``begun`` and ``step`` (see ``models.language_model``) remembers what it computed of the tokens before.
+    """
     import torch
 
     from compressbench.metrics import named
     from compressbench.outputs import forward
 
-    ids = beginnings
+    net: Any = view.module
+    remembers = not view.leaves_early and all(
+        callable(getattr(net, name, None)) for name in ("begun", "step")
+    )
+    ids, known = beginnings, None
     with torch.inference_mode():
         for _ in range(tokens):
-            logits = forward(view.fast, ids, torch.ones_like(ids)).logits[:, -1]
+            if not remembers:
+                logits = forward(view.fast, ids, torch.ones_like(ids)).logits[:, -1]
+            elif known is None:
+                logits, known = net.begun(ids)
+            else:
+                logits, known = net.step(ids[:, -1], known)
             ids = torch.cat((ids, named(logits).clamp(min=0)[:, None]), dim=1)
     said: np.ndarray = ids[:, beginnings.shape[1] :].cpu().numpy()
     return said
