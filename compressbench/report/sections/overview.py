@@ -103,23 +103,22 @@ class Said:
     open: tuple[str, ...] = ()
 
     @property
-    def sentence(self) -> str:
-        """One paragraph."""
+    def paragraphs(self) -> tuple[str, ...]:
+        """What speaks for it, against it, and what can't be told, each by itself; of a family not compared, why."""
         if self.family.point is None:
             least, lost = min(self.family.lost, key=lambda x: x[1])
             return (
                 f"{self.family.label}: not compared. No strength that was tried loses at most {self.family.allowed:g} "
                 f"{_points(self.family.allowed)} on validation; {self.family.name_of(least)} loses least, "
-                f"{number(lost, 'points')} points."
+                f"{number(lost, 'points')} points.",
             )
         named = self.family.name_of(self.family.point)
         who = self.family.label if named == self.family.label else f"{self.family.label} ({named})"
-        parts = [
-            f"{words}: {'; '.join(told)}."
-            for words, told in (("For it", self.pro), ("Against it", self.con), ("Can’t be told", self.open))
+        return tuple(
+            f"{who}, {words}: {'; '.join(told)}."
+            for words, told in (("for it", self.pro), ("against it", self.con), ("can’t be told", self.open))
             if told
-        ]
-        return f"{who}. {' '.join(parts)}"
+        )
 
 
 def shown(panel: Panel, moment: str) -> set[Key]:
@@ -135,8 +134,14 @@ def section(panel: Panel, suffix: str) -> Section:
     sizes = timed_batches(panel)
     tables = [overview_table(panel, found, moment, sizes[0] if sizes else None)]
     more = [time_table(panel, found, moment, batch) for batch in sizes[1:]]
-    words = tuple(said(panel, family, moment, sizes[0] if sizes else None).sentence for family in found)
-    return Section("How to choose", "overview", (), kept(tables), kept(more), lead(found), sentences=words)
+    words = [
+        text
+        for family in found
+        for text in said(panel, family, moment, sizes[0] if sizes else None).paragraphs
+    ]
+    return Section(
+        "How to choose", "overview", (), kept(tables), kept(more), lead(found), sentences=tuple(words)
+    )
 
 
 def families(panel: Panel, moment: str) -> list[Family]:
