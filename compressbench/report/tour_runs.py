@@ -207,7 +207,7 @@ def _level(rows: Sequence[Record], asked: Answer) -> _Level:
     levels: dict[int, list[Record]] = {}
     for row in rows:
         levels.setdefault(row.order, []).append(row)
-    shares = {order: math.fsum(r.density for r in own) / len(own) for order, own in levels.items()}
+    shares = {order: round(math.fsum(r.density for r in own) / len(own), 5) for order, own in levels.items()}
     states = {order: own[0].state for order, own in levels.items()}
     alike = len(levels) > 1 and len({percent(share) for share in shares.values()}) == 1
 
