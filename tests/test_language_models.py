@@ -440,11 +440,27 @@ def test_the_memory_changes_no_token(pair: tuple[View, View], monkeypatch: pytes
     monkeypatch.setattr(LanguageModel, "step", lambda self, *given: steps.append(1) or own(self, *given))
     assert (greedy(view, beginnings, 8) == kept[0]).all()
     assert len(steps) == 7
-    monkeypatch.setattr(LanguageModel, "begun", None)
+    monkeypatch.setattr(LanguageModel, "remembers", False)
     asked = [greedy(v, beginnings, 8) for v in (view, other)]
     assert len(steps) == 7
     for one, again in zip(kept, asked, strict=True):
         assert (one == again).all()
+
+
+def test_a_net_without_one_of_its_layers_goes_on_too(pair: tuple[View, View]) -> None:
+    from compressbench.models.cutting import Passed
+
+    whole, _ = pair
+    view = View(whole.state, whole.bench)
+    assert view.module.remembers
+    view.module.layers[0] = Passed()  # type: ignore[index, operator]
+    assert not view.module.remembers
+    said = [2, 40, 41]
+    for _ in range(4):
+        with torch.no_grad():
+            logits = view.module(torch.tensor([said]), torch.ones(1, len(said), dtype=torch.int64))
+        said.append(int(logits[0, -1].argmax()))
+    assert greedy(view, torch.tensor([[2, 40, 41]]), 4)[0].tolist() == said[3:]
 
 
 def test_given_prompts(pair: tuple[View, View]) -> None:

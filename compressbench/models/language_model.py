@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compressbench.models.encoder import EncoderLayer
 from compressbench.models.fit import heads_divide, whole_sizes
-from compressbench.models.transformer import Heads, narrowly
+from compressbench.models.transformer import Attention, Heads, narrowly
 
 
 class LanguageModel(nn.Module):
@@ -70,6 +70,14 @@ class LanguageModel(nn.Module):
         for layer in self.layers:
             x = layer(x, unseen)
         return self.fc(self.norm(x))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether ``begun`` and ``step`` go as ``forward`` does: no layer was left out or replaced by another module."""
+        return all(
+            isinstance(layer, EncoderLayer) and isinstance(layer.attention, Attention)
+            for layer in self.layers
+        )
 
     def begun(self, input_ids: Tensor) -> tuple[Tensor, tuple[Heads, ...]]:
         """Beginnings (n, tokens) without padding, to logits of the next token (n, vocabulary), and what is remembered:

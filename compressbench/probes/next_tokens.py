@@ -202,7 +202,7 @@ def _prompts(settings: NextTokens, bench: Bench) -> list[Tensor]:
 def greedy(view: View, beginnings: Tensor, tokens: int) -> np.ndarray:
     """int64 (n, tokens): the likeliest token after (n, known) ids, again and again; what is no number is 0 from there.
 
-    A net that has ``begun`` and ``step`` (see ``models.language_model``) remembers what it computed of the tokens before.
+    A net that ``remembers`` (see ``models.language_model``) keeps what it computed of the tokens before.
     """
     import torch
 
@@ -210,9 +210,7 @@ def greedy(view: View, beginnings: Tensor, tokens: int) -> np.ndarray:
     from compressbench.outputs import forward
 
     net: Any = view.module
-    remembers = not view.leaves_early and all(
-        callable(getattr(net, name, None)) for name in ("begun", "step")
-    )
+    remembers = not view.leaves_early and getattr(net, "remembers", False)
     ids, known = beginnings, None
     with torch.inference_mode():
         for _ in range(tokens):
