@@ -44,6 +44,5 @@ def section(panel: Panel, suffix: str) -> Section:
         for moment in panel.moments
         if any(r.probe == TARGETS[0].probe and r.moment == moment and r.value is not None for r in panel.rows)
     )
-    tables = (*plain.tables, *targets)
-    lead = LEAD + OF_TARGETS * (len(tables) > len(plain.tables))
-    return Section(plain.title, plain.anchor, plain.charts, tables, plain.more, lead)
+    lead = LEAD + (OF_TARGETS if targets else "")
+    return Section(plain.title, plain.anchor, plain.charts, (*plain.tables, *targets), plain.more, lead)
