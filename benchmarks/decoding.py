@@ -5,13 +5,15 @@
 A translator of 3 + 3 layers with random weights writes the given number of tokens for each of as many sources. Three ways
 give the same tokens, which is asserted: memory; the source kept and the decoder run on the whole sentence so far; source
 and sentence run anew. A language model of 4 layers goes on after 4 tokens in two ways: with memory, and with all tokens
-so far at every step. CPU time at one thread, the ways in turns; a ratio is the median of the rounds' ratios.
+so far at every step. So do transformers' own nets, as ``model=hf`` runs them, a T5 of 3 + 3 layers and a GPT-2 of 4, where
+transformers is installed. CPU time at one thread, the ways in turns; a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -77,12 +79,46 @@ def main() -> None:
         for beam in (1, 4):
             calls = {name: functools.partial(asked, way, beam) for name, way in ways.items()}
             _row(f"beam {beam}", calls, given.rounds)
-        _row("going on", _of_language(given), given.rounds)
+        net = LanguageModel(given.vocabulary, 64, dim=given.dim, mlp=4 * given.dim).eval()
+        _row("going on", _of_language(net, given), given.rounds)
+        if importlib.util.find_spec("transformers") is None:
+            return
+        t5, gpt2 = _of_transformers(given)
+        calls = {
+            name: functools.partial(asked, way, 1)
+            for name, way in {"memory": t5, "all anew": Again(t5)}.items()
+        }
+        _row("T5", calls, given.rounds)
+        _row("GPT-2", _of_language(gpt2, given), given.rounds)
 
 
-def _of_language(given: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
+def _of_transformers(given: argparse.Namespace) -> tuple[Any, Any]:
+    """The library's own nets with random weights, of the same width as ours."""
+    from compressbench.models.hf import HuggingFace
+
+    inputs = ["input_ids", "attention_mask"]
+    wide = {
+        "d_model": given.dim,
+        "d_kv": given.dim // 4,
+        "d_ff": 4 * given.dim,
+        "num_heads": 4,
+        "num_layers": 3,
+    }
+    t5 = {"model_type": "t5", "vocab_size": given.vocabulary, "decoder_start_token_id": 1, **wide}
+    gpt2 = {
+        "model_type": "gpt2",
+        "vocab_size": given.vocabulary,
+        "n_embd": given.dim,
+        "n_layer": 4,
+        "n_head": 4,
+    }
+    net = HuggingFace(t5, "seq2seq", [*inputs, "decoder_input_ids"]).eval()
+    net.net.lm_head.weight.data[2] = 0.0  # the end is never the likeliest
+    return net, HuggingFace({**gpt2, "n_positions": 64}, "causal", inputs).eval()
+
+
+def _of_language(net: Any, given: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
     """A language model that writes on, with memory and without."""
-    net = LanguageModel(given.vocabulary, 64, dim=given.dim, mlp=4 * given.dim).eval()
     start = torch.randint(3, given.vocabulary, (given.sentences, 4))
 
     def memory() -> Tensor:

@@ -192,6 +192,12 @@ class View:
             return named(self.log_probs)
         return answers_of(fast, task, self.bench.feed("test"), STREAMED if self.streams else BATCH)
 
+    def saying(self, answers: Tensor) -> View:
+        """The same state, to which other answers to the test split are given, in the form of ``answers``."""
+        other = View(self.state, self.bench, self.label)
+        other.answers = answers
+        return other
+
     def decoded(self, said: Callable[[nn.Module, Inputs], Tensor]) -> Tensor:
         """(n, places of the longest) what is decoded of each test example, -1 after its end."""
         rows, found = [], []

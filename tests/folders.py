@@ -25,6 +25,14 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 22, "pad_token_id": 1, "type_vocab_size": 1,
     },
     "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 20, "n_inner": 24},
+    "Llama": {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+        "max_position_embeddings": 20,
+    },
+    "Mistral": {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+        "max_position_embeddings": 20,
+    },
     "T5": {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
     "Bart": {
         "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from compressbench.bench import Bench
 from compressbench.data.load import load
@@ -25,6 +26,7 @@ from compressbench.paths import weights_folder
 from compressbench.runs.plan import Context, make
 from compressbench.specs.compose import composed
 from compressbench.store import Store
+from compressbench.tasks.text.decoding import Again, beam_search, greedy, steps_of
 from folders import TEXTS, a_folder, edited, hf, texts_of
 
 transformers = pytest.importorskip("transformers", reason="transformers isn't installed")
@@ -124,6 +126,73 @@ def test_models_that_write(tmp_path: Path, kind: str, head: str, form: str) -> N
         again = HuggingFace(**json.loads(json.dumps(spec))).eval()
         again.load_state_dict(net.state_dict())
         assert torch.equal(again(*x), expected)
+
+
+WRITERS = [("T5", "ForConditionalGeneration"), ("Bart", "ForConditionalGeneration")]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize(("kind", "head"), WRITERS)
+def test_the_memory_of_a_translator_changes_no_token(tmp_path: Path, kind: str, head: str, beam: int) -> None:
+    """Beside asking again of all tokens so far; sentences of unlike length leave at unlike times."""
+    inputs = ["input_ids", "attention_mask", "decoder_input_ids"]
+    net = of_folder(str(a_folder(tmp_path / kind, kind, head)), "seq2seq", inputs).eval()
+    assert steps_of(net) is net
+    ids = torch.randint(5, 290, (6, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = mask[2, 3:] = 0
+    limits = torch.tensor([12, 4, 12, 9, 12, 2])
+
+    def said(steps: Any) -> list[list[int]]:
+        with torch.no_grad():
+            if beam == 1:
+                return greedy(steps, (ids, mask), 2, 3, limits).tolist()
+            return beam_search(steps, (ids, mask), 2, 3, limits, beam).tolist()
+
+    assert said(net) == said(Again(net))
+    assert len({tuple(row) for row in said(net)}) > 3, "the sentences differ, so that a mixed-up memory shows"
+    with torch.no_grad():
+        known = net.begin(ids, mask)
+        target = ids.flip(1)[:, :5]
+        for place in range(5):
+            logits, known = net.step(target[:, place], known)
+        assert_close(logits, net(ids, mask, target)[:, -1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "config"),
+    [("GPT2", "LMHeadModel", {}),
+     ("Llama", "ForCausalLM", {"num_key_value_heads": 2}),
+     ("Mistral", "ForCausalLM", {"num_key_value_heads": 2, "sliding_window": 4})],
+)  # fmt: skip
+def test_the_memory_of_a_language_model_changes_no_logit(
+    tmp_path: Path, kind: str, head: str, config: Any
+) -> None:
+    """One with a window over its tokens is asked anew."""
+    net = of_folder(
+        str(a_folder(tmp_path / kind, kind, head, **config)), "causal", ["input_ids", "attention_mask"]
+    ).eval()
+    assert net.remembers is (kind != "Mistral")
+    if not net.remembers:
+        return
+    ids = torch.randint(5, 290, (3, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = net(ids, torch.ones_like(ids))
+        logits, known = net.begun(ids[:, :4])
+        assert_close(logits, whole[:, 3], atol=1e-4, rtol=1e-4)
+        for place in range(4, 9):
+            logits, known = net.step(ids[:, place], known)
+            assert_close(logits, whole[:, place], atol=1e-4, rtol=1e-4)
+
+
+def test_with_a_layer_replaced_all_is_asked_anew(tmp_path: Path) -> None:
+    """As by a layer that attends to nothing: what the others remember no longer lies in a row."""
+    net: Any = of_folder(
+        str(a_folder(tmp_path / "gpt2", "GPT2", "LMHeadModel")), "causal", ["input_ids", "attention_mask"]
+    )
+    assert net.remembers
+    del net.net.transformer.h[0]
+    assert not net.remembers
 
 
 def test_a_bare_encoder_gets_a_head_from_the_seed(tmp_path: Path) -> None:

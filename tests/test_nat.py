@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from compressbench.comparing.translations import Links, aligned, complexity, fai
 from compressbench.data.dataset import Dataset
 from compressbench.data.examples import Examples
 from compressbench.data.load import load
+from compressbench.deploying.handing_over import export
 from compressbench.errors import UserError
 from compressbench.models.draw import drawn
 from compressbench.models.nat import LENGTH, ParallelTranslator, spread
@@ -203,6 +206,19 @@ MASK = (SOURCE != 0).long()
 TARGET_SEEN = torch.tensor(
     [[2, 11, 12, 13], [2, 14, 3, 0]]
 )  # of the second the end is among what the decoder is given
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_no_file_can_say_is_not_exported(net: ParallelTranslator, at_once: bool, tmp_path: Path) -> None:
+    """A net that tells its length first; one whose task doesn't say how to decode with a file."""
+    task = SimpleNamespace(said=None)
+    module = net if at_once else torch.nn.Identity()
+    view: Any = SimpleNamespace(leaves_early=False, module=module, bench=SimpleNamespace(task=task))
+    node: Any = SimpleNamespace(name="late")
+    message = "export: late tells a length first" if at_once else r"its task has no decoding\(\)"
+    with pytest.raises(UserError, match=message):
+        export(cast(Any, None), view, node, "onnx", tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_it_says_is_of_its_own_length_alone(net: ParallelTranslator) -> None:

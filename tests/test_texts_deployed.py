@@ -122,7 +122,7 @@ def test_another_states_tokenizer_is_refused_before_anything_is_written(tmp_path
         (folder / "tokenizer.json").symlink_to(elsewhere)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.json") if p.exists()}
     task = SimpleNamespace(beside=lambda: {"tokenizer.json": b"own"})
-    view: Any = SimpleNamespace(leaves_early=False, bench=SimpleNamespace(task=task))
+    view: Any = SimpleNamespace(leaves_early=False, module=nn.Identity(), bench=SimpleNamespace(task=task))
     none: Any = None
     said = "is another one than this state's" if there == "another" else "is a link"
     with pytest.raises(UserError, match=rf"tokenizer\.json {said}.*another --output folder"):

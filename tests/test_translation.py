@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from compressbench.data.coarse import merged
 from compressbench.data.dataset import Raw, Split
 from compressbench.data.examples import Examples
 from compressbench.data.load import load
-from compressbench.deploying.handing_over import export
+from compressbench.deploying.handing_over import export, write_examples
 from compressbench.errors import UserError
 from compressbench.models.counting import count
 from compressbench.models.encoder_decoder import EncoderDecoder
@@ -420,13 +424,44 @@ def run(ran: Any) -> Any:
     return ran[1]
 
 
-def test_what_is_decoded_is_not_exported(ran: Any, tmp_path: Path) -> None:
-    ready, _ = ran
+STRANGER = """
+import json, sys
+sys.modules["compressbench"] = None  # nothing of ours
+texts = [json.loads(line)["text"] for line in open("dense.test.jsonl", encoding="utf-8")]
+"""
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch_export"])
+def test_a_stranger_translates_by_the_card(ran: Any, form: str, tmp_path: Path) -> None:
+    """The card's script alone writes what the state writes: its BLEU is the recorded one."""
+    pytest.importorskip("onnxruntime" if form == "onnx" else form.partition("_")[0])
+    ready, run = ran
     executor = Executor(ready.plan, ready.store, ready.setting, Watcher())
-    view = View(executor.state("dense"), executor.bench(), "dense")
-    with pytest.raises(UserError, match="dense says is decoded token by token, which no exported file does"):
-        export(ready, view, ready.plan.node("dense"), "onnx", tmp_path / "out", tmp_path)
-    assert not (tmp_path / "out").exists()
+    view, node, folder = (
+        View(executor.state("dense"), executor.bench(), "dense"),
+        ready.plan.node("dense"),
+        tmp_path / "out",
+    )
+    export(ready, view, node, form, folder, tmp_path)
+    write_examples(view, folder, node)
+    card = (folder / f"dense.{form}.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    (folder / "script.py").write_text(f"{STRANGER}{code}\nprint(json.dumps(said))")
+    done = subprocess.run(
+        [sys.executable, "-I", "script.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    wanted = unpacked(ready.dataset.split("test")["target"])
+    assert bleu_of(said, wanted).score == pytest.approx(run["dense", "accuracy", "bleu", ""].value, abs=0.3)
+    own = view.bench.task.spelled(view.answers)
+    same = 100 * sum(a == b for a, b in zip(said, own, strict=True)) / len(own)
+    assert same >= 99
+    told = re.search(r"a bleu of ([\d.]+) \(the state ([\d.]+)\); of ([\d.]+) % of (\d+) sentences", card)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(bleu_of(said, wanted).score, abs=0.006)
+    assert float(told[3]) == pytest.approx(same, abs=0.006)
+    assert int(told[4]) == len(own)
 
 
 def test_four_arms_translate(run: Any) -> None:

@@ -37,31 +37,54 @@ MARKUP = re.compile(r"[\\`*\[\]!&]")
 LOAD = {
     "onnx": (
         "import onnxruntime\n"
-        'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])\n'
-        "logits = session.run(None, inputs)[0]"
+        'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
+        "session.run(None, inputs)[0]",
     ),
     "openvino": (
         "import openvino\n"
         'exact = {{"INFERENCE_PRECISION_HINT": "f32"}}  # its default computes in bf16 where the processor can\n'
-        'model = openvino.Core().compile_model("{file}", "CPU", exact)\nlogits = model(inputs)[0]'
+        'model = openvino.Core().compile_model("{file}", "CPU", exact)',
+        "model(inputs)[0]",
     ),
     "torch_export": (
-        'import torch\nmodule = torch.export.load("{file}").module()\n'
-        "logits = module(*map(torch.from_numpy, inputs.values()))"
+        'import torch\nmodule = torch.export.load("{file}").module()',
+        "module(*map(torch.from_numpy, inputs.values())).detach().numpy()",
     ),
     "executorch": (
         "import torch\nfrom executorch.runtime import Runtime\n"
         'program = Runtime.get().load_program("{file}")\n'
         'method = program.load_method("forward")  # one image a call\n'
-        "each = zip(*inputs.values())\n"
-        "logits = torch.cat([method.execute([torch.from_numpy(x[None]) for x in one])[0].clone() for one in each])"
+        "each = zip(*inputs.values())",
+        "torch.cat([method.execute([torch.from_numpy(x[None]) for x in one])[0].clone() for one in each])",
     ),
     "safetensors": (
         "# weights only: load them into the net's own class; what is integers (`…weight|q`) is scale * (q - zero), and\n"
         "# inputs of these layers are rounded alike; the file's metadata holds the net's spec and each layer's bits\n"
-        'from safetensors.torch import load_file\ntensors = load_file("{file}")'
+        'from safetensors.torch import load_file\ntensors = load_file("{file}")',
+        "",
     ),
 }
+"""Of each form: lines that open a file, and the expression by which it makes ``inputs`` logits; empty where it can't."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What is decoded by a written file, beside the state it is of.
+
+    Attributes:
+        metric: the main metric, e.g. ``bleu``.
+        value, simulated: of the file and of the state.
+        same: percent of the examples of which both say the same text.
+        n: examples.
+        noun: what one of these is, in the singular.
+    """
+
+    metric: str
+    value: float
+    simulated: float
+    same: float
+    n: int
+    noun: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,7 @@ class Checked:
         agreement: percent of them on which both name the same class.
         difference: the largest between two log-probabilities.
         noun: what one of these is, in the singular.
+        decoded: where answers are decoded, what was said by the file.
     """
 
     runtime: str
@@ -84,6 +108,7 @@ class Checked:
     agreement: float
     difference: float
     noun: str = "image"
+    decoded: Decoded | None = None
 
 
 def card(
@@ -122,7 +147,7 @@ def card(
             "",
             f"{checked.runtime}: {checked.top1:.2f} % of {checked.n} test {checked.noun}s right; the state itself, "
             f"simulated in torch, {checked.simulated:.2f} %. Both name the same class for {checked.agreement:.2f} % of "
-            f"them; the largest difference of two log-probabilities is {checked.difference:.2g}.",
+            f"them; the largest difference of two log-probabilities is {checked.difference:.2g}.{_decoded(checked)}",
             "",
             "## Measured",
             "",
@@ -134,7 +159,7 @@ def card(
             "",
             "```python",
             *feeding,
-            *LOAD[form].format(file=main).splitlines(),
+            *_asked(form, main, getattr(dataset.task, "decoding", list)()),
             "```",
             "",
             _output(dataset),
@@ -143,10 +168,34 @@ def card(
     )
 
 
+def _decoded(checked: Checked) -> str:
+    """A sentence on what the file writes, empty where nothing is decoded."""
+    if (said := checked.decoded) is None:
+        return ""
+    return (
+        f" What is decoded by it, greedily, has a {said.metric} of {said.value:.2f} (the state {said.simulated:.2f}); "
+        f"of {said.same:.2f} % of {said.n} {said.noun}s it is the same text."
+    )
+
+
+def _asked(form: str, file: str, decoding: Sequence[str]) -> list[str]:
+    """Lines of Python that open a file and ask it for ``logits``, or that decode with it."""
+    opened, logits = LOAD[form]
+    lines = opened.format(file=file).splitlines()
+    if not logits:
+        return lines
+    if not decoding:
+        return [*lines, f"logits = {logits}"]
+    return [*lines, "def logits_of(inputs):", f"    return {logits}", *decoding]
+
+
 def _output(dataset: Dataset) -> str:
     """What the file gives; of tokens the names are in the tokenizer."""
     if getattr(dataset.task, "streams", False):
-        return f"Output: logits (n, tokens, {len(dataset.classes)}), in the order of the tokenizer's ids."
+        said = "; `said` is a list of str" if hasattr(dataset.task, "decoding") else ""
+        return (
+            f"Output: logits (n, tokens, {len(dataset.classes)}), in the order of the tokenizer's ids{said}."
+        )
     names = ", ".join(map(_line, dataset.classes))
     return f"Output: logits (n, {len(dataset.classes)}); classes in order: {names}."
 

@@ -11,7 +11,7 @@ from compressbench.deploying.card import LOAD
 from compressbench.errors import UserError
 
 if TYPE_CHECKING:
-    from compressbench.deploying.card import Checked
+    from compressbench.deploying.card import Checked, Decoded
     from compressbench.hardware.exported import Run
     from compressbench.runs.experiment import Experiment
     from compressbench.runs.plan import Node
@@ -39,10 +39,15 @@ def export(ready: Experiment, view: View, node: Node, form: str, folder: Path, r
             f"export: {node.name} leaves early by a policy, which one file can't hold; export the state before its "
             "exits/choose stage, which answers by the last exit"
         )
-    if hasattr(view.bench.task, "said"):
+    if hasattr(view.module, "at_once"):  # see models.nat
         raise UserError(
-            f"export: what {node.name} says is decoded token by token, which no exported file does; nets that answer by "
-            "one forward can be exported"
+            f"export: {node.name} tells a length first and says as many tokens then, which is no single forward; nets "
+            "that answer by one, or write token by token, can be exported"
+        )
+    if hasattr(view.bench.task, "said") and not hasattr(view.bench.task, "decoding"):
+        raise UserError(
+            f"export: what {node.name} says is decoded, and its task has no decoding(), lines of Python that do so with "
+            "an exported file"
         )
     beside = _beside(view, folder)  # before anything is written
     view = without_exits(view)
@@ -138,7 +143,8 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
 
     if view.streams:
         told = tally(view, compute)
-        return Checked(runtime, told.n, told.right, told.own, told.alike, told.difference, "token")
+        said = _decoded(view, compute) if hasattr(view.bench.task, "said") else None
+        return Checked(runtime, told.n, told.right, told.own, told.alike, told.difference, "token", said)
     task, rows, answers, said = view.bench.task, [], [], []
     for places, batch in walk(view.bench.task, view.bench.feed("test"), BATCH):
         rows.append(places)
@@ -155,6 +161,20 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
         float((put_back(rows, said) - view.log_probs).abs().max()),
         noun_of(task),
     )
+
+
+def _decoded(view: View, compute: Run) -> Decoded:
+    """What is decoded of the whole test split by what was written, beside what the state says."""
+    from compressbench.deploying.card import Decoded
+    from compressbench.hardware.exported import Called
+    from compressbench.wording import noun_of
+
+    task: Any = view.bench.task
+    file = Called(compute)
+    there = view.saying(view.decoded(lambda _, inputs: task.said(file, inputs)))
+    own, found = (task.spelled(one.answers) for one in (view, there))
+    same = 100 * sum(a == b for a, b in zip(own, found, strict=True)) / max(1, len(own))
+    return Decoded(task.metric, task.overall(there), task.overall(view), same, len(own), noun_of(task))
 
 
 def lineage(ready: Experiment, node: Node) -> list[str]:

@@ -52,6 +52,18 @@ def method_of(path: Path) -> Run:
     return run
 
 
+class Called(nn.Module):
+    """A program's or session's forward as a module, so that what decodes modules decodes with it."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Inputs on any device to logits on that device."""
+        return self.run(*(x.cpu() for x in inputs)).to(inputs[0].device)
+
+
 class _Logits(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

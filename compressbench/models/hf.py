@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compressbench.errors import UserError, nearest, reason
 from compressbench.files import a_file
+from compressbench.models import hf_memory
 from compressbench.models.attention import unfused_attention
 from compressbench.models.checkpoint import read_safetensors
 from compressbench.models.hub import INDEX, WHERE, config_of, files_of, offline, plain_config, weight_files
@@ -80,6 +81,25 @@ class HuggingFace(nn.Module):
         given = {name: named[name] for name in self.taken}
         with _vectorised() if any(map(_is_wrapped, inputs)) else contextlib.nullcontext():
             return self.net(**given, **self.fixed).logits
+
+    @property
+    def remembers(self) -> bool:
+        """Whether ``step`` goes as ``forward`` does, with ``begin`` (seq2seq) or ``begun`` (causal) before it."""
+        return self.form != CLASSIFICATION and hf_memory.remembers(self.net)
+
+    def begin(self, input_ids: Tensor, attention_mask: Tensor) -> hf_memory.Remembered:
+        """Of a seq2seq net, what is remembered before the first token; see ``decoding.Steps``."""
+        return hf_memory.begin(self.net, input_ids, attention_mask)
+
+    def begun(self, input_ids: Tensor) -> tuple[Tensor, hf_memory.Known]:
+        """Of a causal net: beginnings (n, tokens) without padding, to logits of the next token, and the memory."""
+        return hf_memory.written(self.net, input_ids)
+
+    def step(self, tokens: Tensor, remembered: Any) -> tuple[Tensor, Any]:
+        """The token before, ids (n,), to logits of the next one (n, vocabulary), and what is remembered with it."""
+        if self.form == "seq2seq":
+            return hf_memory.translated(self.net, tokens, remembered)
+        return hf_memory.written(self.net, tokens[:, None], remembered)
 
     def in_layers(self) -> Any:
         """How exits cut the net, see ``models.exits.Layers``."""

@@ -46,7 +46,9 @@ class NextTokens:
         tokens: said after each.
     """
 
-    VERSION: ClassVar[int] = 2  # 2: continued with keys and values remembered, which rounds otherwise
+    VERSION: ClassVar[int] = (
+        3  # 3: transformers' nets too go on with keys and values remembered, which rounds otherwise
+    )
     prompts: Sequence[str] | None = None
     beginnings: int = 64
     known: int = 4

@@ -22,10 +22,11 @@ ASKED = (
 )  # fmt: skip
 """What a task must have."""
 MAY = (
-    "prepared", "remarks", "lengths", "streams", "overall", "said", "axes", "noun", "texts", "beside",
+    "prepared", "remarks", "lengths", "streams", "overall", "said", "axes", "noun", "texts", "beside", "decoding",
 )  # fmt: skip
 """What a task may have beside it, see ``Prepares``, ``Remarks``, ``Lengthy``, ``Streaming``, ``Says``,
-``axes_of``, ``read_of``; ``beside()`` gives contents of files, by name, that belong to an exported one."""
+``axes_of``, ``read_of``; ``beside()`` gives contents of files, by name, that belong to an exported one; ``decoding()``,
+with ``said``, lines of Python that make texts ``said`` of ``inputs`` and of ``logits_of(inputs)``, an exported file's."""
 
 Axes = Mapping[str, tuple[str, ...]]
 EXAMPLES = ("n",)

@@ -1,8 +1,8 @@
 """Decoding: what a model writes token by token, the likeliest next one each time, or by beam search.
 
-A module that has ``begin`` and ``step`` (see ``Steps``) remembers what it computed of the tokens before; any other one is
-asked for the whole sentence so far, again and again, which gives the same tokens. Neither depends on what else is in the
-batch. Rows that have ended are taken out.
+A module that has ``begin`` and ``step`` (see ``Steps``) remembers what it computed of the tokens before; any other one,
+and one whose ``remembers`` is False, is asked for the whole sentence so far again and again, with the same tokens.
+Neither depends on what else is in the batch. Rows that have ended are taken out.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Again:
 def steps_of(module: nn.Module) -> Steps:
     """The module itself where it can remember, else one that is asked again."""
     can = all(callable(getattr(module, name, None)) for name in ("begin", "step"))
+    can = can and bool(getattr(module, "remembers", True))  # of some it depends on what is left of them
     return module if can else Again(module)  # type: ignore[return-value]
 
 

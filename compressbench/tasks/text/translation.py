@@ -13,7 +13,7 @@ from compressbench.errors import UserError
 from compressbench.ragged import Ragged
 from compressbench.tasks.text import sequences
 from compressbench.tasks.text.packing import TARGET, TEXT, of_cut, unpacked
-from compressbench.tasks.text.tokens import BEGIN, Tokenizer, of_folder, trained
+from compressbench.tasks.text.tokens import BEGIN, FILE, Tokenizer, of_folder, trained
 
 if TYPE_CHECKING:
     import torch
@@ -93,12 +93,17 @@ class Translation:
 
     def numbered(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
         """Each text's tokens, int32, the end the last; and (n,) bool, which were cut to fit."""
-        rows, cut, most = [], np.zeros(len(texts), bool), self.length - (not self._begins)
+        rows, cut, most = [], np.zeros(len(texts), bool), self._most
         for place, (found, _) in enumerate(self.tokenizer.encoded(texts)):
             ids = found if found and found[-1] == self.end else [*found, self.end]
             cut[place] = len(ids) > most
             rows.append(np.array([*ids[: most - 1], self.end] if cut[place] else ids, np.int32))
         return rows, cut
+
+    @property
+    def _most(self) -> int:
+        """Tokens of a text at most, what the decoder is given first left out."""
+        return self.length - (not self._begins)
 
     @functools.cached_property
     def _begins(self) -> bool:
@@ -259,18 +264,39 @@ class Translation:
         }
 
     def feeding(self) -> tuple[str, list[str]]:
-        """Of one step of teacher forcing."""
-        return "Inputs `input_ids`, `attention_mask` and `decoder_input_ids`, int64 (n, tokens):", [
+        """Tokens of the sources, cut as ``numbered`` does; the decoder's come one by one, see ``decoding``."""
+        most, pad = self._most, self.tokenizer.pad
+        told = "Inputs `input_ids`, `attention_mask` (of `texts`, strings), `decoder_input_ids` (what is said so far)"
+        return f"{told}, int64 (n, tokens):", [
             "import numpy",
             "import tokenizers",
             "t = tokenizers.Tokenizer.from_file('tokenizer.json')",
-            f"t.enable_truncation({self.length})",
-            f"t.enable_padding(pad_id={self.tokenizer.pad})",
-            "source, target = t.encode_batch(texts), t.encode_batch(targets)",
-            "inputs = {'input_ids': numpy.array([f.ids for f in source], 'int64'),",
-            "          'attention_mask': numpy.array([f.attention_mask for f in source], 'int64'),",
-            "          'decoder_input_ids': numpy.array([f.ids[:-1] for f in target], 'int64')}",
+            "t.no_truncation()",
+            "t.no_padding()",
+            f"end, most = {self.end}, {most}",
+            "rows = [f.ids if f.ids[-1:] == [end] else [*f.ids, end] for f in t.encode_batch(texts)]",
+            "rows = [row if len(row) <= most else [*row[: most - 1], end] for row in rows]",
+            "wide = max(map(len, rows))",
+            f"ids = [row + [{pad}] * (wide - len(row)) for row in rows]",
+            "there = [[1] * len(row) + [0] * (wide - len(row)) for row in rows]",
+            "inputs = {'input_ids': numpy.array(ids, 'int64'), 'attention_mask': numpy.array(there, 'int64')}",
         ]
+
+    def decoding(self) -> list[str]:
+        """Greedily, all so far asked again for each token; see ``said``."""
+        return [
+            f"said = numpy.full((len(texts), 1), {self.begin}, 'int64')",
+            f"limits = numpy.minimum(inputs['attention_mask'].sum(1) + {self.beyond}, {self.length - 1})",
+            "while said.shape[1] <= limits.max() and not (said[:, 1:] == end).any(1).all():",
+            "    logits = logits_of({**inputs, 'decoder_input_ids': said})",
+            "    said = numpy.concatenate([said, logits[:, -1:].argmax(-1)], axis=1)",
+            "said = [row[:limit] for row, limit in zip(said[:, 1:].tolist(), limits)]",
+            "said = [t.decode(row[: row.index(end)] if end in row else row).strip() for row in said]",
+        ]
+
+    def beside(self) -> Mapping[str, bytes]:
+        """The tokenizer, as its library reads it."""
+        return {FILE: self.tokenizer.json.encode()}
 
     def in_words(self) -> str:
         """The most tokens."""
