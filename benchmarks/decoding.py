@@ -5,7 +5,7 @@
 A translator of 3 + 3 layers with random weights writes the given number of tokens for each of as many sources. Three ways
 give the same tokens, which is asserted: memory; the source kept and the decoder run on the whole sentence so far; source
 and sentence run anew. A language model of 4 layers goes on after 4 tokens in two ways: with memory, and with all tokens
-so far at every step. So do transformers' own nets, as ``model=hf`` runs them, a T5 of 3 + 3 layers and a GPT-2 of 4, where
+so far at every step. So do transformers' own nets, as `model=hf` runs them, a T5 of 3 + 3 layers and a GPT-2 of 4, where
 transformers is installed. CPU time at one thread, the ways in turns; a ratio is the median of the rounds' ratios.
 """
 
