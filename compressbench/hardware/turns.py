@@ -138,20 +138,24 @@ def in_turns(
 
 
 def undisturbed(
-    measure: Callable[[], T], watch: Callable[[], Callable[[], float | None]] | None = None
+    measure: Callable[[], T],
+    watch: Callable[[], Callable[[], float | None]] | None = None,
+    pause: Callable[[float], object] = time.sleep,
 ) -> tuple[T, str]:
     """(what was measured, in words how others disturbed it, or that this isn't known; empty if they didn't).
 
-    Where others took more than 5 % of the processors meanwhile it is measured again, up to three times more; if they did
-    so each time, the least disturbed is what is given.
+    Where others took more than 5 % of the processors meanwhile it is measured again, up to three times more, as soon as
+    they leave them alone. That is waited for as long as the measurement took: what others keep busy for longer would only
+    be measured in vain. The least disturbed is what is given then.
 
     Args:
         measure: is called once a try.
         watch: begins to watch the others and gives what tells their share since then (``None``: not known).
+        pause: sleeps so many seconds.
     """
-    found: list[tuple[float, T]] = []
+    watch, found = watch or others, []
     for _ in range(TRIES):
-        share = (watch or others)()
+        began, share = time.perf_counter(), watch()
         result = measure()
         taken = share()
         if taken is None:
@@ -159,8 +163,25 @@ def undisturbed(
         if taken <= DISTURBED:
             return result, ""
         found.append((taken, result))
+        if len(found) < TRIES and not _left_alone(time.perf_counter() - began, watch, pause):
+            break
     least, result = min(found, key=lambda x: x[0])
-    return result, f"{OTHERS} at least {100 * least:.0f} % of the processors in each of {TRIES} tries"
+    tries = f"in each of {len(found)} tries" if len(found) > 1 else "and went on"
+    return result, f"{OTHERS} at least {100 * least:.0f} % of the processors {tries}"
+
+
+def _left_alone(
+    seconds: float, watch: Callable[[], Callable[[], float | None]], pause: Callable[[float], object]
+) -> bool:
+    """Whether, within so many seconds, others leave the processors alone; in one look at least."""
+    look = 1.25 * least_window(_tick())
+    for _ in range(max(1, round(seconds / look))):
+        share = watch()
+        pause(look)
+        taken = share()
+        if taken is None or taken <= DISTURBED:
+            return True
+    return False
 
 
 def others(stat: Path = STAT) -> Callable[[], float | None]:
