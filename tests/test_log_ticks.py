@@ -7,7 +7,7 @@ import re
 import pytest
 
 pytest.importorskip("matplotlib")
-from compressbench.report.drawing import canvas, saved, settings
+from compressbench.report.drawing import canvas, log_axis, saved, settings
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,15 @@ def test_ticks_are_plain_numbers(values: list[float], shown: list[str], hidden: 
     told = {t.strip() for t in re.findall(r">\s*([^<>]+?)\s*</text>", svg)}
     assert set(shown) <= told
     assert not set(hidden) & told
+
+
+@pytest.mark.parametrize(
+    ("inches", "wanted"), [(5.0, ["60000", "70000", "80000", "90000", "100000"]), (1.3, ["60000", "80000"])]
+)
+def test_labels_of_a_narrow_axis_dont_touch(inches: float, wanted: list[str]) -> None:
+    from matplotlib.figure import Figure
+
+    with settings():
+        axes = Figure(figsize=(inches, 2.0)).subplots()
+        log_axis(axes, [58_000.0, 91_000.0], "kB")
+    assert [f"{t:g}" for t in axes.get_xticks()] == wanted

@@ -573,6 +573,18 @@ def test_a_file_of_another_form_gives_no_lines(tmp_path, text):
     assert described.read_lines(tmp_path) == {}
 
 
+def test_lines_name_no_folder(tmp_path):
+    """Where weights were read from is the user's own affair; both in what is written and in what others wrote."""
+    lines = {("s", "k"): "build net with the weights in /home/ann/secret/minilm, then train 1ep"}
+    told = {("s", "k"): "build net with the weights in …/minilm, then train 1ep"}
+    described.write_lines(lines, tmp_path)
+    assert "ann" not in (tmp_path / described.FILE).read_text(encoding="utf-8")
+    assert described.read_lines(tmp_path) == told
+    row = {"series": "s", "line": lines["s", "k"], "keys": ["k"]}
+    (tmp_path / described.FILE).write_text(json.dumps({"schema": 1, "series": [row]}))
+    assert described.read_lines(tmp_path) == told
+
+
 def test_long_lines_are_cut_and_control_characters_go(tmp_path):
     row = {"series": "s", "line": "x\x1b[31m" + "y" * 5000, "keys": ["k"]}
     (tmp_path / described.FILE).write_text(json.dumps({"schema": 1, "series": [row]}))

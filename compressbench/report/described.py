@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressbench.console import clean
-from compressbench.paths import write_text
+from compressbench.paths import nameless, write_text
 from compressbench.report.panels import Panel, Series
 
 FILE = "series.json"
@@ -45,7 +45,7 @@ def write_lines(lines: Lines, folder: Path) -> None:
         return
     keys: dict[tuple[str, str], list[str]] = {}
     for (series, key), line in lines.items():
-        keys.setdefault((series, line), []).append(key)
+        keys.setdefault((series, nameless(line)), []).append(key)
     rows = [{"series": series, "line": line, "keys": own} for (series, line), own in keys.items()]
     text = json.dumps({"schema": SCHEMA, "series": rows}, indent=1, ensure_ascii=False)
     write_text(folder / FILE, text + "\n")
@@ -63,7 +63,7 @@ def read_lines(folder: Path) -> Lines:
     whole = [
         d for d in found if isinstance(d.series, str) and isinstance(d.line, str) and all(map(_text, d.keys))
     ]
-    return {place: clean(line)[:LONGEST] for place, line in lines_of(whole).items()}
+    return {place: nameless(clean(line))[:LONGEST] for place, line in lines_of(whole).items()}
 
 
 def _text(found: object) -> bool:

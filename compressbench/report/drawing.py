@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Lines = Sequence[tuple[Series, Sequence[tuple[float, Spread]]]]
 Grouped = list[tuple[Series, Point, dict[str, Spread]]]
 WIDTH, HEIGHT = 5.0, 3.7
+LETTER = 0.071
+"""Inches of a digit at a tick."""
 LEGEND_ROWS, LEGEND_ROW = 4, 0.165
 LABEL = 56
 ROWS_SHOWN = 24
@@ -427,9 +429,21 @@ def log_axis(axes: Axes, values: Sequence[float], label: str, ticks: Sequence[fl
     ticks = ticks or [step * 10.0**d for d in decades for step in steps]
     axes.set_xscale("log")
     axes.set_xlim(high * 1.12, low / 1.12)
-    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low / 1.1 <= t <= high * 1.1]))
+    figure: Any = axes.figure
+    inches = axes.get_position().width * figure.get_figwidth() / math.log(high / low * 1.12**2)
+    within = [t for t in sorted(ticks) if low / 1.1 <= t <= high * 1.1]
+    axes.xaxis.set_major_locator(FixedLocator(_apart(within, inches)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(label)
+
+
+def _apart(ticks: Sequence[float], inches: float) -> list[float]:
+    """Those of rising ticks whose labels don't touch, the first of them; ``inches`` of the axis a factor of e."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or math.log(tick / kept[-1]) * inches >= LETTER * (len(f"{tick:g}") + 1):
+            kept.append(tick)
+    return kept
 
 
 def density_axis(axes: Axes, values: Sequence[float]) -> None:
