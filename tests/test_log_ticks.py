@@ -7,7 +7,7 @@ import re
 import pytest
 
 pytest.importorskip("matplotlib")
-from compressbench.report.drawing import canvas, log_axis, saved, settings
+from compressbench.report.drawing import canvas, density_axis, log_axis, saved, settings
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,14 @@ def test_labels_of_a_narrow_axis_dont_touch(inches: float, wanted: list[str]) ->
         axes = Figure(figsize=(inches, 2.0)).subplots()
         log_axis(axes, [58_000.0, 91_000.0], "kB")
     assert [f"{t:g}" for t in axes.get_xticks()] == wanted
+
+
+@pytest.mark.parametrize(
+    ("lowest", "wanted"),
+    [(88.3, ["88", "92", "96", "100"]), (50.0, ["50", "100"]), (3.0, ["5", "10", "20", "50", "100"])],
+)
+def test_a_short_density_axis_has_more_than_one_tick(lowest: float, wanted: list[str]) -> None:
+    with settings():
+        _, axes = canvas("Accuracy")
+        density_axis(axes, [lowest, 100.0])
+        assert [f"{t:g}" for t in axes.get_xticks()] == wanted

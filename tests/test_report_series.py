@@ -187,7 +187,7 @@ def test_a_simulation_has_no_speed_in_summary_terminal_tables_and_page(tmp_path,
     assert cells(timing_table(panel, "final", ""), "int8", "100")["speed ×"] == "no speed"
     told = told_of(rows)
     assert f"Measured speed of int8 at 100 %, batch 1: {SIMULATED}." in told
-    assert f"No ratio, rounded: int8 at 100 % {SIMULATED} at batch 1." in told
+    assert f"No ratio, rounded: int8 at 100 % (batch 1): {SIMULATED}." in told
     print_tables(Records(rows), Console(width=80, color_system=None))
     printed = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert "no speed" in printed.split("Cost, dense")[0]

@@ -455,13 +455,15 @@ def density_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def percent_ticks(axis: Any, values: Sequence[float]) -> None:
-    """Marks a logarithmic axis at 1, 2 and 5 of each decade, or at its powers of ten alone."""
-    from matplotlib.ticker import FixedLocator, NullLocator
+    """Marks a logarithmic axis at 1, 2 and 5 of each decade, or at powers of ten alone; a short one at round numbers."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     low, high = min(values), max(values)
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
     ticks = [s * 10.0**d for d in decades for s in steps]
+    if sum(low / 1.15 <= t <= high * 1.01 for t in ticks) < 2:
+        ticks = [float(t) for t in MaxNLocator(3).tick_values(low, high) if t > 0]
     axis.set_major_locator(FixedLocator([t for t in ticks if low / 1.15 <= t <= high * 1.01]))
     axis.set_minor_locator(NullLocator())
 

@@ -51,7 +51,7 @@ from compressbench.report.speed import (
     whose_end,
 )
 from compressbench.report.varied import axis_of
-from compressbench.report.wording import difference_unit, title_of
+from compressbench.report.wording import difference_unit, each_once, title_of
 from compressbench.wording import ENDED, NO_FIGURE, NUMBERS
 
 NAMED = 8
@@ -277,6 +277,8 @@ def _faster(panel: Panel, moment: str) -> list[str]:
             continue
         sentences = []
         rest: dict[tuple[str, str], dict[str, list[str]]] = {}
+        lacking: dict[str, dict[str, list[int]]] = {}
+        why: dict[str, list[str]] = {}
         for batch in batches(panel):
             speeds = {
                 name: (kind, speed)
@@ -288,21 +290,27 @@ def _faster(panel: Panel, moment: str) -> list[str]:
             quick = [f"{n} {figure_in_words(s)}" for n, (_, s) in speeds.items() if s.verdict == FASTER]
             sentences.append(f"Batch {batch}: {_named(quick) or 'nothing is shown to be faster'}.")
             for name, (kind, speed) in speeds.items():
-                if speed.verdict != FASTER:
-                    said = figure_in_words(speed) if speed.figure else in_words(speed)
-                    rest.setdefault((speed.verdict or "no ratio", kind), {}).setdefault(name, []).append(
-                        f"{said} at batch {batch}"
+                if not speed.figure:
+                    lacking.setdefault(kind, {}).setdefault(name, []).append(batch)
+                    why.setdefault(kind, []).append(in_words(speed))
+                elif speed.verdict != FASTER:
+                    rest.setdefault((speed.verdict, kind), {}).setdefault(name, []).append(
+                        f"{figure_in_words(speed)} at batch {batch}"
                     )
         if not sentences:
             continue
         where = f" on {environment}" if environment else ""
         told.append(f"Measured against dense{where}, each at its smallest, what is faster?")
         told += sentences
-        for words in (SLOWER, NOT_SHOWN, "no ratio"):
+        for words in (SLOWER, NOT_SHOWN):
             for kind in (PARTS, ROUNDED, ZEROS):
                 if own := rest.get((words, kind)):
                     listed = [f"{name} {', '.join(figures)}" for name, figures in own.items()]
                     told.append(f"{words[:1].upper()}{words[1:]}, {kind}: {_named(listed, '; ')}.")
+        for kind in (PARTS, ROUNDED, ZEROS):
+            if at := lacking.get(kind):
+                listed = [f"{name} (batch {' and '.join(map(str, found))})" for name, found in at.items()]
+                told.append(f"No ratio, {kind}: {_named(listed)}: {'; '.join(each_once(why[kind]))}.")
     return [*told, RULE] if told else []
 
 

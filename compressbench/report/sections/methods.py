@@ -107,15 +107,17 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
         columns.add("Change", difference_unit(unit), change)
         if count := examples(main):
             notes.append(f"{name}: {count} test examples.")
-    add(columns, found, COLUMNS)
+    attack, words = ATTACKED.readings(found), EXCHANGED.readings(found)
+    # of texts, which no gradient attacks, the column would hold no figure
+    of_texts = any(words) and not any(r and r.by_seed for r in attack)
+    add(columns, found, [c for c in COLUMNS if not (of_texts and c is ATTACKED)])
     shifted = SHIFTED.readings(found)
     notes += list(dict.fromkeys(f"Shifted: {note}." for r in shifted if r for note in r.notes))
     if any(name == "P-L" for name, _ in columns.heads):
         notes.append(LOYALTY)
         if panel.floors:
             notes.append("floor: a dense model of another seed, the loyalty that retraining alone leaves.")
-    attack = ATTACKED.readings(found)
-    if any(attack):
+    if any(attack) and not of_texts:
         images = examples(attack)
         notes.append(
             f"After attack: accuracy under PGD{f' on {images} test images' if images else ''}; "
@@ -128,7 +130,6 @@ def lecture_table(panel: Panel, moment: str, pick: Pick = every) -> Table | None
             f"After the Square attack, which asks for no gradient, on {examples(square)} test images; "
             f"#Q: mean number of queries, {'; '.join(told)}."
         )
-    words = EXCHANGED.readings(found)
     if any(words):
         told = dict.fromkeys(note for r in words if r for note in r.notes if note)
         notes.append(
