@@ -21,16 +21,16 @@ VALUES = (Init, Train, Weights, LearningRate, Reinit)
 """Stages that give a net other values and leave its form."""
 
 
-def pieces(path: Path) -> frozenset[str]:
-    """What a recipe's file composes: its defaults, as GROUP NAME, wherever it puts them."""
+def groups(path: Path) -> frozenset[str]:
+    """What a recipe's file composes: the groups of its defaults, wherever it puts them, ``stage/prune`` for one."""
     listed = yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"]
-    pairs = [pair for item in listed if isinstance(item, dict) for pair in item.items()]
-    return frozenset(f"{group.removeprefix('override ').partition('@')[0]} {name}" for group, name in pairs)
+    found = [group for item in listed if isinstance(item, dict) for group in item]
+    return frozenset(group.removeprefix("override ").partition("@")[0] for group in found)
 
 
 def covering(paths: Iterable[Path]) -> list[str]:
-    """Names of recipes that together compose all that any of them does: again and again the one with most that is new."""
-    all_of = {path.stem: pieces(path) for path in sorted(paths)}
+    """Names of recipes that together use all groups that any does: again and again the one with most that is new."""
+    all_of = {path.stem: groups(path) for path in sorted(paths)}
     left, chosen = set().union(*all_of.values()), []
     while left:
         chosen.append(max(all_of, key=lambda name: len(all_of[name] & left)))

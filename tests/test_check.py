@@ -190,6 +190,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_part_has_a_line_and_the_sum_stands_below(done: Any) -> None:
     assert set(lines(done)) == set(FILES), done.stderr
     assert done.returncode == 1
@@ -729,6 +730,7 @@ def test_the_task_in_the_docs(command: Command, tmp_path: Path) -> None:
     assert "classes and inputs of the Sentences are no tuples of names" in said["dataset/again"]
 
 
+@pytest.mark.slow
 def test_the_parts_in_the_docs(command: Command, tmp_path: Path) -> None:
     documented("own_criterion.md", tmp_path)
     modules = sorted(p.stem for p in tmp_path.glob("my*.py"))

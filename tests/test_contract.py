@@ -164,7 +164,7 @@ def check_whole(experiment: Experiment, records: Records, recipe: str, place: Pa
 def test_recipes_from_the_store_and_each_kind_of_work_again(
     recipe: str, first: Callable[[str], bool], tmp_path: Path
 ) -> None:
-    """Of recipes that hold all pieces there are: run once, then brought back; then each kind of stage and probe that no
+    """Of recipes that use all groups there are: run once, then brought back; then each kind of stage and probe that no
     recipe has repeated yet is repeated: alone, on states from the store, under other seeds of the global generators.
     """
     needs_extras(recipe)

@@ -151,6 +151,7 @@ def test_each_part_waits_for_the_gpu_once(early: State, place: Bench) -> None:
             assert sum(there.waits.values()) == decided, there.waits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_throughput_with_exits_is_measured_when_the_gpu_is_done(
     gpu: Pretended | None, form: str, early: State, place: Bench

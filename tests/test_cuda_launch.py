@@ -59,6 +59,7 @@ def bench_of(place: Bench, teacher: State, launch: str, said: list[str]) -> Benc
     return dataclasses.replace(made, say=said.append)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
 def test_a_recorded_iteration_is_the_one_that_python_says(
     name: str,

@@ -87,6 +87,7 @@ def near(there: float | None, here: float | None, unit: str) -> bool:
     return abs(there - here) <= slack + 0.05 * abs(here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in PROBES if n not in ELSEWHERE])
 def test_every_probe_measures_what_it_does_on_the_cpu(
     name: str, gpu: Pretended | None, place: Bench, learnt: State, early: State

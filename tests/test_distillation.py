@@ -203,6 +203,7 @@ def test_the_teacher_never_changes(objective: str, taught: Bench, teacher: State
 LOUD = ("cosine", "l1", "mse", "reverse_kl")  # infinite, or no number, at a label of probability 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", LABELS)
 def test_every_label_with_every_distance(labels: str, taught: Bench, student: State) -> None:
     function = f"compressbench.labels.{labels}.{labels}"
@@ -490,6 +491,7 @@ def test_points_that_do_not_fit_are_one_line(
 # From nothing but YAML ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prune_distill_take_and_prune_again_is_one_recipe(command: Command) -> None:
     done = command(
         "run", "--config-dir", str(Path(__file__).parent / "conf"), "recipe=chain", "scale=smoke",

@@ -108,6 +108,7 @@ def test_a_rounded_weight_that_a_forward_reads_itself_is_said(
     assert agreement.apart(answers(rounded, images), run(images), rounds=False) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "point"),
     [("Several", "a"), ("Wrapping", "a"), ("Beginning", "b"), ("Computed", "n")],

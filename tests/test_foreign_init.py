@@ -125,6 +125,7 @@ def same(found: Any, own: Any) -> bool:
     return found.keys() == own.keys() and all(torch.equal(found[n], own[n]) for n in own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Wrapped", "BufferScalar"])
 def test_prefixes_go_only_where_the_names_then_fit(name: str, place: Bench, tmp_path: Any) -> None:
     build = {"_target_": f"cases_nets.{name}", "channels": "@channels", "outputs": "@classes"}

@@ -231,6 +231,7 @@ def test_the_bare_loop_crops_and_mirrors() -> None:
     assert (found[2] == images[1].numpy()).all()
 
 
+@pytest.mark.slow
 def test_training_is_measured_arm_by_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "LEAST", 2)
     own = sheet(tmp_path, "training", **SMOKE)
@@ -248,6 +249,7 @@ def test_training_is_measured_arm_by_arm(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(1.5 < loss < 3.5 for loss in losses)
 
 
+@pytest.mark.slow
 def test_the_bare_loop_learns_as_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "LEAST", 8)
     torch.manual_seed(2)  # the bare loop's crops are drawn by torch's own generator

@@ -239,6 +239,7 @@ def test_writers_heads_go_too(tmp_path: Path) -> None:
     assert not torch.allclose(expected, whole, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (MINILM / "model.safetensors").is_file(), reason="MiniLM isn't unpacked: make weights"
 )

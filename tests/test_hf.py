@@ -570,6 +570,7 @@ def test_a_states_config_names_nothing_to_run(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- MiniLM
 
 
+@pytest.mark.slow
 @needs_minilm
 def test_minilm_is_bertmodel_and_its_tokens_are_its_own() -> None:
     config = composed(["recipe=one_shot", "model=minilm", "dataset=glosses", "dataset.train_size=60",

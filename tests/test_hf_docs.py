@@ -15,6 +15,7 @@ from folders import TEXTS, a_folder
 PAGE = Path(__file__).parents[1] / "docs" / "hugging_face.md"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PAGE.is_file(), reason="docs are not here")
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The YAML as it stands, the command as it stands but for lengths and probes."""

@@ -163,6 +163,7 @@ def of(state, place, examples=200, suffix="") -> Landscape:
     return found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "mlp", "tiny"])
 def test_curvature_agrees_with_a_second_library(name, trained, place) -> None:
     curvlinops = pytest.importorskip("curvlinops")

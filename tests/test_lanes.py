@@ -259,6 +259,7 @@ def test_a_run_takes_trainings_of_its_plan_along(command, monkeypatch, tmp_path)
     assert states_of(tmp_path) == sorted([*at_once, *(n for n in at_once if not n.startswith("init"))])
 
 
+@pytest.mark.slow
 def test_a_sweep_over_seeds_goes_in_lanes(command, monkeypatch, tmp_path) -> None:
     seen = waves(monkeypatch)
     told = command(
@@ -273,6 +274,7 @@ def test_a_sweep_over_seeds_goes_in_lanes(command, monkeypatch, tmp_path) -> Non
     assert "beside" not in table.read_text()
 
 
+@pytest.mark.slow
 def test_other_nets_with_the_same_settings_leave_the_lanes_free(command, monkeypatch) -> None:
     seen = waves(monkeypatch)
     short = (

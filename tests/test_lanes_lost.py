@@ -33,6 +33,7 @@ def trained(monkeypatch) -> list[tuple[str, int]]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_costs_a_sweep_that_seed_alone(command, trained, tmp_path) -> None:
     told = command(*SWEEP, "seed=0,1,2")
     assert told.returncode == 1

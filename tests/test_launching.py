@@ -216,6 +216,7 @@ def test_what_cannot_be_recorded_says_why(bench, cuda, changes, why) -> None:
     assert why in said[0]
 
 
+@pytest.mark.slow
 def test_compiled_is_the_same_training_but_for_rounding(bench) -> None:
     start = drawn(MLP, bench)
     plain = train().apply(start, bench)

@@ -59,6 +59,7 @@ class Narrow(nn.Module):
         return self.fc(self.short(self.first(x).relu()).mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [4, 8])
 def test_narrow_nets_on_large_pictures_train(width: int) -> None:
     """In another process: torch 2.15 ends it with a signal in channels_last."""

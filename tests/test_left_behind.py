@@ -221,6 +221,7 @@ def test_a_net_with_exits_in_theseus(place: Bench) -> None:
     assert len(View(chosen, place).parts) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Ensemble, Cascade])
 def test_nets_with_exits_as_members(kind, exits: State, net: State, place: Bench) -> None:
     chosen = after(exits, CHOOSE, place)
@@ -250,6 +251,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(ORDERS))
 @pytest.mark.parametrize("runtime", ["onnxruntime_cpu.OnnxRuntimeCPU", "openvino_cpu.OpenVINOCPU"])
 def test_quantized_nets_with_exits_deploy(runtime: str, order: str, exits: State, place: Bench) -> None:

@@ -133,6 +133,7 @@ def test_impact_and_its_correction_are_those_of_scipy() -> None:
     np.testing.assert_allclose(np.sort(found.holm), steps, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_false_alarms_under_the_null_are_what_alpha_says() -> None:
     """500 draws of 12 + 12 nets, 10 classes, spread of 4 points, 200 test examples a class, nothing true."""
     random = np.random.RandomState(2)
@@ -144,6 +145,7 @@ def test_false_alarms_under_the_null_are_what_alpha_says() -> None:
     assert any_holm < 0.08  # 500 comparisons: at most 0.05 ± 0.01
 
 
+@pytest.mark.slow
 def test_a_class_that_loses_fifteen_points_is_found_at_twelve_nets() -> None:
     """Spread of 6 points a class, as ResNet-8 has at scale=smoke; all lose 2 points, class 3 fifteen more."""
     random = np.random.RandomState(3)

@@ -386,6 +386,7 @@ def test_a_malformed_fpga_is_one_line(settings: dict[str, Any], message: str) ->
         dataclasses.replace(good, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_calibration_gives_a_target_that_prices(
     runtime: str, place: Bench, dense: State, monkeypatch: pytest.MonkeyPatch

@@ -111,6 +111,7 @@ def test_a_scale_a_channel_errs_less_than_one_a_tensor() -> None:
     assert torch.equal(errors[0][3], errors[1][3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_zeros_stay_zero(name: str, trained) -> None:
     state, bench = trained

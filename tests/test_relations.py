@@ -446,6 +446,7 @@ def test_a_series_of_several_states_says_which_is_drawn() -> None:
     assert [m.title for m in matrices(one(*rows), "final")] == ["s, linear"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "most"), [(3, 180_000), (20, 400_000), (40, 1_600_000)])
 def test_the_matrices_are_drawn_without_a_picture_and_in_few_bytes(classes: int, most: int) -> None:
     names = [f"class {k}" for k in range(classes)]

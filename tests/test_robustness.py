@@ -572,6 +572,7 @@ def test_a_runtime_is_attacked_by_its_own_scores() -> None:
 # AutoAttack -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.004, 0.01])
 def test_autoattack_finds_all_that_falls_in_a_linear_net(eps: float) -> None:
     pytest.importorskip("pyautoattack", reason="the extra robust isn't installed")
@@ -589,6 +590,7 @@ def test_autoattack_finds_all_that_falls_in_a_linear_net(eps: float) -> None:
     assert again == found
 
 
+@pytest.mark.slow
 def test_autoattack_is_what_its_parts_do_one_after_the_other() -> None:
     library = pytest.importorskip("pyautoattack", reason="the extra robust isn't installed")
     module, images, labels, task = pieces(n=24)

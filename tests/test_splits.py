@@ -204,6 +204,7 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FLAT | ON_TEST))
 def test_a_probe_reads_its_own_split_alone(name: str, ready: Any, as_it_is: dict[str, State]) -> None:
     """Figures of flatness are of training images, all others of test images; those of the rest change nothing."""

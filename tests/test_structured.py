@@ -239,6 +239,7 @@ def test_uniform_and_global(bench: Bench) -> None:
     assert least == {"hidden.0.weight": 64, "hidden.2.weight": 1, "fc.weight": 10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["uniform", "global"])
 @pytest.mark.parametrize("name", ["resnet", "vgg", "conv_2"])
 def test_to_a_share_of_the_macs(name: str, how: str, bench: Bench) -> None:

@@ -76,6 +76,7 @@ def recorded(finished: Path, metric: str, state: str) -> float:
     return row.value
 
 
+@pytest.mark.slow
 def test_two_states_say_what_the_run_recorded(finished: Path, tmp_path: Path, command: Any) -> None:
     data = ["--data", "dataset=glosses", f"dataset.test_size={TESTED}", "dataset.task.vocabulary=900"]
     found, page = compared(command, tmp_path, f"{finished}::dense", f"{finished}::pruned", *data)
@@ -95,6 +96,7 @@ def test_two_states_say_what_the_run_recorded(finished: Path, tmp_path: Path, co
     assert not re.search(r"\b(image|pixel)s?\b", re.sub(r"<style.*?</style>", "", text, flags=re.S))
 
 
+@pytest.mark.slow
 def test_a_file_against_its_state_on_a_users_table(
     finished: Path, table: Path, tmp_path: Path, command: Any
 ) -> None:

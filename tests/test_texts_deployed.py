@@ -84,6 +84,7 @@ def right_of_a_stranger(finished: Path, form: str, tmp_path: Path, command: Any)
     return right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch_export"])
 def test_a_stranger_runs_the_file_by_its_card(
     finished: Path, form: str, tmp_path: Path, command: Any
@@ -133,6 +134,7 @@ def test_another_states_tokenizer_is_refused_before_anything_is_written(tmp_path
     assert beside_of(view, tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_integers_run_in_both_runtimes_and_the_tables_are_bytes(
     finished: Path, tmp_path: Path, command: Any
 ) -> None:
@@ -156,6 +158,7 @@ def test_integers_run_in_both_runtimes_and_the_tables_are_bytes(
     assert [d.dim_param or d.dim_value for d in graph.output[0].type.tensor_type.shape.dim] == ["n", 10]
 
 
+@pytest.mark.slow
 def test_any_number_of_texts_of_any_length(finished: Path, tmp_path: Path, command: Any) -> None:
     import onnxruntime
 
@@ -177,6 +180,7 @@ def test_any_number_of_texts_of_any_length(finished: Path, tmp_path: Path, comma
             np.testing.assert_allclose(logits, module(ids, mask).numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_multiplications_are_those_of_a_hand_formula(finished: Path) -> None:
     tokens, dim, mlp, depth, classes = 32, 48, 96, 2, 10
     a_layer = (
@@ -185,6 +189,7 @@ def test_multiplications_are_those_of_a_hand_formula(finished: Path) -> None:
     assert found(finished, "macs", "dense").value == depth * a_layer + dim * classes
 
 
+@pytest.mark.slow
 def test_bytes_of_tables_count_at_their_bits(finished: Path) -> None:
     integers = 1500 * 48 + 32 * 48
     linear = 2 * (4 * 48**2 + 2 * 48 * 96) + 480
@@ -198,6 +203,7 @@ def test_bytes_of_tables_count_at_their_bits(finished: Path) -> None:
     assert found(finished, "weight_bits", "dense").value == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_targets_time_or_price_texts(finished: Path, target: str) -> None:
     times = [
@@ -222,6 +228,7 @@ def test_targets_time_or_price_texts(finished: Path, target: str) -> None:
     assert by_batch["token_throughput_b1"] == pytest.approx(32 * (by_batch["throughput_b1"] or 0))
 
 
+@pytest.mark.slow
 def test_a_modelled_device_holds_tables_at_their_bits(finished: Path) -> None:
     from compressbench.hardware.work import work_of
     from compressbench.runs import finished as runs
@@ -232,6 +239,7 @@ def test_a_modelled_device_holds_tables_at_their_bits(finished: Path) -> None:
     assert whole == (1500 + 32) * 48 + 2 * (5 * 48 + 96) + 2 * 2 * 2 * 48 + 2 * 48 + 10
 
 
+@pytest.mark.slow
 def test_the_task_keeps_to_the_rules_of_tasks(finished: Path) -> None:
     from compressbench.checking.tasks import check_task
     from compressbench.runs import finished as runs

@@ -409,6 +409,7 @@ def test_peak_memory_starts_no_other_program(runtime: str, tmp_path: Path) -> No
         peak_bytes(runtime, b"", (torch.zeros(1, 1),))
 
 
+@pytest.mark.slow
 def test_disturbed_timings_expire_and_all_are_measured_anew_where_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

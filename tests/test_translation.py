@@ -431,6 +431,7 @@ texts = [json.loads(line)["text"] for line in open("dense.test.jsonl", encoding=
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch_export"])
 def test_a_stranger_translates_by_the_card(ran: Any, form: str, tmp_path: Path) -> None:
     """The card's script alone writes what the state writes: its BLEU is the recorded one."""
@@ -464,6 +465,7 @@ def test_a_stranger_translates_by_the_card(ran: Any, form: str, tmp_path: Path) 
     assert int(told[4]) == len(own)
 
 
+@pytest.mark.slow
 def test_four_arms_translate(run: Any) -> None:
     """Dense translates; by magnitude more is left of that than at random; the others are sparse by themselves."""
     bleu = {
@@ -482,6 +484,7 @@ def test_four_arms_translate(run: Any) -> None:
         assert 48 * 444 / (layers + 48 * 444) < density[series] < 0.98, series
 
 
+@pytest.mark.slow
 def test_what_is_recorded_of_a_translation(run: Any) -> None:
     one = run["dense", "translation", "bleu", ""]
     assert one.value == run["dense", "accuracy", "bleu", ""].value
