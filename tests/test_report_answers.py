@@ -575,12 +575,13 @@ def test_a_file_of_another_form_gives_no_lines(tmp_path, text):
 
 def test_lines_name_no_folder(tmp_path):
     """Where weights were read from is the user's own affair; both in what is written and in what others wrote."""
-    lines = {("s", "k"): "build net with the weights in /home/ann/secret/minilm, then train 1ep"}
+    line = "build net with the weights in /home/ann/secret/minilm, then train 1ep"
     told = {("s", "k"): "build net with the weights in …/minilm, then train 1ep"}
-    described.write_lines(lines, tmp_path)
-    assert "ann" not in (tmp_path / described.FILE).read_text(encoding="utf-8")
+    own = described.lines_of([described.Described("s", line, ("k",))])
+    assert own == told, "what a run's own page shows"
+    described.write_lines(own, tmp_path)
     assert described.read_lines(tmp_path) == told
-    row = {"series": "s", "line": lines["s", "k"], "keys": ["k"]}
+    row = {"series": "s", "line": line, "keys": ["k"]}
     (tmp_path / described.FILE).write_text(json.dumps({"schema": 1, "series": [row]}))
     assert described.read_lines(tmp_path) == told
 

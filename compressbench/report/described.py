@@ -31,8 +31,8 @@ class Described:
 
 
 def lines_of(found: Iterable[Described]) -> Lines:
-    """The lines by series and content address."""
-    return {(one.series, key): one.line for one in found for key in one.keys}
+    """The lines by series and content address, in which no folder of the user's is left."""
+    return {(one.series, key): nameless(one.line) for one in found for key in one.keys}
 
 
 def write_lines(lines: Lines, folder: Path) -> None:
@@ -45,7 +45,7 @@ def write_lines(lines: Lines, folder: Path) -> None:
         return
     keys: dict[tuple[str, str], list[str]] = {}
     for (series, key), line in lines.items():
-        keys.setdefault((series, nameless(line)), []).append(key)
+        keys.setdefault((series, line), []).append(key)
     rows = [{"series": series, "line": line, "keys": own} for (series, line), own in keys.items()]
     text = json.dumps({"schema": SCHEMA, "series": rows}, indent=1, ensure_ascii=False)
     write_text(folder / FILE, text + "\n")
@@ -63,7 +63,7 @@ def read_lines(folder: Path) -> Lines:
     whole = [
         d for d in found if isinstance(d.series, str) and isinstance(d.line, str) and all(map(_text, d.keys))
     ]
-    return {place: nameless(clean(line))[:LONGEST] for place, line in lines_of(whole).items()}
+    return {place: clean(line)[:LONGEST] for place, line in lines_of(whole).items()}
 
 
 def _text(found: object) -> bool:

@@ -58,7 +58,14 @@ def _density(point: Point) -> tuple[float, ...]:
 
 
 def _named_among(points: Sequence[Point]) -> Callable[[Point], str]:
-    """Densities; with the bits where states of one density differ in them."""
+    """Densities; with the bits where states of one density differ in them; of policies of one net what they cost."""
+    costs = {_cost(p) for p in points}
+    if (
+        len({(percentage(p.density), *bits_of(p)) for p in points}) == 1
+        and len(costs) > 1
+        and None not in costs
+    ):
+        return lambda p: f"{percent((_cost(p) or 0) / 100)} of the MACs"
     alike: dict[str, set[tuple[float, float]]] = {}
     for p in points:
         alike.setdefault(percentage(p.density), set()).add(bits_of(p))
@@ -67,6 +74,12 @@ def _named_among(points: Sequence[Point]) -> Callable[[Point], str]:
         if len(alike.get(percentage(p.density), ())) > 1
         else percent(p.density)
     )
+
+
+def _cost(point: Point) -> float | None:
+    """MACs of a state that examples leave early, as the tables print them: % of its last exit's."""
+    reading = point.reading("exits", "expected_cost")
+    return round(reading.spread.mean, 1) if reading and reading.spread else None
 
 
 def _bits(point: Point) -> str:
