@@ -27,7 +27,7 @@ from compressbench.runs.plan import Context, make
 from compressbench.specs.compose import composed
 from compressbench.store import Store
 from compressbench.tasks.text.decoding import Again, beam_search, greedy, steps_of
-from folders import TEXTS, a_folder, edited, hf, texts_of
+from folders import TEXTS, a_folder, edited, hf, spread, texts_of
 
 transformers = pytest.importorskip("transformers", reason="transformers isn't installed")
 MINILM = Path(weights_folder("minilm"))
@@ -185,11 +185,47 @@ def test_the_memory_of_a_language_model_changes_no_logit(
             assert_close(logits, whole[:, place], atol=1e-4, rtol=1e-4)
 
 
+WIDE = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "vocab_size": 60}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "m2m_100", "max_position_embeddings": 40, **WIDE}, "positions by what is no padding"),
+        (
+            {
+                "model_type": "prophetnet", "hidden_size": 16, "num_encoder_layers": 2, "num_decoder_layers": 2,
+                "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "encoder_ffn_dim": 24,
+                "decoder_ffn_dim": 24, "vocab_size": 60, "max_position_embeddings": 40,
+            },
+            "several streams of tokens",
+        ),
+        (
+            {
+                "model_type": "switch_transformers", "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2,
+                "num_heads": 4, "num_experts": 2, "vocab_size": 60,
+            },
+            "the encoder's answer has more parts",
+        ),
+    ],
+)  # fmt: skip
+def test_a_net_whose_memory_lacks_something_is_asked_anew(config: Any, why: str) -> None:
+    torch.manual_seed(0)
+    net = HuggingFace(config, "seq2seq", ["input_ids", "attention_mask", "decoder_input_ids"]).eval()
+    spread(net)
+    assert not net.remembers, why
+    assert isinstance(steps_of(net), Again)
+    ids = torch.randint(5, 60, (3, 6), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        greedy(steps_of(net), (ids, torch.ones_like(ids)), 1, 2, torch.tensor([5, 3, 5]))
+
+
 def test_with_a_layer_replaced_all_is_asked_anew(tmp_path: Path) -> None:
     """As by a layer that attends to nothing: what the others remember no longer lies in a row."""
     net: Any = of_folder(
         str(a_folder(tmp_path / "gpt2", "GPT2", "LMHeadModel")), "causal", ["input_ids", "attention_mask"]
-    )
+    ).eval()
     assert net.remembers
     del net.net.transformer.h[0]
     assert not net.remembers

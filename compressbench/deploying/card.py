@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 SHOWN = (
     "top1",
+    "bleu",
+    "chrf",
+    "perplexity",
+    "token_top1",
     "nll",
     "label_loyalty",
     "probability_loyalty",
@@ -47,8 +51,8 @@ LOAD = {
         "model(inputs)[0]",
     ),
     "torch_export": (
-        'import torch\nmodule = torch.export.load("{file}").module()',
-        "module(*map(torch.from_numpy, inputs.values())).detach().numpy()",
+        'import torch\ntorch.set_grad_enabled(False)\nmodule = torch.export.load("{file}").module()',
+        "module(*map(torch.from_numpy, inputs.values())).numpy()",
     ),
     "executorch": (
         "import torch\nfrom executorch.runtime import Runtime\n"
@@ -146,8 +150,9 @@ def card(
             "## Check of this file",
             "",
             f"{checked.runtime}: {checked.top1:.2f} % of {checked.n} test {checked.noun}s right; the state itself, "
-            f"simulated in torch, {checked.simulated:.2f} %. Both name the same class for {checked.agreement:.2f} % of "
-            f"them; the largest difference of two log-probabilities is {checked.difference:.2g}.{_decoded(checked)}",
+            f"simulated in torch, {checked.simulated:.2f} %. Both name the same {_named(checked)} for "
+            f"{checked.agreement:.2f} % of them; the largest difference of two log-probabilities is "
+            f"{checked.difference:.2g}.{_decoded(checked)}",
             "",
             "## Measured",
             "",
@@ -162,7 +167,7 @@ def card(
             *_asked(form, main, getattr(dataset.task, "decoding", list)()),
             "```",
             "",
-            _output(dataset),
+            _output(dataset, form),
             "",
         ]
     )
@@ -189,10 +194,14 @@ def _asked(form: str, file: str, decoding: Sequence[str]) -> list[str]:
     return [*lines, "def logits_of(inputs):", f"    return {logits}", *decoding]
 
 
-def _output(dataset: Dataset) -> str:
+def _named(checked: Checked) -> str:
+    return checked.noun if checked.noun == "token" else "class"
+
+
+def _output(dataset: Dataset, form: str) -> str:
     """What the file gives; of tokens the names are in the tokenizer."""
     if getattr(dataset.task, "streams", False):
-        said = "; `said` is a list of str" if hasattr(dataset.task, "decoding") else ""
+        said = "; `said` is a list of str" if hasattr(dataset.task, "decoding") and LOAD[form][1] else ""
         return (
             f"Output: logits (n, tokens, {len(dataset.classes)}), in the order of the tokenizer's ids{said}."
         )

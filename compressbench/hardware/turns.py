@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -158,6 +159,8 @@ def undisturbed(
         began, share = time.perf_counter(), watch()
         result = measure()
         taken = share()
+        if taken is None and found:
+            break
         if taken is None:
             return result, UNSEEN
         if taken <= DISTURBED:
@@ -167,7 +170,7 @@ def undisturbed(
             break
     least, result = min(found, key=lambda x: x[0])
     tries = f"in each of {len(found)} tries" if len(found) > 1 else "and went on"
-    return result, f"{OTHERS} at least {100 * least:.0f} % of the processors {tries}"
+    return result, f"{OTHERS} at least {math.floor(100 * least)} % of the processors {tries}"
 
 
 def _left_alone(
@@ -179,7 +182,9 @@ def _left_alone(
         share = watch()
         pause(look)
         taken = share()
-        if taken is None or taken <= DISTURBED:
+        if taken is None:
+            return False
+        if taken <= DISTURBED:
             return True
     return False
 

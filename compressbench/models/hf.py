@@ -65,6 +65,7 @@ class HuggingFace(nn.Module):
         taken = inspect.signature(type(self.net).forward).parameters
         self.taken = tuple(name for name in self.inputs if name in taken)
         self.fixed = {"use_cache": False} if "use_cache" in taken else {}
+        self._agreed: dict[int, bool] = {}
 
     def as_spec(self) -> dict[str, Any]:
         """What builds it again, with other weights, without a folder."""
@@ -84,8 +85,16 @@ class HuggingFace(nn.Module):
 
     @property
     def remembers(self) -> bool:
-        """Whether ``step`` goes as ``forward`` does, with ``begin`` (seq2seq) or ``begun`` (causal) before it."""
-        return self.form != CLASSIFICATION and hf_memory.remembers(self.net)
+        """Whether ``step`` goes as ``forward`` does, with ``begin`` (seq2seq) or ``begun`` (causal) before it.
+
+        That is tried once on a few tokens, and again when parts of the net are replaced.
+        """
+        if self.form == CLASSIFICATION or self.training or not hf_memory.remembers(self.net):
+            return False
+        kinds = hf_memory.kinds(self.net)
+        if kinds not in self._agreed:
+            self._agreed[kinds] = hf_memory.agrees(self.net, self.form == "seq2seq")
+        return self._agreed[kinds]
 
     def begin(self, input_ids: Tensor, attention_mask: Tensor) -> hf_memory.Remembered:
         """Of a seq2seq net, what is remembered before the first token; see ``decoding.Steps``."""
