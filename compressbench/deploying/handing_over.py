@@ -143,8 +143,8 @@ def check(view: View, compute: Run, runtime: str) -> Checked:
 
     if view.streams:
         told = tally(view, compute)
-        said = _decoded(view, compute) if hasattr(view.bench.task, "said") else None
-        return Checked(runtime, told.n, told.right, told.own, told.alike, told.difference, "token", said)
+        decoded = _decoded(view, compute) if hasattr(view.bench.task, "said") else None
+        return Checked(runtime, told.n, told.right, told.own, told.alike, told.difference, "token", decoded)
     task, rows, answers, said = view.bench.task, [], [], []
     for places, batch in walk(view.bench.task, view.bench.feed("test"), BATCH):
         rows.append(places)

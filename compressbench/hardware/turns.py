@@ -154,7 +154,8 @@ def undisturbed(
         watch: begins to watch the others and gives what tells their share since then (``None``: not known).
         pause: sleeps so many seconds.
     """
-    watch, found = watch or others, []
+    watch = watch or others
+    found: list[tuple[float, T]] = []
     for _ in range(TRIES):
         began, share = time.perf_counter(), watch()
         result = measure()

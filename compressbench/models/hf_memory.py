@@ -28,7 +28,7 @@ def remembers(net: nn.Module) -> bool:
     except ImportError:
         return False
     whole: Any = net
-    if _cache_name(whole) is None or not hasattr(whole, "get_decoder"):
+    if not _cache_name(whole) or not hasattr(whole, "get_decoder"):
         return False
     decoder = whole.get_decoder()
     layers = {m.layer_idx for m in decoder.modules() if getattr(m, "layer_idx", None) is not None}
@@ -113,10 +113,10 @@ def written(net: Any, tokens: Tensor, known: Known = ()) -> tuple[Tensor, Known]
     return found.logits[:, -1], tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
-def _cache_name(net: Any) -> str | None:
-    """What a net's forward calls its memory, by the library's version; None where it has none."""
+def _cache_name(net: Any) -> str:
+    """What a net's forward calls its memory, by the library's version; empty where it has none."""
     taken = inspect.signature(type(net).forward).parameters
-    return next((name for name in ("cache", "past_key_values") if name in taken), None)
+    return next((name for name in ("cache", "past_key_values") if name in taken), "")
 
 
 def _cache(known: Any) -> Any:
