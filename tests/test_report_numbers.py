@@ -248,6 +248,22 @@ def test_mixed_versions_gaps_emptied_layers_and_busy_machines_are_flagged():
     assert not warnings(panels(Records(r for r in full(seeds=2) if r.series != "random")))
 
 
+@pytest.mark.parametrize(("left", "flagged"), [(0.0007, True), (0.11, True), (0.14, False), (0.0, False)])
+def test_a_layer_of_which_next_to_nothing_is_left_is_flagged(left, flagged):
+    """Of a hundredth of the net's density, and less; one with nothing at all is told as emptied."""
+    rows = [
+        replace(r, value=left)
+        if (r.metric, r.group) == ("layer_density", "layer1.0.conv2") and r.value == 0
+        else r
+        for r in full(seeds=2)
+    ]
+    assert rows != list(full(seeds=2)) or not left
+    told = " ".join(warnings(panels(Records(rows)))).replace("\u202f", " ")
+    words = "random (final) has layers with less than a hundredth of the net’s density (layer1.0.conv2)"
+    assert (f"{words}, first at density 12.5 %, in 2 seeds." in told) is flagged
+    assert ("emptied layers" in told) is (left == 0)
+
+
 def test_forgetting_lists_the_worst_class_first_and_all_of_them():
     (panel,) = panels(full())
     table, rest = forgetting_table(panel, "final")

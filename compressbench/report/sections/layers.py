@@ -133,23 +133,38 @@ def _density_pair(figure: Spread) -> tuple[str, str]:
 
 
 def emptied_layers(panel: Panel) -> list[str]:
-    """One sentence a series that has lost a whole layer: which, from which density on, in how many seeds."""
+    """One sentence a series that has lost a whole layer, or nearly: which, from which density on, in how many seeds."""
     told = []
     for series in panel.series:
-        for moment in panel.moments:
-            lost = [(point, layer, seed) for point in series.at(moment) for layer, seed in _lost(point)]
-            if not lost:
-                continue
-            names = list(dict.fromkeys(layer for _, layer, _ in lost if layer))
-            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            told.append(
-                f"{series.label} ({moment_name(moment)}) has emptied layers"
-                f"{f' ({listed})' if listed else ''}, "
-                f"first at density {percent(max(p.density for p, _, _ in lost))}, "
-                f"in {counted(len({seed for _, _, seed in lost}), 'seed')}."
-            )
-            break
+        for what, among in (("emptied layers", _lost), (f"layers with {FEW}", _nearly_lost)):
+            for moment in panel.moments:
+                lost = [(point, layer, seed) for point in series.at(moment) for layer, seed in among(point)]
+                if not lost:
+                    continue
+                names = list(dict.fromkeys(layer for _, layer, _ in lost if layer))
+                listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+                told.append(
+                    f"{series.label} ({moment_name(moment)}) has {what}"
+                    f"{f' ({listed})' if listed else ''}, "
+                    f"first at density {percent(max(p.density for p, _, _ in lost))}, "
+                    f"in {counted(len({seed for _, _, seed in lost}), 'seed')}."
+                )
+                break
     return told
+
+
+FEW = "less than a hundredth of the net’s density"
+
+
+def _nearly_lost(point: Point) -> list[tuple[str, int]]:
+    """(layer, seed) of layers that keep less than a hundredth of the share that the net keeps, but something."""
+    return [
+        (group, seed)
+        for (probe, metric, group), reading in point.readings.items()
+        if (probe, metric) == ("structure", "layer_density") and REMOVED not in reading.notes
+        for seed, value in reading.by_seed.items()
+        if 0 < value < point.density
+    ]
 
 
 def _lost(point: Point) -> list[tuple[str, int]]:
