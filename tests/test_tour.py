@@ -589,6 +589,23 @@ def test_the_page_has_each_slide_once_pictures_from_records_and_commands_for_the
     assert target.read_bytes() == before
 
 
+def test_no_id_stands_twice_on_the_page_and_each_that_is_named_is_there(tmp_path: Path) -> None:
+    """Several slides show a chart of the same name."""
+    alike = [
+        s for s in BUILT.values() if s.picture and s.picture.chart == "accuracy_vs_density" and not s.run
+    ]
+    for slide in alike[:3]:
+        rows = rows_of(slide.recipe, **{"one-shot": {0: 80.0, 1: 81.0}, "random": {0: 60.0, 1: 62.0}})
+        kept(tmp_path, slide.name, rows, ())
+    target = tmp_path / "tour.html"
+    assert run(["tour", "--write", str(target), "--outputs", str(tmp_path)]) == 0
+    text = target.read_text(encoding="utf-8")
+    assert text.count("<svg") == 3
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)} <= set(ids)
+
+
 def test_records_that_can_not_be_drawn_leave_the_other_slides_their_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

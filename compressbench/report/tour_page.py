@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressbench.console import clean
@@ -20,6 +21,8 @@ FIRST = "first"
 LONGEST = 200
 SIDES = 2
 """Galleries whose titles begin alike that are one picture: before and after."""
+IDS = re.compile(r"""(\bid="|href="#|url\(#)(chart-)""")
+"""Where a chart names its parts."""
 SECTIONS = {build.__module__.rpartition(".")[2]: build for build in ORDER}
 """Files below ``report/sections`` -> what draws theirs."""
 
@@ -71,6 +74,11 @@ def _picture(records: Sequence[Record], wanted: Picture | None) -> Drawn:
     except Exception as error:  # records are others' files: what they may break can't be listed
         why = " ".join(str(error).split())[:LONGEST]
         return Drawn("", f"Its records can’t be drawn: {type(error).__name__}: {why}")
+
+
+def _of_slide(name: str, drawn: Drawn) -> Drawn:
+    """A picture whose ids no other slide's picture has: several slides show a chart of one name."""
+    return replace(drawn, svg=IDS.sub(rf"\g<1>{name}-\g<2>", drawn.svg))
 
 
 def _offered(panel: Panel, section: str) -> tuple[Sequence[drawing.Chart], Sequence[Drawn]]:
@@ -126,7 +134,9 @@ def page(lecture: Sequence[Part], known: Sequence[Told], times: Mapping[str, str
         known=by_name,
         times=times,
         drawn={
-            name: _picture(told.records, told.slide.picture) for name, told in by_name.items() if told.runs
+            name: _of_slide(name, _picture(told.records, told.slide.picture))
+            for name, told in by_name.items()
+            if told.runs
         },
         inline=lambda one: Markup(one.svg),
         seen=sum(bool(told.runs) for told in known),
