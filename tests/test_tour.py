@@ -589,6 +589,23 @@ def test_the_page_has_each_slide_once_pictures_from_records_and_commands_for_the
     assert target.read_bytes() == before
 
 
+def test_of_two_runs_of_one_seed_with_other_states_the_newer_one_counts(tmp_path: Path) -> None:
+    """As after a recipe was changed: figures of both would be neither's. Equal states are one, and other seeds stay."""
+    given = {"one-shot": {0: 80.0, 1: 82.0}, "random": {0: 60.0, 1: 62.0}}
+    now = rows_of(**given)
+    before = [
+        replace(r, value=(r.value or 0) - 30, key="0" * 64) if (r.series, r.seed) == ("one-shot", 0) else r
+        for r in now
+    ]
+    kept(tmp_path, "b_20260101-000000-1", now)
+    kept(tmp_path, "c_20250101-000000-1", before)
+    (same,) = (told(SLIDES["magnitude"], runs_below(tmp_path)).records,)
+    assert sorted(r.value or 0 for r in same if r.series == "one-shot") == sorted(
+        r.value or 0 for r in now if r.series == "one-shot"
+    )
+    assert {r.seed for r in same} == {0, 1}
+
+
 def test_no_id_stands_twice_on_the_page_and_each_that_is_named_is_there(tmp_path: Path) -> None:
     """Several slides show a chart of the same name."""
     alike = [

@@ -25,6 +25,7 @@ PLACES = re.compile(
     r"|(hardware|hydra|evaluation)\b|.*@evaluation\.|model\.build\.folder$"
 )
 """Overrides that say where and how often something ran and what was measured, not what it is."""
+BEGAN = re.compile(r"\d{8}-\d{6}")
 LONGEST = 1 << 22
 TOLD = 7
 WHOLE = percent(1.0)
@@ -98,10 +99,22 @@ def _rank(scale: str) -> int:
 def records_of(runs: Sequence[Run]) -> tuple[Record, ...]:
     """Their records, each once, as a joint report of them would draw them.
 
+    A recipe may have changed between two runs of one seed: of states that are others by their keys the newest counts.
+
     Raises:
         UserError: a file holds something else.
     """
-    return drawn([run.folder / FILE for run in runs]).rows
+    rows = drawn([run.folder / FILE for run in runs]).rows
+    newest: dict[tuple[int, str, str], str] = {}
+    for run in sorted(runs, key=_began):
+        newest |= {(r.seed, r.series, r.state): r.key for r in drawn([run.folder / FILE]).rows}
+    return tuple(r for r in rows if newest.get((r.seed, r.series, r.state), r.key) == r.key)
+
+
+def _began(run: Run) -> tuple[str, str]:
+    """When a run's folder, or its sweep's, was begun, by its name."""
+    times = BEGAN.findall(str(run.folder))
+    return (times[-1] if times else "", str(run.folder))
 
 
 def came_out(records: Iterable[Record], answer: Answer | None) -> str:
