@@ -71,7 +71,8 @@ def test_nothing_is_rounded_to_an_end_that_it_is_not(value: float, unit: str, te
 
 
 def test_shares_and_spreads_keep_off_their_ends() -> None:
-    assert [percentage(x) for x in (1.0, 0.99999, 0.9996, 0.999, 0.0)] == [
+    assert [percentage(x) for x in (1.0, 0.99999987, 0.99999, 0.9996, 0.999, 0.0)] == [
+        "100",
         "100",
         "99.999",
         "99.96",

@@ -69,10 +69,10 @@ def percent(share: float) -> str:
 def percentage(share: float) -> str:
     """A share in [0, 1] as a percentage without its sign: ``100``, ``51.3``, ``3.6``, ``0.72``.
 
-    From 99.995 on it is 100: of millions of weights that nobody pruned a few are zero.
+    From 99.9999 on it is 100: of millions of weights that nobody pruned a few are zero.
     """
     value = 100 * share
-    if 99.995 <= value < 100:
+    if 99.9999 <= value < 100:
         return "100"
     if 0 < value < 0.95:
         return f"{value:.2g}"
