@@ -94,8 +94,8 @@ def state(series: str, order: int, lost: float, change: float, **given) -> list[
         add("validation", "validation_lost", lost + wobble, "points", n=1000)
         add("validation", "validation_allowed", 1.0, "points", n=1000)
         add("cost", "dense_bytes", sizes["size"], "bytes", basis="on disk")
-        add("robustness", "pgd_accuracy", sizes["pgd"] + wobble, "%", n=256)
-        add("loyalty", "label_loyalty", sizes["loyal"] + wobble, "%", n=2000)
+        add("robustness", "pgd_accuracy", sizes["pgd"] + wobble * (2 if order else 1), "%", n=256)
+        add("loyalty", "label_loyalty", sizes["loyal"] + wobble * (2 if order else 1), "%", n=2000)
         for name, recall in (("Shirt", sizes["worst"]), ("Bag", 95.0)):
             add("forgetting", "recall", recall + wobble, "%", group=name, n=200)
         if sizes["speed"]:

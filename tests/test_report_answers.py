@@ -32,7 +32,7 @@ from compressbench.report.answers import (
     tiles,
 )
 from compressbench.report.drawing import series_class, settings, spread_apart
-from compressbench.report.estimates import class_changes
+from compressbench.report.estimates import class_changes, over_seeds
 from compressbench.report.first_charts import charts
 from compressbench.report.joint import gather, joint_report
 from compressbench.report.page import write_report
@@ -532,6 +532,17 @@ def test_hostile_names_stay_text_on_the_first_page(tmp_path):
     assert page.tags["script"] == 1
     assert page.tags["b"] == sum(bool(a.figure[0]) for a in told(rows).values())
     assert f"{bad}<b>" in page.text
+
+
+# seeds that agree exactly ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("values", "known"), [((0.0, 0.0), False), ((-0.1, 0.1), True), ((1.0,) * 6, True)])
+def test_a_few_seeds_that_agree_exactly_have_no_interval(values, known):
+    """A net answers a whole number of examples rightly: two that do so alike are no proof of a width of zero."""
+    found = over_seeds(values, "points", 872)
+    assert found.known is known
+    assert ("no interval" in found.ends()) is not known
 
 
 # each series in a line ------------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ from compressbench.report.numbers import FIXED, grouped, number
 from compressbench.report.panels import Panel, Point, Reading, Series
 from compressbench.report.sections.forgetting import CHANGE
 
+AGREE = "no interval: the seeds agree exactly"
+MANY = 6
+"""Seeds that hardly agree exactly by chance."""
 SEEDS, EXAMPLES, APART, NOTHING = "seeds", "examples", "examples taken apart", ""
 
 
@@ -60,7 +63,7 @@ class Estimate:
         """The interval and what it is over."""
         of = f"{grouped(self.examples)} examples" if self.examples else ""
         if not self.known:
-            return f"one seed{f', {of}' if of else ''}: no interval" if self.seeds < 2 else "no interval"
+            return f"one seed{f', {of}' if of else ''}: no interval" if self.seeds < 2 else AGREE
         low, high = (number(end, self.unit, signed) for end in (self.low, self.high))
         told = f"95{FIXED}% interval {low} to {high}"
         if self.over == SEEDS:
@@ -70,8 +73,12 @@ class Estimate:
 
 
 def over_seeds(values: Sequence[float], unit: str, examples: int = 0) -> Estimate:
-    """The mean of one value a seed, with Student's interval; of one value without."""
-    low, high = of_mean(values) if len(values) > 1 else (math.nan, math.nan)
+    """The mean of one value a seed, with Student's interval; of one value without, and of a few that agree exactly.
+
+    A net answers a whole number of examples rightly, so that two seeds agree by chance: no width of zero follows.
+    """
+    agree = len(values) < MANY and max(values) == min(values)
+    low, high = (math.nan, math.nan) if agree else of_mean(values)
     return Estimate(
         statistics.fmean(values),
         low,
