@@ -93,7 +93,7 @@ class HuggingFace(nn.Module):
             return False
         kinds = hf_memory.kinds(self.net)
         if kinds not in self._agreed:
-            self._agreed[kinds] = hf_memory.agrees(self.net, self.form == "seq2seq")
+            self._agreed[kinds] = hf_memory.agrees(self)
         return self._agreed[kinds]
 
     def begin(self, input_ids: Tensor, attention_mask: Tensor) -> hf_memory.Remembered:

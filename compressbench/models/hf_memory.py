@@ -7,10 +7,13 @@ between as of any other net that decodes (``tasks.text.decoding.Steps``).
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from compressbench.models.hf import HuggingFace
 
 Known = tuple[tuple[Tensor, ...], ...]
 """Of each layer keys and values of the tokens so far, (n, heads, tokens, width), and of the source where one is."""
@@ -36,39 +39,31 @@ def remembers(net: nn.Module) -> bool:
     return bool(layers) and layers == set(range(len(layers))) and all(type(k) is DynamicLayer for k in kinds)
 
 
-def agrees(net: Any, seq2seq: bool) -> bool:
+def agrees(module: HuggingFace) -> bool:
     """Whether a net writes with its memory as without, to a thousandth of the logits' deviation, on a few tokens.
 
     Not all of the library's do: some count positions by what is no padding, or keep elsewhere what their memory lacks.
     Padding is among the tokens, for a decoder may begin with it. A net that can't be asked so doesn't agree.
     """
-    device = next(net.parameters()).device
+    net: Any = module.net
+    known: Any
     try:
         config = net.config.get_text_config(decoder=True)
         pad = net.config.pad_token_id if isinstance(net.config.pad_token_id, int) else 0
-        ids = torch.randint(config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(0)).to(device)
+        ids = torch.randint(config.vocab_size, (2, 6), generator=torch.Generator().manual_seed(0))
+        ids = ids.to(next(net.parameters()).device)
         ids[0, 0] = ids[1, 3] = pad
         mask = torch.ones_like(ids)
         with torch.no_grad():
-            if seq2seq:
+            if module.form == "seq2seq":
                 mask[1, 4:] = 0
                 source = ids.flip(1).masked_fill(mask == 0, pad)
-                whole = net(
-                    input_ids=source, attention_mask=mask, decoder_input_ids=ids, use_cache=False
-                ).logits
-                known: Any = begin(net, source, mask)
-                first = 0
+                whole, known, first = module(source, mask, ids), module.begin(source, mask), 0
             else:
-                whole = net(input_ids=ids, attention_mask=mask, use_cache=False).logits
-                _, known = written(net, ids[:, :2])
-                first = 2
+                whole, known, first = module(ids, mask), module.begun(ids[:, :2])[1], 2
             near = 1e-3 * float(whole.std())
             for place in range(first, ids.shape[1]):
-                tokens = ids[:, place]
-                if seq2seq:
-                    logits, known = translated(net, tokens, known)
-                else:
-                    logits, known = written(net, tokens[:, None], known)
+                logits, known = module.step(ids[:, place], known)
                 if not float((logits - whole[:, place]).abs().max()) <= near:
                     return False
     except Exception:  # whatever the library says of a net that it can't ask so

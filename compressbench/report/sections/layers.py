@@ -158,24 +158,22 @@ FEW = "less than a hundredth of the net’s density"
 
 def _nearly_lost(point: Point) -> list[tuple[str, int]]:
     """(layer, seed) of layers that keep less than a hundredth of the share that the net keeps, but something."""
+    return [(layer, seed) for layer, seed, kept in _layers_of(point) if 0 < kept < point.density]
+
+
+def _layers_of(point: Point) -> list[tuple[str, int, float]]:
+    """(layer, seed, % of its weights that are kept) of layers that weren't removed."""
     return [
-        (group, seed)
+        (group, seed, value)
         for (probe, metric, group), reading in point.readings.items()
         if (probe, metric) == ("structure", "layer_density") and REMOVED not in reading.notes
         for seed, value in reading.by_seed.items()
-        if 0 < value < point.density
     ]
 
 
 def _lost(point: Point) -> list[tuple[str, int]]:
     """(layer, seed) of emptied layers, not of removed ones; the layer is empty where only their number is known."""
-    found = [
-        (group, seed)
-        for (probe, metric, group), reading in point.readings.items()
-        if (probe, metric) == ("structure", "layer_density") and REMOVED not in reading.notes
-        for seed, value in reading.by_seed.items()
-        if value <= 0
-    ]
+    found = [(layer, seed) for layer, seed, kept in _layers_of(point) if kept <= 0]
     counts = point.reading("structure", "empty_layers")
     if not found and counts:
         found = [("", seed) for seed, value in counts.by_seed.items() if value > 0]
